@@ -1,0 +1,145 @@
+"""A cluster's config, read from a file with the keys of Arvados' own ``config.yml``.
+
+Owns the reading and checking of that file; knows nothing of who uses a value. Unknown keys are left alone: a stock
+file of a real cluster is read as it stands. Secrets are kept out of ``repr``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+from arv_ssh.errors import ConfigError
+
+MODES = ("disabled", "default-off", "default-on")
+
+
+@dataclass(frozen=True)
+class ShellAccess:
+    """``Containers.ShellAccess``: who may enter a container."""
+
+    mode: str
+    admin: bool
+    user: bool
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """One cluster of a config file.
+
+    ``api`` is the base URL of the API to ask, or None when this process serves the embedded API from ``database``
+    (an SQLAlchemy URL).
+    """
+
+    cluster_id: str
+    system_root_token: str = field(repr=False)
+    management_token: str = field(repr=False)
+    controller_url: str
+    internal_urls: tuple[str, ...]
+    tls_certificate: Path | None
+    tls_key: Path | None
+    shell_access: ShellAccess
+    api: str | None
+    database: str | None
+    api_insecure: bool = False
+    dispatch_poll_interval: float = 10.0
+    max_dispatch_attempts: int = 5
+
+
+def load(path: Path, cluster_id: str | None = None) -> ClusterConfig:
+    """Read the config file at ``path``; without ``cluster_id`` it must hold exactly one cluster."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the cluster config {path}: {error.strerror}; name it with --config") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the cluster config {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    clusters = document.get("Clusters") if isinstance(document, dict) else None
+    if not isinstance(clusters, dict) or not clusters:
+        raise ConfigError(f"the cluster config {path} has no Clusters section")
+    if cluster_id is None:
+        if len(clusters) > 1:
+            raise ConfigError(f"the cluster config {path} has {len(clusters)} clusters; name one with --cluster")
+        cluster_id = str(next(iter(clusters)))
+    if not isinstance(clusters.get(cluster_id), dict):
+        raise ConfigError(f"the cluster config {path} has no cluster {cluster_id}")
+    return parse(cluster_id, clusters[cluster_id])
+
+
+def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
+    """Read one cluster's section; raise :class:`ConfigError` naming the key that is missing or wrong."""
+    where = f"Clusters.{cluster_id}"
+    root_token = section.get("SystemRootToken")
+    if not isinstance(root_token, str) or not root_token:
+        raise ConfigError(f"{where}.SystemRootToken is empty; set it to the cluster's root token")
+    controller = _section(_section(section, "Services", where), "Controller", f"{where}.Services")
+    tls = _section(section, "TLS", where)
+    containers = _section(section, "Containers", where)
+    embedded = _section(section, "EmbeddedAPI", where)
+    api = section.get("API")
+    local = _section(containers, "LocalDispatch", f"{where}.Containers")
+    return ClusterConfig(
+        cluster_id=cluster_id,
+        system_root_token=root_token,
+        management_token=str(section.get("ManagementToken") or ""),
+        controller_url=str(controller.get("ExternalURL") or "").rstrip("/"),
+        internal_urls=tuple(url.rstrip("/") for url in controller.get("InternalURLs") or {}),
+        tls_certificate=_file(tls, "Certificate", where),
+        tls_key=_file(tls, "Key", where),
+        shell_access=_shell_access(_section(containers, "ShellAccess", f"{where}.Containers"), where),
+        # In a stock file API is a section of request limits; a URL there names another host's API to ask.
+        api=_url(api, f"{where}.API") if isinstance(api, str) else None,
+        database=str(embedded["Database"]) if "Database" in embedded else None,
+        api_insecure=_flag(tls, "Insecure", f"{where}.TLS"),
+        dispatch_poll_interval=float(local.get("PollInterval", 10.0)),
+        max_dispatch_attempts=int(containers.get("MaxDispatchAttempts", 5)),
+    )
+
+
+def _section(parent: dict[str, Any], key: str, where: str) -> dict[str, Any]:
+    value = parent.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}.{key} should be a section of keys, not {value!r}")
+    return value
+
+
+def _flag(section: dict[str, Any], key: str, where: str) -> bool:
+    value = section.get(key, False)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{where}.{key} is {value!r}; it must be true or false")
+    return value
+
+
+def _url(value: str, where: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"{where} is {value!r}; it must be a URL such as https://zzzzz.example.org")
+    return value.rstrip("/")
+
+
+def _file(tls: dict[str, Any], key: str, where: str) -> Path | None:
+    value = tls.get(key)
+    if not value:
+        return None
+    # Arvados writes file:///path; a PEM text or an "acme:" value is for another program.
+    text = str(value).removeprefix("file://")
+    if not text.startswith("/"):
+        raise ConfigError(f"{where}.TLS.{key} must be file:///path/to/{key.lower()}.pem")
+    return Path(text)
+
+
+def _shell_access(section: dict[str, Any], where: str) -> ShellAccess:
+    where = f"{where}.Containers.ShellAccess"
+    admin, user = _flag(section, "Admin", where), _flag(section, "User", where)
+    mode = section.get("Mode")
+    if mode is None:
+        mode = "default-on" if admin or user else "disabled"
+    if mode not in MODES:
+        raise ConfigError(f"{where}.Mode is {mode!r}; it must be one of {', '.join(MODES)}")
+    return ShellAccess(mode=mode, admin=admin, user=user)

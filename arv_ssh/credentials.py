@@ -1,0 +1,52 @@
+"""The credentials of a session, all derived by HMAC-SHA256 from the cluster's SystemRootToken.
+
+Every value is lower-case hex text, and the text (not the raw digest) is the next key. Pure: knows nothing of sockets,
+SSH or HTTP. Whoever compares two of them calls :func:`matches`, which takes constant time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+HOST_KEY_LABEL = b"arv-ssh host key v1"
+USER_CREDENTIAL_LABEL = b"arv-ssh user credential v1\n"
+
+
+def _hex(key: str, message: bytes) -> str:
+    return hmac.new(key.encode(), message, hashlib.sha256).hexdigest()
+
+
+def container_secret(system_root_token: str, container_uuid: str) -> str:
+    """Return what the controller, the dispatcher and one crunch-run share for one container."""
+    return _hex(system_root_token, container_uuid.encode())
+
+
+def request_auth(secret: str, certificate_der: bytes) -> str:
+    """Return the controller's proof over the gateway's TLS certificate: useless on a connection to any other gateway."""
+    return _hex(secret, certificate_der)
+
+
+def respond_auth(secret: str, request_proof: str) -> str:
+    """Return the gateway's answer to :func:`request_auth`."""
+    return _hex(secret, request_proof.encode())
+
+
+def session_auth(secret: str, request_proof: str, gateway_address: str, session: str) -> str:
+    """Return the proof that ties the connection to the recorded address and to the session's user and login name."""
+    return _hex(secret, f"{request_proof}\n{gateway_address}\n{session}".encode())
+
+
+def user_credential(secret: str, session: str) -> str:
+    """Return the password of one session, for SSH libraries that cannot do the method ``none``."""
+    return _hex(secret, USER_CREDENTIAL_LABEL + session.encode())
+
+
+def host_key_seed(secret: str) -> bytes:
+    """Return the 32-byte seed of the gateway's Ed25519 host key (RFC 8032 §5.1.5)."""
+    return hmac.new(secret.encode(), HOST_KEY_LABEL, hashlib.sha256).digest()
+
+
+def matches(presented: str, expected: str) -> bool:
+    """Compare a presented proof in constant time."""
+    return hmac.compare_digest(presented.encode(), expected.encode())

@@ -1,0 +1,122 @@
+"""Every failure a user can meet, in one hierarchy.
+
+    ArvSshError
+    ├── UsageError            the command line is wrong
+    ├── ConfigError           settings or the cluster's config file are missing or wrong
+    └── HttpError             an answer of section "Errors" of the wire description; carries its HTTP status
+        ├── BadRequest 400    ├── Unauthorized 401   ├── Forbidden 403       ├── NotFound 404
+        ├── ContainerEnded 410 ├── Unprocessable 422 ├── TooManySessions 429 ├── RequestTooLarge 431
+        └── BadGateway 502    ├── Unavailable 503    └── GatewayTimeout 504
+
+Owns what a user sees: the message is one sentence that names the thing, its state and the next step. It never holds a
+token or a secret. This module must not know how a message reaches the user.
+"""
+
+from __future__ import annotations
+
+
+class ArvSshError(Exception):
+    """A failure with a sentence for the user.
+
+    ``exit_code`` is what a command ends with; 255 is what ssh itself uses for "could not get in".
+    """
+
+    exit_code = 255
+
+
+class UsageError(ArvSshError):
+    """The command line is wrong."""
+
+    exit_code = 2
+
+
+class ConfigError(ArvSshError):
+    """Settings are missing or wrong (sysexits.h EX_CONFIG)."""
+
+    exit_code = 78
+
+
+class HttpError(ArvSshError):
+    """A failure that travels as an HTTP status and ``{"errors": [message]}``."""
+
+    status = 500
+
+
+class BadRequest(HttpError):
+    """The request cannot be understood."""
+
+    status = 400
+
+
+class Unauthorized(HttpError):
+    """No token, or not a valid one."""
+
+    status = 401
+
+
+class Forbidden(HttpError):
+    """The user may see the thing but not do this to it; the message says why."""
+
+    status = 403
+
+
+class NotFound(HttpError):
+    """There is no such thing, as far as this user may know."""
+
+    status = 404
+
+
+class ContainerEnded(HttpError):
+    """The container is Complete or Cancelled."""
+
+    status = 410
+
+
+class Unprocessable(HttpError):
+    """The API understood the request and its rules forbid it (an illegal state step, a bad attribute)."""
+
+    status = 422
+
+
+class TooManySessions(HttpError):
+    """A limit on sessions is reached; the message says which."""
+
+    status = 429
+
+
+class RequestTooLarge(HttpError):
+    """The header block is over the limit (RFC 6585 §5)."""
+
+    status = 431
+
+
+class BadGateway(HttpError):
+    """The next hop refused, failed its proofs, or answered nonsense."""
+
+    status = 502
+
+
+class Unavailable(HttpError):
+    """Not now: the container is not running yet, shell access is disabled, or the gateway cannot be reached."""
+
+    status = 503
+
+
+class GatewayTimeout(HttpError):
+    """The next hop did not answer in time."""
+
+    status = 504
+
+
+_BY_STATUS: dict[int, type[HttpError]] = {
+    cls.status: cls
+    for cls in (
+        BadRequest, Unauthorized, Forbidden, NotFound, ContainerEnded, Unprocessable, TooManySessions, RequestTooLarge,
+        BadGateway, Unavailable, GatewayTimeout,
+    )
+}  # fmt: skip
+
+
+def from_status(status: int, message: str) -> HttpError:
+    """Return the error for an HTTP ``status`` that another server answered with; an unknown one is the server's fault (502)."""
+    return _BY_STATUS.get(status, BadGateway)(message)

@@ -1,0 +1,130 @@
+"""The container runtime behind one small interface; the gateway knows containers only through it.
+
+Owns the words (account, process, exit) and no way of doing them: each module of this package is one runtime, and
+``tests/conformance`` holds what every one of them must do.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Output(Enum):
+    """Where output came from; the value is the SSH extended data type (RFC 4254 §5.2), 0 for plain data."""
+
+    STDOUT = 0
+    STDERR = 1
+
+
+@dataclass(frozen=True)
+class Account:
+    """A user inside the container: one line of its /etc/passwd, or the image's default user.
+
+    ``runtime_user`` is what the runtime is told ("" leaves the image's default); ``shell`` is None when the image
+    has no file at the path its passwd names.
+    """
+
+    name: str
+    uid: int
+    gid: int
+    home: str
+    shell: str | None
+    runtime_user: str
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """A pty-req (RFC 4254 §6.2): ``term`` is TERM's value, sizes are in characters and pixels, ``modes`` is encoded as in §8."""
+
+    term: str
+    columns: int
+    rows: int
+    width_px: int = 0
+    height_px: int = 0
+    modes: bytes = b""
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to execute: an argument vector run as ``account`` with ``environment`` added to the container's own.
+
+    ``terminal`` None means three pipes. ``directory`` None means the container's working directory.
+    """
+
+    argv: Sequence[str]
+    account: Account
+    environment: dict[str, str] = field(default_factory=dict)
+    terminal: Terminal | None = None
+    directory: str | None = None
+
+
+class Process(ABC):
+    """A process running in the container. ``read`` belongs to one thread, ``write`` to another; the rest to any."""
+
+    @abstractmethod
+    def read(self) -> tuple[Output, bytes] | None:
+        """Block for the next output; None after the end of all of it (the process has ended or closed its outputs)."""
+
+    @abstractmethod
+    def write(self, data: bytes | memoryview) -> int:
+        """Take some of ``data`` for the process's stdin without blocking; return how many bytes (0: none now).
+
+        Raises :class:`BrokenPipeError` when nobody will read them any more.
+        """
+
+    @abstractmethod
+    def wait_writable(self, timeout: float) -> bool:
+        """Block up to ``timeout`` seconds until :meth:`write` may take something."""
+
+    @abstractmethod
+    def close_stdin(self) -> None:
+        """Give the process end-of-file on its stdin, and close nothing else."""
+
+    @abstractmethod
+    def resize(self, terminal: Terminal) -> None:
+        """Set the terminal's size; the process gets SIGWINCH. Without a terminal, do nothing."""
+
+    @abstractmethod
+    def signal(self, name: str) -> None:
+        """Send a signal (RFC 4254 §6.9 name without SIG) to the foreground process group, else to the process."""
+
+    @abstractmethod
+    def wait(self) -> int:
+        """Block until the process has ended and return its exit status; death by signal n is 128 + n."""
+
+    @abstractmethod
+    def hang_up(self) -> None:
+        """End everything in the process's session: SIGHUP, then SIGTERM, then SIGKILL, 2 s apart.
+
+        What left the session with setsid(2) is spared. Returns when none is left or all three were sent.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release what this object holds, waking a blocked :meth:`read`; the process itself is not touched."""
+
+
+class Runtime(ABC):
+    """One container, as a place to execute in. Methods block and raise :class:`arv_ssh.errors.ArvSshError`."""
+
+    @abstractmethod
+    def account(self, login_username: str) -> Account:
+        """Look up a login name in the container ("" is the image's default user).
+
+        Raises :class:`arv_ssh.errors.Forbidden`, naming it, when the container has no such user.
+        """
+
+    @abstractmethod
+    def start(self, command: Command) -> Process:
+        """Start a process. Raises :class:`StartFailed` when the runtime could not."""
+
+
+class StartFailed(Exception):
+    """The runtime could not start a command; the text is for the user, ``exit_status`` is what a shell would give."""
+
+    def __init__(self, message: str, exit_status: int) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status

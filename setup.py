@@ -1,0 +1,50 @@
+"""Metadata of the one distribution, arv-ssh; the build system and the tools' tables are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+setup(
+    name="arv-ssh",
+    version="0.1.0",
+    description="Shell access to running Arvados containers with stock OpenSSH",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=[
+        "arv_ssh", "arv_ssh.api", "arv_ssh.cli", "arv_ssh.controller", "arv_ssh.dispatch",
+        "proxycommand", "crunch_sshd", "crunch_sshd.runtimes", "config_templates",
+    ],
+    package_data={"config_templates": ["*"]},
+    install_requires=[
+        "paramiko>=5.1,<6",
+        "requests>=2.31,<3",
+        "docker>=7.1,<8",
+        "sshtunnel>=0.5.1,<0.6",
+        "h11>=0.14,<0.17",
+        "uvloop>=0.19,<1",
+        "SQLAlchemy>=2.0,<2.2",
+        "PyYAML>=6.0,<7",
+        "prometheus-client>=0.20,<1",
+        "setproctitle>=1.3,<2",
+        # Comes with paramiko; named because the TLS certificates and the host key are made with it directly.
+        "cryptography>=43",
+    ],
+    extras_require={
+        "test": ["pytest>=8.3,<10", "pytest-timeout>=2.3,<3", "hypothesis>=6.100,<7"],
+        "dev": [
+            "ruff>=0.11,<1", "mypy>=1.15,<3", "types-requests", "types-PyYAML", "types-paramiko", "types-docker",
+            "types-setproctitle",
+        ],
+    },
+    entry_points={
+        "console_scripts": [
+            "arvados-client=proxycommand.__main__:main",
+            "arv-ssh=arv_ssh.cli.main:main",
+            "crunch-run=crunch_sshd.crunch_run:main",
+            "crunch-sshd=crunch_sshd.crunch_sshd:main",
+            "crunch-dispatch-local=arv_ssh.dispatch.local:main",
+        ]
+    },
+)
