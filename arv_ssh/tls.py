@@ -1,0 +1,123 @@
+"""TLS as a sans-I/O engine with half-close, and the house's TLS contexts.
+
+Owns: ciphertext in, plaintext out, and back. Knows no socket and no event loop; its imports are ssh-proxy's start-up time. One thread (or
+one event loop) at a time may use an engine.
+
+Why not ``asyncio``'s or ``SSLSocket``'s own: neither lets one direction end before the other, which TLS 1.3 allows
+(RFC 8446 §6.1) and a relay must.
+"""
+
+from __future__ import annotations
+
+import ssl
+
+READ_SIZE = 256 * 1024
+"""Bytes of plaintext handed on at a time: sixteen full TLS records."""
+
+
+class TlsEngine:
+    """One TLS connection between a ciphertext side (``receive``/``outgoing``) and a plaintext side (``read``/``write``).
+
+    Every method may leave ciphertext to send: call :meth:`outgoing` after each. ``ssl.SSLError`` (a failed handshake, a
+    bad certificate, a corrupted record) is raised to the caller; the alert for the peer is then in :meth:`outgoing`.
+    """
+
+    def __init__(self, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None) -> None:
+        self._in = ssl.MemoryBIO()
+        self._out = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._in, self._out, server_side=server_side, server_hostname=server_hostname)
+        self.handshaken = False
+        self.eof = False
+        self.close_sent = False
+
+    def receive(self, ciphertext: bytes | bytearray | memoryview) -> None:
+        """Store what arrived; empty means that the transport below ended."""
+        if ciphertext:
+            self._in.write(ciphertext)
+        else:
+            self._in.write_eof()
+
+    def handshake(self) -> bool:
+        """Go on with the handshake as far as the stored bytes allow; say whether it is complete."""
+        if not self.handshaken:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                return False
+            self.handshaken = True
+        return True
+
+    def read(self, limit: int = READ_SIZE) -> bytes:
+        """Return the plaintext that is there, at most about ``limit`` bytes; empty when there is none (see ``eof``).
+
+        ``eof`` becomes true after the peer's close_notify. A transport that ended without one raises ``ssl.SSLError``:
+        the stream was cut, not ended.
+        """
+        pieces = []
+        size = 0
+        while size < limit and not self.eof:
+            try:
+                piece = self._tls.read(limit - size)
+            except ssl.SSLWantReadError:
+                break
+            except ssl.SSLZeroReturnError:
+                piece = b""
+            if not piece:
+                self.eof = True
+                break
+            pieces.append(piece)
+            size += len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def write(self, plaintext: bytes | bytearray | memoryview) -> None:
+        """Encrypt all of ``plaintext``."""
+        if plaintext:
+            self._tls.write(plaintext)
+
+    def write_eof(self) -> None:
+        """Send close_notify: this direction ends, the other goes on.
+
+        Call it when :meth:`read` has nothing left: OpenSSL takes unread application data for an error here.
+        """
+        if self.close_sent:
+            return
+        self.close_sent = True
+        try:
+            self._tls.unwrap()
+        except ssl.SSLWantReadError:
+            pass  # our close_notify is written; it would now like to wait for the peer's
+
+    def outgoing(self) -> bytes:
+        """Return and forget the ciphertext to send."""
+        return self._out.read()
+
+    def peer_certificate(self) -> bytes:
+        """Return the peer's certificate in DER; empty when it has none. Only after the handshake."""
+        return self._tls.getpeercert(binary_form=True) or b""
+
+
+def client_context(*, insecure: bool = False, ca_file: str | None = None) -> ssl.SSLContext:
+    """Return the context of a client that checks the server by the system's CAs, or by those in ``ca_file``.
+
+    ``insecure`` checks nothing (ARVADOS_API_HOST_INSECURE; and gateways, whose proofs take the CA's place).
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif ca_file:
+        context.load_verify_locations(ca_file)
+    else:
+        context.load_default_certs()
+    return context
+
+
+def server_context(certificate: str, key: str) -> ssl.SSLContext:
+    """Return the context of a server with the PEM files ``certificate`` and ``key``."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(certificate, key)
+    # A session ticket would be the only bytes a TLS 1.3 server sends unasked; nobody resumes here.
+    context.num_tickets = 0
+    return context
