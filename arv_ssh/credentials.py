@@ -23,7 +23,7 @@ def container_secret(system_root_token: str, container_uuid: str) -> str:
 
 
 def request_auth(secret: str, certificate_der: bytes) -> str:
-    """Return the controller's proof over the gateway's TLS certificate: useless on a connection to any other gateway."""
+    """Return the controller's proof over the gateway's TLS certificate: useless towards any other gateway."""
     return _hex(secret, certificate_der)
 
 

@@ -118,5 +118,5 @@ _BY_STATUS: dict[int, type[HttpError]] = {
 
 
 def from_status(status: int, message: str) -> HttpError:
-    """Return the error for an HTTP ``status`` that another server answered with; an unknown one is the server's fault (502)."""
+    """Return the error for the ``status`` another server answered with; an unknown one is that server's fault (502)."""
     return _BY_STATUS.get(status, BadGateway)(message)

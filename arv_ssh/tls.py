@@ -1,7 +1,7 @@
 """TLS as a sans-I/O engine with half-close, and the house's TLS contexts.
 
-Owns: ciphertext in, plaintext out, and back. Knows no socket and no event loop; its imports are ssh-proxy's start-up time. One thread (or
-one event loop) at a time may use an engine.
+Owns: ciphertext in, plaintext out, and back. Knows no socket and no event loop; its imports are ssh-proxy's start-up
+time. One thread (or one event loop) at a time may use an engine.
 
 Why not ``asyncio``'s or ``SSLSocket``'s own: neither lets one direction end before the other, which TLS 1.3 allows
 (RFC 8446 §6.1) and a relay must.
@@ -16,7 +16,7 @@ READ_SIZE = 256 * 1024
 
 
 class TlsEngine:
-    """One TLS connection between a ciphertext side (``receive``/``outgoing``) and a plaintext side (``read``/``write``).
+    """One TLS connection: ciphertext on one side (``receive``, ``outgoing``), plaintext on the other (``read``, ``write``).
 
     Every method may leave ciphertext to send: call :meth:`outgoing` after each. ``ssl.SSLError`` (a failed handshake, a
     bad certificate, a corrupted record) is raised to the caller; the alert for the peer is then in :meth:`outgoing`.
@@ -26,8 +26,9 @@ class TlsEngine:
         self._in = ssl.MemoryBIO()
         self._out = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._in, self._out, server_side=server_side, server_hostname=server_hostname)
+        self._unread = b""
         self.handshaken = False
-        self.eof = False
+        self._peer_closed = False
         self.close_sent = False
 
     def receive(self, ciphertext: bytes | bytearray | memoryview) -> None:
@@ -47,15 +48,25 @@ class TlsEngine:
             self.handshaken = True
         return True
 
+    @property
+    def eof(self) -> bool:
+        """Say whether the peer has sent close_notify and everything before it was read."""
+        return self._peer_closed and not self._unread
+
     def read(self, limit: int = READ_SIZE) -> bytes:
         """Return the plaintext that is there, at most about ``limit`` bytes; empty when there is none (see ``eof``).
 
-        ``eof`` becomes true after the peer's close_notify. A transport that ended without one raises ``ssl.SSLError``:
-        the stream was cut, not ended.
+        A transport that ended without a close_notify raises ``ssl.SSLError``: the stream was cut, not ended.
         """
+        if self._unread:
+            unread, self._unread = self._unread, b""
+            return unread
+        return self._decrypt(limit)
+
+    def _decrypt(self, limit: int) -> bytes:
         pieces = []
         size = 0
-        while size < limit and not self.eof:
+        while size < limit and not self._peer_closed:
             try:
                 piece = self._tls.read(limit - size)
             except ssl.SSLWantReadError:
@@ -63,8 +74,7 @@ class TlsEngine:
             except ssl.SSLZeroReturnError:
                 piece = b""
             if not piece:
-                self.eof = True
-                break
+                self._peer_closed = True
             pieces.append(piece)
             size += len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -75,12 +85,12 @@ class TlsEngine:
             self._tls.write(plaintext)
 
     def write_eof(self) -> None:
-        """Send close_notify: this direction ends, the other goes on.
-
-        Call it when :meth:`read` has nothing left: OpenSSL takes unread application data for an error here.
-        """
+        """Send close_notify: this direction ends, the other goes on."""
         if self.close_sent:
             return
+        # OpenSSL takes unread application data for an error in its shutdown, so take that out first.
+        while plaintext := self._decrypt(READ_SIZE):
+            self._unread += plaintext
         self.close_sent = True
         try:
             self._tls.unwrap()

@@ -23,7 +23,7 @@ DockerClient = docker.DockerClient
 
 
 def connect(base_url: str | None = None) -> docker.DockerClient:
-    """Connect to the engine at ``base_url``, or where ``DOCKER_HOST`` and its relatives say, and check that it answers."""
+    """Connect to the engine at ``base_url``, else where ``DOCKER_HOST`` says, and check that it answers."""
     with engine_errors("the Docker engine"):
         if base_url:
             client = docker.DockerClient(base_url=base_url, timeout=int(TIMEOUT))
@@ -44,5 +44,6 @@ def engine_errors(what: str) -> Iterator[None]:
         raise ArvSshError(f"{what}: the Docker engine says: {error.explanation or error}") from error
     except (docker.errors.DockerException, requests.RequestException) as error:
         raise Unavailable(
-            f"{what}: the Docker engine does not answer ({error.__class__.__name__}); is dockerd running, and may this user use it?"
+            f"{what}: the Docker engine does not answer ({error.__class__.__name__}); "
+            "is dockerd running, and may this user use it?"
         ) from error

@@ -37,7 +37,7 @@ class Account:
 
 @dataclass(frozen=True)
 class Terminal:
-    """A pty-req (RFC 4254 §6.2): ``term`` is TERM's value, sizes are in characters and pixels, ``modes`` is encoded as in §8."""
+    """A pty-req (RFC 4254 §6.2): TERM's value, sizes in characters and pixels, ``modes`` encoded as in §8."""
 
     term: str
     columns: int

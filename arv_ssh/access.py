@@ -1,0 +1,77 @@
+"""Who may enter a container: the decision table of ``Containers.ShellAccess``.
+
+Pure: records come in, a refusal is raised. The order is the caller's promise: mode, then reading the record (404 is the
+API's answer), then :func:`check_allowed`, then :func:`check_state`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from arv_ssh.config import ShellAccess
+from arv_ssh.errors import ContainerEnded, Forbidden, Unavailable
+
+Record = Mapping[str, Any]
+
+
+def check_enabled(policy: ShellAccess) -> None:
+    """Raise :class:`Unavailable` when nobody may enter any container of this cluster."""
+    if policy.mode == "disabled":
+        raise Unavailable(
+            "shell access is disabled on this cluster; its administrator can enable it (Containers.ShellAccess)"
+        )
+
+
+def check_allowed(policy: ShellAccess, user: Record, container: Record, requests: Sequence[Record]) -> None:
+    """Raise :class:`Forbidden` when ``user``, who can read ``container``, may not enter it.
+
+    ``requests`` are all container requests that this container serves, whoever may read them.
+    """
+    uuid = container["uuid"]
+    wish = (container.get("runtime_constraints") or {}).get("shell_access")
+    if policy.mode == "default-off" and wish is not True:
+        raise Forbidden(
+            f"shell access to container {uuid} was not requested; submit it with shell_access: true in its "
+            "runtime_constraints"
+        )
+    if wish is False:
+        raise Forbidden(f"container {uuid} was submitted with shell_access: false, so nobody may enter it")
+    if policy.admin and user.get("is_admin"):
+        return
+    if not policy.user:
+        raise Forbidden(f"only administrators may enter container {uuid}: this cluster's shell access is theirs alone")
+    if not requests or any(request["modified_by_user_uuid"] != user["uuid"] for request in requests):
+        raise Forbidden(
+            f"container {uuid} runs for requests that other users submitted; "
+            "only who submitted all of them may enter it"
+        )
+
+
+def check_state(container: Record, now: datetime | None = None) -> None:
+    """Raise unless the container is running and has a gateway: 503 before that, 410 after."""
+    uuid, state = container["uuid"], container["state"]
+    if state in ("Complete", "Cancelled"):
+        raise ContainerEnded(f"container {uuid} has ended ({_ending(container, now or datetime.now(UTC))})")
+    if state != "Running":
+        raise Unavailable(f"container {uuid} is not running yet (it is {state}); try again when it is Running")
+    if not container.get("gateway_address"):
+        raise Unavailable(f"container {uuid} is running without a gateway, so it cannot be entered")
+
+
+def _ending(container: Record, now: datetime) -> str:
+    parts = [str(container["state"])]
+    if container.get("exit_code") is not None:
+        parts.append(f"exit {container['exit_code']}")
+    if container.get("finished_at"):
+        seconds = max(0, int((now - datetime.fromisoformat(container["finished_at"])).total_seconds()))
+        parts.append(f"{_duration(seconds)} ago")
+    return ", ".join(parts)
+
+
+def _duration(seconds: int) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"

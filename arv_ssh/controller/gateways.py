@@ -1,0 +1,175 @@
+"""The controller's way to a gateway: dial, prove, and be proven to.
+
+Owns the connection to the address on the container's record and the check that what answers there is the gateway of that
+very container. Knows nothing of who the user is or why they may enter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from arv_ssh import credentials, session_token, upgrade
+from arv_ssh.errors import BadGateway, Forbidden, GatewayTimeout, HttpError, Unavailable
+from arv_ssh.host_key import public_line
+from arv_ssh.relay import plain
+from arv_ssh.session_token import Session
+from arv_ssh.tls import client_context
+from arv_ssh.tls_transport import TlsLayer
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds for TCP and TLS to a gateway; it is in the cluster's own network."""
+ANSWER_TIMEOUT = 30.0
+"""Seconds for the gateway's answer: it looks the login name up in the container, and the node may be busy."""
+
+
+@dataclass(frozen=True)
+class GatewayConnection:
+    """A proven connection to a gateway: a paused transport and the SSH bytes that came with its answer.
+
+    ``host_key`` is None for a stock Arvados gateway, whose host key nobody can know beforehand.
+    """
+
+    transport: asyncio.Transport
+    early: bytes
+    host_key: str | None
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to dial: the container's gateway, for one session."""
+
+    secret: str
+    gateway_address: str
+    session: Session
+    detach_keys: str
+
+
+async def connect(target: Target) -> GatewayConnection:
+    """Open a session's connection to a gateway, proven both ways.
+
+    Raises :class:`Unavailable` (cannot be reached), :class:`GatewayTimeout`, :class:`BadGateway` (refused us or failed
+    the proofs), or :class:`Forbidden` with the gateway's own words (the login name).
+    """
+    uuid = target.session.container_uuid
+    host, port = _split_address(target.gateway_address, uuid)
+    dial = _Dial(target)
+    layer = TlsLayer(_CONTEXT, dial, server_side=False, server_hostname=None)
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            await asyncio.get_running_loop().create_connection(lambda: layer, host, port)
+            await dial.connected
+        async with asyncio.timeout(ANSWER_TIMEOUT):
+            await dial.answered
+        return dial.connection()
+    except TimeoutError as error:
+        layer.abort_if_open()
+        raise GatewayTimeout(f"the gateway of container {uuid} did not answer in time; try again") from error
+    except OSError as error:
+        layer.abort_if_open()
+        raise Unavailable(
+            f"the gateway of container {uuid} cannot be reached at {target.gateway_address} "
+            f"({error.strerror or error}); its node may be down"
+        ) from error
+    except BaseException:
+        layer.abort_if_open()
+        raise
+
+
+def _split_address(address: str, uuid: str) -> tuple[str, int]:
+    try:
+        parts = urlsplit(f"//{address}")
+        if parts.hostname and parts.port:
+            return parts.hostname, parts.port
+    except ValueError:
+        pass
+    raise BadGateway(f"the gateway address of container {uuid} is {address!r}, which is not host:port")
+
+
+_CONTEXT: ssl.SSLContext = client_context(insecure=True)
+"""Certificates of gateways are self-signed and fresh; the proofs over them take the CA's place."""
+
+
+class _Dial(asyncio.Protocol):
+    """The HTTP exchange on a fresh TLS connection to a gateway."""
+
+    def __init__(self, target: Target) -> None:
+        loop = asyncio.get_running_loop()
+        self.connected: asyncio.Future[None] = loop.create_future()
+        self.answered: asyncio.Future[None] = loop.create_future()
+        self._target = target
+        self._answer = upgrade.UpgradeAnswer("the gateway")
+        self._transport: asyncio.Transport
+        self._proof = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = plain(transport)
+        self._proof = credentials.request_auth(
+            self._target.secret, self._transport.get_extra_info("peer_certificate")
+        )
+        self._transport.write(self._request())
+        if not self.connected.done():
+            self.connected.set_result(None)
+
+    def _request(self) -> bytes:
+        target = self._target
+        session = session_token.encode(target.session)
+        signature = credentials.session_auth(target.secret, self._proof, target.gateway_address, session)
+        headers = [
+            ("X-Arvados-Container-Gateway-Uuid", target.session.container_uuid),
+            ("X-Arvados-Authorization", self._proof),
+            ("X-Arvados-Session", session),
+            ("X-Arvados-Session-Authorization", signature),
+            ("X-Request-Id", target.session.request_id),
+        ]
+        form = {
+            "detach_keys": target.detach_keys,
+            "login_username": target.session.login_username,
+            "uuid": target.session.container_uuid,
+        }
+        return upgrade.request("POST", "/ssh", target.gateway_address, headers, form)
+
+    def data_received(self, data: bytes) -> None:
+        self._feed(data)
+
+    def eof_received(self) -> bool:
+        self._feed(b"")
+        return False
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            complete = self._answer.receive(data)
+        except HttpError as error:
+            self._fail(error)
+            return
+        if complete and not self.answered.done():
+            # What follows waits in the kernel until the relay takes over.
+            self._transport.pause_reading()
+            self.answered.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        cause = f" ({exc})" if exc else ""
+        self._fail(BadGateway(f"the gateway of {self._target.session.container_uuid} closed the connection{cause}"))
+
+    def _fail(self, error: HttpError) -> None:
+        for future in (self.connected, self.answered):
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # read, so that a future nobody awaits any more is not reported
+
+    def connection(self) -> GatewayConnection:
+        """Check the answer and return the connection; raise what the answer means otherwise."""
+        uuid, secret, answer = self._target.session.container_uuid, self._target.secret, self._answer
+        if answer.status == 403:
+            raise Forbidden(str(answer.error()))
+        if answer.status != 101:
+            raise BadGateway(f"the gateway of container {uuid} refused the session: {answer.error()}")
+        proof = answer.headers.get("x-arvados-authorization-response", "")
+        if not credentials.matches(proof, credentials.respond_auth(secret, self._proof)):
+            raise BadGateway(f"what answers at the gateway address of container {uuid} is not its gateway")
+        host_key = answer.headers.get("x-arvados-ssh-host-key")
+        if host_key is not None and host_key != public_line(secret):
+            raise BadGateway(f"the gateway of container {uuid} announced a host key that is not the container's")
+        return GatewayConnection(self._transport, answer.trailing, host_key)

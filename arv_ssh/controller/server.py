@@ -1,0 +1,93 @@
+"""The controller's HTTPS server: which path goes where.
+
+Owns the routing and the life of the listening socket. Every request ends in the shell endpoint, the embedded API, or the
+health check.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from concurrent.futures import ThreadPoolExecutor
+
+from arv_ssh import credentials, tls
+from arv_ssh.api.client import ApiClient
+from arv_ssh.api.in_process import InProcessAdapter
+from arv_ssh.config import ClusterConfig
+from arv_ssh.controller.embedded import EmbeddedApi
+from arv_ssh.controller.shell import PATH, ShellEndpoint
+from arv_ssh.errors import ConfigError, NotFound, Unauthorized
+from arv_ssh.http_server import HttpConnection, Request, Response, Upgrade
+from arv_ssh.tls_transport import TlsLayer
+
+HEALTH_PATH = "/_health/ping"
+EMBEDDED_THREADS = 8
+"""Requests of the embedded API under way at once; writes queue up at the database anyway."""
+BACKLOG = 1024
+"""Connections the kernel holds until they are accepted; a burst of logins comes all at once."""
+
+
+class Controller:
+    """One cluster's controller in one event loop."""
+
+    def __init__(self, config: ClusterConfig) -> None:
+        self._config = config
+        self._embedded = EmbeddedApi(config) if config.api is None else None
+        self._pool = ThreadPoolExecutor(EMBEDDED_THREADS, thread_name_prefix="embedded")
+        self._shell = ShellEndpoint(config, _api_client(config, self._embedded))
+        self._server: asyncio.Server | None = None
+
+    async def start(self, listener: socket.socket) -> None:
+        """Serve on a bound socket, with the config's TLS certificate."""
+        context = _server_context(self._config)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: TlsLayer(context, HttpConnection(self.handle), server_side=True), sock=listener, backlog=BACKLOG
+        )
+
+    async def stop(self) -> None:
+        """Stop accepting and end all sessions."""
+        if self._server is not None:
+            self._server.close()
+        self._shell.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def handle(self, request: Request) -> Response | Upgrade:
+        """Route one request."""
+        if found := PATH.fullmatch(request.path):
+            return await self._shell.handle(found.group(1) or found.group(2), request)
+        if request.path == HEALTH_PATH:
+            return self._health(request)
+        if self._embedded is not None and request.path.startswith("/arvados/v1/"):
+            answer = await asyncio.get_running_loop().run_in_executor(
+                self._pool,
+                self._embedded.handle,
+                request.method, request.path, request.query, request.headers, request.body,
+            )  # fmt: skip
+            return Response(answer.status, answer.body)
+        raise NotFound(f"this server has nothing at {request.path}")
+
+    def _health(self, request: Request) -> Response:
+        expected = self._config.management_token
+        if not expected or not credentials.matches(request.token(), expected):
+            raise Unauthorized("the health check needs the cluster's ManagementToken")
+        return Response(200, b'{"health": "OK"}\n')
+
+
+def _server_context(config: ClusterConfig) -> ssl.SSLContext:
+    certificate, key = config.tls_certificate, config.tls_key
+    where = f"Clusters.{config.cluster_id}.TLS"
+    if certificate is None or key is None:
+        raise ConfigError(f"{where} names no Certificate and Key; the controller serves HTTPS only")
+    try:
+        return tls.server_context(str(certificate), str(key))
+    except OSError as error:
+        raise ConfigError(f"cannot use {where} ({certificate}, {key}): {error.strerror or error}") from error
+
+
+def _api_client(config: ClusterConfig, embedded: EmbeddedApi | None) -> ApiClient:
+    if embedded is not None:
+        return ApiClient("https://embedded.invalid", "", adapter=InProcessAdapter(embedded.handle))
+    assert config.api is not None  # noqa: S101 - for mypy: no embedded API means there is one to ask
+    return ApiClient(config.api, "", verify=not config.api_insecure)

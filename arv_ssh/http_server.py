@@ -1,0 +1,244 @@
+"""HTTP/1.1 for the controller and the gateway, on h11: requests in, answers or an upgrade out.
+
+Owns limits and time-outs, the error shape ``{"errors": [sentence]}``, and the hand-over of the connection after a 101
+with the bytes that came glued to the request. Knows nothing of what the requests mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from urllib.parse import parse_qs, unquote
+
+import h11
+
+from arv_ssh.errors import BadRequest, HttpError, RequestTooLarge
+from arv_ssh.log import event
+from arv_ssh.relay import plain
+
+logger = logging.getLogger(__name__)
+
+MAX_HEAD = 32 * 1024
+"""Bytes of request line and headers: four times what browsers' and proxies' longest tokens need."""
+MAX_BODY = 8 * 1024 * 1024
+"""Bytes of a request body: a container request with thousands of mounts stays far below."""
+HEAD_TIMEOUT = 20.0
+"""Seconds for a whole request to arrive, TLS handshake included; a silent client holds nothing for longer."""
+IDLE_TIMEOUT = 75.0
+"""Seconds that a kept-alive connection may wait for its next request; nginx's own default."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request. Header names are lower-case; ``peer`` is the address it came from."""
+
+    method: str
+    path: str
+    query: str
+    headers: dict[str, str]
+    body: bytes
+    peer: str
+    request_id: str
+
+    def form(self) -> dict[str, str]:
+        """Return the form fields of body and query, the last value of each; fields of the body win."""
+        body = self.body.decode("utf-8", "replace") if "json" not in self.headers.get("content-type", "") else ""
+        fields = parse_qs(self.query, keep_blank_values=True) | parse_qs(body, keep_blank_values=True)
+        return {name: values[-1] for name, values in fields.items()}
+
+    def token(self) -> str:
+        """Return the API token of the Authorization header (``Bearer`` or Arvados' older ``OAuth2``), or ""."""
+        scheme, _, token = self.headers.get("authorization", "").partition(" ")
+        return token.strip() if scheme.lower() in ("bearer", "oauth2") else ""
+
+
+@dataclass(frozen=True)
+class Response:
+    """An ordinary answer with a body."""
+
+    status: int
+    body: bytes
+    content_type: str = "application/json"
+    headers: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """A 101: after its head is written, ``start`` is given the paused transport and the bytes that came early."""
+
+    protocol: str
+    headers: list[tuple[str, str]]
+    start: Callable[[asyncio.Transport, bytes], None]
+
+
+Handler = Callable[[Request], Awaitable[Response | Upgrade]]
+
+
+def error_response(error: HttpError, request_id: str) -> Response:
+    """Return the answer that carries ``error`` to a client, in Arvados' shape."""
+    body = json.dumps({"errors": [str(error)], "request_id": request_id}).encode() + b"\n"
+    return Response(error.status, body)
+
+
+class HttpConnection(asyncio.Protocol):
+    """The server's end of one HTTP/1.1 connection."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+        self._transport: asyncio.Transport | None = None
+        self._head: h11.Request | None = None
+        self._body = bytearray()
+        self._task: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(HEAD_TIMEOUT, self._timed_out)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = plain(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._http.receive_data(data)
+        self._advance()
+
+    def eof_received(self) -> bool:
+        self._http.receive_data(b"")
+        self._advance()
+        return self._task is not None  # an answer may still be on its way to a client that half-closed
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+        self._transport = None
+
+    def _advance(self) -> None:
+        while self._task is None and self._transport is not None:
+            try:
+                message = self._http.next_event()
+                if isinstance(message, h11.Data) and len(self._body) + len(message.data) > MAX_BODY:
+                    raise h11.RemoteProtocolError("the request's body is too large", error_status_hint=413)
+            except h11.RemoteProtocolError as error:
+                self._refuse(error)
+                return
+            if message in (h11.NEED_DATA, h11.PAUSED):
+                return
+            if isinstance(message, h11.Request):
+                self._head, self._body = message, bytearray()
+            elif isinstance(message, h11.Data):
+                self._body += message.data
+            elif isinstance(message, h11.EndOfMessage):
+                self._start_handler()
+            else:  # ConnectionClosed between requests
+                self._transport.close()
+                return
+
+    def _start_handler(self) -> None:
+        assert self._transport is not None and self._head is not None  # noqa: S101 - for mypy; _advance holds it
+        self._timer.cancel()
+        # What the client sends before it has its answer waits in the kernel, not in our memory.
+        self._transport.pause_reading()
+        self._task = asyncio.get_running_loop().create_task(self._answer(self._read_request(self._head)))
+
+    def _read_request(self, head: h11.Request) -> Request:
+        assert self._transport is not None  # noqa: S101
+        target = head.target.decode("ascii", "replace")
+        path, _, query = target.partition("?")
+        headers = {name.decode(): value.decode("latin-1") for name, value in head.headers}
+        peer = self._transport.get_extra_info("peername")
+        request_id = headers.get("x-request-id", "")
+        if not (request_id.isascii() and request_id.replace("-", "").isalnum() and len(request_id) <= 64):
+            request_id = "req-" + secrets.token_hex(10)
+        return Request(
+            method=head.method.decode(),
+            path=unquote(path),
+            query=query,
+            headers=headers,
+            body=bytes(self._body),
+            peer=str(peer[0]) if isinstance(peer, tuple) and peer else "",
+            request_id=request_id,
+        )
+
+    async def _answer(self, request: Request) -> None:
+        try:
+            answer = await self._handler(request)
+        except HttpError as error:
+            answer = error_response(error, request.request_id)
+        except Exception:
+            logger.exception("request failed", extra={"fields": {"request_id": request.request_id}})
+            unexpected = HttpError("the server met an error that it did not expect; its log says more")
+            answer = error_response(unexpected, request.request_id)
+        if self._transport is None:
+            return
+        if isinstance(answer, Upgrade):
+            self._switch(self._transport, answer, request.request_id)
+        else:
+            self._send(answer, request.request_id)
+            self._next_request()
+
+    def _switch(self, transport: asyncio.Transport, upgrade: Upgrade, request_id: str) -> None:
+        headers = [("Connection", "upgrade"), ("Upgrade", upgrade.protocol), ("X-Request-Id", request_id)]
+        head = h11.InformationalResponse(
+            status_code=101, headers=headers + upgrade.headers, reason=b"Switching Protocols"
+        )
+        transport.write(self._http.send(head) or b"")
+        early, _ = self._http.trailing_data
+        self._task = None  # connection_lost now belongs to whoever takes the transport
+        self._transport = None
+        upgrade.start(transport, early)
+
+    def _send(self, response: Response, request_id: str) -> None:
+        assert self._transport is not None  # noqa: S101
+        head = h11.Response(
+            status_code=response.status,
+            reason=_reason(response.status),
+            headers=[
+                ("Content-Type", response.content_type),
+                ("Content-Length", str(len(response.body))),
+                ("X-Request-Id", request_id),
+                *response.headers,
+            ],
+        )
+        body = b"" if self._head is not None and self._head.method == b"HEAD" else response.body
+        self._transport.write((self._http.send(head) or b"") + (self._http.send(h11.Data(data=body)) or b""))
+        self._transport.write(self._http.send(h11.EndOfMessage()) or b"")
+
+    def _next_request(self) -> None:
+        assert self._transport is not None  # noqa: S101
+        self._task = None
+        if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
+            self._transport.close()
+            return
+        self._http.start_next_cycle()
+        self._timer = asyncio.get_running_loop().call_later(IDLE_TIMEOUT, self._timed_out)
+        self._transport.resume_reading()
+        self._advance()
+
+    def _refuse(self, error: h11.RemoteProtocolError) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        too_large = error.error_status_hint in (413, 431)
+        refusal = (
+            RequestTooLarge(f"the request's headers are over {MAX_HEAD} bytes or its body over {MAX_BODY}; send less")
+            if too_large
+            else BadRequest("this is not an HTTP/1.1 request; this port serves HTTPS")
+        )
+        if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self._send(error_response(refusal, "req-" + secrets.token_hex(10)), "-")
+        transport.close()
+
+    def _timed_out(self) -> None:
+        if self._transport is not None:
+            event(logger, "closing a silent connection", level=logging.DEBUG)
+            self._transport.close()
+
+
+def _reason(status: int) -> bytes:
+    try:
+        return HTTPStatus(status).phrase.encode()
+    except ValueError:
+        return b""
