@@ -16,13 +16,15 @@ READ_SIZE = 256 * 1024
 
 
 class TlsEngine:
-    """One TLS connection: ciphertext on one side (``receive``, ``outgoing``), plaintext on the other (``read``, ``write``).
+    """One TLS connection: ciphertext on one side (``receive``, ``outgoing``), plaintext on the other.
 
     Every method may leave ciphertext to send: call :meth:`outgoing` after each. ``ssl.SSLError`` (a failed handshake, a
     bad certificate, a corrupted record) is raised to the caller; the alert for the peer is then in :meth:`outgoing`.
     """
 
-    def __init__(self, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None) -> None:
+    def __init__(
+        self, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | bytes | None = None
+    ) -> None:
         self._in = ssl.MemoryBIO()
         self._out = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._in, self._out, server_side=server_side, server_hostname=server_hostname)
