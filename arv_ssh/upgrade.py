@@ -109,7 +109,17 @@ class UpgradeAnswer:
 
     def error(self) -> HttpError:
         """Return the failure that an answer other than 101 means: the server's own sentence, or one made here."""
-        return from_status(self.status, self._sentence())
+        return from_status(self.status, self.reason_given() or self._no_reason())
+
+    def reason_given(self) -> str:
+        """Return the server's own sentence of an error, from ``{"errors": [...]}``; empty when it gave none."""
+        import json
+
+        try:
+            errors = json.loads(self.body)["errors"] if not self._cut else []
+            return "; ".join(" ".join(str(error).split()) for error in errors)
+        except (ValueError, TypeError, LookupError):
+            return ""
 
     def _check_prefix(self) -> None:
         # At once, and not at the end of a head that never comes: an SSH or a mail server waits for us to speak.
@@ -174,16 +184,7 @@ class UpgradeAnswer:
             self._cut = True
             return True
 
-    def _sentence(self) -> str:
-        import json
-
-        try:
-            errors = json.loads(self.body)["errors"] if not self._cut else []
-            sentence = "; ".join(" ".join(str(error).split()) for error in errors)
-        except (ValueError, TypeError, LookupError):
-            sentence = ""
-        if sentence:
-            return sentence
+    def _no_reason(self) -> str:
         what = f"{self._peer} answered {self.status} {self.reason}".rstrip()
         if self.status < 400:
             return f"{what} instead of switching to SSH; is it an Arvados controller with shell access?"

@@ -1,0 +1,66 @@
+"""``arvados-client COMMAND``: finds the command and imports nothing but what that one needs.
+
+Owns the exit codes and the one line on stderr that every failure becomes.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from arv_ssh.errors import ArvSshError, UsageError
+
+USAGE = """usage: arvados-client COMMAND [OPTIONS]
+
+  shell [U@]UUID [COMMAND...]  open a shell in a running container, or run a command there
+  ssh-config                   print the ssh_config block that makes `ssh UUID`, scp and rsync work
+  ssh-proxy HOST               what ssh runs as its ProxyCommand; you need not
+  --version                    print the version
+"""
+FAILED = 255
+"""What ssh itself ends with when it could not get in; every failure of ours is one of those."""
+
+
+def main() -> int:
+    """Run the command line; return the exit code."""
+    try:
+        return _dispatch(sys.argv[1:])
+    except ArvSshError as error:
+        message = str(error)
+    except OSError as error:
+        message = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+    except KeyboardInterrupt:
+        return 130
+    try:
+        print(f"arvados-client: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    except OSError:
+        pass  # nobody reads stderr any more; the exit code still says it
+    return FAILED
+
+
+def _dispatch(argv: list[str]) -> int:
+    command, rest = (argv[0], argv[1:]) if argv else ("--help", [])
+    if command == "ssh-proxy":
+        from proxycommand import ssh_proxy
+
+        return ssh_proxy.run(rest)
+    if command == "shell":
+        from proxycommand import shell
+
+        return shell.run(rest)
+    if command == "ssh-config":
+        from proxycommand import ssh_config
+
+        return ssh_config.run(rest)
+    if command in ("--version", "version"):
+        from arv_ssh import __version__
+
+        print(f"arvados-client {__version__}")
+        return 0
+    if command in ("--help", "-h", "help"):
+        print(USAGE, end="")
+        return 0
+    raise UsageError(f"there is no command {command!r}; see arvados-client --help")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

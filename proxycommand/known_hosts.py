@@ -1,0 +1,69 @@
+"""The known_hosts files that make ``StrictHostKeyChecking yes`` work without a prompt: one file a host.
+
+ssh-proxy writes HOST's file when the controller has vouched for the gateway's key, before it passes on the first byte;
+ssh reads it only after that (the way is measured with OpenSSH 9.2). One file a host, replaced as a whole, so that
+parallel connections cannot meet a half-written one and no file ever grows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from arv_ssh.errors import ArvSshError, BadGateway
+
+_PUBLIC_KEY = re.compile(r"[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,2}")
+
+
+def cache_dir() -> str:
+    """Return the directory that a generated ssh_config names: it is there in every kind of login."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(base, "arvados", "known_hosts")
+
+
+def default_dir() -> str:
+    """Return the directory for this login: in memory where the system has such a place, else :func:`cache_dir`."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and os.path.isdir(runtime):
+        return os.path.join(runtime, "arvados", "known_hosts")
+    return cache_dir()
+
+
+def record(directory: str, host: str, public_key: str) -> None:
+    """Make ``directory/host`` say that ``host``, on any port, has ``public_key``, and nothing else.
+
+    ``host`` is a UUID, so it is safe as a file name. Raise :class:`ArvSshError` when it cannot be written.
+    """
+    if not _PUBLIC_KEY.fullmatch(public_key):
+        raise BadGateway(f"the controller sent a malformed host key for {host}; report this to its administrator")
+    line = f"{host},[{host}]:* {public_key}\n".encode()
+    path = os.path.join(directory, host)
+    temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
+    try:
+        _make_private(directory)
+        _write(temporary, line)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ArvSshError(
+            f"cannot write the host key file {path}: {error.strerror}; name a directory with --known-hosts-dir"
+        ) from error
+
+
+def _make_private(directory: str) -> None:
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    status = os.stat(directory)
+    if hasattr(os, "getuid") and status.st_uid != os.getuid():
+        raise ArvSshError(f"the directory {directory} is another user's; name one of yours with --known-hosts-dir")
+    if status.st_mode & 0o077:
+        os.chmod(directory, 0o700)
+
+
+def _write(path: str, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.write(descriptor, data)
+    except OSError:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,220 @@
+"""ssh-proxy's relay: stdin to TLS and TLS to stdout in one poll() loop, each direction with its own end.
+
+Owns both descriptors and the connection until the session is over. A direction is read only while its last buffer has
+gone out (back-pressure), and a descriptor that is not wanted is not polled at all: poll() reports a hang-up unasked,
+and a loop that cannot act on one would spin.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import ssl
+import stat
+import sys
+
+from arv_ssh.errors import BadGateway
+from proxycommand.transport import BUFFER_SIZE, Connection
+
+CHECK_INTERVAL = 5.0
+"""Seconds of silence after which the peer's signs of life are looked at."""
+
+VANISHED_AFTER = 45.0
+"""Seconds without an acknowledgement after which the peer is gone. Keepalive asks for one every 15 s at the most."""
+
+_GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL if hasattr(select, "POLLERR") else 0
+_LAST_ACK_RECV = 56
+"""Offset of ``tcpi_last_ack_recv`` (milliseconds, u32) in Linux' ``struct tcp_info``."""
+
+
+class Relay:
+    """One session's bytes. ``first`` are bytes for stdout that came with the answer's head."""
+
+    def __init__(self, connection: Connection, stdin: int, stdout: int, first: bytes = b"") -> None:
+        self._sock = connection.sock
+        self._engine = connection.engine
+        self._peer = connection.peer
+        self._stdin, self._stdout = stdin, stdout
+        self._up = memoryview(b"")  # ciphertext for the peer
+        self._down = memoryview(first)  # plaintext for stdout
+        self._stdin_ended = False
+        self._stdout_gone = False  # nobody reads it any more
+        self._down_done = False  # the peer's EOF is passed on, or nobody is there to pass it to
+        self._poll = select.poll()
+        self._polled: dict[int, int] = {}
+
+    def run(self) -> None:
+        """Relay until both directions have ended; raise :class:`BadGateway` when the connection was cut."""
+        blocking = _set_nonblocking(self._stdout)
+        self._sock.setblocking(False)
+        try:
+            self._write_stdout()
+            while not self._finished():
+                self._step()
+        except ssl.SSLError as error:
+            raise BadGateway(f"the connection to {self._peer} was cut; reconnect") from error
+        finally:
+            if blocking:
+                os.set_blocking(self._stdout, True)
+
+    def _finished(self) -> bool:
+        if self._stdin_ended and self._stdout_gone:
+            return True  # ssh is gone: what is still under way concerns nobody
+        return self._stdin_ended and self._down_done and not self._up
+
+    def _step(self) -> None:
+        stdin, stdout, sock = self._stdin, self._stdout, self._sock.fileno()
+        self._want(stdin, self._stdin_interest())
+        self._want(sock, self._sock_interest())
+        self._want(stdout, None if self._stdout_gone or self._down_done else select.POLLOUT if self._down else 0)
+        ready = self._poll.poll(CHECK_INTERVAL * 1000)
+        if not ready:
+            self._check_alive()
+        for fd, event in ready:
+            if fd == stdout and event & _GONE:
+                self._lose_stdout()
+            elif fd == stdout:
+                self._write_stdout()
+            elif fd == stdin and self._polled.get(fd) == 0:
+                self._stdin_ended = True  # polled for a hang-up only: both pipes are gone
+            elif fd == stdin:
+                self._read_stdin()
+            else:
+                self._serve_sock(event)
+
+    def _stdin_interest(self) -> int | None:
+        if self._stdin_ended:
+            return None
+        if not self._up:
+            return select.POLLIN
+        return 0 if self._stdout_gone else None
+
+    def _sock_interest(self) -> int | None:
+        readable = not self._engine.eof and not self._down
+        return (select.POLLIN if readable else 0) | (select.POLLOUT if self._up else 0) or None
+
+    def _want(self, fd: int, mask: int | None) -> None:
+        if self._polled.get(fd) == mask:
+            return
+        if mask is None:
+            self._poll.unregister(fd)
+            del self._polled[fd]
+        else:
+            self._poll.register(fd, mask)
+            self._polled[fd] = mask
+
+    def _read_stdin(self) -> None:
+        try:
+            data = os.read(self._stdin, BUFFER_SIZE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""  # a terminal that hung up says EIO, a socket that was reset ECONNRESET
+        if data:
+            self._engine.write(data)
+        else:
+            self._stdin_ended = True
+            self._engine.write_eof()
+        self._send()
+
+    def _serve_sock(self, event: int) -> None:
+        if event & ~select.POLLIN and self._up:
+            self._send()
+        if event & ~select.POLLOUT and not self._engine.eof and not self._down:
+            self._receive()
+
+    def _send(self) -> None:
+        more = self._engine.outgoing()
+        if more:
+            self._up = memoryview(bytes(self._up) + more) if self._up else memoryview(more)
+        try:
+            while self._up:
+                self._up = self._up[self._sock.send(self._up) :]
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if not self._engine.eof:
+                raise self._failure(error) from error
+            # The peer had ended its direction in order before it closed ours: nothing went wrong.
+            self._up = memoryview(b"")
+            self._stdin_ended = True
+
+    def _receive(self) -> None:
+        try:
+            self._engine.receive(self._sock.recv(BUFFER_SIZE))
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise self._failure(error) from error
+        pieces = []
+        while data := self._engine.read():
+            pieces.append(data)
+        self._down = memoryview(b"".join(pieces))
+        self._send()  # TLS may have something to say of its own
+        self._write_stdout()
+
+    def _write_stdout(self) -> None:
+        try:
+            while self._down and not self._stdout_gone:
+                self._down = self._down[os.write(self._stdout, self._down[: self._write_size]) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            self._lose_stdout()
+        if self._stdout_gone:
+            self._down = memoryview(b"")
+        if self._engine.eof and not self._down:
+            self._end_stdout()
+
+    @property
+    def _write_size(self) -> int:
+        # A terminal or a file stays blocking (its flags are shared with the shell), so it gets what it takes at once.
+        return 4096 if os.get_blocking(self._stdout) else BUFFER_SIZE
+
+    def _lose_stdout(self) -> None:
+        self._stdout_gone = self._down_done = True
+        self._down = memoryview(b"")
+        self._want(self._stdout, None)
+
+    def _end_stdout(self) -> None:
+        """Pass the peer's EOF on, keeping the number taken: stdout may be a socket that stdin shares."""
+        if self._down_done:
+            return
+        self._down_done = True
+        self._want(self._stdout, None)
+        if stat.S_ISSOCK(os.fstat(self._stdout).st_mode):
+            with socket.socket(fileno=os.dup(self._stdout)) as out:
+                try:
+                    out.shutdown(socket.SHUT_WR)
+                except OSError:
+                    pass  # its reader has closed it already
+            return
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self._stdout)
+        os.close(null)
+
+    def _check_alive(self) -> None:
+        """Raise when the peer has acknowledged nothing for long.
+
+        TCP_USER_TIMEOUT would do it in the kernel, but ends a connection whose peer is alive and only reads slowly too
+        (zero window; Linux 5.11 and later), and a stopped program at the far end is no failure.
+        """
+        if sys.platform != "linux":
+            return
+        info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+        silence = int.from_bytes(info[_LAST_ACK_RECV : _LAST_ACK_RECV + 4], sys.byteorder) / 1000
+        if silence > VANISHED_AFTER:
+            raise BadGateway(f"{self._peer} has vanished: no sign of life for {silence:.0f} s; check the network")
+
+    def _failure(self, error: OSError) -> BadGateway:
+        return BadGateway(f"the connection to {self._peer} failed: {(error.strerror or str(error)).lower()}; reconnect")
+
+
+def _set_nonblocking(fd: int) -> bool:
+    """Make a pipe or a socket non-blocking; say whether it was blocking. Anything else is left as it is."""
+    mode = os.fstat(fd).st_mode
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)) or not os.get_blocking(fd):
+        return False
+    os.set_blocking(fd, False)
+    return True

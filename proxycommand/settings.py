@@ -1,0 +1,142 @@
+"""Where the API is and who is asking: the environment, settings.conf, or a file given with --settings.
+
+Owns the precedence of the three. One rule stands over it: a token is sent to no other host than the one it was written
+down for. Imports only what ssh-proxy has anyway (no dataclasses, no pathlib: together they cost 40 ms).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+from arv_ssh.errors import ConfigError
+
+_KEYS = ("ARVADOS_API_HOST", "ARVADOS_API_TOKEN", "ARVADOS_API_HOST_INSECURE", "SSL_CERT_FILE")
+_TRUE = ("1", "t", "true", "y", "yes")
+_HOST = re.compile(r"(?:https://)?(?:\[([0-9A-Fa-f:.%]+)\]|([^\s/:@\[\]]+))(?::([0-9]{1,5}))?/?")
+_TOKEN = re.compile(r"[!-~]+")
+HTTPS_PORT = 443
+
+
+class Settings:
+    """One API host and one user's token for it.
+
+    ``ca_file`` is the value of ``SSL_CERT_FILE``, None for the system's own CAs. The token is not part of ``repr``.
+    """
+
+    def __init__(self, host: str, port: int, token: str, *, insecure: bool = False, ca_file: str | None = None) -> None:
+        self.host = host
+        self.port = port
+        self.token = token
+        self.insecure = insecure
+        self.ca_file = ca_file
+
+    def __repr__(self) -> str:
+        return f"Settings({self.authority!r}, insecure={self.insecure}, ca_file={self.ca_file!r})"
+
+    @property
+    def authority(self) -> str:
+        """The host as HTTP's Host header has it, and as messages name it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == HTTPS_PORT else f"{host}:{self.port}"
+
+
+def default_file(environ: Mapping[str, str] | None = None) -> str:
+    """Return the path of the user's settings.conf."""
+    environ = os.environ if environ is None else environ
+    base = environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
+    return os.path.join(base, "arvados", "settings.conf")
+
+
+def load(path: str | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Return the settings in force; ``path`` is the file of --settings.
+
+    Without ``path`` the environment comes first and settings.conf fills in what it lacks. With it the file comes first,
+    and only the environment's token overrides the file's. In both cases the side that comes second counts only while it
+    names no other host. Raise :class:`ConfigError` saying which value is missing or wrong.
+    """
+    environ = os.environ if environ is None else environ
+    ours = {key: environ[key] for key in _KEYS if key in environ}
+    if path:
+        values = _with_file(_read(path), ours)
+        source = path
+    else:
+        default = default_file(environ)
+        values = _with_environment(ours, _read(default) if os.path.lexists(default) else {})
+        source = f"the environment and {default}"
+    return _check(values, source)
+
+
+def _with_file(file: dict[str, str], ours: dict[str, str]) -> dict[str, str]:
+    if ours.get("ARVADOS_API_TOKEN") and _same_host(ours, file):
+        return {**file, "ARVADOS_API_TOKEN": ours["ARVADOS_API_TOKEN"]}
+    return file
+
+
+def _with_environment(ours: dict[str, str], file: dict[str, str]) -> dict[str, str]:
+    # A variable that is set but empty counts as set for the token alone: `ARVADOS_API_TOKEN= arvados-client …`
+    # is someone who wants to be nobody, not someone who wants the file's token.
+    ours = {key: value for key, value in ours.items() if value or key == "ARVADOS_API_TOKEN"}
+    return {**file, **ours} if _same_host(ours, file) else ours
+
+
+def _same_host(ours: dict[str, str], file: dict[str, str]) -> bool:
+    host = ours.get("ARVADOS_API_HOST")
+    return not host or host.rstrip("/") == file.get("ARVADOS_API_HOST", "").rstrip("/")
+
+
+def _read(path: str) -> dict[str, str]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = file.read().splitlines()
+    except OSError as error:
+        raise ConfigError(f"cannot read the settings file {path}: {error.strerror}; check its path and mode") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the settings file {path} is not text in UTF-8; it holds lines KEY=VALUE") from error
+    values = {}
+    for number, line in enumerate(lines, 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        key, equals, value = line.removeprefix("export ").partition("=")
+        if not equals:
+            # The line is not shown: it may hold a token.
+            raise ConfigError(f"line {number} of the settings file {path} is not KEY=VALUE; correct it")
+        values[key.strip()] = _unquote(value.strip(), path, number)
+    return values
+
+
+def _unquote(value: str, path: str, number: int) -> str:
+    if not value.startswith(("'", '"')):
+        return value
+    import shlex
+
+    try:
+        return "".join(shlex.split(value, comments=True))
+    except ValueError as error:
+        raise ConfigError(f"line {number} of the settings file {path} has an unclosed quote; correct it") from error
+
+
+def _check(values: dict[str, str], source: str) -> Settings:
+    host = values.get("ARVADOS_API_HOST")
+    if not host:
+        raise ConfigError(
+            f"ARVADOS_API_HOST is not set ({source}); set it and ARVADOS_API_TOKEN, "
+            "as the Workbench shows them under «Get API token»"
+        )
+    found = _HOST.fullmatch(host)
+    if not found or not 0 < int(found.group(3) or HTTPS_PORT) < 65536:
+        raise ConfigError(f"ARVADOS_API_HOST is {host!r}; it should be HOST or HOST:PORT, such as zzzzz.example.org")
+    token = values.get("ARVADOS_API_TOKEN")
+    if not token:
+        raise ConfigError(f"ARVADOS_API_TOKEN is empty ({source}); set it to your token for {host}")
+    if not _TOKEN.fullmatch(token):
+        raise ConfigError("ARVADOS_API_TOKEN has a space or a control character in it; copy it again")
+    return Settings(
+        found.group(1) or found.group(2),
+        int(found.group(3) or HTTPS_PORT),
+        token,
+        insecure=values.get("ARVADOS_API_HOST_INSECURE", "").strip().lower() in _TRUE,
+        ca_file=values.get("SSL_CERT_FILE") or None,
+    )

@@ -1,0 +1,79 @@
+"""``arvados-client shell``: a session with nothing to configure, and the real reason when there is none.
+
+Tries the tunnel first, in this process: what is wrong is then one line, not ssh's "Connection closed by UNKNOWN port
+65535". Then becomes ssh, with every setting on its command line.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NoReturn
+
+from arv_ssh.errors import ArvSshError, UsageError
+from proxycommand import arguments, controller, known_hosts, settings, ssh_config
+from proxycommand.ssh_proxy import unvouched
+
+USAGE = (
+    "usage: arvados-client shell [--user NAME] [--detach-keys KEYS] [--settings FILE] [--known-hosts-dir DIR]"
+    " [NAME@]UUID [SSH-OPTION...] [COMMAND...]"
+)
+_VALUED = ("--user", "--detach-keys", "--settings", "--known-hosts-dir")
+_WITH_VALUE = frozenset("BbcDEeFIiJLlmOopQRSWw")
+"""Options of ssh(1) that take a value."""
+
+
+def run(argv: list[str]) -> int:
+    """Check the way to the container, then replace this process by ssh. Returns only when asked for help."""
+    given = arguments.read(argv, _VALUED, ("--help",), usage=USAGE, stop_at_word=True)
+    if given.flags:
+        print(USAGE)
+        return 0
+    if not given.words:
+        raise UsageError(f"shell needs a container's UUID; {USAGE}")
+    login, at, target = given.words[0].rpartition("@")
+    user = given.values["--user"] or login or controller.DEFAULT_LOGIN
+    if at and given.values["--user"] not in ("", login):
+        raise UsageError(f"--user {given.values['--user']} and {login}@ name two login names; give one of them")
+    ssh_options, command = split(given.words[1:])
+    container = _probe(given.values["--settings"], target, user, given.values["--detach-keys"], ssh_options)
+    directory = given.values["--known-hosts-dir"] or known_hosts.default_dir()
+    block = ssh_config.block(given.values["--settings"], directory, given.values["--detach-keys"])
+    _become(ssh_command(block, container, user, ssh_options, command))
+
+
+def split(words: list[str]) -> tuple[list[str], list[str]]:
+    """Split what follows the UUID into options of ssh and the command, as ssh itself would."""
+    position = 0
+    while position < len(words) and words[position].startswith("-") and words[position] != "-":
+        word = words[position]
+        if word == "--":
+            return words[:position], words[position + 1 :]
+        position += 1
+        for index, letter in enumerate(word[1:], 1):
+            if letter in _WITH_VALUE:
+                # The value is the rest of the word, or the next word.
+                position += index == len(word) - 1
+                break
+    return words[:position], words[position:]
+
+
+def ssh_command(block: str, container: str, user: str, ssh_options: list[str], command: list[str]) -> list[str]:
+    """Return ssh's argument list. The user's options come first, for ssh takes the first value of each."""
+    return ["ssh", *ssh_options, "-l", user, *ssh_config.options(block), "--", container, *command]
+
+
+def _probe(settings_file: str, target: str, user: str, detach_keys: str, ssh_options: list[str]) -> str:
+    site = settings.load(settings_file)
+    container = controller.resolve(site, target)
+    session = controller.open_session(site, container, user, detach_keys)
+    session.connection.close()
+    if not session.host_key and not any("stricthostkeychecking" in option.lower() for option in ssh_options):
+        raise ArvSshError(unvouched(container))
+    return container
+
+
+def _become(command: list[str]) -> NoReturn:
+    try:
+        os.execvp(command[0], command)  # noqa: S606 - no shell in between is the point
+    except FileNotFoundError as error:
+        raise ArvSshError("there is no ssh program on the PATH; install the OpenSSH client") from error

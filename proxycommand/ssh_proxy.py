@@ -1,0 +1,70 @@
+"""``arvados-client ssh-proxy``: the ProxyCommand that stock OpenSSH starts on every connection.
+
+Its start-up is on the way of every ssh, scp and git fetch; so its arguments are read by hand, and what it imports is
+what ``ssl`` and ``socket`` need anyway. Everything it says is one line on stderr; stdout belongs to SSH.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from arv_ssh.errors import UsageError
+from proxycommand import arguments, controller, known_hosts, settings
+from proxycommand.relay import Relay
+
+USAGE = (
+    "usage: arvados-client ssh-proxy [--user NAME] [--settings FILE] [--known-hosts-dir DIR]"
+    " [--detach-keys KEYS] [--probe-only] HOST"
+)
+_VALUED = ("--user", "--settings", "--known-hosts-dir", "--detach-keys")
+
+
+def run(argv: list[str]) -> int:
+    """Connect stdin and stdout to the gateway of HOST until the session is over.
+
+    With --probe-only end as soon as the session is accepted.
+    """
+    given = arguments.read(argv, _VALUED, ("--probe-only", "--help"), usage=USAGE)
+    if "--help" in given.flags:
+        print(USAGE)
+        return 0
+    if len(given.words) != 1:
+        raise UsageError(f"ssh-proxy needs one HOST, not {len(given.words)}; {USAGE}")
+    host = given.words[0]
+    user = given.values["--user"] or controller.DEFAULT_LOGIN
+    probe_only = "--probe-only" in given.flags
+    _open_standard_descriptors()
+    site = settings.load(given.values["--settings"])
+    watch = None if probe_only else 1
+    container = controller.resolve(site, host, watch)
+    session = controller.open_session(site, container, user, given.values["--detach-keys"], watch)
+    if probe_only:
+        session.connection.close()
+        return 0
+    if session.host_key:
+        known_hosts.record(given.values["--known-hosts-dir"] or known_hosts.default_dir(), host, session.host_key)
+    else:
+        print(f"arvados-client: {unvouched(host)}", file=sys.stderr, flush=True)
+    try:
+        Relay(session.connection, 0, 1, session.first).run()
+    finally:
+        session.connection.sock.close()
+    return 0
+
+
+def unvouched(host: str) -> str:
+    """Say what a session without a host key header means: nothing is written, so strict checking refuses."""
+    return (
+        f"the controller vouches for no host key of {host} (its gateway is a stock Arvados one), so ssh refuses it "
+        "unless it knows the key already; -o StrictHostKeyChecking=accept-new takes the key it shows"
+    )
+
+
+def _open_standard_descriptors() -> None:
+    """Put /dev/null where 0, 1 or 2 is closed, so that no socket of ours gets its number."""
+    for wanted in range(3):
+        try:
+            os.fstat(wanted)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one

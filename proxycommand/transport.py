@@ -1,0 +1,236 @@
+"""One TLS connection to the API host, dialled and spoken to in plain blocking steps, each with a deadline.
+
+Owns the socket until the relay takes it over: TCP (every address of the name in turn), TLS by
+:class:`arv_ssh.tls.TlsEngine`, one HTTP answer. Knows nothing of containers or SSH.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import ssl
+import time
+
+from arv_ssh import tls
+from arv_ssh.errors import ArvSshError, BadGateway, ConfigError, GatewayTimeout, Unavailable
+from arv_ssh.upgrade import UpgradeAnswer
+from proxycommand.settings import Settings
+
+CONNECT_TIMEOUT = 20.0
+"""Seconds for TCP and TLS together, all addresses of the host included."""
+
+ANSWER_TIMEOUT = 60.0
+"""Seconds for the answer; the controller's own dial of a gateway fits in, so that its 504 reaches the user."""
+
+BUFFER_SIZE = 256 * 1024
+
+_KEEPALIVE = (("TCP_KEEPIDLE", 15), ("TCP_KEEPALIVE", 15), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+"""A silent peer is dead after 15 + 3 * 10 seconds. TCP_KEEPALIVE is macOS' name of the first."""
+
+
+class Abandoned(ArvSshError):
+    """The program that started us is gone: nobody is left to tell anything."""
+
+
+class Connection:
+    """A TLS connection whose handshake is done. ``peer`` is how messages name the other end."""
+
+    def __init__(self, sock: socket.socket, engine: tls.TlsEngine, peer: str) -> None:
+        self.sock = sock
+        self.engine = engine
+        self.peer = peer
+
+    def close(self) -> None:
+        """Say goodbye in TLS as far as the socket takes it at once, and close."""
+        try:
+            self.engine.write_eof()
+            self.sock.send(self.engine.outgoing())
+        except (OSError, ssl.SSLError):
+            pass  # the peer went first; there is nobody to say it to
+        self.sock.close()
+
+
+def dial(settings: Settings, watch: int | None = None) -> Connection:
+    """Connect to the API host of ``settings``.
+
+    ``watch`` is a descriptor whose hang-up ends the wait with :class:`Abandoned`. Raise :class:`Unavailable`,
+    :class:`GatewayTimeout` or :class:`BadGateway` with a sentence that names the host.
+    """
+    if not hasattr(select, "poll"):
+        raise ArvSshError("this platform has no poll(); run arvados-client on Linux, macOS, or in WSL on Windows")
+    peer = settings.authority
+    deadline = time.monotonic() + CONNECT_TIMEOUT
+    addresses = _resolve(settings)
+    context: ssl.SSLContext | None = None
+    for position, (family, address) in enumerate(addresses):
+        share = (deadline - time.monotonic()) / (len(addresses) - position)
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            started = _start(sock, address)
+            # The CAs are read while the connection is under way: with a big bundle that is 40 ms.
+            context = context or _context(settings)
+            _finish(sock, started, time.monotonic() + share, watch)
+            _tune(sock)
+            return _handshake(sock, context, settings, deadline, watch)
+        except OSError as error:
+            sock.close()
+            if isinstance(error, ssl.SSLError):
+                raise _tls_error(error, peer) from error
+            if position == len(addresses) - 1:
+                raise _connect_error(error, peer) from error
+        except BaseException:
+            sock.close()
+            raise
+    raise Unavailable(f"the host {settings.host} has no address; check ARVADOS_API_HOST")
+
+
+def exchange(connection: Connection, request: bytes, watch: int | None = None) -> UpgradeAnswer:
+    """Send ``request`` and return its answer, complete."""
+    deadline = time.monotonic() + ANSWER_TIMEOUT
+    answer = UpgradeAnswer(connection.peer)
+    connection.engine.write(request)
+    try:
+        _send(connection.sock, connection.engine, deadline, watch)
+        while True:
+            data = _receive_plain(connection, deadline, watch)
+            if answer.receive(data):
+                return answer
+    except TimeoutError as error:
+        raise GatewayTimeout(f"{connection.peer} did not answer within {ANSWER_TIMEOUT:.0f} s; try again") from error
+    except ssl.SSLError as error:
+        raise _tls_error(error, connection.peer) from error
+    except OSError as error:
+        raise BadGateway(f"the connection to {connection.peer} failed: {_reason(error)}; try again") from error
+
+
+def _resolve(settings: Settings) -> list[tuple[int, tuple[str, int]]]:
+    # As bytes: a str goes through the idna codec, whose import costs 4 ms.
+    name = settings.host.encode("ascii" if settings.host.isascii() else "idna")
+    try:
+        found = socket.getaddrinfo(name, settings.port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        raise Unavailable(
+            f"the host name {settings.host} cannot be resolved ({error.strerror}); check ARVADOS_API_HOST"
+        ) from error
+    return [(family, address) for family, _, _, _, address in found]  # type: ignore[misc]
+
+
+def _context(settings: Settings) -> ssl.SSLContext:
+    path = settings.ca_file
+    try:
+        context = tls.client_context(insecure=settings.insecure, ca_file=path)
+        directory = ssl.get_default_verify_paths().capath
+        if path and directory:
+            # As OpenSSL and Go have it: SSL_CERT_FILE takes the place of the system's file, not of its directory.
+            context.load_verify_locations(capath=directory)
+    except ssl.SSLError as error:
+        raise ConfigError(f"SSL_CERT_FILE {path} holds no certificate in PEM form; name the CA's file") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read SSL_CERT_FILE {path}: {error.strerror}; name the CA's file") from error
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _start(sock: socket.socket, address: tuple[str, int]) -> bool:
+    sock.setblocking(False)
+    try:
+        sock.connect(address)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _finish(sock: socket.socket, connected: bool, deadline: float, watch: int | None) -> None:
+    if connected:
+        return
+    _wait(sock, select.POLLOUT, deadline, watch)
+    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
+
+
+def _tune(sock: socket.socket) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE:
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _handshake(
+    sock: socket.socket, context: ssl.SSLContext, settings: Settings, deadline: float, watch: int | None
+) -> Connection:
+    # As bytes for the same reason as in _resolve.
+    name = settings.host.encode("ascii" if settings.host.isascii() else "idna")
+    engine = tls.TlsEngine(context, server_side=False, server_hostname=name)
+    try:
+        while not engine.handshake():
+            _send(sock, engine, deadline, watch)
+            _wait(sock, select.POLLIN, deadline, watch)
+            engine.receive(sock.recv(BUFFER_SIZE))
+    except ssl.SSLError:
+        try:
+            sock.send(engine.outgoing())  # the alert that tells the server why
+        except OSError:
+            pass  # it has gone already; our own error is the one to raise
+        raise
+    _send(sock, engine, deadline, watch)
+    return Connection(sock, engine, settings.authority)
+
+
+def _receive_plain(connection: Connection, deadline: float, watch: int | None) -> bytes:
+    while True:
+        data = connection.engine.read()
+        if data or connection.engine.eof:
+            return data
+        _send(connection.sock, connection.engine, deadline, watch)
+        _wait(connection.sock, select.POLLIN, deadline, watch)
+        connection.engine.receive(connection.sock.recv(BUFFER_SIZE))
+
+
+def _send(sock: socket.socket, engine: tls.TlsEngine, deadline: float, watch: int | None) -> None:
+    data = memoryview(engine.outgoing())
+    while data:
+        try:
+            data = data[sock.send(data) :]
+        except BlockingIOError:
+            _wait(sock, select.POLLOUT, deadline, watch)
+
+
+def _wait(sock: socket.socket, event: int, deadline: float, watch: int | None) -> None:
+    poll = select.poll()
+    poll.register(sock, event)
+    if watch is not None:
+        poll.register(watch, 0)  # errors and hang-ups are reported unasked
+    left = deadline - time.monotonic()
+    ready = poll.poll(left * 1000) if left > 0 else []
+    if not ready:
+        raise TimeoutError
+    if any(fd == watch for fd, _ in ready):
+        raise Abandoned("the program that started ssh-proxy went away")
+
+
+def _connect_error(error: OSError, peer: str) -> ArvSshError:
+    if isinstance(error, TimeoutError) and error.errno is None:
+        return GatewayTimeout(
+            f"{peer} did not answer within {CONNECT_TIMEOUT:.0f} s; check ARVADOS_API_HOST and the network"
+        )
+    return Unavailable(
+        f"cannot connect to {peer}: {_reason(error)}; check ARVADOS_API_HOST, and that the controller is up"
+    )
+
+
+def _tls_error(error: ssl.SSLError, peer: str) -> ArvSshError:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return BadGateway(
+            f"the TLS certificate of {peer} is not trusted ({error.verify_message.rstrip('.')}); set SSL_CERT_FILE to "
+            "the file of its CA, or, for a test cluster only, ARVADOS_API_HOST_INSECURE to true"
+        )
+    if isinstance(error, ssl.SSLEOFError):
+        return BadGateway(f"{peer} closed the connection in the middle of TLS; check that it is an Arvados controller")
+    return BadGateway(f"{peer} does not speak TLS as it should ({error.reason or error}); check ARVADOS_API_HOST")
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error) or error.__class__.__name__).lower()
