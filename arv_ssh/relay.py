@@ -12,70 +12,89 @@ from typing import Any, cast
 
 
 class RelayEnd(asyncio.Protocol):
-    """One side of a relay: what arrives here is written to ``other``."""
+    """One side of a relay: what arrives here is written to ``other``. ``early`` are bytes that were read before."""
 
     other: RelayEnd
 
-    def __init__(self, relay: Relay, transport: asyncio.Transport) -> None:
+    def __init__(self, relay: Relay, early: bytes) -> None:
         self._relay = relay
-        self.transport = transport
+        self._early = early
+        self.transport: asyncio.Transport | None = None
         self.received = 0
         self.ended = False
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = plain(transport)
+        if self.other.transport is not None:
+            self._start()
+            self.other._start()
+
+    def _start(self) -> None:
+        if self._early:
+            early, self._early = self._early, b""
+            self.data_received(early)
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+
     def data_received(self, data: bytes) -> None:
         self.received += len(data)
-        self.other.transport.write(data)
+        if self.other.transport is not None:
+            self.other.transport.write(data)
 
     def eof_received(self) -> bool:
         self.ended = True
-        self.other.transport.write_eof()
+        if self.other.transport is not None:
+            self.other.transport.write_eof()
         self._relay.direction_ended()
         return True
 
     def pause_writing(self) -> None:
-        self.other.transport.pause_reading()
+        if self.other.transport is not None:
+            self.other.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        self.other.transport.resume_reading()
+        if self.other.transport is not None and not self.other.transport.is_closing():
+            self.other.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._relay.side_lost(exc)
 
 
 class Relay:
-    """Join the open transports ``a`` and ``b`` until both directions have ended or either side is lost.
+    """Join two connections until both directions have ended or either side is lost.
 
-    ``early_a`` and ``early_b`` are bytes already read from each, delivered first. ``done`` is called once, with the
-    error that ended it or None, when both sides are closed.
+    ``a`` is an open, paused transport. The other side is given by :meth:`join`, or connects with the protocol ``b``
+    (``loop.create_connection(lambda: relay.b, …)``), so that not a byte can come before there is somebody to take it.
+    ``early_a`` and ``early_b`` are bytes already read from each. ``done`` is called once, with the error that ended
+    the relay or None, when both sides are closed.
     """
 
     def __init__(
         self,
         a: asyncio.Transport,
-        b: asyncio.Transport,
         *,
         early_a: bytes = b"",
         early_b: bytes = b"",
         done: Callable[[Relay, Exception | None], Any] | None = None,
     ) -> None:
-        self.a, self.b = RelayEnd(self, a), RelayEnd(self, b)
+        self.a, self.b = RelayEnd(self, early_a), RelayEnd(self, early_b)
         self.a.other, self.b.other = self.b, self.a
         self._done = done
         self._open = 2
         self._error: Exception | None = None
-        for end, early in ((self.a, early_a), (self.b, early_b)):
-            end.transport.set_protocol(end)
-            if early:
-                end.data_received(early)
-        for end in (self.a, self.b):
-            # A side already over its high-water mark after the early bytes resumes through resume_writing.
-            if not end.transport.is_closing():
-                end.transport.resume_reading()
+        a.set_protocol(self.a)
+        self.a.connection_made(a)
+
+    def join(self, b: asyncio.Transport) -> None:
+        """Give the other side, an open and paused transport."""
+        b.set_protocol(self.b)
+        self.b.connection_made(b)
 
     def close(self) -> None:
         """End both directions, after what was already read is written."""
-        self.a.transport.close()
-        self.b.transport.close()
+        for end in (self.a, self.b):
+            if end.transport is not None:
+                end.transport.close()
 
     def direction_ended(self) -> None:
         """Note an EOF (called by an end); the second one closes both sides."""

@@ -6,11 +6,16 @@ Docker-compatible socket is reached the same way (``DOCKER_HOST``).
 
 from __future__ import annotations
 
+import json
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
 
 import docker
 import docker.errors
+import h11
 import requests
 
 from arv_ssh.errors import ArvSshError, NotFound, Unavailable
@@ -47,3 +52,92 @@ def engine_errors(what: str) -> Iterator[None]:
             f"{what}: the Docker engine does not answer ({error.__class__.__name__}); "
             "is dockerd running, and may this user use it?"
         ) from error
+
+
+def path_exists(client: DockerClient, container: str, path: str) -> bool:
+    """Say whether the container has something at ``path`` (API ``HEAD /containers/{id}/archive``)."""
+    with engine_errors(f"container {container}"):
+        answer = client.api.head(_url(client, f"/containers/{container}/archive"), params={"path": path})
+        if answer.status_code == 404:
+            return False
+        answer.raise_for_status()
+    return True
+
+
+def open_stream(client: DockerClient, path: str, body: dict[str, Any]) -> tuple[socket.socket, bytes]:
+    """POST ``body`` and take the connection over (API "hijacking"); return it with the bytes that came early.
+
+    The SDK's own way loses those bytes: it hands out the raw socket under a buffered reader.
+    """
+    connection = _dial(client)
+    try:
+        connection.sendall(_upgrade_request(_url(client, path), json.dumps(body).encode()))
+        early = _upgraded(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection, early
+
+
+def _url(client: DockerClient, path: str) -> str:
+    return f"{client.api.base_url}/v{client.api.api_version}{path}"
+
+
+def _dial(client: DockerClient) -> socket.socket:
+    adapter = client.api.get_adapter(client.api.base_url)
+    path = getattr(adapter, "socket_path", None)
+    if path is not None:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.connect(path)
+        return connection
+    address = urlsplit(client.api.base_url)
+    plain = socket.create_connection((address.hostname or "", address.port or 2375))
+    if address.scheme != "https":
+        return plain
+    raise ArvSshError("executing over a TLS connection to the Docker engine is not supported; use its unix socket")
+
+
+def _upgrade_request(url: str, body: bytes) -> bytes:
+    http = h11.Connection(h11.CLIENT)
+    target = urlsplit(url).path
+    headers = [
+        ("Host", "docker"),
+        ("Connection", "Upgrade"),
+        ("Upgrade", "tcp"),
+        ("Content-Type", "application/json"),
+        ("Content-Length", str(len(body))),
+    ]
+    request = h11.Request(method="POST", target=target, headers=headers)
+    return b"".join(http.send(part) or b"" for part in (request, h11.Data(data=body), h11.EndOfMessage()))
+
+
+def _upgraded(connection: socket.socket) -> bytes:
+    """Read the engine's answer: a 101 (or, from old engines, a 200 without a length) and what follows it."""
+    http = h11.Connection(h11.CLIENT)
+    headers = [("Host", "docker"), ("Upgrade", "tcp"), ("Content-Length", "0")]
+    http.send(h11.Request(method="POST", target="/", headers=headers))
+    http.send(h11.EndOfMessage())
+    while True:
+        event = http.next_event()
+        if event is h11.NEED_DATA:
+            http.receive_data(connection.recv(65536))
+        elif isinstance(event, h11.InformationalResponse) and event.status_code == 101:
+            return bytes(http.trailing_data[0])
+        elif isinstance(event, h11.Response):
+            raise _refusal(http, connection, event.status_code)
+        elif not isinstance(event, h11.InformationalResponse):
+            raise ArvSshError("the Docker engine closed the connection instead of starting the command")
+
+
+def _refusal(http: h11.Connection, connection: socket.socket, status: int) -> ArvSshError:
+    text = bytearray()
+    while not isinstance(event := http.next_event(), h11.EndOfMessage | h11.ConnectionClosed):
+        if event is h11.NEED_DATA:
+            http.receive_data(connection.recv(65536))
+        elif isinstance(event, h11.Data):
+            text += event.data
+    try:
+        reason = str(json.loads(text)["message"])
+    except (ValueError, KeyError, TypeError):
+        reason = f"status {status}"
+    return ArvSshError(f"the Docker engine refused to start the command: {reason}")

@@ -1,7 +1,7 @@
 """The controller's way to a gateway: dial, prove, and be proven to.
 
-Owns the connection to the address on the container's record and the check that what answers there is the gateway of that
-very container. Knows nothing of who the user is or why they may enter.
+Owns the connection to the address on the container's record and the check that what answers there is the gateway of
+that very container. Knows nothing of who the user is or why they may enter.
 """
 
 from __future__ import annotations

@@ -13,24 +13,9 @@ import uvloop
 from arv_ssh import log
 from arv_ssh.config import ClusterConfig
 from arv_ssh.controller.server import Controller
-from arv_ssh.errors import ConfigError
+from arv_ssh.listen import bind
 
 logger = logging.getLogger(__name__)
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Return a TCP socket bound to ``host:port`` (port 0: any free one), IPv4 or IPv6 by the address."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
-    listener.setblocking(False)
-    return listener
 
 
 def run(config: ClusterConfig, listen: tuple[str, int]) -> None:

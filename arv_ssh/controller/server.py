@@ -1,7 +1,7 @@
 """The controller's HTTPS server: which path goes where.
 
-Owns the routing and the life of the listening socket. Every request ends in the shell endpoint, the embedded API, or the
-health check.
+Owns the routing and the life of the listening socket. Every request ends in the shell endpoint, the embedded API, or
+the health check.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The shell endpoint: ``POST /arvados/v1/containers/{uuid}/ssh`` becomes a raw stream to the container's gateway.
 
-Owns the order of a session's beginning: policy, user, record, requests, state, gateway, mark, 101, relay. The decisions are
-:mod:`arv_ssh.access`'s, the proofs :mod:`arv_ssh.controller.gateways`'s, the records the API's.
+Owns the order of a session's beginning: policy, user, record, requests, state, gateway, mark, 101, relay. The decisions
+are :mod:`arv_ssh.access`'s, the proofs :mod:`arv_ssh.controller.gateways`'s, the records the API's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from arv_ssh import access, credentials, session_token
 from arv_ssh.api.client import ApiClient
 from arv_ssh.config import ClusterConfig
 from arv_ssh.controller import gateways
-from arv_ssh.errors import BadRequest, Unauthorized
+from arv_ssh.errors import BadGateway, BadRequest, HttpError, Unauthorized
 from arv_ssh.http_server import Request, Upgrade
 from arv_ssh.log import event
 from arv_ssh.relay import Relay
@@ -88,24 +88,34 @@ class ShellEndpoint:
         as_user = self._api.with_token(token)
         user = as_user.current_user()
         container = as_user.get("containers", uuid)
-        requests = self._root.list_all(
-            "container_requests",
-            filters=[["container_uuid", "=", uuid]],
-            select=["uuid", "modified_by_user_uuid"],
-        )
-        access.check_allowed(self._config.shell_access, user, container, requests)
+        access.check_allowed(self._config.shell_access, user, container, self._requests(uuid))
         access.check_state(container)
         return Grant(user["uuid"], container)
 
+    def _requests(self, uuid: str) -> list[dict[str, Any]]:
+        """Return all requests that the container serves, seen as root: a user may not be able to read the others'."""
+        try:
+            return self._root.list_all(
+                "container_requests",
+                filters=[["container_uuid", "=", uuid]],
+                select=["uuid", "modified_by_user_uuid"],
+            )
+        except HttpError as error:
+            raise BadGateway(f"the API did not tell whose container {uuid} is: {error}") from error
+
     def _mark(self, container: dict[str, Any]) -> None:
-        if not container.get("interactive_session_started"):
+        if container.get("interactive_session_started"):
+            return
+        try:
             self._root.update("containers", container["uuid"], {"interactive_session_started": True})
+        except HttpError as error:
+            raise BadGateway(f"container {container['uuid']} could not be marked as entered: {error}") from error
 
     def _relay(
         self, connection: gateways.GatewayConnection, session: Session, client: asyncio.Transport, early: bytes
     ) -> None:
         started = time.monotonic()
-        fields = {
+        fields: dict[str, Any] = {
             "request_id": session.request_id,
             "container_uuid": session.container_uuid,
             "user_uuid": session.user_uuid,
@@ -115,14 +125,17 @@ class ShellEndpoint:
 
         def done(relay: Relay, error: Exception | None) -> None:
             self._relays.discard(relay)
-            event(
-                logger, "session closed", **fields, seconds=round(time.monotonic() - started, 3),
-                bytes_from_client=relay.a.received, bytes_to_client=relay.b.received,
-                error=str(error) if error else None,
-            )  # fmt: skip
+            end: dict[str, Any] = {
+                "seconds": round(time.monotonic() - started, 3),
+                "bytes_from_client": relay.a.received,
+                "bytes_to_client": relay.b.received,
+                "error": str(error) if error else None,
+            }
+            event(logger, "session closed", **fields, **end)
 
-        relay = Relay(client, connection.transport, early_a=early, early_b=connection.early, done=done)
+        relay = Relay(client, early_a=early, early_b=connection.early, done=done)
         self._relays.add(relay)
+        relay.join(connection.transport)
 
     def close(self) -> None:
         """End all sessions and the API threads."""

@@ -66,7 +66,11 @@ class Process(ABC):
 
     @abstractmethod
     def read(self) -> tuple[Output, bytes] | None:
-        """Block for the next output; None after the end of all of it (the process has ended or closed its outputs)."""
+        """Block for the next output; None after the end of all of it (the process has ended or closed its outputs).
+
+        Raises :class:`arv_ssh.errors.ArvSshError` when output was lost, :class:`StartFailed` when the runtime learns
+        only now that the process never started.
+        """
 
     @abstractmethod
     def write(self, data: bytes | memoryview) -> int:
@@ -85,11 +89,14 @@ class Process(ABC):
 
     @abstractmethod
     def resize(self, terminal: Terminal) -> None:
-        """Set the terminal's size; the process gets SIGWINCH. Without a terminal, do nothing."""
+        """Set the terminal's size soon, without blocking; the process gets SIGWINCH. Without a terminal, do nothing."""
 
     @abstractmethod
     def signal(self, name: str) -> None:
-        """Send a signal (RFC 4254 §6.9 name without SIG) to the foreground process group, else to the process."""
+        """Send a signal soon, without blocking: to the terminal's foreground process group, else to the process's own.
+
+        ``name`` is as in RFC 4254 §6.9, without SIG; an unknown one does nothing.
+        """
 
     @abstractmethod
     def wait(self) -> int:
@@ -104,7 +111,7 @@ class Process(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Release what this object holds, waking a blocked :meth:`read`; the process itself is not touched."""
+        """Release what this object holds, waking a blocked :meth:`read`; the process is not touched. May come twice."""
 
 
 class Runtime(ABC):

@@ -1,0 +1,60 @@
+"""Accounts of a container, from the text of its own /etc/passwd (passwd(5)). Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from arv_ssh.errors import Forbidden
+from crunch_sshd.runtimes import Account
+
+DEFAULT_SHELL = "/bin/sh"
+
+
+@dataclass(frozen=True)
+class _Entry:
+    name: str
+    uid: int
+    gid: int
+    home: str
+    shell: str
+
+
+def find(passwd: str, login_username: str, default_user: str, container: str) -> Account:
+    """Return the account of ``login_username``, or of the image's ``default_user`` (``USER[:GROUP]``, "" is root).
+
+    Raises :class:`Forbidden`, naming it, for a login name that the container does not have. A default user needs no
+    entry: images often name a bare uid.
+    """
+    entries = list(_entries(passwd))
+    if login_username:
+        entry = next((one for one in entries if one.name == login_username), None)
+        if entry is None:
+            raise Forbidden(
+                f"container {container} has no user {login_username!r}; log in as one that its /etc/passwd has, "
+                "or without a name as its default user"
+            )
+        return _account(entry, login_username)
+    name = default_user.partition(":")[0] or "0"
+    entry = next((one for one in entries if name in (one.name, str(one.uid))), None)
+    if entry is None:
+        uid = int(name) if name.isdigit() else 0
+        entry = _Entry("root" if uid == 0 else name, uid, 0, "/root" if uid == 0 else "/", "")
+    return _account(entry, "")
+
+
+def without_shell(account: Account) -> Account:
+    """Return ``account`` as one whose image has no file at its shell's path."""
+    return replace(account, shell=None)
+
+
+def _account(entry: _Entry, runtime_user: str) -> Account:
+    return Account(entry.name, entry.uid, entry.gid, entry.home or "/", entry.shell or DEFAULT_SHELL, runtime_user)
+
+
+def _entries(passwd: str) -> list[_Entry]:
+    found = []
+    for line in passwd.splitlines():
+        fields = line.split(":")
+        if len(fields) >= 7 and fields[2].isdigit() and fields[3].isdigit():
+            found.append(_Entry(fields[0], int(fields[2]), int(fields[3]), fields[5], fields[6].strip()))
+    return found

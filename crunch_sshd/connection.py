@@ -1,0 +1,138 @@
+"""One SSH connection to the gateway: its transport, the login, and the channels that are open.
+
+Owns the algorithms offered and who is let in: exactly the session that the controller proved. Knows nothing of how the
+bytes got here.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import paramiko
+from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL
+from paramiko.message import Message
+
+from arv_ssh import credentials
+from arv_ssh.host_key import private_pem
+from crunch_sshd.runtimes import Account, Runtime
+from crunch_sshd.session import Session
+from crunch_sshd.transport import (
+    OPEN_RESOURCE_SHORTAGE,
+    OPEN_UNKNOWN_TYPE,
+    ChannelOpen,
+    GatewayChannel,
+    GatewayServer,
+    GatewayTransport,
+)
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_USER = "_"
+"""The SSH user name that stands for the image's default user."""
+MAX_SESSIONS = 10
+"""Session channels open at once on one connection, as sshd's MaxSessions."""
+
+# ssh-audit marks none of these; each list is in order of preference, fastest first.
+KEX = ("mlkem768x25519-sha256", "curve25519-sha256", "curve25519-sha256@libssh.org")
+CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes256-ctr", "aes128-ctr")
+MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com")
+
+
+@dataclass(frozen=True)
+class Login:
+    """Who the controller proved: the login name ("" is the default user), the account it is, the session's password.
+
+    ``user_credential`` is "" where the session was not signed: then no password is right.
+    """
+
+    login_username: str
+    account: Account
+    user_credential: str
+    detach_keys: str
+    request_id: str
+
+
+class Connection(GatewayServer):
+    """The server side of one SSH connection, in a thread of its own until the client goes away."""
+
+    def __init__(
+        self, sock: socket.socket, secret: str, login: Login, runtime: Runtime, ended: Callable[[Connection], None]
+    ) -> None:
+        self._login = login
+        self._runtime = runtime
+        self._ended = ended
+        self._lock = threading.Lock()
+        self._sessions: set[Session] = set()
+        self._transport = _transport(sock, secret)
+
+    def start(self) -> None:
+        """Begin the SSH handshake; returns at once."""
+        self._transport.start_server(event=threading.Event(), server=self)
+
+    def close(self) -> None:
+        """End the connection and everything its sessions run."""
+        self._transport.close()
+
+    @property
+    def authenticated(self) -> bool:
+        """Say whether the client has logged in."""
+        return self._transport.is_authenticated()
+
+    def transport_ended(self) -> None:
+        self._ended(self)
+
+    # Login (RFC 4252). The transport thread calls these.
+
+    def get_allowed_auths(self, username: str) -> str:
+        return "none,password"
+
+    def check_auth_none(self, username: str) -> int:
+        return AUTH_SUCCESSFUL if self._is_user(username) else AUTH_FAILED
+
+    def check_auth_password(self, username: str, password: str) -> int:
+        expected = self._login.user_credential
+        known = bool(expected) and isinstance(password, str) and credentials.matches(password, expected)
+        return AUTH_SUCCESSFUL if known and self._is_user(username) else AUTH_FAILED
+
+    def _is_user(self, username: str) -> bool:
+        return username == (self._login.login_username or DEFAULT_USER)
+
+    # Channels (RFC 4254 §5.1).
+
+    def open_channel(self, wish: ChannelOpen) -> None:
+        if wish.kind != "session":
+            wish.refuse(OPEN_UNKNOWN_TYPE, f"the channel type {wish.kind} is not supported")
+        elif len(self._sessions) >= MAX_SESSIONS:
+            wish.refuse(OPEN_RESOURCE_SHORTAGE, f"this connection has {MAX_SESSIONS} sessions open, its limit")
+        else:
+            wish.accept(self._new_session)
+
+    def _new_session(self, channel: GatewayChannel) -> Session:
+        session = Session(channel, self._login.account, self._runtime, self._session_over)
+        with self._lock:
+            self._sessions.add(session)
+        return session
+
+    def _session_over(self, session: Session) -> None:
+        with self._lock:
+            self._sessions.discard(session)
+
+    def global_request(self, kind: str, message: Message, reply: Callable[[bool, tuple[int, ...]], None]) -> None:
+        # keepalive@openssh.com wants an answer, and a failure is one (sshd answers it so too).
+        reply(False, ())
+
+
+def _transport(sock: socket.socket, secret: str) -> GatewayTransport:
+    transport = GatewayTransport(sock)
+    transport.local_version = "SSH-2.0-arv-ssh"
+    transport.add_server_key(paramiko.Ed25519Key(file_obj=io.StringIO(private_pem(secret))))
+    options = transport.get_security_options()
+    options.kex = [name for name in KEX if name in transport._kex_info]  # an older cryptography has no ML-KEM
+    options.ciphers = CIPHERS
+    options.digests = MACS
+    return transport

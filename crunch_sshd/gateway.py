@@ -1,0 +1,131 @@
+"""The gateway of one container: its listening socket, its event loop's thread, its open connections.
+
+Owns the hand-over from the front's event loop (TLS ends there) to a plain socketpair, whose other end is an SSH
+connection in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+from typing import Any
+
+import uvloop
+
+from arv_ssh.http_server import HttpConnection
+from arv_ssh.listen import bind
+from arv_ssh.log import event
+from arv_ssh.relay import Relay
+from arv_ssh.tls_transport import TlsLayer
+from crunch_sshd import certificate
+from crunch_sshd.connection import Connection, Login
+from crunch_sshd.front import Front, Identity
+from crunch_sshd.runtimes import Runtime
+
+logger = logging.getLogger(__name__)
+
+LOGIN_GRACE = 30.0
+"""Seconds for the SSH handshake and login after the 101; the controller's proof is no reason to wait longer."""
+SOCKET_BUFFER = 1024 * 1024
+"""Bytes of kernel buffer on each end of the socketpair: it decouples the event loop from the SSH thread."""
+
+
+class Gateway:
+    """Serves SSH sessions into one container until :meth:`stop`.
+
+    ``port`` 0 takes a free one. ``advertise`` is the host to record where it differs from the one bound (0.0.0.0).
+    """
+
+    def __init__(
+        self,
+        *,
+        container_uuid: str,
+        secret: str,
+        runtime: Runtime,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        advertise: str | None = None,
+        accept_unsigned_sessions: bool = False,
+    ) -> None:
+        self._container_uuid = container_uuid
+        self._secret = secret
+        self._runtime = runtime
+        self._listen_on = (host, port)
+        self._advertise = advertise or host
+        self._accept_unsigned = accept_unsigned_sessions
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)
+        self._connections: set[Connection] = set()
+        self._lock = threading.Lock()
+        self._server: asyncio.AbstractServer | None = None
+
+    def start(self) -> str:
+        """Begin to serve; return the address "host:port" to record. Raises :class:`ConfigError` when it cannot bind."""
+        listener = bind(*self._listen_on)
+        host = f"[{self._advertise}]" if ":" in self._advertise else self._advertise
+        address = f"{host}:{listener.getsockname()[1]}"
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._serve(listener, address), self._loop).result()
+        event(logger, "gateway is listening", container_uuid=self._container_uuid, gateway_address=address)
+        return address
+
+    async def _serve(self, listener: socket.socket, address: str) -> None:
+        context, der = certificate.fresh()
+        identity = Identity(self._container_uuid, self._secret, der, address)
+        front = Front(identity, self._runtime, accept_unsigned=self._accept_unsigned, opened=self._opened)
+        self._server = await self._loop.create_server(
+            lambda: TlsLayer(context, HttpConnection(front.handle), server_side=True), sock=listener
+        )
+
+    def _opened(self, transport: asyncio.Transport, early: bytes, login: Login) -> None:
+        """Join a proven session's connection to an SSH server of its own. Event loop."""
+        outside, inside = socket.socketpair()
+        for end in (outside, inside):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+        connection = Connection(inside, self._secret, login, self._runtime, self._ended)
+        with self._lock:
+            self._connections.add(connection)
+        connection.start()
+        fields: dict[str, Any] = {
+            "container_uuid": self._container_uuid,
+            "request_id": login.request_id,
+            "login_username": login.login_username,
+        }
+        event(logger, "session opened", **fields)
+
+        def done(relay: Relay, error: Exception | None) -> None:
+            event(logger, "session closed", **fields, error=str(error) if error else None)
+
+        relay = Relay(transport, early_a=early, done=done)
+        self._loop.create_task(self._join(relay, outside))
+        self._loop.call_later(LOGIN_GRACE, self._check_login, connection)
+
+    async def _join(self, relay: Relay, outside: socket.socket) -> None:
+        await self._loop.create_connection(lambda: relay.b, sock=outside)
+
+    def _check_login(self, connection: Connection) -> None:
+        if not connection.authenticated:
+            connection.close()
+
+    def _ended(self, connection: Connection) -> None:
+        with self._lock:
+            self._connections.discard(connection)
+
+    def stop(self) -> None:
+        """Stop serving and end every session, with what it runs. May be called twice."""
+        if not self._thread.is_alive():
+            return
+        with self._lock:
+            connections = list(self._connections)
+        for connection in connections:
+            connection.close()
+        self._loop.call_soon_threadsafe(self._stop)
+        self._thread.join()
+
+    def _stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        self._loop.stop()
+

@@ -1,0 +1,342 @@
+"""The Docker runtime: executes through the engine's API, as ``docker exec`` does.
+
+Owns what is Docker's own: exec create, start, inspect and resize, the stream with its frames, and reading files of the
+container. Works wherever the engine's socket does; sends signals itself where it may, else through the container's
+shell.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import select
+import socket
+import struct
+import tarfile
+import threading
+import time
+from collections import deque
+from typing import Any
+
+from arv_ssh.errors import ArvSshError, NotFound
+from crunch_sshd import accounts, process_session
+from crunch_sshd.docker_engine import DockerClient, engine_errors, open_stream, path_exists
+from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, StartFailed, Terminal
+
+logger = logging.getLogger(__name__)
+
+READ_SIZE = 256 * 1024
+HANG_UP_STEP = 2.0
+"""Seconds between SIGHUP, SIGTERM and SIGKILL."""
+POLL_FIRST, POLL_LONGEST = 0.005, 0.25
+"""Seconds between looks at an exec whose stream has ended, doubling from the first to the longest."""
+NEVER_TYPED = ",".join(["ctrl-^", "ctrl-_"] * 8)
+"""A detach sequence that nobody types. Docker has no "off": empty means its default, which would eat Ctrl-P."""
+BOOTSTRAP = 'stty rows "$1" cols "$2" 2>/dev/null; shift 2; exec "$@"'
+"""Sets the size before the program's first look at it. Engines before API 1.42 can only resize a running exec."""
+CONSOLE_SIZE_API = (1, 42)
+"""The API version whose exec create takes ``ConsoleSize``."""
+_FRAME = struct.Struct(">BxxxL")
+
+
+class DockerRuntime(Runtime):
+    """Executes in the container ``container_id`` (or name) of the engine behind ``client``."""
+
+    def __init__(self, client: DockerClient, container_id: str) -> None:
+        self._client = client
+        self._name = container_id
+        with engine_errors(f"container {container_id}"):
+            self._container: str = client.api.inspect_container(container_id)["Id"]
+
+    def account(self, login_username: str) -> Account:
+        with engine_errors(f"container {self._name}"):
+            config = self._client.api.inspect_container(self._container)["Config"]
+        passwd = self._read_file("/etc/passwd")
+        account = accounts.find(passwd, login_username, config.get("User") or "", self._name)
+        exists = path_exists(self._client, self._container, account.shell or "")
+        return account if exists else accounts.without_shell(account)
+
+    def _read_file(self, path: str) -> str:
+        """Return a small file of the container, or "" where it has none."""
+        try:
+            with engine_errors(path):
+                chunks, _ = self._client.api.get_archive(self._container, path)
+                archive = io.BytesIO(b"".join(chunks))
+        except NotFound:
+            return ""
+        with tarfile.open(fileobj=archive) as tar:
+            member = tar.next()
+            content = tar.extractfile(member) if member is not None and member.isreg() else None
+            return content.read().decode("utf-8", "replace") if content else ""
+
+    def start(self, command: Command) -> Process:
+        terminal = command.terminal
+        argv = list(command.argv)
+        if terminal is not None and path_exists(self._client, self._container, "/bin/sh"):
+            argv = ["/bin/sh", "-c", BOOTSTRAP, "sh", str(terminal.rows), str(terminal.columns), *argv]
+        with engine_errors(f"container {self._container}"):
+            created = self._client.api.exec_create(
+                self._container,
+                argv,
+                stdin=True,
+                tty=terminal is not None,
+                environment=command.environment,
+                user=command.account.runtime_user,
+                workdir=command.directory,
+                detach_keys=NEVER_TYPED,
+            )
+            body = {"Detach": False, "Tty": terminal is not None}
+            stream, early = open_stream(self._client, f"/exec/{created['Id']}/start", body)
+        process = DockerProcess(self._client, self._container, created["Id"], stream, early, terminal)
+        if terminal is not None:
+            process.resize(terminal)
+        return process
+
+
+class DockerProcess(Process):
+    """One exec of the engine and its hijacked stream."""
+
+    def __init__(
+        self,
+        client: DockerClient,
+        container_id: str,
+        exec_id: str,
+        stream: socket.socket,
+        early: bytes,
+        terminal: Terminal | None,
+    ) -> None:
+        self._client = client
+        self._container = container_id
+        self._exec = exec_id
+        self._stream = stream
+        self._buffer = bytearray(early)
+        self._tty = terminal is not None
+        self._controls = _Controls()
+        self._heard = False
+        self._closed = threading.Event()
+
+    # Output.
+
+    def read(self) -> tuple[Output, bytes] | None:
+        output = self._next_output()
+        if output is not None and not self._heard:
+            self._heard = True
+            self._raise_if_never_started(output[1])
+        return output
+
+    def _next_output(self) -> tuple[Output, bytes] | None:
+        if self._tty:
+            if not self._buffer and not self._receive():
+                return None
+            data, self._buffer = bytes(self._buffer), bytearray()
+            return Output.STDOUT, data
+        if not self._fill(_FRAME.size):
+            return None
+        kind, size = _FRAME.unpack_from(self._buffer)
+        if not self._fill(_FRAME.size + size):
+            return None
+        data = bytes(memoryview(self._buffer)[_FRAME.size : _FRAME.size + size])
+        del self._buffer[: _FRAME.size + size]
+        return (Output.STDERR if kind == 2 else Output.STDOUT), data
+
+    def _fill(self, size: int) -> bool:
+        """Read until ``size`` bytes are buffered; False at the stream's end."""
+        while len(self._buffer) < size:
+            if not self._receive():
+                if self._buffer and not self._closed.is_set():
+                    raise ArvSshError("the Docker engine cut the output short; the command may still run")
+                return False
+        return True
+
+    def _receive(self) -> bool:
+        try:
+            data = self._stream.recv(READ_SIZE)
+        except OSError as error:
+            if self._closed.is_set():
+                return False
+            raise ArvSshError(f"the connection to the Docker engine was lost ({error.strerror or error})") from error
+        self._buffer += data
+        return bool(data)
+
+    def _raise_if_never_started(self, text: bytes) -> None:
+        """The engine reports a failed start as output; tell it from a program's by the exec never having had a pid."""
+        if not text.startswith((b"OCI runtime exec failed", b"cannot exec", b"failed to create")):
+            return
+        state = self._inspect()
+        if not state["Running"] and not state.get("Pid"):
+            reason = text.decode("utf-8", "replace").strip().removeprefix("OCI runtime exec failed: exec failed: ")
+            raise StartFailed(_start_sentence(reason), state["ExitCode"] or 126)
+
+    # Input.
+
+    def write(self, data: bytes | memoryview) -> int:
+        try:
+            return self._stream.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise BrokenPipeError(error.errno, "the process takes no more input") from error
+
+    def wait_writable(self, timeout: float) -> bool:
+        poll = select.poll()
+        try:
+            poll.register(self._stream, select.POLLOUT)
+        except ValueError:
+            return True  # closed: write will say so
+        return bool(poll.poll(timeout * 1000))
+
+    def close_stdin(self) -> None:
+        if self._tty:
+            return  # a terminal has one end for both directions; sshd leaves it open too
+        try:
+            self._stream.shutdown(socket.SHUT_WR)
+        except OSError:
+            logger.debug("the process ended before its stdin was closed")
+
+    # Control.
+
+    def resize(self, terminal: Terminal) -> None:
+        if self._tty:
+            self._controls.put(lambda: self._resize(terminal))
+
+    def _resize(self, terminal: Terminal) -> None:
+        if not terminal.rows or not terminal.columns or self._pid() is None:
+            return
+        try:
+            with engine_errors("the terminal's size"):
+                self._client.api.exec_resize(self._exec, height=terminal.rows, width=terminal.columns)
+        except ArvSshError as error:
+            logger.debug("%s", error)  # the program ended meanwhile; its output says so
+
+    def signal(self, name: str) -> None:
+        number = process_session.NAMES.get(name)
+        if number is not None:
+            self._controls.put(lambda: self._signal_foreground(number))
+
+    def _signal_foreground(self, number: int) -> None:
+        pid = self._pid()
+        group = process_session.foreground_group(pid) if pid is not None else None
+        if group is not None:
+            self._kill([-group], number)
+
+    # The end.
+
+    def wait(self) -> int:
+        state = self._inspect()
+        pause = POLL_FIRST
+        while state["Running"]:
+            if self._closed.wait(pause):
+                break
+            pause = min(2 * pause, POLL_LONGEST)
+            state = self._inspect()
+        if state["ExitCode"] is None:
+            raise ArvSshError("the session was ended before its program")
+        return int(state["ExitCode"])
+
+    def hang_up(self) -> None:
+        leader = self._pid()
+        if leader is None:
+            return
+        for number in ("HUP", "TERM", "KILL"):
+            found = self._members(leader)
+            if not found:
+                return
+            self._kill([one.pid for one in found], process_session.NAMES[number])
+            self._wait_until_gone(leader, HANG_UP_STEP)
+
+    def _members(self, leader: int) -> list[process_session.Stat]:
+        return process_session.members(leader, self._container)
+
+    def _wait_until_gone(self, leader: int, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline and self._members(leader):
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        self._closed.set()
+        self._controls.close()
+        try:
+            self._stream.shutdown(socket.SHUT_RDWR)  # wakes a reader; close alone would not
+        except OSError:
+            pass  # the engine was faster
+        self._stream.close()
+
+    def _inspect(self) -> dict[str, Any]:
+        with engine_errors("the command's state"):
+            state: dict[str, Any] = self._client.api.exec_inspect(self._exec)
+        return state
+
+    def _pid(self) -> int | None:
+        """Return the exec's pid on the host once it has one; None when it ended before."""
+        pause = POLL_FIRST
+        while not self._closed.is_set():
+            try:
+                state = self._inspect()
+            except NotFound:
+                return None
+            if state.get("Pid"):
+                return int(state["Pid"])
+            if not state["Running"] and state["ExitCode"] is not None:
+                return None
+            time.sleep(pause)
+            pause = min(2 * pause, POLL_LONGEST)
+        return None
+
+    def _kill(self, pids: list[int], number: int) -> None:
+        for pid in pids:
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+            except PermissionError:
+                self._kill_inside(pids, number)
+                return
+
+    def _kill_inside(self, pids: list[int], number: int) -> None:
+        """Send the signal with the container's own shell, as its root: this gateway itself is not root."""
+        inside = [process_session.pid_inside(abs(pid)) for pid in pids]
+        words = [f"-{one}" if pid < 0 else f"{one}" for pid, one in zip(pids, inside, strict=True) if one]
+        script = f"kill -{number} -- {' '.join(words)}"
+        with engine_errors("ending the session's processes"):
+            created = self._client.api.exec_create(self._container, ["/bin/sh", "-c", script], user="0")
+            self._client.api.exec_start(created["Id"])
+
+
+def _start_sentence(reason: str) -> str:
+    """Return the engine's reason for a failed start in a shell's words."""
+    words = reason.removeprefix("unable to start container process: ").removesuffix(": unknown")
+    return words.removeprefix("exec: ").replace('"', "")
+
+
+class _Controls:
+    """Calls that must not be made on the transport thread, made one after the other in a thread of their own."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._calls: deque[Any] = deque()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def put(self, call: Any) -> None:
+        with self._changed:
+            if self._closed:
+                return
+            self._calls.append(call)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="controls", daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._calls.clear()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                if not self._calls:
+                    self._thread = None
+                    return
+                call = self._calls.popleft()
+            call()

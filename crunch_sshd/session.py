@@ -1,0 +1,215 @@
+"""A session channel (RFC 4254 §6): its requests on the transport thread, its program in a thread of its own.
+
+Owns what sshd does between ``pty-req`` and ``exit-status``. Knows the container only as a :class:`Runtime`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+from paramiko.message import Message
+
+from arv_ssh.errors import ArvSshError
+from crunch_sshd import commands
+from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, StartFailed, Terminal
+from crunch_sshd.stdin import Stdin
+from crunch_sshd.transport import GatewayChannel
+
+logger = logging.getLogger(__name__)
+
+ACCEPTED_ENVIRONMENT = ("LANG", "LC_*")
+"""Variables a client may set, as Debian's sshd_config has it; others are refused quietly."""
+LOST = 255
+"""The exit status when the output was cut: what ssh itself uses for a lost connection, and never 0."""
+
+
+class Session:
+    """One session channel. The methods of the channel's handler run on the transport thread."""
+
+    def __init__(
+        self, channel: GatewayChannel, account: Account, runtime: Runtime, over: Callable[[Session], None]
+    ) -> None:
+        self._channel = channel
+        self._account = account
+        self._runtime = runtime
+        self._over = over
+        self._environment: dict[str, str] = {}
+        self._terminal: Terminal | None = None
+        self._command: Command | None = None
+        self._refusal: StartFailed | None = None
+        self._started = False
+        self._gone = threading.Event()
+        self._lock = threading.Lock()
+        self._process: Process | None = None
+        self._stdin = Stdin(channel)
+        self._requests: dict[str, Callable[[Message], bool]] = {
+            "pty-req": self._pty_req,
+            "env": self._env,
+            "shell": self._shell,
+            "exec": self._exec,
+            "window-change": self._window_change,
+            "signal": self._signal,
+        }
+
+    # The channel's handler.
+
+    def data_received(self, data: bytes) -> None:
+        self._stdin.data_received(data)
+
+    def eof_received(self) -> None:
+        self._stdin.eof_received()
+
+    def request(self, kind: str, message: Message) -> bool:
+        known = self._requests.get(kind)
+        return known is not None and known(message)
+
+    def replied(self) -> None:
+        # Only now, so that no output overtakes the reply to the request.
+        if (self._command or self._refusal) and not self._started:
+            self._started = True
+            threading.Thread(target=self._run, name="session", daemon=True).start()
+
+    def closed(self) -> None:
+        if self._gone.is_set():
+            return
+        self._gone.set()
+        self._stdin.close()
+        with self._lock:
+            process = self._process
+        if process is not None:
+            # Not a daemon: when the gateway itself is told to end, it still ends what its sessions run.
+            threading.Thread(target=_hang_up, args=(process,), name="hang-up", daemon=False).start()
+        if not self._started:
+            self._over(self)
+
+    # The requests.
+
+    def _pty_req(self, message: Message) -> bool:
+        if self._started or self._terminal is not None:
+            return False
+        term = _text(message)
+        self._terminal = replace(_sized(message, Terminal(term, 0, 0)), modes=message.get_binary())
+        return True
+
+    def _env(self, message: Message) -> bool:
+        name, value = _text(message), _text(message)
+        if self._started or not commands.accepted(name, ACCEPTED_ENVIRONMENT):
+            return False
+        self._environment[name] = value
+        return True
+
+    def _shell(self, message: Message) -> bool:
+        return self._program(lambda: commands.login_shell(self._account))
+
+    def _exec(self, message: Message) -> bool:
+        text = message.get_binary()
+        return self._program(lambda: commands.shell_command(self._account, text))
+
+    def _program(self, arguments: Callable[[], list[str]]) -> bool:
+        """Take the channel's one program (RFC 4254 §6.5); a second is refused."""
+        if self._started:
+            return False
+        try:
+            self._command = Command(
+                argv=arguments(),
+                account=self._account,
+                environment=commands.environment(self._account, self._terminal, self._environment),
+                terminal=self._terminal,
+            )
+        except StartFailed as refusal:
+            self._refusal = refusal
+        return True
+
+    def _window_change(self, message: Message) -> bool:
+        if self._terminal is None:
+            return False
+        self._terminal = _sized(message, self._terminal)
+        with self._lock:
+            process = self._process
+        if process is not None:
+            process.resize(self._terminal)
+        return True
+
+    def _signal(self, message: Message) -> bool:
+        with self._lock:
+            process = self._process
+        if process is None:
+            return False
+        process.signal(_text(message))
+        return True
+
+    # The program's thread.
+
+    def _run(self) -> None:
+        try:
+            status = self._execute()
+            self._finish(status)
+        except OSError:
+            pass  # the channel is closed: the client is gone, and closed() has ended the program
+        finally:
+            self._stdin.close()
+            self._over(self)
+
+    def _execute(self) -> int:
+        try:
+            if self._refusal is not None:
+                raise self._refusal
+            assert self._command is not None  # noqa: S101 - replied() starts this thread with one of the two
+            return self._pump(self._runtime.start(self._command))
+        except StartFailed as error:
+            self._say(str(error))
+            return error.exit_status
+        except ArvSshError as error:
+            self._say(str(error))
+            return LOST
+
+    def _pump(self, process: Process) -> int:
+        with self._lock:
+            self._process = process
+        try:
+            return self._relay(process)
+        finally:
+            with self._lock:
+                self._process = None
+            process.close()
+
+    def _relay(self, process: Process) -> int:
+        if self._gone.is_set():  # the client left while the program started
+            _hang_up(process)
+        if self._terminal is not None and self._command is not None and self._terminal != self._command.terminal:
+            process.resize(self._terminal)  # it changed while the program started
+        self._stdin.attach(process)
+        while (output := process.read()) is not None:
+            stream, data = output
+            self._channel.send_data(data, stream.value)
+        return process.wait()
+
+    def _finish(self, status: int) -> None:
+        """Send exit-status after all output, then close (RFC 4254 §6.10)."""
+        if self._gone.is_set():
+            return
+        self._gone.set()  # the program has ended by itself: what it left running is its own affair, as with sshd
+        self._channel.shutdown_write()
+        self._channel.send_request("exit-status", status)
+        self._channel.close()
+
+    def _say(self, sentence: str) -> None:
+        self._channel.send_data(f"arv-ssh: {sentence}\r\n".encode(), Output.STDERR.value)
+
+
+def _hang_up(process: Process) -> None:
+    process.hang_up()
+    process.close()
+
+
+def _sized(message: Message, terminal: Terminal) -> Terminal:
+    """Return ``terminal`` with the four sizes that come next in ``message`` (RFC 4254 §6.2 and §6.7)."""
+    columns, rows, width_px, height_px = (message.get_int() for _ in range(4))
+    return replace(terminal, columns=columns, rows=rows, width_px=width_px, height_px=height_px)
+
+
+def _text(message: Message) -> str:
+    return message.get_binary().decode("utf-8", "replace")
