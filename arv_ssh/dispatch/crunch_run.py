@@ -1,0 +1,88 @@
+"""Starting ``crunch-run`` for one container.
+
+Owns the child's command line, environment, descriptors and log file. The container's secret goes through a pipe
+(``fd:N``), so no argument list and no environment ever shows it; the API token is the container's own. Decides nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from arv_ssh import credentials
+from arv_ssh.errors import ArvSshError, ConfigError
+from arv_ssh.process_lock import ProcessLock
+
+_PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "DOCKER_HOST", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY", "SSL_CERT_FILE")
+"""Of the dispatcher's own environment, what crunch-run gets to see."""
+
+
+@dataclass(frozen=True)
+class CrunchRun:
+    """How to start it. ``log_dir`` gets one directory a container: crunch-run.txt, stdout.txt, stderr.txt."""
+
+    program: Path
+    system_root_token: str = field(repr=False)
+    api_host: str
+    api_insecure: bool
+    log_dir: Path
+
+    def check(self) -> None:
+        """Raise :class:`ConfigError` when the program cannot be executed."""
+        if not os.access(self.program, os.X_OK):
+            raise ConfigError(f"cannot execute {self.program}; name the crunch-run program with --crunch-run")
+
+    def start(self, lock: ProcessLock, uuid: str, token: str) -> subprocess.Popen[bytes]:
+        """Start crunch-run for a container that is locked for us; it survives this process and holds ``lock``."""
+        secret = credentials.container_secret(self.system_root_token, uuid)
+        reader, writer = os.pipe()
+        with open(writer, "wb") as pipe, open(reader, "rb"):
+            pipe.write(secret.encode())  # 64 bytes: a pipe takes them at once
+            pipe.flush()
+            arguments = ["--gateway-auth-secret", f"fd:{reader}", "--log-dir", str(self._log(uuid).parent), uuid]
+            return self._spawn(lock, uuid, arguments, self._environment(token), (reader,))
+
+    def clean_up(self, lock: ProcessLock, uuid: str) -> subprocess.Popen[bytes]:
+        """Start the removal of what a dead crunch-run left behind."""
+        return self._spawn(lock, uuid, ["--clean-up", uuid], self._environment(None), ())
+
+    def _spawn(
+        self,
+        lock: ProcessLock,
+        uuid: str,
+        arguments: list[str],
+        environment: Mapping[str, str],
+        pass_fds: tuple[int, ...],
+    ) -> subprocess.Popen[bytes]:
+        try:
+            with self._log(uuid).open("ab") as log_file:
+                child = subprocess.Popen(  # noqa: S603 - the program is the administrator's own choice
+                    [str(self.program), *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log_file,
+                    stderr=log_file,
+                    env=dict(environment),
+                    cwd="/",
+                    pass_fds=(lock.descriptor, *pass_fds),
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise ArvSshError(f"cannot start {self.program} for container {uuid}: {error.strerror or error}") from error
+        lock.hand_over(child.pid)
+        return child
+
+    def _log(self, uuid: str) -> Path:
+        directory = self.log_dir / uuid
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return directory / "crunch-run.txt"
+
+    def _environment(self, token: str | None) -> dict[str, str]:
+        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        if token is not None:
+            environment |= {"ARVADOS_API_HOST": self.api_host, "ARVADOS_API_TOKEN": token}
+            if self.api_insecure:
+                environment["ARVADOS_API_HOST_INSECURE"] = "1"
+        return environment

@@ -1,0 +1,73 @@
+"""The container record as crunch-run sees it: read once, updated with patience.
+
+Owns the rule of what is safe to send again: an update says what the record shall be, so doing it twice is harmless, and
+a refusal after a lost answer is checked against the record. Knows nothing of Docker.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from arv_ssh import log
+from arv_ssh.api.client import ApiClient
+from arv_ssh.errors import BadGateway, GatewayTimeout, Unavailable, Unprocessable
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 300.0
+"""Seconds an update is tried for: longer than a controller's restart; a container's exit status is worth the wait."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
+_PASSING = (BadGateway, GatewayTimeout, Unavailable)
+
+
+class ContainerRecord:
+    """One container's record, reached with the container's own token.
+
+    ``pause`` waits for some seconds and returns False when there is no point in going on (a signal came).
+    """
+
+    def __init__(self, api: ApiClient, uuid: str, pause: Callable[[float], bool]) -> None:
+        self._api = api
+        self._uuid = uuid
+        self._pause = pause
+
+    def get(self) -> dict[str, Any]:
+        """Return the record as it is now."""
+        return self._patiently(lambda: self._api.get("containers", self._uuid), "read", PATIENCE)
+
+    def update(self, attributes: dict[str, Any], patience: float = PATIENCE) -> None:
+        """Set ``attributes``, trying again for ``patience`` seconds while the API is away; raise the API's refusal."""
+        answers = 0
+
+        def attempt() -> dict[str, Any]:
+            nonlocal answers
+            answers += 1
+            try:
+                return self._api.update("containers", self._uuid, attributes)
+            except Unprocessable:
+                # The first try may have been done and only its answer lost.
+                if answers > 1 and self._shows(attributes):
+                    return {}
+                raise
+
+        self._patiently(attempt, "update", patience)
+
+    def _shows(self, attributes: dict[str, Any]) -> bool:
+        record = self._api.get("containers", self._uuid)
+        return all(record.get(name) == value for name, value in attributes.items())
+
+    def _patiently(self, call: Callable[[], dict[str, Any]], verb: str, patience: float) -> dict[str, Any]:
+        deadline = time.monotonic() + patience
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return call()
+            except _PASSING as error:
+                if time.monotonic() + pause > deadline or not self._pause(pause):
+                    raise
+                log.event(logger, f"cannot {verb} the record, trying again", level=logging.WARNING, error=str(error))
+            pause = min(2 * pause, _LONGEST_PAUSE)
