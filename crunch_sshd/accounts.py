@@ -47,6 +47,21 @@ def without_shell(account: Account) -> Account:
     return replace(account, shell=None)
 
 
+def with_ids(account: Account, uid: int, gid: int, groups: tuple[int, ...]) -> Account:
+    """Return ``account`` with the numbers that its processes get."""
+    return replace(account, uid=uid, gid=gid, groups=groups)
+
+
+def groups(group_file: str, account: Account) -> tuple[int, ...]:
+    """Return the account's groups by the text of /etc/group (group(5)): its own, then those that name it."""
+    found = [account.gid]
+    for line in group_file.splitlines():
+        fields = line.split(":")
+        if len(fields) >= 4 and fields[2].isdigit() and account.name in fields[3].split(","):
+            found.append(int(fields[2]))
+    return tuple(dict.fromkeys(found))
+
+
 def _account(entry: _Entry, runtime_user: str) -> Account:
     return Account(entry.name, entry.uid, entry.gid, entry.home or "/", entry.shell or DEFAULT_SHELL, runtime_user)
 

@@ -1,13 +1,15 @@
 """The processes of one exec, found on the host by their session id, and how they are ended.
 
-Owns reading /proc. An exec's first process is the leader of a session of its own (both runc and crun call setsid(2)),
-so what it started carries its pid as session id, unless it left with setsid itself.
+Owns reading /proc, and the order of signals. An exec's first process is the leader of a session of its own (both runc
+and crun call setsid(2)), so what it started carries its pid as session id, unless it left with setsid itself.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,10 @@ NAMES = {name: getattr(signal, f"SIG{name}") for name in (
     "ABRT", "ALRM", "FPE", "HUP", "ILL", "INT", "KILL", "PIPE", "QUIT", "SEGV", "TERM", "USR1", "USR2",
 )}  # fmt: skip
 """The signals of RFC 4254 §6.10 by their names there."""
+HANG_UP_STEP = 2.0
+"""Seconds between SIGHUP, SIGTERM and SIGKILL."""
+HANG_UP_LOOK = 0.05
+"""Seconds between looks whether all are gone."""
 
 
 @dataclass(frozen=True)
@@ -75,3 +81,24 @@ def foreground_group(leader: int) -> int | None:
     if facts is None:
         return None
     return facts.foreground_group if facts.foreground_group > 0 else facts.process_group
+
+
+def kill(pids: list[int], number: int) -> None:
+    """Send a signal to processes, and to process groups given as negative numbers; one that is gone is no failure."""
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+
+
+def hang_up(leader: int, container_id: str, send: Callable[[list[int], int], None]) -> None:
+    """End a session's processes: SIGHUP, then SIGTERM, then SIGKILL, :data:`HANG_UP_STEP` apart, by ``send``."""
+    for name in ("HUP", "TERM", "KILL"):
+        found = members(leader, container_id)
+        if not found:
+            return
+        send([one.pid for one in found], NAMES[name])
+        deadline = time.monotonic() + HANG_UP_STEP
+        while time.monotonic() < deadline and members(leader, container_id):
+            time.sleep(HANG_UP_LOOK)

@@ -24,7 +24,7 @@ class Account:
     """A user inside the container: one line of its /etc/passwd, or the image's default user.
 
     ``runtime_user`` is what the runtime is told ("" leaves the image's default); ``shell`` is None when the image
-    has no file at the path its passwd names.
+    has no file at the path its passwd names. ``groups`` are for runtimes that set the supplementary groups themselves.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Account:
     home: str
     shell: str | None
     runtime_user: str
+    groups: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import select
 import socket
 import struct
@@ -22,13 +21,12 @@ from typing import Any
 from arv_ssh.errors import ArvSshError, NotFound
 from crunch_sshd import accounts, process_session
 from crunch_sshd.docker_engine import DockerClient, engine_errors, open_stream, path_exists
-from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, StartFailed, Terminal
+from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, Terminal
+from crunch_sshd.runtimes.start_failure import start_failed
 
 logger = logging.getLogger(__name__)
 
 READ_SIZE = 256 * 1024
-HANG_UP_STEP = 2.0
-"""Seconds between SIGHUP, SIGTERM and SIGKILL."""
 POLL_FIRST, POLL_LONGEST = 0.005, 0.25
 """Seconds between looks at an exec whose stream has ended, doubling from the first to the longest."""
 NEVER_TYPED = ",".join(["ctrl-^", "ctrl-_"] * 8)
@@ -165,8 +163,7 @@ class DockerProcess(Process):
             return
         state = self._inspect()
         if not state["Running"] and not state.get("Pid"):
-            reason = text.decode("utf-8", "replace").strip().removeprefix("OCI runtime exec failed: exec failed: ")
-            raise StartFailed(_start_sentence(reason), state["ExitCode"] or 126)
+            raise start_failed(text.decode("utf-8", "replace"))
 
     # Input.
 
@@ -236,22 +233,8 @@ class DockerProcess(Process):
 
     def hang_up(self) -> None:
         leader = self._pid()
-        if leader is None:
-            return
-        for number in ("HUP", "TERM", "KILL"):
-            found = self._members(leader)
-            if not found:
-                return
-            self._kill([one.pid for one in found], process_session.NAMES[number])
-            self._wait_until_gone(leader, HANG_UP_STEP)
-
-    def _members(self, leader: int) -> list[process_session.Stat]:
-        return process_session.members(leader, self._container)
-
-    def _wait_until_gone(self, leader: int, timeout: float) -> None:
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline and self._members(leader):
-            time.sleep(0.05)
+        if leader is not None:
+            process_session.hang_up(leader, self._container, self._kill)
 
     def close(self) -> None:
         self._closed.set()
@@ -284,14 +267,10 @@ class DockerProcess(Process):
         return None
 
     def _kill(self, pids: list[int], number: int) -> None:
-        for pid in pids:
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                continue
-            except PermissionError:
-                self._kill_inside(pids, number)
-                return
+        try:
+            process_session.kill(pids, number)
+        except PermissionError:
+            self._kill_inside(pids, number)
 
     def _kill_inside(self, pids: list[int], number: int) -> None:
         """Send the signal with the container's own shell, as its root: this gateway itself is not root."""
@@ -301,12 +280,6 @@ class DockerProcess(Process):
         with engine_errors("ending the session's processes"):
             created = self._client.api.exec_create(self._container, ["/bin/sh", "-c", script], user="0")
             self._client.api.exec_start(created["Id"])
-
-
-def _start_sentence(reason: str) -> str:
-    """Return the engine's reason for a failed start in a shell's words."""
-    words = reason.removeprefix("unable to start container process: ").removesuffix(": unknown")
-    return words.removeprefix("exec: ").replace('"', "")
 
 
 class _Controls:

@@ -1,0 +1,343 @@
+"""The OCI runtime itself: ``runc exec`` or ``crun exec``, without the engine in between.
+
+Owns the process description (the container's own, with the user's changes), the pipes and the terminal. It is
+faster than the engine's API: the program's output comes straight from its pipe. Needs root on the container's host.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import os
+import select
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from arv_ssh.errors import ArvSshError, Unavailable
+from crunch_sshd import accounts, container_files, process_session, terminal_modes
+from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, StartFailed, Terminal
+from crunch_sshd.runtimes.start_failure import start_failed
+
+READ_SIZE = 256 * 1024
+PIPE_SIZE = 1024 * 1024
+"""Bytes of kernel buffer in each pipe (fcntl(2) F_SETPIPE_SZ); fewer switches between the program and us."""
+START_TIMEOUT = 60.0
+"""Seconds for the runtime to start a program; on a node that swaps it takes its time."""
+STATE_ROOTS = (
+    ("runc", "/run/docker/runtime-runc/moby"),
+    ("crun", "/run/docker/runtime-crun/moby"),
+    ("runc", "/run/runc"),
+    ("crun", "/run/crun"),
+)
+"""Where Docker and Podman have the runtimes keep their state."""
+PR_SET_CHILD_SUBREAPER = 36
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def find(container_id: str) -> OciRuntime | None:
+    """Return the runtime of a container where this process may use it: as root, with the state at a known place."""
+    if os.geteuid() != 0:
+        return None
+    for name, root in STATE_ROOTS:
+        binary = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin:/sbin:/bin")
+        if binary and (Path(root) / container_id).is_dir():
+            return OciRuntime(binary, root, container_id)
+    return None
+
+
+class OciRuntime(Runtime):
+    """Executes in the container with the full id ``container_id``; the runtime ``binary`` has its state in ``root``."""
+
+    def __init__(self, binary: str, root: str, container_id: str, name: str = "") -> None:
+        self._command = [binary, "--root", root]
+        self._container = container_id
+        self._name = name or container_id
+        state = self._state()
+        self._pid: int = state["pid"]
+        config = json.loads((Path(state["bundle"]) / "config.json").read_text(encoding="utf-8"))
+        self._process: dict[str, Any] = config["process"]
+        # The exec's parent ends at once; its status comes to us only if orphans do (as containerd's shim has it).
+        _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+    def _state(self) -> dict[str, Any]:
+        found = subprocess.run(  # noqa: S603 - our own arguments
+            [*self._command, "state", self._container], capture_output=True, text=True, timeout=START_TIMEOUT
+        )
+        if found.returncode:
+            raise Unavailable(f"container {self._container} is not known to the runtime: {found.stderr.strip()}")
+        state: dict[str, Any] = json.loads(found.stdout)
+        return state
+
+    def account(self, login_username: str) -> Account:
+        passwd = container_files.read_text(self._pid, "/etc/passwd")
+        own = self._process["user"]
+        account = accounts.find(passwd, login_username, str(own["uid"]), self._name)
+        if not container_files.exists(self._pid, account.shell or ""):
+            account = accounts.without_shell(account)
+        if not login_username:
+            return accounts.with_ids(account, own["uid"], own["gid"], tuple(own.get("additionalGids") or ()))
+        groups = accounts.groups(container_files.read_text(self._pid, "/etc/group"), account)
+        return accounts.with_ids(account, account.uid, account.gid, groups)
+
+    def start(self, command: Command) -> Process:
+        with tempfile.TemporaryDirectory(prefix="arv-ssh-") as directory:
+            place = Path(directory)
+            (place / "process.json").write_text(json.dumps(self._describe(command)), encoding="utf-8")
+            if command.terminal is None:
+                return self._start_with_pipes(place)
+            return self._start_with_terminal(place, command.terminal)
+
+    def _describe(self, command: Command) -> dict[str, Any]:
+        """Return the OCI process (runtime-spec, config.md "process"): the container's own but for what exec changes."""
+        account, terminal = command.account, command.terminal
+        process = dict(self._process)
+        environment = dict(word.partition("=")[::2] for word in process.get("env") or ())
+        process["env"] = [f"{name}={value}" for name, value in (environment | command.environment).items()]
+        process["args"] = list(command.argv)
+        process["cwd"] = command.directory or process.get("cwd") or "/"
+        process["user"] = {"uid": account.uid, "gid": account.gid, "additionalGids": list(account.groups)}
+        process["terminal"] = terminal is not None
+        if terminal is not None:
+            process["consoleSize"] = {"height": terminal.rows, "width": terminal.columns}
+        if account.uid != 0:
+            # As docker exec: a user other than root has nothing beyond the bounding set.
+            process["capabilities"] = {"bounding": (process.get("capabilities") or {}).get("bounding") or []}
+        return process
+
+    def _start_with_pipes(self, place: Path) -> Process:
+        ours, theirs = [], []
+        try:
+            for reading in (True, False, False):
+                reader, writer = os.pipe()
+                fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+                theirs.append(reader if reading else writer)
+                ours.append(writer if reading else reader)
+            pid = self._exec(place, [], *theirs)
+        except BaseException:
+            for descriptor in ours:
+                os.close(descriptor)
+            raise
+        finally:
+            for descriptor in theirs:
+                os.close(descriptor)
+        return OciProcess(self._container, pid, ours[0], {ours[1]: Output.STDOUT, ours[2]: Output.STDERR}, tty=False)
+
+    def _start_with_terminal(self, place: Path, terminal: Terminal) -> Process:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, open(os.devnull, "r+b") as nothing:
+            path = str(place / "console")
+            listener.bind(path)
+            listener.listen(1)
+            listener.settimeout(START_TIMEOUT)
+            console = _Console(listener, terminal)
+            null = nothing.fileno()
+            with tempfile.TemporaryFile(dir=place) as errors:
+                try:
+                    pid = self._exec(place, ["--console-socket", path], null, null, errors.fileno())
+                except StartFailed:
+                    console.discard()
+                    raise
+            master = console.take()
+        return OciProcess(self._container, pid, master, {master: Output.STDOUT}, tty=True)
+
+    def _exec(self, place: Path, options: list[str], stdin: int, stdout: int, stderr: int) -> int:
+        log = place / "log.json"
+        arguments = [
+            *self._command, "--log", str(log), "--log-format", "json",
+            "exec", "--detach", "--process", str(place / "process.json"), "--pid-file", str(place / "pid"),
+            *options, self._container,
+        ]  # fmt: skip
+        ended = subprocess.run(  # noqa: S603 - our own arguments
+            arguments, stdin=stdin, stdout=stdout, stderr=stderr, timeout=START_TIMEOUT
+        )
+        if ended.returncode:
+            raise _start_failure(log)
+        return int((place / "pid").read_text(encoding="ascii"))
+
+
+class _Console:
+    """Waits for the terminal's master that the runtime sends (runc's docs/terminals.md), and sets its modes at once."""
+
+    def __init__(self, listener: socket.socket, terminal: Terminal) -> None:
+        self._listener = listener
+        self._terminal = terminal
+        self._master: int | None = None
+        self._thread = threading.Thread(target=self._receive, name="console", daemon=True)
+        self._thread.start()
+
+    def _receive(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            return  # the runtime failed before it had a terminal; its log says why
+        with connection:
+            _, descriptors, _, _ = socket.recv_fds(connection, 4096, 1)
+        if descriptors:
+            master = descriptors[0]
+            terminal_modes.apply(master, self._terminal.modes)
+            terminal_modes.resize(master, self._terminal)
+            self._master = master
+
+    def take(self) -> int:
+        self._thread.join()
+        if self._master is None:
+            raise ArvSshError("the container runtime gave no terminal for the session")
+        os.set_inheritable(self._master, False)
+        return self._master
+
+    def discard(self) -> None:
+        try:
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the accept
+        except OSError:
+            pass  # it was not waiting any more
+        self._thread.join()
+        if self._master is not None:
+            os.close(self._master)
+
+
+class OciProcess(Process):
+    """One program: its pid on the host, the descriptor of its input, those of its outputs."""
+
+    def __init__(self, container_id: str, pid: int, stdin: int, outputs: dict[int, Output], *, tty: bool) -> None:
+        self._container = container_id
+        self._pid = pid
+        self._tty = tty
+        self._stdin = stdin
+        self._stdin_open = True
+        self._outputs = outputs
+        self._lock = threading.Lock()
+        self._wake_reader, self._wake_writer = os.pipe()
+        self._closed = False
+        self._reading = False
+        self._poll = select.poll()
+        for descriptor in (*outputs, self._wake_reader):
+            self._poll.register(descriptor, select.POLLIN)
+        os.set_blocking(stdin, False)
+        self._status: int | None = None
+
+    def read(self) -> tuple[Output, bytes] | None:
+        with self._lock:
+            if self._closed:
+                return None
+            self._reading = True
+        try:
+            return self._next_output()
+        finally:
+            with self._lock:
+                self._reading = False
+                if self._closed:
+                    self._release()
+
+    def _next_output(self) -> tuple[Output, bytes] | None:
+        while self._outputs:
+            ready = {descriptor for descriptor, _ in self._poll.poll()}
+            if self._wake_reader in ready:
+                return None
+            for descriptor in ready:
+                data = self._read_one(descriptor)
+                if data:
+                    return self._outputs[descriptor], data
+                if data is not None:
+                    self._end_output(descriptor)
+        return None
+
+    def _read_one(self, descriptor: int) -> bytes | None:
+        try:
+            return os.read(descriptor, READ_SIZE)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""  # EIO: the last program on the terminal has ended
+
+    def _end_output(self, descriptor: int) -> None:
+        self._poll.unregister(descriptor)
+        del self._outputs[descriptor]
+        if not self._tty:  # a terminal's one descriptor is stdin's too, and closed with it
+            os.close(descriptor)
+
+    def write(self, data: bytes | memoryview) -> int:
+        with self._lock:
+            if not self._stdin_open:
+                raise BrokenPipeError("the process takes no more input")
+            try:
+                return os.write(self._stdin, data)
+            except BlockingIOError:
+                return 0
+            except OSError as error:
+                raise BrokenPipeError(error.errno, "the process takes no more input") from error
+
+    def wait_writable(self, timeout: float) -> bool:
+        with self._lock:
+            if not self._stdin_open:
+                return True  # write will say so
+            poll = select.poll()
+            poll.register(self._stdin, select.POLLOUT)
+        return bool(poll.poll(timeout * 1000))
+
+    def close_stdin(self) -> None:
+        if self._tty:
+            return  # a terminal has one end for both directions; sshd leaves it open too
+        with self._lock:
+            if self._stdin_open:
+                self._stdin_open = False
+                os.close(self._stdin)
+
+    def resize(self, terminal: Terminal) -> None:
+        with self._lock:
+            if self._tty and self._stdin_open:
+                terminal_modes.resize(self._stdin, terminal)
+
+    def signal(self, name: str) -> None:
+        number = process_session.NAMES.get(name)
+        group = process_session.foreground_group(self._pid)
+        if number is not None and group is not None and self._status is None:
+            process_session.kill([-group], number)
+
+    def wait(self) -> int:
+        if self._status is None:
+            _, status = os.waitpid(self._pid, 0)
+            code = os.waitstatus_to_exitcode(status)
+            self._status = code if code >= 0 else 128 - code
+        return self._status
+
+    def hang_up(self) -> None:
+        process_session.hang_up(self._pid, self._container, process_session.kill)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            if self._reading:
+                os.write(self._wake_writer, b"x")  # the reader lets go of the descriptors
+            else:
+                self._release()
+
+    def _release(self) -> None:
+        """Close all descriptors. Holds the lock."""
+        if self._stdin_open:
+            self._stdin_open = False
+            os.close(self._stdin)
+        for descriptor in () if self._tty else self._outputs:
+            os.close(descriptor)
+        self._outputs = {}
+        os.close(self._wake_reader)
+        os.close(self._wake_writer)
+
+
+def _start_failure(log: Path) -> StartFailed:
+    """Return what the runtime's log says, in a shell's words and with a shell's exit status."""
+    try:
+        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        lines = []
+    errors = [line["msg"] for line in lines if line.get("level") == "error"]
+    reason = str(errors[-1]) if errors else "the container runtime failed without saying why"
+    return start_failed(reason)
+
