@@ -8,10 +8,10 @@ other answer (an error with a body, perhaps chunked) goes to h11, imported only 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from arv_ssh.errors import BadGateway, HttpError, from_status
 
+TYPE_CHECKING = False  # type checkers know the name without typing, which takes 4 ms to import
 if TYPE_CHECKING:
     import h11
 
