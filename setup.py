@@ -35,7 +35,6 @@ setup(
         "test": ["pytest>=8.3,<10", "pytest-timeout>=2.3,<3", "hypothesis>=6.100,<7"],
         "dev": [
             "ruff>=0.11,<1", "mypy>=1.15,<3", "types-requests", "types-PyYAML", "types-paramiko", "types-docker",
-            "types-setproctitle",
         ],
     },
     entry_points={
