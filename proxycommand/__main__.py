@@ -40,17 +40,17 @@ def main() -> int:
 def _dispatch(argv: list[str]) -> int:
     command, rest = (argv[0], argv[1:]) if argv else ("--help", [])
     if command == "ssh-proxy":
-        from proxycommand import ssh_proxy
+        from proxycommand.ssh_proxy import run
 
-        return ssh_proxy.run(rest)
+        return run(rest)
     if command == "shell":
-        from proxycommand import shell
+        from proxycommand.shell import run
 
-        return shell.run(rest)
+        return run(rest)
     if command == "ssh-config":
-        from proxycommand import ssh_config
+        from proxycommand.ssh_config import run
 
-        return ssh_config.run(rest)
+        return run(rest)
     if command in ("--version", "version"):
         from arv_ssh import __version__
 
