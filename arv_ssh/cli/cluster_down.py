@@ -43,7 +43,7 @@ def _cancel_requests(directory: ClusterDir) -> None:
     """Take every request's priority away, so that a later ``up`` does not run what was asked for before."""
     try:
         api = root_client(directory, config.load(directory.config))
-        wanted = [["state", "=", "Committed"], ["priority", ">", 0]]
+        wanted: list[list[Any]] = [["state", "=", "Committed"], ["priority", ">", 0]]
         for request in api.list_all("container_requests", filters=wanted, select=["uuid"]):
             api.update("container_requests", request["uuid"], {"priority": 0})
     except ArvSshError as error:
