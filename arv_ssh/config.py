@@ -56,6 +56,8 @@ def load(path: Path, cluster_id: str | None = None) -> ClusterConfig:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the cluster config {path}: {error.strerror}; name it with --config") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the cluster config {path} is not UTF-8 text") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"the cluster config {path} is not valid YAML: {' '.join(str(error).split())}") from error
     clusters = document.get("Clusters") if isinstance(document, dict) else None
@@ -87,7 +89,7 @@ def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
         system_root_token=root_token,
         management_token=str(section.get("ManagementToken") or ""),
         controller_url=str(controller.get("ExternalURL") or "").rstrip("/"),
-        internal_urls=tuple(url.rstrip("/") for url in controller.get("InternalURLs") or {}),
+        internal_urls=tuple(url.rstrip("/") for url in _section(controller, "InternalURLs", f"{where}.Services.Controller")),
         tls_certificate=_file(tls, "Certificate", where),
         tls_key=_file(tls, "Key", where),
         shell_access=_shell_access(_section(containers, "ShellAccess", f"{where}.Containers"), where),
@@ -95,8 +97,8 @@ def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
         api=_url(api, f"{where}.API") if isinstance(api, str) else None,
         database=str(embedded["Database"]) if "Database" in embedded else None,
         api_insecure=_flag(tls, "Insecure", f"{where}.TLS"),
-        dispatch_poll_interval=float(local.get("PollInterval", 10.0)),
-        max_dispatch_attempts=int(containers.get("MaxDispatchAttempts", 5)),
+        dispatch_poll_interval=_positive(local, "PollInterval", 10.0, f"{where}.Containers.LocalDispatch"),
+        max_dispatch_attempts=int(_positive(containers, "MaxDispatchAttempts", 5, f"{where}.Containers")),
     )
 
 
@@ -114,6 +116,13 @@ def _flag(section: dict[str, Any], key: str, where: str) -> bool:
     if not isinstance(value, bool):
         raise ConfigError(f"{where}.{key} is {value!r}; it must be true or false")
     return value
+
+
+def _positive(section: dict[str, Any], key: str, default: float, where: str) -> float:
+    value = section.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise ConfigError(f"{where}.{key} is {value!r}; it must be a number above 0")
+    return float(value)
 
 
 def _url(value: str, where: str) -> str:
