@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from arv_ssh.errors import ArvSshError, Unavailable
-from crunch_sshd import accounts, container_files, process_session, terminal_modes
+from crunch_sshd import accounts, process_session, terminal_modes
+from crunch_sshd.host_container import HostContainer
 from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, StartFailed, Terminal
 from crunch_sshd.runtimes.start_failure import start_failed
 
@@ -60,7 +61,7 @@ class OciRuntime(Runtime):
         self._container = container_id
         self._name = name or container_id
         state = self._state()
-        self._pid: int = state["pid"]
+        self._host = HostContainer(state["pid"])
         config = json.loads((Path(state["bundle"]) / "config.json").read_text(encoding="utf-8"))
         self._process: dict[str, Any] = config["process"]
         # The exec's parent ends at once; its status comes to us only if orphans do (as containerd's shim has it).
@@ -76,14 +77,14 @@ class OciRuntime(Runtime):
         return state
 
     def account(self, login_username: str) -> Account:
-        passwd = container_files.read_text(self._pid, "/etc/passwd")
+        passwd = self._host.read_text("/etc/passwd")
         own = self._process["user"]
         account = accounts.find(passwd, login_username, str(own["uid"]), self._name)
-        if not container_files.exists(self._pid, account.shell or ""):
+        if not self._host.exists(account.shell or ""):
             account = accounts.without_shell(account)
         if not login_username:
             return accounts.with_ids(account, own["uid"], own["gid"], tuple(own.get("additionalGids") or ()))
-        groups = accounts.groups(container_files.read_text(self._pid, "/etc/group"), account)
+        groups = accounts.groups(self._host.read_text("/etc/group"), account)
         return accounts.with_ids(account, account.uid, account.gid, groups)
 
     def start(self, command: Command) -> Process:
