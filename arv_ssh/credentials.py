@@ -11,6 +11,8 @@ import hmac
 
 HOST_KEY_LABEL = b"arv-ssh host key v1"
 USER_CREDENTIAL_LABEL = b"arv-ssh user credential v1\n"
+CONTAINER_TOKEN_LABEL = "arv-ssh container token v1\n"  # noqa: S105 - a label, not a token
+TOKEN_DIGEST_LABEL = "arv-ssh token digest v1\n"  # noqa: S105
 
 
 def _hex(key: str, message: bytes) -> str:
@@ -45,6 +47,16 @@ def user_credential(secret: str, session: str) -> str:
 def host_key_seed(secret: str) -> bytes:
     """Return the 32-byte seed of the gateway's Ed25519 host key (RFC 8032 §5.1.5)."""
     return hmac.new(secret.encode(), HOST_KEY_LABEL, hashlib.sha256).digest()
+
+
+def container_token(system_root_token: str, auth_uuid: str) -> str:
+    """Return the secret part of the API token with which one crunch-run keeps its container's record."""
+    return _hex(system_root_token, (CONTAINER_TOKEN_LABEL + auth_uuid).encode())
+
+
+def token_digest(system_root_token: str, token_secret: str) -> str:
+    """Return what the embedded API stores of an API token: no use to who has the database but not the root token."""
+    return _hex(system_root_token, (TOKEN_DIGEST_LABEL + token_secret).encode())
 
 
 def matches(presented: str, expected: str) -> bool:

@@ -4,9 +4,9 @@
     ├── UsageError            the command line is wrong
     ├── ConfigError           settings or the cluster's config file are missing or wrong
     └── HttpError             an answer of section "Errors" of the wire description; carries its HTTP status
-        ├── BadRequest 400    ├── Unauthorized 401   ├── Forbidden 403       ├── NotFound 404
-        ├── ContainerEnded 410 ├── Unprocessable 422 ├── TooManySessions 429 ├── RequestTooLarge 431
-        └── BadGateway 502    ├── Unavailable 503    └── GatewayTimeout 504
+        ├── BadRequest 400       ├── Unauthorized 401   ├── Forbidden 403     ├── NotFound 404
+        ├── MethodNotAllowed 405 ├── ContainerEnded 410 ├── Unprocessable 422 ├── TooManySessions 429
+        ├── RequestTooLarge 431  ├── BadGateway 502     ├── Unavailable 503   └── GatewayTimeout 504
 
 Owns what a user sees: the message is one sentence that names the thing, its state and the next step. It never holds a
 token or a secret. This module must not know how a message reaches the user.
@@ -66,6 +66,12 @@ class NotFound(HttpError):
     status = 404
 
 
+class MethodNotAllowed(HttpError):
+    """The thing exists, and this HTTP method is not for it."""
+
+    status = 405
+
+
 class ContainerEnded(HttpError):
     """The container is Complete or Cancelled."""
 
@@ -111,8 +117,8 @@ class GatewayTimeout(HttpError):
 _BY_STATUS: dict[int, type[HttpError]] = {
     cls.status: cls
     for cls in (
-        BadRequest, Unauthorized, Forbidden, NotFound, ContainerEnded, Unprocessable, TooManySessions, RequestTooLarge,
-        BadGateway, Unavailable, GatewayTimeout,
+        BadRequest, Unauthorized, Forbidden, NotFound, MethodNotAllowed, ContainerEnded, Unprocessable,
+        TooManySessions, RequestTooLarge, BadGateway, Unavailable, GatewayTimeout,
     )
 }  # fmt: skip
 
