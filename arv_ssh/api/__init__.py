@@ -1,0 +1,1 @@
+"""The Arvados API as a client sees it."""

@@ -1,0 +1,243 @@
+"""The Arvados API as a client: records over HTTPS, or from the embedded API inside the same process.
+
+Owns the way from a call to a record, and from any failure to one of :mod:`arv_ssh.errors` with a sentence. Blocking;
+whoever has an event loop calls it from a thread. Knows nothing of what a record means.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import requests
+from requests.adapters import BaseAdapter, HTTPAdapter
+
+from arv_ssh import uuids
+from arv_ssh.errors import (
+    BadGateway,
+    ConfigError,
+    GatewayTimeout,
+    HttpError,
+    NotFound,
+    Unauthorized,
+    Unavailable,
+    from_status,
+)
+
+Record = dict[str, Any]
+Records = list[Record]
+Filters = list[list[Any]]
+Names = list[str]
+
+LONGEST_QUERY = 4000
+"""Bytes of a query string; a longer one goes into the body of a POST with _method=GET, as Arvados' own clients do."""
+PAGE = 1000
+"""Records asked for at once; Arvados' own limit is the same."""
+CONNECTIONS = 32
+"""Connections kept open to the API host: as many as threads of a controller that ask it."""
+
+
+class ApiClient:
+    """One token's view of the API at ``base_url``. Thread-safe.
+
+    ``verify`` is False, True (the system's CAs) or the path of a CA file; ``adapter`` takes the place of the network;
+    ``timeout`` is in seconds, for the connection and for each wait for bytes.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        token: str,
+        *,
+        verify: bool | str = True,
+        adapter: BaseAdapter | None = None,
+        timeout: float = 30.0,
+    ) -> None:
+        if isinstance(verify, str) and not os.path.exists(verify):
+            raise ConfigError(f"the CA file {verify} does not exist; set SSL_CERT_FILE to one that does, or unset it")
+        self._base_url = base_url.rstrip("/")
+        self._host = urlsplit(self._base_url).netloc
+        self._token = token
+        self._verify = verify
+        self._timeout = timeout
+        self._session = _session(adapter)
+
+    def with_token(self, token: str) -> ApiClient:
+        """Return a client with another token over the same connections."""
+        other = object.__new__(ApiClient)
+        other.__dict__.update(self.__dict__, _token=token)
+        return other
+
+    def current_user(self, request_id: str = "") -> Record:
+        """Return the user whose token this is."""
+        return self._call("GET", "users/current", request_id=request_id)
+
+    def get(self, resource: str, uuid: str, *, select: Names | None = None) -> Record:
+        """Return one record of ``resource`` ("containers", "container_requests", …)."""
+        return self._call("GET", _path(resource, uuid), _present(select=select))
+
+    def list(
+        self,
+        resource: str,
+        *,
+        filters: Filters | None = None,
+        select: Names | None = None,
+        order: Names | None = None,
+        limit: int | None = None,
+        offset: int | None = None,
+        count: str | None = None,
+    ) -> Record:
+        """Return a page of records: ``items``, ``items_available`` (unless count is "none"), ``limit``, ``offset``."""
+        parameters = _present(filters=filters, select=select, order=order, limit=limit, offset=offset, count=count)
+        return self._call("GET", resource, parameters)
+
+    def list_all(
+        self, resource: str, *, filters: Filters | None = None, select: Names | None = None
+    ) -> Records:
+        """Return all records that fit, in the order of their UUIDs, however many pages that takes."""
+        if select is not None and "uuid" not in select:
+            select = [*select, "uuid"]
+        found: Records = []
+        after: Filters = []
+        while True:
+            page = self.list(
+                resource, filters=[*(filters or []), *after], select=select, order=["uuid"], limit=PAGE, count="none"
+            )["items"]
+            if not page:
+                return found
+            found += page
+            after = [["uuid", ">", page[-1]["uuid"]]]
+
+    def create(self, resource: str, attributes: Record) -> Record:
+        """Make a record and return it."""
+        return self._call("POST", resource, body={_singular(resource): attributes})
+
+    def update(self, resource: str, uuid: str, attributes: Record) -> Record:
+        """Change a record's attributes and return it."""
+        return self._call("PATCH", _path(resource, uuid), body={_singular(resource): attributes})
+
+    def delete(self, resource: str, uuid: str) -> Record:
+        """Delete a record and return it as it was."""
+        return self._call("DELETE", _path(resource, uuid))
+
+    def lock(self, uuid: str) -> Record:
+        """Lock a Queued container for this token."""
+        return self._call("POST", f"{_path('containers', uuid)}/lock")
+
+    def unlock(self, uuid: str) -> Record:
+        """Give a Locked container back to the queue."""
+        return self._call("POST", f"{_path('containers', uuid)}/unlock")
+
+    def container_auth(self, uuid: str) -> Record:
+        """Return the token, with its ``api_token``, of a container that this client's token has locked."""
+        return self._call("GET", f"{_path('containers', uuid)}/auth")
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        parameters: dict[str, str] | None = None,
+        *,
+        body: Record | None = None,
+        request_id: str = "",
+    ) -> Record:
+        headers = {"Authorization": f"Bearer {_sendable(self._token)}", "Accept": "application/json"}
+        if request_id:
+            headers["X-Request-Id"] = request_id
+        url, data = f"{self._base_url}/arvados/v1/{path}", None
+        query = urlencode(parameters or {})
+        if len(query) > LONGEST_QUERY:
+            method, data = "POST", f"_method=GET&{query}"
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+        elif query:
+            url = f"{url}?{query}"
+        return self._read(self._send(method, url, headers, data, body))
+
+    def _send(
+        self, method: str, url: str, headers: dict[str, str], data: str | None, body: Record | None
+    ) -> requests.Response:
+        try:
+            # A redirect would carry the token to wherever it leads.
+            return self._session.request(
+                method, url, headers=headers, data=data, json=body, timeout=self._timeout, verify=self._verify,
+                allow_redirects=False,
+            )  # fmt: skip
+        except requests.exceptions.SSLError as error:
+            raise BadGateway(
+                f"the TLS certificate of the API host {self._host} is not trusted ({_root_cause(error)}); set "
+                "SSL_CERT_FILE to its CA"
+            ) from error
+        except requests.exceptions.Timeout as error:
+            raise GatewayTimeout(f"the API host {self._host} did not answer within {self._timeout:g} s") from error
+        except requests.exceptions.ConnectionError as error:
+            raise Unavailable(f"the API host {self._host} cannot be reached ({_root_cause(error)})") from error
+        except requests.exceptions.RequestException as error:
+            raise BadGateway(f"the API host {self._host} did not answer in HTTP ({_root_cause(error)})") from error
+
+    def _read(self, response: requests.Response) -> Record:
+        try:
+            answer = response.json()
+        except ValueError:
+            answer = None
+        if response.status_code >= 300:
+            raise self._error(response.status_code, answer)
+        if not isinstance(answer, dict):
+            raise BadGateway(f"the API host {self._host} answered with something else than a JSON record")
+        return answer
+
+    def _error(self, status: int, answer: Any) -> HttpError:
+        errors = answer.get("errors") if isinstance(answer, dict) else None
+        if isinstance(errors, list) and errors:
+            return from_status(status, "; ".join(str(error) for error in errors))
+        return from_status(status, f"the API host {self._host} answered with status {status} and no reason")
+
+
+def _session(adapter: BaseAdapter | None) -> requests.Session:
+    session = requests.Session()
+    session.trust_env = False  # a ~/.netrc must not take the token's place
+    # Several users' calls go over one session: what one is sent must not come back with another's call.
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, adapter or HTTPAdapter(pool_maxsize=CONNECTIONS))
+    return session
+
+
+def _singular(resource: str) -> str:
+    return resource.removesuffix("s")
+
+
+def _path(resource: str, uuid: str) -> str:
+    current = uuid == "current" and resource in ("users", "api_client_authorizations")
+    if uuids.kind(uuid) is None and not current:  # so that no other text, such as "..", makes another path
+        name = _singular(resource).replace("_", " ")
+        raise NotFound(f"{name} {uuid[:40]!r} was not found: that is not a UUID such as zzzzz-dz642-abcdeabcdeabcde")
+    return f"{resource}/{uuid}"
+
+
+def _present(**parameters: Any) -> dict[str, str]:
+    return {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in parameters.items()
+        if value is not None
+    }
+
+
+def _sendable(token: str) -> str:
+    if not (token.isascii() and token.isprintable() and " " not in token):
+        raise Unauthorized("the API token has a character that no token has; copy it again")
+    return token
+
+
+def _root_cause(error: BaseException) -> str:
+    """Return the innermost reason: what requests says of itself is a stack of wrappers."""
+    inner: Any = error
+    while True:
+        following = getattr(inner, "reason", None) if not isinstance(inner, OSError) or inner is error else None
+        if not isinstance(following, BaseException):
+            following = next((part for part in inner.args if isinstance(part, BaseException)), None)
+        if following is None:
+            return str(getattr(inner, "strerror", None) or getattr(inner, "verify_message", None) or inner)
+        inner = following
