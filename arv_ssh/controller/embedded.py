@@ -1,0 +1,88 @@
+"""The embedded API: an Arvados-compatible API of one small cluster, kept in a database of its own.
+
+Owns the transaction around each call and the shape of errors. What a path means is
+:mod:`arv_ssh.controller.embedded_routes`'s, and the rules are in the modules beside it. Knows no socket: the
+controller's HTTP server and, inside the same process, :class:`arv_ssh.api.in_process.InProcessAdapter` call
+:meth:`EmbeddedApi.handle`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from arv_ssh.config import ClusterConfig
+from arv_ssh.controller import embedded_params as params
+from arv_ssh.controller import embedded_tokens as tokens
+from arv_ssh.controller.embedded_call import Call, root_user_uuid
+from arv_ssh.controller.embedded_routes import Fields, Request
+from arv_ssh.controller.store import Store
+from arv_ssh.controller.store_models import Base, User
+from arv_ssh.errors import ConfigError, HttpError
+from arv_ssh.log import event
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ApiAnswer:
+    """An answer: an HTTP status and a JSON body."""
+
+    status: int
+    body: bytes
+
+
+class EmbeddedApi:
+    """The API of ``config``'s cluster over ``config.database``, which is made when it does not exist. Thread-safe."""
+
+    def __init__(self, config: ClusterConfig) -> None:
+        if not config.database:
+            raise ConfigError(f"Clusters.{config.cluster_id}.EmbeddedAPI.Database is not set; name a file there")
+        self._config = config
+        self._store = Store(config.database, Base.metadata)
+        self._ensure_root()
+
+    def _ensure_root(self) -> None:
+        uuid, now = root_user_uuid(self._config.cluster_id), datetime.now(UTC)
+        with self._store.write() as session:
+            if session.get(User, uuid) is None:
+                session.add(User(uuid=uuid, owner_uuid=uuid, created_at=now, modified_at=now, username="root",
+                                 first_name="root", is_admin=True))  # fmt: skip
+
+    def close(self) -> None:
+        """Close the database."""
+        self._store.close()
+
+    def handle(self, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes) -> ApiAnswer:
+        """Answer one request; ``headers`` has lower-case names. Blocks on the database; never raises."""
+        request_id = headers.get("x-request-id", "")[:64]
+        try:
+            method, fields, is_form = params.read(method, query, headers, body)
+            status, answer = 200, self._transact(method, path, headers, fields, is_form)
+        except HttpError as error:
+            status, answer = error.status, _error(str(error), request_id)
+        except Exception:
+            logger.exception("call failed", extra={"fields": {"request_id": request_id, "method": method}})
+            status = 500
+            answer = _error("the API met an error that it did not expect; its log says more", request_id)
+        return ApiAnswer(status, json.dumps(answer).encode() + b"\n")
+
+    def _transact(self, method: str, path: str, headers: Mapping[str, str], fields: Fields, is_form: bool) -> Fields:
+        transaction = self._store.read() if method == "GET" else self._store.write()
+        with transaction as session:
+            call = Call(session, tokens.authenticate(session, self._config, headers), self._config)
+            tokens.check_usable(call, method, path)
+            return Request(call, method, path, fields, is_form).answer()
+
+
+def _error(message: str, request_id: str) -> Fields:
+    """Return the body of an error as Arvados has it; the ``error_token`` is what one looks for in the log."""
+    token = f"{int(time.time())}+{secrets.token_hex(4)}"
+    event(logger, "call refused", level=logging.DEBUG, error=message, error_token=token, request_id=request_id)
+    answer: Fields = {"errors": [message], "error_token": token}
+    return answer | {"request_id": request_id} if request_id else answer

@@ -1,0 +1,65 @@
+"""One call of the embedded API: its transaction, its caller, and the cluster it is on.
+
+Owns what is passed to every rule of the API and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from arv_ssh import uuids
+from arv_ssh.config import ClusterConfig
+from arv_ssh.controller.store_models import User
+
+ROOT_SUFFIX = "000000000000000"
+Attributes = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who calls, with which token. ``secret`` is what was presented, or None for the SystemRootToken."""
+
+    user: User
+    token_uuid: str
+    scopes: tuple[str, ...]
+    secret: str | None = field(repr=False)
+
+    @property
+    def is_root(self) -> bool:
+        """Say whether the call came with the SystemRootToken."""
+        return self.secret is None
+
+    @property
+    def is_admin(self) -> bool:
+        """Say whether the caller is an administrator; a token for part of the API never is one."""
+        return self.user.is_admin and "all" in self.scopes
+
+
+@dataclass
+class Call:
+    """One call. ``levels`` is the cache of :func:`arv_ssh.controller.embedded_permissions.levels`."""
+
+    session: Session
+    caller: Caller
+    config: ClusterConfig
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    levels: dict[str, int] | None = None
+
+    @property
+    def user_uuid(self) -> str:
+        """Return the UUID of the calling user."""
+        return self.caller.user.uuid
+
+
+def root_user_uuid(cluster_id: str) -> str:
+    """Return the UUID of the user who owns what belongs to the cluster itself."""
+    return f"{cluster_id}-{uuids.USER}-{ROOT_SUFFIX}"
+
+
+def root_token_uuid(cluster_id: str) -> str:
+    """Return the UUID that stands for the SystemRootToken, e.g. in ``locked_by_uuid``."""
+    return f"{cluster_id}-{uuids.TOKEN}-{ROOT_SUFFIX}"

@@ -1,0 +1,180 @@
+"""Containers of the embedded API: the state machine, the lock, and who may record what in which state.
+
+Owns a container's life from Queued to its end, and the token that lives as long as its lock. How it is tied to requests
+is :mod:`arv_ssh.controller.embedded_matching`'s.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+
+from arv_ssh.controller import embedded_records as records
+from arv_ssh.controller import embedded_tokens as tokens
+from arv_ssh.controller.embedded_call import Attributes, Call
+from arv_ssh.controller.embedded_matching import container_ended
+from arv_ssh.controller.store_models import (
+    CANCELLED,
+    COMPLETE,
+    ENDED,
+    LOCKED,
+    QUEUED,
+    RUNNING,
+    ApiClientAuthorization,
+    Container,
+)
+from arv_ssh.errors import Forbidden, NotFound, Unprocessable
+
+TRANSITIONS: dict[str, tuple[str, ...]] = {
+    QUEUED: (LOCKED, CANCELLED),
+    LOCKED: (QUEUED, RUNNING, CANCELLED),
+    RUNNING: (COMPLETE, CANCELLED),
+    COMPLETE: (),
+    CANCELLED: (),
+}
+
+_PROGRESS = frozenset({
+    "cost", "gateway_address", "log", "output", "output_properties", "progress", "runtime_status",
+})  # fmt: skip
+_WAITING = frozenset({"log", "priority", "runtime_status"})
+PERMITTED: dict[str, frozenset[str]] = {
+    QUEUED: _WAITING,
+    LOCKED: _WAITING | {"gateway_address"},
+    RUNNING: _PROGRESS | {"interactive_session_started", "priority", "started_at"},
+    COMPLETE: frozenset(),
+    CANCELLED: frozenset(),
+}
+"""What may be recorded while a container is in a state (the new one, when the same change sets it)."""
+ENDING: dict[str, frozenset[str]] = {
+    COMPLETE: _PROGRESS | {"exit_code", "finished_at"},
+    CANCELLED: _PROGRESS | {"exit_code", "finished_at"},
+}
+"""What may be recorded together with the step to an end, and never after."""
+NOT_BY_ITSELF = frozenset({"interactive_session_started", "priority"})
+"""What a container's own token may not record: that is the controller's and the users' part."""
+
+
+def update(call: Call, container: Container, attributes: Attributes) -> None:
+    """Record a change; raise :class:`Unprocessable` when the container's state forbids it."""
+    _check_may_update(call, container)
+    changed = records.changes(container, attributes)
+    old, new = container.state, changed.pop("state", container.state)
+    if new != old:
+        check_step(container, new)
+    permitted = PERMITTED[new] | (ENDING.get(new, frozenset()) if new != old else frozenset())
+    if call.caller.token_uuid == container.auth_uuid:
+        _refuse_other_tokens_part(container, changed, new)
+    records.refuse(container, changed, permitted, f"while it is {new}" if new == old else f"on the way to {new}")
+    if changed.get("interactive_session_started") is False:
+        raise Unprocessable(f"interactive_session_started of {records.label(container)} cannot be taken back")
+    records.apply(call, container, changed)
+    if new == old:
+        return
+    if new == LOCKED:
+        lock(call, container)
+    elif new == QUEUED:
+        unlock(call, container)
+    else:
+        _enter(call, container, new)
+
+
+def _check_may_update(call: Call, container: Container) -> None:
+    if not call.caller.is_admin and call.caller.token_uuid != container.auth_uuid:
+        raise Forbidden(
+            f"user {call.user_uuid} may read {records.label(container)} but not change it; "
+            "change the priority of its container request (0 cancels)"
+        )
+
+
+def _refuse_other_tokens_part(container: Container, changed: Attributes, new: str) -> None:
+    for name in sorted(NOT_BY_ITSELF & changed.keys()):
+        raise Forbidden(f"the token of {records.label(container)} itself may not change its {name}")
+    if new == QUEUED:
+        raise Forbidden(f"the token of {records.label(container)} itself may not unlock it; its dispatcher may")
+
+
+def check_step(container: Container, new: str) -> None:
+    """Raise :class:`Unprocessable` when no step leads from the container's state to ``new``."""
+    steps = TRANSITIONS[container.state]
+    if new not in steps:
+        allowed = f"only {' or '.join(steps)}" if steps else "nothing else any more"
+        raise Unprocessable(f"{records.label(container)} is {container.state} and cannot become {new!r}, {allowed}")
+
+
+def lock(call: Call, container: Container) -> None:
+    """Take a Queued container for the calling dispatcher and make the container's token."""
+    _check_dispatcher(call, container)
+    check_step(container, LOCKED)
+    if container.priority <= 0:
+        raise Unprocessable(f"{records.label(container)} cannot be locked: its priority is 0 (cancelled)")
+    requester = container.runtime_user_uuid or call.user_uuid
+    token = tokens.create_for_container(call, container, requester)
+    call.session.flush()  # the token first: the container refers to it
+    container.auth_uuid = token.uuid
+    container.locked_by_uuid = call.caller.token_uuid
+    container.lock_count += 1
+    records.apply(call, container, {"state": LOCKED})
+
+
+def unlock(call: Call, container: Container) -> None:
+    """Give a Locked container back to the queue, or cancel it when that has happened too often."""
+    _check_dispatcher(call, container)
+    if container.state != LOCKED:
+        raise Unprocessable(f"{records.label(container)} is {container.state}, so there is no lock to take off")
+    if container.locked_by_uuid != call.caller.token_uuid:
+        raise Unprocessable(f"{records.label(container)} was locked with another token; only that one can unlock")
+    _release(call, container)
+    records.apply(call, container, {"state": QUEUED})
+    if container.lock_count >= call.config.max_dispatch_attempts:
+        error = f"cancelled after {container.lock_count} attempts to start it (Containers.MaxDispatchAttempts)"
+        container.runtime_status = container.runtime_status | {"error": error}
+        _enter(call, container, CANCELLED)
+
+
+def _check_dispatcher(call: Call, container: Container) -> None:
+    if not call.caller.is_admin:
+        raise Forbidden(f"only a dispatcher, with an administrator's token, may lock or unlock {container.uuid}")
+
+
+def _enter(call: Call, container: Container, state: str) -> None:
+    """Do what comes with being in ``state``."""
+    container.state = state
+    if state == RUNNING and container.started_at is None:
+        container.started_at = call.now
+    if state in ENDED:
+        container.finished_at = container.finished_at or call.now
+        _release(call, container)
+        container_ended(call, container)
+
+
+def _release(call: Call, container: Container) -> None:
+    """Take the lock and the container's token away."""
+    token_uuid, container.auth_uuid, container.locked_by_uuid = container.auth_uuid, None, None
+    call.session.flush()
+    if token_uuid is not None:
+        call.session.delete(call.session.get_one(ApiClientAuthorization, token_uuid))
+
+
+def auth(call: Call, container: Container) -> tuple[ApiClientAuthorization, str]:
+    """Return a locked container's token and its secret to the dispatcher that locked it."""
+    if container.auth_uuid is None or container.locked_by_uuid != call.caller.token_uuid:
+        raise Forbidden(f"{records.label(container)} is {container.state} and not locked with this token")
+    token = call.session.get_one(ApiClientAuthorization, container.auth_uuid)
+    return token, tokens.container_secret(call.config, token.uuid)
+
+
+def current(call: Call) -> Container:
+    """Return the container whose token this is."""
+    container = call.session.scalar(select(Container).where(Container.auth_uuid == call.caller.token_uuid))
+    if container is None:
+        raise NotFound(f"API token {call.caller.token_uuid} is not a container's; ask for the container by its UUID")
+    return container
+
+
+def refuse_create(call: Call, attributes: Attributes) -> Container:
+    """Raise: a container comes from a committed container request."""
+    raise Forbidden("a container is not made by itself; create a container_request with state Committed")
+
+
+def refuse_delete(call: Call, container: Container) -> None:
+    """Raise: a container is history, and other records point to it."""
+    raise Forbidden(f"{records.label(container)} cannot be deleted; set the priority of its requests to 0 to cancel it")

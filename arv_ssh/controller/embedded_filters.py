@@ -1,0 +1,196 @@
+"""Lists of the embedded API: ``filters``, ``select``, ``order``, ``limit``, ``offset``, ``count``.
+
+Owns the reading of these parameters (Arvados' "Common resource methods") and the SQL they become; the database's own
+way with upper and lower case in LIKE is :mod:`arv_ssh.controller.store`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy import JSON, Boolean, Column, ColumnElement, Float, Integer, and_, func, or_, select
+from sqlalchemy.orm import Session
+
+from arv_ssh.controller import embedded_records as records
+from arv_ssh.controller.embedded_params import loads
+from arv_ssh.controller.store_models import KINDS, Record, UtcDateTime
+from arv_ssh.errors import Unprocessable
+
+DEFAULT_LIMIT = 100
+MAX_LIMIT = 1000
+"""Records in one answer at most, as Arvados' MaxItemsPerResponse; a client asks for the rest with ``offset``."""
+MAX_FILTERS = 100
+MAX_OPERANDS = 10_000
+"""Operands of one ``in``: three times what fits in a URL, a third of what SQLite takes in a statement."""
+_UUID_TYPES = {kind: uuid_type for uuid_type, kind in KINDS.items()}
+_COMPARISONS: dict[str, Callable[[Column[Any], Any], ColumnElement[bool]]] = {
+    "<": lambda column, value: column < value,
+    "<=": lambda column, value: column <= value,
+    ">": lambda column, value: column > value,
+    ">=": lambda column, value: column >= value,
+}
+
+
+def answer(
+    session: Session, model: type[Record], condition: ColumnElement[bool], fields: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the list of ``model``'s records that ``condition`` and the parameters in ``fields`` choose."""
+    chosen = and_(condition, *filters(model, _json(fields, "filters")))
+    shown = selected(model, fields)
+    limit = min(_natural(fields, "limit", DEFAULT_LIMIT), MAX_LIMIT)
+    offset = _natural(fields, "offset", 0)
+    statement = select(model).where(chosen).order_by(*order(model, fields.get("order")))
+    found = session.scalars(statement.limit(limit).offset(offset)) if limit else ()
+    listing: dict[str, Any] = {
+        "kind": f"{KINDS[model.UUID_TYPE]}List", "etag": "", "self_link": "", "offset": offset, "limit": limit,
+        "items": [records.render(record, shown) for record in found],
+    }  # fmt: skip
+    if fields.get("count") not in (None, "", "exact", "none"):
+        raise Unprocessable("count must be exact or none")
+    if fields.get("count") != "none":
+        listing["items_available"] = session.scalar(select(func.count()).select_from(model).where(chosen))
+    return listing
+
+
+def selected(model: type[Record], fields: Mapping[str, Any]) -> list[str] | None:
+    """Return the attributes named by ``select``, or None for all of them."""
+    wanted = _json(fields, "select")
+    if wanted is None:
+        return None
+    names = set(records.columns(model)) | records.COMPUTED
+    if not isinstance(wanted, list) or not wanted:
+        raise Unprocessable('select must be a JSON array of attributes such as ["uuid", "state"]')
+    for name in wanted:
+        if not isinstance(name, str) or name not in names:
+            raise Unprocessable(f"select names {name!r}, which is no attribute of {model.__tablename__}")
+    return wanted
+
+
+def order(model: type[Record], wanted: Any) -> list[ColumnElement[Any]]:
+    """Return the ORDER BY for ``["attribute desc", …]`` or ``attribute desc, …``; newest first when nothing is said."""
+    if isinstance(wanted, str) and wanted.lstrip().startswith("["):
+        wanted = loads(wanted, "order")
+    terms = wanted.split(",") if isinstance(wanted, str) else wanted or []
+    if not isinstance(terms, list):
+        raise Unprocessable('order must be a JSON array such as ["priority desc", "created_at"]')
+    clauses = [_order_term(model, term) for term in terms if term != ""] or [model.modified_at.desc()]
+    return [*clauses, model.uuid.desc()]  # so that pages never overlap
+
+
+def _order_term(model: type[Record], term: Any) -> ColumnElement[Any]:
+    words = term.split() if isinstance(term, str) else []
+    name = words[0].removeprefix(f"{model.__tablename__}.") if words else ""
+    column = records.columns(model).get(name)
+    direction = words[1].lower() if len(words) > 1 else "asc"
+    if column is None or isinstance(column.type, JSON) or len(words) > 2 or direction not in ("asc", "desc"):
+        raise Unprocessable(f"order has {term!r}, which is not an attribute of {model.__tablename__} with asc or desc")
+    return column.desc() if direction == "desc" else column.asc()
+
+
+def filters(model: type[Record], wanted: Any) -> list[ColumnElement[bool]]:
+    """Return the conditions for ``[[attribute, operator, operand], …]``."""
+    if wanted is None:
+        return []
+    if not isinstance(wanted, list) or len(wanted) > MAX_FILTERS:
+        raise Unprocessable(f"filters must be a JSON array of at most {MAX_FILTERS} [attribute, operator, operand]")
+    return [_filter(model, term) for term in wanted]
+
+
+def _filter(model: type[Record], term: Any) -> ColumnElement[bool]:
+    if not isinstance(term, list) or len(term) != 3 or not all(isinstance(part, str) for part in term[:2]):
+        raise Unprocessable(f"a filter must be [attribute, operator, operand], not {str(term)[:60]}")
+    name, operator, operand = term[0], term[1].lower(), term[2]
+    column = records.columns(model).get(name)
+    if column is None:
+        raise Unprocessable(f"a filter names {name!r}, which is no attribute of {model.__tablename__}")
+    if operator == "exists":
+        return _exists(column, operand)
+    if isinstance(column.type, JSON):
+        raise Unprocessable(f"{name} is JSON: it can be filtered with exists only, not with {term[1]!r}")
+    if operator in ("=", "==", "!=", "<>"):
+        return _equal(column, operand) if operator in ("=", "==") else _different(column, operand)
+    if operator in ("in", "not in"):
+        return _in(column, operand) if operator == "in" else _not_in(column, operand)
+    if operator in ("like", "ilike", "is_a"):
+        return _like(column, operator, operand)
+    if operator in _COMPARISONS:
+        if operand is None:
+            raise Unprocessable(f"{name} cannot be compared with null by {operator}; use = or !=")
+        return _COMPARISONS[operator](column, _operand(column, operand))
+    raise Unprocessable(
+        f"a filter has the operator {term[1]!r}; known are =, !=, <, <=, >, >=, in, not in, like, ilike, is_a, exists"
+    )
+
+
+def _equal(column: Column[Any], operand: Any) -> ColumnElement[bool]:
+    return column.is_(None) if operand is None else column == _operand(column, operand)
+
+
+def _different(column: Column[Any], operand: Any) -> ColumnElement[bool]:
+    if operand is None:
+        return column.is_not(None)
+    return or_(column != _operand(column, operand), column.is_(None))
+
+
+def _in(column: Column[Any], operand: Any) -> ColumnElement[bool]:
+    values = _operands(column, operand)
+    found = column.in_([value for value in values if value is not None])
+    return or_(found, column.is_(None)) if None in values else found
+
+
+def _not_in(column: Column[Any], operand: Any) -> ColumnElement[bool]:
+    values = _operands(column, operand)
+    other = column.not_in([value for value in values if value is not None])
+    return and_(other, column.is_not(None)) if None in values else or_(other, column.is_(None))
+
+
+def _operands(column: Column[Any], operand: Any) -> list[Any]:
+    if not isinstance(operand, list) or len(operand) > MAX_OPERANDS:
+        raise Unprocessable(f"a filter with in needs a JSON array of at most {MAX_OPERANDS} values for {column.key}")
+    return [value if value is None else _operand(column, value) for value in operand]
+
+
+def _operand(column: Column[Any], value: Any) -> Any:
+    """Return ``value`` as the column's type; Arvados' clients send numbers and booleans as text too."""
+    if isinstance(value, str) and isinstance(column.type, Boolean | Integer | Float):
+        value = loads(value, f"the operand for {column.key}")
+    return records.typed_value(column, value)
+
+
+def _like(column: Column[Any], operator: str, operand: Any) -> ColumnElement[bool]:
+    if isinstance(column.type, Boolean | Integer | Float | UtcDateTime):
+        raise Unprocessable(f"{column.key} is not text: it cannot be filtered with {operator}")
+    if operator == "is_a":
+        kinds = operand if isinstance(operand, list) else [operand]
+        types = [_UUID_TYPES.get(kind) if isinstance(kind, str) else None for kind in kinds[:MAX_FILTERS]]
+        return or_(column.in_([]), *(column.like(f"_____-{type_}-{'_' * 15}") for type_ in types if type_))
+    if not isinstance(operand, str):
+        raise Unprocessable(f"a filter with {operator} needs a string for {column.key}")
+    return column.ilike(operand) if operator == "ilike" else column.like(operand)
+
+
+def _exists(column: Column[Any], operand: Any) -> ColumnElement[bool]:
+    if not isinstance(column.type, JSON) or column.info["shape"] is not dict:
+        raise Unprocessable(f"{column.key} is not a JSON object: it cannot be filtered with exists")
+    if not isinstance(operand, str) or '"' in operand or "\\" in operand:
+        raise Unprocessable(f"a filter with exists needs the name of a key of {column.key}")
+    return column[operand].is_not(None)
+
+
+def _json(fields: Mapping[str, Any], name: str) -> Any:
+    value = fields.get(name)
+    if isinstance(value, str):
+        return loads(value, name) if value.strip() else None
+    return value
+
+
+def _natural(fields: Mapping[str, Any], name: str, default: int) -> int:
+    value = fields.get(name)
+    if value is None or value == "":
+        return default
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 10:
+        value = int(value)
+    if type(value) is not int or not 0 <= value <= records.MAX_INTEGER:
+        raise Unprocessable(f"{name} must be an integer from 0 to {records.MAX_INTEGER}")
+    return value

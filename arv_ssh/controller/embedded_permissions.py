@@ -1,0 +1,121 @@
+"""Who may read, write and manage which record: ownership, and links of class ``permission``.
+
+Owns the reach of a user: the users and groups whose permissions are also theirs. A record one may not read does not
+exist as far as one may know (404); one that may be read and not written is a 403.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from sqlalchemy import ColumnElement, or_, select, true
+
+from arv_ssh import uuids
+from arv_ssh.controller.embedded_call import Call
+from arv_ssh.controller.embedded_records import label, singular
+from arv_ssh.controller.store_models import (
+    ApiClientAuthorization,
+    Container,
+    ContainerRequest,
+    Group,
+    Link,
+    Record,
+    User,
+)
+from arv_ssh.errors import Forbidden, NotFound, Unprocessable
+
+R = TypeVar("R", bound=Record)
+
+READ, WRITE, MANAGE = 1, 2, 3
+LEVELS = {"can_read": READ, "can_write": WRITE, "can_manage": MANAGE}
+VERBS = {WRITE: "change", MANAGE: "manage"}
+
+
+def levels(call: Call) -> dict[str, int]:
+    """Return what the caller may do to the things that links lead to: a level by UUID, the caller's own included."""
+    if call.levels is None:
+        reached = {call.user_uuid: MANAGE}
+        frontier = {call.user_uuid}
+        while frontier:
+            found = _next_step(call, reached, frontier)
+            reached |= found
+            frontier = {uuid for uuid, level in found.items() if _passes_on(uuid, level)}
+        call.levels = reached
+    return call.levels
+
+
+def _next_step(call: Call, reached: dict[str, int], frontier: set[str]) -> dict[str, int]:
+    """Return what is newly reached, or at a higher level, from ``frontier``."""
+    found: dict[str, int] = {}
+    links = select(Link.tail_uuid, Link.head_uuid, Link.name).where(
+        Link.link_class == "permission", Link.tail_uuid.in_(frontier)
+    )
+    steps = [(tail, head, LEVELS.get(name or "", 0)) for tail, head, name in call.session.execute(links)]
+    owned = select(Group.owner_uuid, Group.uuid).where(Group.owner_uuid.in_(frontier))
+    steps += [(owner, uuid, MANAGE) for owner, uuid in call.session.execute(owned)]
+    for start, end, limit in steps:
+        level = min(reached[start or ""], limit)
+        if end and level > max(reached.get(end, 0), found.get(end, 0)):
+            found[end] = level
+    return found
+
+
+def _passes_on(uuid: str, level: int) -> bool:
+    # What a user has is another's only when that one manages the user (Arvados' rule).
+    return uuids.kind(uuid) == uuids.GROUP or (uuids.kind(uuid) == uuids.USER and level == MANAGE)
+
+
+def _owners(call: Call) -> set[str]:
+    return {uuid for uuid, level in levels(call).items() if _passes_on(uuid, level)}
+
+
+def readable(call: Call, model: type[Record]) -> ColumnElement[bool]:
+    """Return the SQL condition for the records of ``model`` that the caller may read."""
+    if call.caller.is_admin:
+        return true()
+    if model is ApiClientAuthorization:
+        return model.owner_uuid == call.user_uuid
+    named = model.uuid.in_(set(levels(call)))
+    if model is User:
+        return named
+    if model is Link:
+        return or_(named, Link.tail_uuid.in_(_owners(call)), Link.owner_uuid.in_(_owners(call)))
+    if model is Container:
+        requests = select(ContainerRequest.container_uuid).where(
+            ContainerRequest.container_uuid.is_not(None), readable(call, ContainerRequest)
+        )
+        return or_(named, Container.uuid.in_(requests))
+    return or_(named, model.owner_uuid.in_(_owners(call)))
+
+
+def level(call: Call, record: Record) -> int:
+    """Return what the caller may do to ``record``, which the caller can read."""
+    if call.caller.is_admin:
+        return MANAGE
+    reached = levels(call)
+    by_owner = reached.get(record.owner_uuid, 0) if record.owner_uuid in _owners(call) else 0
+    return max(READ, reached.get(record.uuid, 0), by_owner)
+
+
+def find(call: Call, model: type[R], uuid: str, needed: int = READ) -> R:
+    """Return a record; raise :class:`NotFound` or, when reading is all that is allowed, :class:`Forbidden`."""
+    record = call.session.scalar(select(model).where(model.uuid == uuid, readable(call, model)))
+    if record is None:
+        kind = singular(model).replace("_", " ")
+        shown = uuid if uuids.kind(uuid) else f"{uuid[:40]!r} (which is not a UUID)"
+        raise NotFound(
+            f"{kind} {shown} was not found among what user {call.user_uuid} may read on cluster "
+            f"{call.config.cluster_id}; check the UUID and the token"
+        )
+    if level(call, record) < needed:
+        raise Forbidden(f"user {call.user_uuid} may read {label(record)} but not {VERBS[needed]} it")
+    return record
+
+
+def check_owner(call: Call, owner_uuid: str) -> None:
+    """Raise unless ``owner_uuid`` is a user or group to which the caller may give records."""
+    model: type[Record] = Group if uuids.kind(owner_uuid) == uuids.GROUP else User
+    known = call.session.get(model, owner_uuid) is not None
+    allowed = known and (call.caller.is_admin or levels(call).get(owner_uuid, 0) >= WRITE)
+    if not allowed:
+        raise Unprocessable(f"owner_uuid {owner_uuid!r} is no user or group that may own records of {call.user_uuid}")
