@@ -10,6 +10,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from crunch_sshd.host_container import HostContainer
 
 
 class Output(Enum):
@@ -124,6 +128,10 @@ class Runtime(ABC):
 
         Raises :class:`arv_ssh.errors.Forbidden`, naming it, when the container has no such user.
         """
+
+    @abstractmethod
+    def host(self) -> HostContainer | None:
+        """Return the container as this host sees it; None where the gateway may not enter its namespaces."""
 
     @abstractmethod
     def start(self, command: Command) -> Process:

@@ -21,6 +21,7 @@ from typing import Any
 from arv_ssh.errors import ArvSshError, NotFound
 from crunch_sshd import accounts, process_session
 from crunch_sshd.docker_engine import DockerClient, engine_errors, open_stream, path_exists
+from crunch_sshd.host_container import HostContainer
 from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, Terminal
 from crunch_sshd.runtimes.start_failure import start_failed
 
@@ -45,7 +46,12 @@ class DockerRuntime(Runtime):
         self._client = client
         self._name = container_id
         with engine_errors(f"container {container_id}"):
-            self._container: str = client.api.inspect_container(container_id)["Id"]
+            facts = client.api.inspect_container(container_id)
+        self._container: str = facts["Id"]
+        self._host = _host_container(facts["State"]["Pid"])
+
+    def host(self) -> HostContainer | None:
+        return self._host
 
     def account(self, login_username: str) -> Account:
         with engine_errors(f"container {self._name}"):
@@ -90,6 +96,14 @@ class DockerRuntime(Runtime):
         if terminal is not None:
             process.resize(terminal)
         return process
+
+
+def _host_container(pid: int) -> HostContainer | None:
+    """Return the container by its first process, where that is on this host and we may look into it."""
+    try:
+        return HostContainer(pid)
+    except (PermissionError, FileNotFoundError):
+        return None  # not root, or an engine on another machine
 
 
 class DockerProcess(Process):

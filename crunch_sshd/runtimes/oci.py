@@ -10,12 +10,12 @@ import ctypes
 import fcntl
 import json
 import os
-import select
 import shutil
 import socket
 import subprocess
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from arv_ssh.errors import ArvSshError, Unavailable
 from crunch_sshd import accounts, process_session, terminal_modes
 from crunch_sshd.host_container import HostContainer
 from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, StartFailed, Terminal
+from crunch_sshd.runtimes.host_process import HostProcess
 from crunch_sshd.runtimes.start_failure import start_failed
 
-READ_SIZE = 256 * 1024
 PIPE_SIZE = 1024 * 1024
 """Bytes of kernel buffer in each pipe (fcntl(2) F_SETPIPE_SZ); fewer switches between the program and us."""
 START_TIMEOUT = 60.0
@@ -75,6 +75,9 @@ class OciRuntime(Runtime):
             raise Unavailable(f"container {self._container} is not known to the runtime: {found.stderr.strip()}")
         state: dict[str, Any] = json.loads(found.stdout)
         return state
+
+    def host(self) -> HostContainer:
+        return self._host
 
     def account(self, login_username: str) -> Account:
         passwd = self._host.read_text("/etc/passwd")
@@ -128,7 +131,8 @@ class OciRuntime(Runtime):
         finally:
             for descriptor in theirs:
                 os.close(descriptor)
-        return OciProcess(self._container, pid, ours[0], {ours[1]: Output.STDOUT, ours[2]: Output.STDERR}, tty=False)
+        outputs = {ours[1]: Output.STDOUT, ours[2]: Output.STDERR}
+        return HostProcess(pid, ours[0], outputs, self._hang_up(pid), tty=False)
 
     def _start_with_terminal(self, place: Path, terminal: Terminal) -> Process:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, open(os.devnull, "r+b") as nothing:
@@ -145,7 +149,7 @@ class OciRuntime(Runtime):
                     console.discard()
                     raise
             master = console.take()
-        return OciProcess(self._container, pid, master, {master: Output.STDOUT}, tty=True)
+        return HostProcess(pid, master, {master: Output.STDOUT}, self._hang_up(pid), tty=True)
 
     def _exec(self, place: Path, options: list[str], stdin: int, stdout: int, stderr: int) -> int:
         log = place / "log.json"
@@ -160,6 +164,9 @@ class OciRuntime(Runtime):
         if ended.returncode:
             raise _start_failure(log)
         return int((place / "pid").read_text(encoding="ascii"))
+
+    def _hang_up(self, pid: int) -> Callable[[], None]:
+        return lambda: process_session.hang_up(pid, self._container, process_session.kill)
 
 
 class _Console:
@@ -200,136 +207,6 @@ class _Console:
         self._thread.join()
         if self._master is not None:
             os.close(self._master)
-
-
-class OciProcess(Process):
-    """One program: its pid on the host, the descriptor of its input, those of its outputs."""
-
-    def __init__(self, container_id: str, pid: int, stdin: int, outputs: dict[int, Output], *, tty: bool) -> None:
-        self._container = container_id
-        self._pid = pid
-        self._tty = tty
-        self._stdin = stdin
-        self._stdin_open = True
-        self._outputs = outputs
-        self._lock = threading.Lock()
-        self._wake_reader, self._wake_writer = os.pipe()
-        self._closed = False
-        self._reading = False
-        self._poll = select.poll()
-        for descriptor in (*outputs, self._wake_reader):
-            self._poll.register(descriptor, select.POLLIN)
-        os.set_blocking(stdin, False)
-        self._status: int | None = None
-
-    def read(self) -> tuple[Output, bytes] | None:
-        with self._lock:
-            if self._closed:
-                return None
-            self._reading = True
-        try:
-            return self._next_output()
-        finally:
-            with self._lock:
-                self._reading = False
-                if self._closed:
-                    self._release()
-
-    def _next_output(self) -> tuple[Output, bytes] | None:
-        while self._outputs:
-            ready = {descriptor for descriptor, _ in self._poll.poll()}
-            if self._wake_reader in ready:
-                return None
-            for descriptor in ready:
-                data = self._read_one(descriptor)
-                if data:
-                    return self._outputs[descriptor], data
-                if data is not None:
-                    self._end_output(descriptor)
-        return None
-
-    def _read_one(self, descriptor: int) -> bytes | None:
-        try:
-            return os.read(descriptor, READ_SIZE)
-        except BlockingIOError:
-            return None
-        except OSError:
-            return b""  # EIO: the last program on the terminal has ended
-
-    def _end_output(self, descriptor: int) -> None:
-        self._poll.unregister(descriptor)
-        del self._outputs[descriptor]
-        if not self._tty:  # a terminal's one descriptor is stdin's too, and closed with it
-            os.close(descriptor)
-
-    def write(self, data: bytes | memoryview) -> int:
-        with self._lock:
-            if not self._stdin_open:
-                raise BrokenPipeError("the process takes no more input")
-            try:
-                return os.write(self._stdin, data)
-            except BlockingIOError:
-                return 0
-            except OSError as error:
-                raise BrokenPipeError(error.errno, "the process takes no more input") from error
-
-    def wait_writable(self, timeout: float) -> bool:
-        with self._lock:
-            if not self._stdin_open:
-                return True  # write will say so
-            poll = select.poll()
-            poll.register(self._stdin, select.POLLOUT)
-        return bool(poll.poll(timeout * 1000))
-
-    def close_stdin(self) -> None:
-        if self._tty:
-            return  # a terminal has one end for both directions; sshd leaves it open too
-        with self._lock:
-            if self._stdin_open:
-                self._stdin_open = False
-                os.close(self._stdin)
-
-    def resize(self, terminal: Terminal) -> None:
-        with self._lock:
-            if self._tty and self._stdin_open:
-                terminal_modes.resize(self._stdin, terminal)
-
-    def signal(self, name: str) -> None:
-        number = process_session.NAMES.get(name)
-        group = process_session.foreground_group(self._pid)
-        if number is not None and group is not None and self._status is None:
-            process_session.kill([-group], number)
-
-    def wait(self) -> int:
-        if self._status is None:
-            _, status = os.waitpid(self._pid, 0)
-            code = os.waitstatus_to_exitcode(status)
-            self._status = code if code >= 0 else 128 - code
-        return self._status
-
-    def hang_up(self) -> None:
-        process_session.hang_up(self._pid, self._container, process_session.kill)
-
-    def close(self) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            if self._reading:
-                os.write(self._wake_writer, b"x")  # the reader lets go of the descriptors
-            else:
-                self._release()
-
-    def _release(self) -> None:
-        """Close all descriptors. Holds the lock."""
-        if self._stdin_open:
-            self._stdin_open = False
-            os.close(self._stdin)
-        for descriptor in () if self._tty else self._outputs:
-            os.close(descriptor)
-        self._outputs = {}
-        os.close(self._wake_reader)
-        os.close(self._wake_writer)
 
 
 def _start_failure(log: Path) -> StartFailed:
