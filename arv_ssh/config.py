@@ -79,6 +79,7 @@ def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
     if not isinstance(root_token, str) or not root_token:
         raise ConfigError(f"{where}.SystemRootToken is empty; set it to the cluster's root token")
     controller = _section(_section(section, "Services", where), "Controller", f"{where}.Services")
+    internal_urls = _section(controller, "InternalURLs", f"{where}.Services.Controller")
     tls = _section(section, "TLS", where)
     containers = _section(section, "Containers", where)
     embedded = _section(section, "EmbeddedAPI", where)
@@ -89,7 +90,7 @@ def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
         system_root_token=root_token,
         management_token=str(section.get("ManagementToken") or ""),
         controller_url=str(controller.get("ExternalURL") or "").rstrip("/"),
-        internal_urls=tuple(url.rstrip("/") for url in _section(controller, "InternalURLs", f"{where}.Services.Controller")),
+        internal_urls=tuple(url.rstrip("/") for url in internal_urls),
         tls_certificate=_file(tls, "Certificate", where),
         tls_key=_file(tls, "Key", where),
         shell_access=_shell_access(_section(containers, "ShellAccess", f"{where}.Containers"), where),

@@ -55,10 +55,11 @@ def members(session: int, container_id: str) -> list[Stat]:
     """
     found = (stat(int(entry)) for entry in os.listdir(PROC) if entry.isdigit())
     alive = [one for one in found if one is not None and one.session == session and one.state not in "ZX"]
-    return [one for one in alive if container_id in _control_groups(one.pid)]
+    return [one for one in alive if container_id in control_groups(one.pid)]
 
 
-def _control_groups(pid: int) -> str:
+def control_groups(pid: int) -> str:
+    """Return the text of /proc/PID/cgroup, which holds the id of the process's container; "" when it is gone."""
     try:
         return (PROC / str(pid) / "cgroup").read_text(encoding="utf-8", errors="replace")
     except OSError:

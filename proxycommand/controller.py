@@ -98,7 +98,9 @@ def _refusal(answer: UpgradeAnswer, settings: Settings, what: str) -> HttpError:
     step = _NEXT_STEP.get(answer.status, "try again, and report it to the cluster's administrator if it lasts")
     if answer.status == 401:
         said = f" ({reason.rstrip('.')})" if reason else ""
-        return from_status(401, f"{settings.authority} does not accept the token{said}; {step}")
+        # A reason with a semicolon already says what to do.
+        step = "" if ";" in reason else f"; {step}"
+        return from_status(401, f"{settings.authority} does not accept the token{said}{step}")
     if reason:
         return from_status(answer.status, reason if what.split()[-1] in reason else f"{what}: {reason}")
     if answer.status < 400:

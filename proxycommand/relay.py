@@ -55,6 +55,8 @@ class Relay:
         except ssl.SSLError as error:
             raise BadGateway(f"the connection to {self._peer} was cut; reconnect") from error
         finally:
+            if self._up:
+                self._sock.close()  # no orderly end in the middle of a record
             if blocking:
                 os.set_blocking(self._stdout, True)
 

@@ -69,14 +69,14 @@ def load(path: str | None = None, environ: Mapping[str, str] | None = None) -> S
 
 
 def _with_file(file: dict[str, str], ours: dict[str, str]) -> dict[str, str]:
-    if ours.get("ARVADOS_API_TOKEN") and _same_host(ours, file):
+    if "ARVADOS_API_TOKEN" in ours and _same_host(ours, file):
         return {**file, "ARVADOS_API_TOKEN": ours["ARVADOS_API_TOKEN"]}
     return file
 
 
 def _with_environment(ours: dict[str, str], file: dict[str, str]) -> dict[str, str]:
-    # A variable that is set but empty counts as set for the token alone: `ARVADOS_API_TOKEN= arvados-client …`
-    # is someone who wants to be nobody, not someone who wants the file's token.
+    # A variable that is set but empty counts as set for the token alone, here and above: with
+    # `ARVADOS_API_TOKEN= arvados-client …` someone wants to be nobody, and does not want the file's token.
     ours = {key: value for key, value in ours.items() if value or key == "ARVADOS_API_TOKEN"}
     return {**file, **ours} if _same_host(ours, file) else ours
 

@@ -48,7 +48,7 @@ class DockerRuntime(Runtime):
         with engine_errors(f"container {container_id}"):
             facts = client.api.inspect_container(container_id)
         self._container: str = facts["Id"]
-        self._host = _host_container(facts["State"]["Pid"])
+        self._host = _host_container(facts["State"]["Pid"], self._container)
 
     def host(self) -> HostContainer | None:
         return self._host
@@ -98,12 +98,14 @@ class DockerRuntime(Runtime):
         return process
 
 
-def _host_container(pid: int) -> HostContainer | None:
+def _host_container(pid: int, container_id: str) -> HostContainer | None:
     """Return the container by its first process, where that is on this host and we may look into it."""
+    if container_id not in process_session.control_groups(pid):
+        return None  # the engine is on another machine, and the pid is somebody else's here
     try:
         return HostContainer(pid)
     except (PermissionError, FileNotFoundError):
-        return None  # not root, or an engine on another machine
+        return None
 
 
 class DockerProcess(Process):

@@ -17,7 +17,7 @@ READ_SIZE = 256 * 1024
 
 
 class HostProcess(Process):
-    """A child of this process: its pid, the descriptor of its input, those of its outputs, and how its session is ended.
+    """A child of this process: its pid, its input's and outputs' descriptors, and how its session is ended.
 
     With a terminal, the master is both. The descriptors belong to this object from now on.
     """

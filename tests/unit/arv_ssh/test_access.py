@@ -137,7 +137,8 @@ def test_without_gateway(address: str | None) -> None:
     [
         ({"state": "Complete", "exit_code": 3, "finished_at": "2026-01-01T11:59:48.123456000Z"},
          "(Complete, exit 3, 11 s ago)"),
-        ({"state": "Complete", "exit_code": 0, "finished_at": "2026-01-01T11:50:00Z"}, "(Complete, exit 0, 10 min ago)"),
+        ({"state": "Complete", "exit_code": 0, "finished_at": "2026-01-01T11:51:00Z"},
+         "(Complete, exit 0, 9 min ago)"),
         ({"state": "Complete", "exit_code": 0, "finished_at": "2026-01-01T09:00:01Z"}, "(Complete, exit 0, 2 h ago)"),
         ({"state": "Cancelled", "exit_code": None, "finished_at": "2025-12-01T12:00:00Z"}, "(Cancelled, 31 d ago)"),
         ({"state": "Cancelled", "exit_code": None, "finished_at": None}, "(Cancelled)"),

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -191,8 +192,10 @@ def test_malformed(wire: bytes, message: str, size: int) -> None:
 def test_h11_is_not_imported_for_an_upgrade() -> None:
     """Reading a 101 imports neither h11 nor json: ssh-proxy pays for each import on each connection."""
     code = (
-        "import sys; from arv_ssh.upgrade import *\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); from arv_ssh.upgrade import *\n"
         f"assert UpgradeAnswer().receive({SWITCHED!r})\n"
         "assert not {'h11', 'json', 'urllib.parse'} & set(sys.modules), sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+    root = str(Path(upgrade.__file__).parents[1])
+    # Without site: an editable install has a .pth file that imports pathlib and more.
+    subprocess.run([sys.executable, "-I", "-S", "-c", code, root], check=True, timeout=30)

@@ -61,9 +61,10 @@ def test_no_token_for_another_host(tmp_path: Path) -> None:
 
 def test_empty_token_of_the_environment_is_nobody(tmp_path: Path) -> None:
     """A token that is set but empty is not replaced by the file's."""
-    write(tmp_path, "ARVADOS_API_HOST=a.example.org\nARVADOS_API_TOKEN=token-a\n")
-    with pytest.raises(ConfigError, match="ARVADOS_API_TOKEN is empty"):
-        load(tmp_path, {"ARVADOS_API_TOKEN": ""})
+    path = write(tmp_path, "ARVADOS_API_HOST=a.example.org\nARVADOS_API_TOKEN=token-a\n")
+    for named in ("", path):
+        with pytest.raises(ConfigError, match="ARVADOS_API_TOKEN is empty"):
+            load(tmp_path, {"ARVADOS_API_TOKEN": ""}, named)
 
 
 @pytest.mark.parametrize(

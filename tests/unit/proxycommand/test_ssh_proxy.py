@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+import proxycommand
 from tests.unit.proxycommand.conftest import Run, Start
 from tests.unit.proxycommand.double import UNIT, Peer
 
+ROOT = str(Path(proxycommand.__file__).parents[1])
 UUID = "zzzzz-dz642-abcdeabcdeabcde"
 REQUEST = "zzzzz-xvhdp-abcdeabcdeabcde"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHzRuz1gm+bq8f7NfO324HWsfsMuqngTO/enjG0NPpkF"
@@ -346,19 +348,20 @@ def test_probe_only(double: Start, client: Run, tmp_path: Path) -> None:
 
 
 def test_hang_up_signal(double: Start, client: Run) -> None:
-    """SIGHUP, which ssh sends its ProxyCommand at the end, ends it without a word."""
-    hold = threading.Event()
+    """SIGHUP, which ssh sends its ProxyCommand at the end, ends it without a word, and TLS in order."""
 
     def script(peer: Peer) -> None:
         peer.switch(KEY_HEADER, glued=b"x")
-        hold.wait(UNIT)
+        assert peer.recv_all() == b""  # raises when the stream is cut
 
-    process = client("ssh-proxy", UUID, env=double(script).environment())
+    server = double(script)
+    process = client("ssh-proxy", UUID, env=server.environment())
     assert process.stdout and process.stderr and process.stdout.read(1) == b"x"
     process.send_signal(signal.SIGHUP)
-    assert process.wait(1.0) == -signal.SIGHUP
+    assert process.wait(1.0) == 128 + signal.SIGHUP
     assert process.stderr.read() == b""
-    hold.set()
+    server.close_threads()
+    assert not server.failures
 
 
 @pytest.mark.parametrize(
@@ -502,7 +505,8 @@ def test_start_up_imports_little() -> None:
     code = "import sys; sys.path.insert(0, sys.argv[1]); import proxycommand.__main__, proxycommand.ssh_proxy"
     code += "; print(*sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-I", "-c", code, os.getcwd()], capture_output=True, text=True, check=True, timeout=UNIT
+        # Without site: an editable install has a .pth file that imports pathlib and more.
+        [sys.executable, "-I", "-S", "-c", code, ROOT], capture_output=True, text=True, check=True, timeout=UNIT
     )
     heavy = {"requests", "paramiko", "asyncio", "h11", "argparse", "json", "typing", "dataclasses", "pathlib"}
     heavy |= {"urllib.parse", "tempfile", "secrets", "logging", "threading", "subprocess", "shlex", "encodings.idna"}
