@@ -17,11 +17,9 @@ def hold(
     """Start a process that holds the lock, and return it once it is up."""
     lock = process_lock.acquire(path)
     assert lock
-    child = subprocess.Popen(
-        [sys.executable, "-c", program], pass_fds=(lock.descriptor,), stdout=subprocess.PIPE, bufsize=0
-    )
+    child = subprocess.Popen([sys.executable, "-c", program], pass_fds=(lock.descriptor,), stdout=subprocess.PIPE)
     lock.hand_over(child.pid)
-    assert child.stdout and child.stdout.read(3) == b"up\n"
+    assert child.stdout and child.stdout.readline() == b"up\n"
     child.stdout.close()
     return child
 

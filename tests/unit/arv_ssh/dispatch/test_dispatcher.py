@@ -80,6 +80,7 @@ class Runner:
         self.clean_up_program = SUCCEED
         self.calls: list[tuple[str, str, str]] = []
         self.children: dict[str, subprocess.Popen[bytes]] = {}
+        self.all_children: list[subprocess.Popen[bytes]] = []
 
     def start(self, lock: ProcessLock, uuid: str, token: str) -> subprocess.Popen[bytes]:
         self.calls.append(("start", uuid, token))
@@ -93,6 +94,7 @@ class Runner:
         child = subprocess.Popen([sys.executable, "-S", "-c", program], pass_fds=(lock.descriptor,))
         lock.hand_over(child.pid)
         self.children[uuid] = child
+        self.all_children.append(child)
         return child
 
     def did(self) -> list[tuple[str, str]]:
@@ -110,7 +112,7 @@ def api() -> Api:
 def runner() -> Iterator[Runner]:
     result = Runner()
     yield result
-    for child in result.children.values():
+    for child in result.all_children:
         child.kill()
         child.wait(10)
 
