@@ -53,7 +53,7 @@ class Login:
     login_username: str
     account: Account
     user_credential: str
-    detach_keys: str
+    detach_keys: bytes
     request_id: str
 
 
@@ -113,7 +113,9 @@ class Connection(GatewayServer):
             wish.accept(self._new_session)
 
     def _new_session(self, channel: GatewayChannel) -> Session:
-        session = Session(channel, self._login.account, self._runtime, self._session_over)
+        session = Session(
+            channel, self._login.account, self._runtime, self._session_over, self._login.detach_keys
+        )
         with self._lock:
             self._sessions.add(session)
         return session

@@ -16,6 +16,7 @@ from arv_ssh.errors import BadGateway, BadRequest, NotFound, Unauthorized
 from arv_ssh.host_key import public_line
 from arv_ssh.http_server import Request, Response, Upgrade
 from arv_ssh.session_token import Session
+from crunch_sshd import detach
 from crunch_sshd.connection import Login
 from crunch_sshd.runtimes import Runtime
 
@@ -60,7 +61,7 @@ class Front:
             login_username=login_username,
             account=account,
             user_credential=credentials.user_credential(secret, session_token.encode(session)) if session else "",
-            detach_keys=form.get("detach_keys", ""),
+            detach_keys=detach.parse(form.get("detach_keys", "")),
             request_id=session.request_id if session else request.request_id,
         )
         headers = [

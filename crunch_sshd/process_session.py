@@ -18,6 +18,7 @@ NAMES = {name: getattr(signal, f"SIG{name}") for name in (
     "ABRT", "ALRM", "FPE", "HUP", "ILL", "INT", "KILL", "PIPE", "QUIT", "SEGV", "TERM", "USR1", "USR2",
 )}  # fmt: skip
 """The signals of RFC 4254 §6.10 by their names there."""
+SIGNAL_NAMES = {number: name for name, number in NAMES.items()}
 HANG_UP_STEP = 2.0
 """Seconds between SIGHUP, SIGTERM and SIGKILL."""
 HANG_UP_LOOK = 0.05

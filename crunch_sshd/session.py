@@ -14,6 +14,7 @@ from paramiko.message import Message
 
 from arv_ssh.errors import ArvSshError
 from crunch_sshd import commands
+from crunch_sshd.detach import DetachKeys
 from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, StartFailed, Terminal
 from crunch_sshd.stdin import Stdin
 from crunch_sshd.transport import GatewayChannel
@@ -30,7 +31,12 @@ class Session:
     """One session channel. The methods of the channel's handler run on the transport thread."""
 
     def __init__(
-        self, channel: GatewayChannel, account: Account, runtime: Runtime, over: Callable[[Session], None]
+        self,
+        channel: GatewayChannel,
+        account: Account,
+        runtime: Runtime,
+        over: Callable[[Session], None],
+        detach_keys: bytes = b"",
     ) -> None:
         self._channel = channel
         self._account = account
@@ -44,7 +50,9 @@ class Session:
         self._gone = threading.Event()
         self._lock = threading.Lock()
         self._process: Process | None = None
+        self._death_signal: str | None = None
         self._stdin = Stdin(channel)
+        self._detach_keys = DetachKeys(detach_keys) if detach_keys else None
         self._requests: dict[str, Callable[[Message], bool]] = {
             "pty-req": self._pty_req,
             "env": self._env,
@@ -52,11 +60,16 @@ class Session:
             "exec": self._exec,
             "window-change": self._window_change,
             "signal": self._signal,
+            "break": self._break,
         }
 
     # The channel's handler.
 
     def data_received(self, data: bytes) -> None:
+        if self._detach_keys is not None and self._terminal is not None:
+            data = self._detach_keys.feed(data)
+            if self._detach_keys.complete and not self._gone.is_set():
+                self._detach()
         self._stdin.data_received(data)
 
     def eof_received(self) -> None:
@@ -141,6 +154,18 @@ class Session:
         process.signal(_text(message))
         return True
 
+    def _break(self, message: Message) -> bool:
+        message.get_int()  # its length (RFC 4335); terminals here have one length only
+        with self._lock:
+            process = self._process
+        return process is not None and process.send_break()
+
+    def _detach(self) -> None:
+        """End the session and leave the program running; :meth:`_relay` goes on to read what it says."""
+        self._gone.set()
+        self._channel.send_request("exit-status", 0)
+        self._channel.close()
+
     # The program's thread.
 
     def _run(self) -> None:
@@ -184,8 +209,14 @@ class Session:
         self._stdin.attach(process)
         while (output := process.read()) is not None:
             stream, data = output
-            self._channel.send_data(data, stream.value)
-        return process.wait()
+            try:
+                self._channel.send_data(data, stream.value)
+            except OSError:
+                if self._detach_keys is None or not self._detach_keys.complete:
+                    raise
+        status = process.wait()
+        self._death_signal = process.death_signal()
+        return status
 
     def _finish(self, status: int) -> None:
         """Send exit-status after all output, then close (RFC 4254 §6.10)."""
@@ -193,6 +224,9 @@ class Session:
             return
         self._gone.set()  # the program has ended by itself: what it left running is its own affair, as with sshd
         self._channel.shutdown_write()
+        if self._death_signal is not None:
+            self._channel.send_request("exit-signal", self._death_signal, False, "", "en")
+        # After exit-signal too: stock ssh knows only this one, and would end with 255.
         self._channel.send_request("exit-status", status)
         self._channel.close()
 

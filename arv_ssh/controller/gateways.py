@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from arv_ssh import credentials, session_token, upgrade
-from arv_ssh.errors import BadGateway, Forbidden, GatewayTimeout, HttpError, Unavailable
+from arv_ssh.errors import BadGateway, GatewayTimeout, HttpError, Unavailable
 from arv_ssh.host_key import public_line
 from arv_ssh.relay import plain
 from arv_ssh.session_token import Session
@@ -51,7 +51,7 @@ async def connect(target: Target) -> GatewayConnection:
     """Open a session's connection to a gateway, proven both ways.
 
     Raises :class:`Unavailable` (cannot be reached), :class:`GatewayTimeout`, :class:`BadGateway` (refused us or failed
-    the proofs), or :class:`Forbidden` with the gateway's own words (the login name).
+    the proofs), or Forbidden and BadRequest in the gateway's own words (the login name, the detach keys).
     """
     uuid = target.session.container_uuid
     host, port = _split_address(target.gateway_address, uuid)
@@ -162,8 +162,8 @@ class _Dial(asyncio.Protocol):
     def connection(self) -> GatewayConnection:
         """Check the answer and return the connection; raise what the answer means otherwise."""
         uuid, secret, answer = self._target.session.container_uuid, self._target.secret, self._answer
-        if answer.status == 403:
-            raise Forbidden(str(answer.error()))
+        if answer.status in (400, 403):  # what the user asked for, not what the gateway is
+            raise answer.error()
         if answer.status != 101:
             raise BadGateway(f"the gateway of container {uuid} refused the session: {answer.error()}")
         proof = answer.headers.get("x-arvados-authorization-response", "")

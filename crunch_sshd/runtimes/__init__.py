@@ -107,6 +107,14 @@ class Process(ABC):
     def wait(self) -> int:
         """Block until the process has ended and return its exit status; death by signal n is 128 + n."""
 
+    def death_signal(self) -> str | None:
+        """Return the signal (RFC 4254 §6.10 name) that ended the process, if the runtime tells. After :meth:`wait`."""
+        return None
+
+    def send_break(self) -> bool:
+        """Send a break on the terminal (RFC 4335) and say whether that could be done. Never blocks."""
+        return False
+
     @abstractmethod
     def hang_up(self) -> None:
         """End everything in the process's session: SIGHUP, then SIGTERM, then SIGKILL, 2 s apart.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import select
+import termios
 import threading
 from collections.abc import Callable
 
@@ -40,6 +41,7 @@ class HostProcess(Process):
             self._poll.register(descriptor, select.POLLIN)
         os.set_blocking(stdin, False)
         self._status: int | None = None
+        self._signal: str | None = None
 
     def read(self) -> tuple[Output, bytes] | None:
         with self._lock:
@@ -124,7 +126,18 @@ class HostProcess(Process):
             _, status = os.waitpid(self._pid, 0)
             code = os.waitstatus_to_exitcode(status)
             self._status = code if code >= 0 else 128 - code
+            self._signal = process_session.SIGNAL_NAMES.get(-code)
         return self._status
+
+    def death_signal(self) -> str | None:
+        return self._signal
+
+    def send_break(self) -> bool:
+        with self._lock:
+            if not self._tty or not self._stdin_open:
+                return False
+            termios.tcsendbreak(self._stdin, 0)
+            return True
 
     def hang_up(self) -> None:
         self._hang_up()
