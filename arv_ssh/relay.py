@@ -25,7 +25,9 @@ class RelayEnd(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = plain(transport)
-        if self.other.transport is not None:
+        if self._relay.broken:
+            self.transport.close()
+        elif self.other.transport is not None:
             self._start()
             self.other._start()
 
@@ -95,6 +97,11 @@ class Relay:
         for end in (self.a, self.b):
             if end.transport is not None:
                 end.transport.close()
+
+    @property
+    def broken(self) -> bool:
+        """Say whether a side is lost already: one that comes after that has nobody to talk to."""
+        return self._open < 2
 
     def direction_ended(self) -> None:
         """Note an EOF (called by an end); the second one closes both sides."""

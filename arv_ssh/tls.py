@@ -71,10 +71,12 @@ class TlsEngine:
         while size < limit and not self._peer_closed:
             try:
                 piece = self._tls.read(limit - size)
-            except ssl.SSLWantReadError:
-                break
             except ssl.SSLZeroReturnError:
                 piece = b""
+            except ssl.SSLError as error:
+                if pieces or isinstance(error, ssl.SSLWantReadError):
+                    break  # what came before a failure is delivered; the next read fails again
+                raise
             if not piece:
                 self._peer_closed = True
             pieces.append(piece)

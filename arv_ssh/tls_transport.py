@@ -171,8 +171,7 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
 
     def write_eof(self) -> None:
         if not self._lost and not self._closing:
-            self._engine.write_eof()
-            self._flush()
+            self._say_goodbye()
 
     def is_closing(self) -> bool:
         return self._closing
@@ -182,10 +181,17 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
         if self._closing or self._lost:
             return
         if self._app_made:
-            self._engine.write_eof()
-            self._flush()
+            self._say_goodbye()
         self._closing = True
         self._lower.close()
+
+    def _say_goodbye(self) -> None:
+        try:
+            self._engine.write_eof()
+        except ssl.SSLError as error:  # what the peer sent last, and nobody has read yet, is broken
+            self._fail(error)
+        else:
+            self._flush()
 
     def abort(self) -> None:
         self._closing = True
