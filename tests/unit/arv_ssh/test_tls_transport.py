@@ -317,6 +317,7 @@ def test_extra_info() -> None:
         client, server = Peer(), Peer()
         near, _ = await connected(client, server)
         await client.connected.wait()
+        await server.connected.wait()
         assert client.transport.get_extra_info("peer_certificate") == DER
         assert isinstance(client.transport.get_extra_info("socket"), object)
         assert near.can_write_eof() and near.get_extra_info("unknown", 7) == 7
