@@ -50,7 +50,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="HOST[:PORT]",
         help="where the gateway listens (default: %(default)s, any free port)",
     )
-    result.add_argument("--runtime", default="docker", choices=["docker"], help="what runs the container")
+    result.add_argument(
+        "--runtime",
+        default="auto",
+        choices=["auto", "docker", "oci"],
+        help="how sessions execute in the container: the engine's API, the OCI runtime itself, or the faster that works",
+    )
     result.add_argument(
         "--log-dir", type=Path, metavar="DIR", help="write the container's stdout.txt and stderr.txt there"
     )
@@ -139,7 +144,9 @@ def _run(options: argparse.Namespace, secret: str | None, host: str, port: int) 
     events = Events()
     events.listen()
     record = ContainerRecord(api_client(os.environ), options.uuid, events.pause)
-    settings = Settings(options.uuid, secret, host, port, options.log_dir, options.accept_unsigned_sessions)
+    settings = Settings(
+        options.uuid, secret, host, port, options.log_dir, options.accept_unsigned_sessions, options.runtime
+    )
     Lifecycle(settings, record, events).run()
     return 0
 

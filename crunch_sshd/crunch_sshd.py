@@ -33,7 +33,7 @@ def _serve(options: argparse.Namespace) -> int:
     setproctitle(f"crunch-sshd {options.container_uuid}")
     from crunch_sshd.docker_engine import connect
     from crunch_sshd.gateway import Gateway
-    from crunch_sshd.runtimes.docker import DockerRuntime
+    from crunch_sshd.runtimes.choose import choose
 
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # before any thread starts, so that all inherit it
@@ -41,7 +41,7 @@ def _serve(options: argparse.Namespace) -> int:
     gateway = Gateway(
         container_uuid=options.container_uuid,
         secret=secret,
-        runtime=DockerRuntime(connect(), options.docker_container),
+        runtime=choose(options.runtime, connect(), options.docker_container, options.container_uuid),
         host=host,
         port=port,
         advertise=options.advertise,
@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the container's secret, or where it is: env:NAME, file:PATH, fd:N",
     )
     parser.add_argument("--gateway-address", default="127.0.0.1", metavar="HOST[:PORT]", help="where to listen")
+    parser.add_argument("--runtime", default="auto", choices=["auto", "docker", "oci"], help="how sessions execute")
     parser.add_argument("--advertise", metavar="HOST", help="the host to record, where it differs from the one above")
     parser.add_argument(
         "--accept-unsigned-sessions",

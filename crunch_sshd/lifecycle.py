@@ -21,7 +21,8 @@ from crunch_sshd.container import Container
 from crunch_sshd.container_record import PATIENCE, ContainerRecord
 from crunch_sshd.events import Events
 from crunch_sshd.gateway import Gateway
-from crunch_sshd.runtimes.docker import DockerRuntime
+from crunch_sshd.runtimes import Runtime
+from crunch_sshd.runtimes.choose import choose
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Settings:
     gateway_port: int
     log_dir: Path | None
     accept_unsigned_sessions: bool = False
+    runtime: str = "auto"
 
 
 class Interrupted(Exception):
@@ -111,12 +113,12 @@ class Lifecycle:
             self._check_signal()
             container.start(stdout, stderr)
             stack.callback(self._release, container.stop)
-            self._announce(stack, DockerRuntime(client, container.docker_id))
+            self._announce(stack, choose(self._settings.runtime, client, container.docker_id, self._settings.uuid))
             exit_code = self._wait(container)
         log_dir = self._settings.log_dir
         return {"exit_code": exit_code} | ({"log": log_dir.absolute().as_uri()} if log_dir else {})
 
-    def _announce(self, stack: ExitStack, runtime: DockerRuntime) -> None:
+    def _announce(self, stack: ExitStack, runtime: Runtime) -> None:
         """Start the gateway and record its address together with Running: nobody sees one without the other."""
         attributes: dict[str, Any] = {"state": "Running"}
         if self._settings.secret is not None:

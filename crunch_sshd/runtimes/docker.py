@@ -40,11 +40,11 @@ _FRAME = struct.Struct(">BxxxL")
 
 
 class DockerRuntime(Runtime):
-    """Executes in the container ``container_id`` (or name) of the engine behind ``client``."""
+    """Executes in the engine's container ``container_id`` (or name), which users know as ``name``."""
 
-    def __init__(self, client: DockerClient, container_id: str) -> None:
+    def __init__(self, client: DockerClient, container_id: str, name: str) -> None:
         self._client = client
-        self._name = container_id
+        self._name = name
         with engine_errors(f"container {container_id}"):
             facts = client.api.inspect_container(container_id)
         self._container: str = facts["Id"]

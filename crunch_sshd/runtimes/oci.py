@@ -42,24 +42,27 @@ PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def find(container_id: str) -> OciRuntime | None:
+def find(container_id: str, name: str) -> OciRuntime | None:
     """Return the runtime of a container where this process may use it: as root, with the state at a known place."""
     if os.geteuid() != 0:
         return None
     for name, root in STATE_ROOTS:
         binary = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin:/sbin:/bin")
         if binary and (Path(root) / container_id).is_dir():
-            return OciRuntime(binary, root, container_id)
+            return OciRuntime(binary, root, container_id, name)
     return None
 
 
 class OciRuntime(Runtime):
-    """Executes in the container with the full id ``container_id``; the runtime ``binary`` has its state in ``root``."""
+    """Executes in the container with the full id ``container_id``; the runtime ``binary`` has its state in ``root``.
 
-    def __init__(self, binary: str, root: str, container_id: str, name: str = "") -> None:
+    ``name`` is what users know the container by.
+    """
+
+    def __init__(self, binary: str, root: str, container_id: str, name: str) -> None:
         self._command = [binary, "--root", root]
         self._container = container_id
-        self._name = name or container_id
+        self._name = name
         state = self._state()
         self._host = HostContainer(state["pid"])
         config = json.loads((Path(state["bundle"]) / "config.json").read_text(encoding="utf-8"))
@@ -72,7 +75,7 @@ class OciRuntime(Runtime):
             [*self._command, "state", self._container], capture_output=True, text=True, timeout=START_TIMEOUT
         )
         if found.returncode:
-            raise Unavailable(f"container {self._container} is not known to the runtime: {found.stderr.strip()}")
+            raise Unavailable(f"container {self._name} is not known to the runtime: {found.stderr.strip()}")
         state: dict[str, Any] = json.loads(found.stdout)
         return state
 
