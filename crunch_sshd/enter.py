@@ -4,8 +4,8 @@ Owns the order in which privileges are given up. The gateway's side (:func:`star
 and passes them on as descriptors; the child's side (:func:`enter`) joins them, and from then on can import nothing: the
 files at its old paths are the container's now, and not to be trusted with code.
 
-Every session of a file transfer waits for such a child, so it starts in 20 ms: without ``site``, and with no import here
-that is not needed (``dataclasses``, ``json`` and ``typing`` alone would double that).
+Every file transfer waits for such a child, so it starts fast: without ``site``, and with no import here that is not
+needed (``dataclasses``, ``json`` and ``typing`` alone would double its start-up of some 20 ms).
 """
 
 from __future__ import annotations
@@ -148,4 +148,3 @@ def _check(result: int, what: str) -> None:
     if result != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"cannot {what}: {os.strerror(number)}")
-
