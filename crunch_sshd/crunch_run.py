@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
         "--runtime",
         default="auto",
         choices=["auto", "docker", "oci"],
-        help="how sessions execute in the container: the engine's API, the OCI runtime itself, or the faster that works",
+        help="how sessions execute in the container: by the engine's API, by the OCI runtime itself, or what works",
     )
     result.add_argument(
         "--log-dir", type=Path, metavar="DIR", help="write the container's stdout.txt and stderr.txt there"
