@@ -46,8 +46,8 @@ def find(container_id: str, name: str) -> OciRuntime | None:
     """Return the runtime of a container where this process may use it: as root, with the state at a known place."""
     if os.geteuid() != 0:
         return None
-    for name, root in STATE_ROOTS:
-        binary = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin:/sbin:/bin")
+    for program, root in STATE_ROOTS:
+        binary = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin:/sbin:/bin")
         if binary and (Path(root) / container_id).is_dir():
             return OciRuntime(binary, root, container_id, name)
     return None
