@@ -175,7 +175,8 @@ def _exists(column: Column[Any], operand: Any) -> ColumnElement[bool]:
         raise Unprocessable(f"{column.key} is not a JSON object: it cannot be filtered with exists")
     if not isinstance(operand, str) or '"' in operand or "\\" in operand:
         raise Unprocessable(f"a filter with exists needs the name of a key of {column.key}")
-    return column[operand].is_not(None)
+    value: ColumnElement[str] = column[operand].as_string()
+    return value.is_not(None)
 
 
 def _json(fields: Mapping[str, Any], name: str) -> Any:

@@ -59,6 +59,7 @@ class Store:
             raise Unavailable("the cluster's database is busy; try again")
         try:
             with _database_errors(), Session(self._writer, expire_on_commit=False) as session, session.begin():
+                session.connection()  # begin now, not at the first statement
                 yield session
         finally:
             self._writing.release()

@@ -1,0 +1,254 @@
+"""The API client against a server that notes what it is asked, and against servers that misbehave."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from arv_ssh import errors
+from arv_ssh.api.client import ApiClient
+from arv_ssh.cli import certificates
+
+UUID = "zzzzz-dz642-abcdeabcdeabcde"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers with what the server is told to, and notes the request."""
+
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+        self.server.seen.append((self.command, self.path, dict(self.headers), body))
+        status, headers, content = self.server.answers.pop(0) if self.server.answers else (200, {}, "{}")
+        self.send_response(status)
+        for name, value in ({"Content-Length": str(len(content.encode()))} | headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content.encode())
+
+    do_GET = do_POST = do_PATCH = do_DELETE = answer
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+class Server(ThreadingHTTPServer):
+    """A server on a free port."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.seen: list[tuple[str, str, dict[str, str], str]] = []
+        self.answers: list[tuple[int, dict[str, str], str]] = []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing: clients that do not trust this server hang up on it."""
+
+
+def serve(server: Server) -> Iterator[Server]:
+    """Run a server while a test runs."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join(30)
+    server.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """Give a plain HTTP server."""
+    yield from serve(Server())
+
+
+@pytest.fixture
+def api(server: Server) -> Iterator[ApiClient]:
+    """Give a client of that server."""
+    client = ApiClient(server.url, "token", timeout=30)
+    yield client
+    client.close()
+
+
+def test_calls(server: Server, api: ApiClient) -> None:
+    """Each call is Arvados' method and path, with the attributes under the record's name."""
+    api.current_user("req-1")
+    api.get("containers", UUID, select=["uuid"])
+    api.create("api_client_authorizations", {"scopes": ["all"]})
+    api.update("containers", UUID, {"state": "Running"})
+    api.delete("links", "zzzzz-o0j2j-abcdeabcdeabcde")
+    api.lock(UUID)
+    api.unlock(UUID)
+    api.container_auth(UUID)
+    api.get("api_client_authorizations", "current")
+    assert [(method, path, body) for method, path, _, body in server.seen] == [
+        ("GET", "/arvados/v1/users/current", ""),
+        ("GET", f"/arvados/v1/containers/{UUID}?select=%5B%22uuid%22%5D", ""),
+        ("POST", "/arvados/v1/api_client_authorizations", '{"api_client_authorization": {"scopes": ["all"]}}'),
+        ("PATCH", f"/arvados/v1/containers/{UUID}", '{"container": {"state": "Running"}}'),
+        ("DELETE", "/arvados/v1/links/zzzzz-o0j2j-abcdeabcdeabcde", ""),
+        ("POST", f"/arvados/v1/containers/{UUID}/lock", ""),
+        ("POST", f"/arvados/v1/containers/{UUID}/unlock", ""),
+        ("GET", f"/arvados/v1/containers/{UUID}/auth", ""),
+        ("GET", "/arvados/v1/api_client_authorizations/current", ""),
+    ]
+    headers = server.seen[0][2]
+    assert (headers["Authorization"], headers["X-Request-Id"]) == ("Bearer token", "req-1")
+
+
+def test_list(server: Server, api: ApiClient) -> None:
+    """A list's parameters are JSON in the query, text where Arvados wants text; a long query goes by POST."""
+    filters = [["state", "in", ["Queued"]]]
+    api.list("containers", filters=filters, order=["priority desc"], limit=5, offset=0, count="none")
+    api.list("containers", filters=[["uuid", "in", [UUID] * 500]])
+    (method, path, _, _), (long_method, long_path, _, long_body) = server.seen
+    expected = {"filters": filters, "order": ["priority desc"], "limit": 5, "offset": 0}
+    query = {name: value[0] for name, value in parse_qs(urlsplit(path).query).items()}
+    assert method == "GET" and query.pop("count") == "none"
+    assert {name: json.loads(value) for name, value in query.items()} == expected
+    assert (long_method, long_path) == ("POST", "/arvados/v1/containers")
+    form = parse_qs(long_body)
+    assert form["_method"] == ["GET"] and len(json.loads(form["filters"][0])[0][2]) == 500
+
+
+def test_list_all(server: Server, api: ApiClient) -> None:
+    """All pages are asked for, each after the last UUID of the one before, however short a server makes them."""
+    pages: list[list[dict[str, Any]]] = [[{"uuid": "a"}, {"uuid": "b"}], [{"uuid": "c"}], []]
+    server.answers = [(200, {}, json.dumps({"items": page})) for page in pages]
+    found = api.list_all("containers", filters=[["state", "=", "Queued"]], select=["state"])
+    assert [item["uuid"] for item in found] == ["a", "b", "c"]
+    queries = [parse_qs(urlsplit(path).query) for _, path, _, _ in server.seen]
+    assert [json.loads(query["filters"][0])[1:] for query in queries] == [
+        [], [["uuid", ">", "b"]], [["uuid", ">", "c"]],
+    ]  # fmt: skip
+    assert json.loads(queries[0]["select"][0]) == ["state", "uuid"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "message"),
+    [
+        ((401, {}, '{"errors": ["get a new one"]}'), errors.Unauthorized, "^get a new one$"),
+        ((403, {}, '{"errors": ["a", "b"]}'), errors.Forbidden, "^a; b$"),
+        ((404, {}, '{"errors": ["gone"]}'), errors.NotFound, "^gone$"),
+        ((405, {}, '{"errors": ["no"]}'), errors.MethodNotAllowed, "^no$"),
+        ((422, {}, '{"errors": ["illegal"]}'), errors.Unprocessable, "^illegal$"),
+        ((503, {}, "<html>"), errors.Unavailable, "answered with status 503 and no reason$"),
+        ((500, {}, '{"errors": []}'), errors.BadGateway, "answered with status 500 and no reason$"),
+        ((400, {}, "[]"), errors.BadRequest, "answered with status 400 and no reason$"),
+        ((302, {"Location": "http://127.0.0.1:1/"}, ""), errors.BadGateway, "answered with status 302"),
+        ((200, {}, "hello"), errors.BadGateway, "something else than a JSON record"),
+        ((200, {}, "[1]"), errors.BadGateway, "something else than a JSON record"),
+        ((200, {}, ""), errors.BadGateway, "something else than a JSON record"),
+        ((200, {"Content-Length": "1000", "Connection": "close"}, "{"), errors.BadGateway, "broken HTTP .*Incomplete"),
+    ],
+)
+def test_errors(
+    server: Server, api: ApiClient, answer: tuple[int, dict[str, str], str], error: type[errors.HttpError], message: str
+) -> None:
+    """An error is of its status and has the API's own sentence; nonsense is the API's fault."""
+    server.answers = [answer]
+    with pytest.raises(error, match=message):
+        api.current_user()
+
+
+def test_tokens_share_connections_and_nothing_else(server: Server, api: ApiClient) -> None:
+    """with_token sends the other token; a cookie that one was given is not sent with the other."""
+    server.answers = [(200, {"Set-Cookie": "session=secret"}, "{}")]
+    api.current_user()
+    api.with_token("other").current_user()
+    api.current_user()
+    sent = [headers["Authorization"] for _, _, headers, _ in server.seen]
+    assert sent == ["Bearer token", "Bearer other", "Bearer token"]
+    assert not any("Cookie" in headers for _, _, headers, _ in server.seen)
+
+
+def test_netrc_and_proxies_are_left_alone(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, api: ApiClient
+) -> None:
+    """A .netrc entry for the API host does not replace the token; a proxy of the environment is not asked."""
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login a password b\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    api.current_user()
+    assert server.seen[0][2]["Authorization"] == "Bearer token"
+
+
+@pytest.mark.parametrize("uuid", ["", "..", "current", "a/b", UUID + "/auth", "?x"])
+def test_text_that_is_no_uuid(server: Server, api: ApiClient, uuid: str) -> None:
+    """What is no UUID is not found, and never makes another path."""
+    with pytest.raises(errors.NotFound, match="is not a UUID"):
+        api.get("containers", uuid)
+    assert server.seen == []
+
+
+@pytest.mark.parametrize("token", ["a\r\nX-Evil: 1", "tökén", "a b"])
+def test_token_that_cannot_be_sent(server: Server, api: ApiClient, token: str) -> None:
+    """A token that could not stand in a header is a 401 with a sentence that does not repeat it."""
+    with pytest.raises(errors.Unauthorized, match="copy it again") as caught:
+        api.with_token(token).current_user()
+    assert token not in str(caught.value) and server.seen == []
+
+
+def test_nobody_listens() -> None:
+    """An API host that is down is 503 with its name and the reason."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        host = f"127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(errors.Unavailable, match=f"^the API host {host} cannot be reached .*Connection refused"):
+            ApiClient(f"http://{host}", "token").current_user()
+
+
+def test_name_that_does_not_resolve() -> None:
+    """An API host that does not exist is 503 too."""
+    with pytest.raises(errors.Unavailable, match="cannot be reached"):
+        ApiClient("https://nowhere.invalid", "token").current_user()
+
+
+def test_api_that_is_silent() -> None:
+    """An API host that accepts and says nothing is 504 after the time-out."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        api = ApiClient(f"http://127.0.0.1:{silent.getsockname()[1]}", "token", timeout=0.1)
+        with pytest.raises(errors.GatewayTimeout, match=r"did not answer within 0\.1 s"):
+            api.current_user()
+
+
+@pytest.fixture
+def tls_server(tmp_path: Path) -> Iterator[Server]:
+    """Give an HTTPS server whose CA is in tmp_path/ca.pem."""
+    issued = certificates.issue("zzzzz")
+    (tmp_path / "ca.pem").write_bytes(issued.authority)
+    (tmp_path / "server.pem").write_bytes(issued.server + issued.server_key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.pem")
+    server = Server()
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    server.url = f"https://127.0.0.1:{server.server_port}"
+    yield from serve(server)
+
+
+def test_certificate(tls_server: Server, tmp_path: Path) -> None:
+    """A certificate that is not trusted is one sentence with the next step; a CA file makes it good."""
+    with pytest.raises(errors.BadGateway, match="is not trusted .*set SSL_CERT_FILE to its CA"):
+        ApiClient(tls_server.url, "token").current_user()
+    assert ApiClient(tls_server.url, "token", verify=str(tmp_path / "ca.pem")).current_user() == {}
+
+
+def test_certificate_is_not_checked_when_told_so(tls_server: Server) -> None:
+    """ARVADOS_API_HOST_INSECURE means no check, and no nagging."""
+    assert ApiClient(tls_server.url, "token", verify=False).current_user() == {}
+
+
+def test_ca_file_that_is_missing() -> None:
+    """A CA file that does not exist is named before anything is asked."""
+    with pytest.raises(errors.ConfigError, match="the CA file /nonexistent/ca.pem does not exist"):
+        ApiClient("https://zzzzz.example.org", "token", verify="/nonexistent/ca.pem")
