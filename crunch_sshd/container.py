@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import logging
 import tarfile
-import threading
 import time
 from collections.abc import Iterable
 from typing import Any, BinaryIO
@@ -17,7 +16,8 @@ from typing import Any, BinaryIO
 from arv_ssh import log
 from arv_ssh.errors import ArvSshError, NotFound, Unprocessable
 from crunch_sshd.container_options import ContainerOptions
-from crunch_sshd.docker_engine import DockerClient, engine_errors
+from crunch_sshd.container_output import ContainerOutput
+from crunch_sshd.docker_engine import DockerClient, engine_errors, open_stream
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Container:
     def __init__(self, client: DockerClient, uuid: str, docker_id: str) -> None:
         self._client = client
         self._uuid = uuid
-        self._copier: threading.Thread | None = None
+        self._output: ContainerOutput | None = None
         self.docker_id = docker_id
 
     @classmethod
@@ -79,23 +79,16 @@ class Container:
     def start(self, stdout: BinaryIO, stderr: BinaryIO) -> None:
         """Start the container and copy its output to the two files from a thread of its own, from the first byte on."""
         with engine_errors(f"cannot start container {self._uuid}"):
-            stream = self._client.api.attach(self.docker_id, stream=True, demux=True)
-            self._copier = threading.Thread(
-                target=_copy, args=(stream, stdout, stderr, self._uuid), name="container-output", daemon=True
-            )
-            self._copier.start()
+            path = f"/containers/{self.docker_id}/attach?stream=1&stdout=1&stderr=1"
+            self._output = ContainerOutput(*open_stream(self._client, path, {}), stdout, stderr)
             self._client.api.start(self.docker_id)
 
     def wait(self) -> int:
         """Block until the container has ended and its output is written; return its exit status."""
         with engine_errors(f"lost container {self._uuid} while it ran"):
             status = int(self._client.api.wait(self.docker_id, timeout=None)["StatusCode"])
-        if self._copier:
-            self._copier.join(DRAIN_TIMEOUT)
-            if self._copier.is_alive():
-                log.event(
-                    logger, "the last output is not written yet", level=logging.WARNING, container_uuid=self._uuid
-                )
+        if self._output and not self._output.finish(DRAIN_TIMEOUT):
+            log.event(logger, "the last output is not written yet", level=logging.WARNING, container_uuid=self._uuid)
         return status
 
     def stop(self) -> None:
@@ -109,6 +102,8 @@ class Container:
     def remove(self) -> None:
         """Remove the container and its tmp mounts, killing what runs; nothing when it is gone."""
         _remove(self._client, self.docker_id, self._uuid)
+        if self._output:
+            self._output.close()
 
 
 def clean_up(client: DockerClient, uuid: str) -> bool:
@@ -155,25 +150,3 @@ def _sticky_directory(path: str) -> bytes:
         entry.type, entry.mode, entry.mtime = tarfile.DIRTYPE, 0o1777, int(time.time())
         tar.addfile(entry)
     return archive.getvalue()
-
-
-def _copy(stream: Iterable[tuple[bytes | None, bytes | None]], stdout: BinaryIO, stderr: BinaryIO, uuid: str) -> None:
-    """Write the container's output until it ends; a full disk must not block the container, so reading goes on."""
-    failed = False
-    for pieces in stream:
-        for piece, file in zip(pieces, (stdout, stderr), strict=True):
-            try:
-                if piece and not failed:
-                    _write_all(file, piece)
-            except OSError as error:
-                failed = True
-                log.event(
-                    logger, "output is lost from here on", level=logging.ERROR, container_uuid=uuid, error=str(error)
-                )
-
-
-def _write_all(file: BinaryIO, data: bytes) -> None:
-    """Write all of ``data`` to an unbuffered file, which may take only a part at a time."""
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]

@@ -99,7 +99,8 @@ def _dial(client: DockerClient) -> socket.socket:
 
 def _upgrade_request(url: str, body: bytes) -> bytes:
     http = h11.Connection(h11.CLIENT)
-    target = urlsplit(url).path
+    parts = urlsplit(url)
+    target = f"{parts.path}?{parts.query}" if parts.query else parts.path
     headers = [
         ("Host", "docker"),
         ("Connection", "Upgrade"),
@@ -126,7 +127,7 @@ def _upgraded(connection: socket.socket) -> bytes:
         elif isinstance(event, h11.Response):
             raise _refusal(http, connection, event.status_code)
         elif not isinstance(event, h11.InformationalResponse):
-            raise ArvSshError("the Docker engine closed the connection instead of starting the command")
+            raise ArvSshError("the Docker engine closed the connection instead of opening a stream")
 
 
 def _refusal(http: h11.Connection, connection: socket.socket, status: int) -> ArvSshError:
@@ -140,4 +141,4 @@ def _refusal(http: h11.Connection, connection: socket.socket, status: int) -> Ar
         reason = str(json.loads(text)["message"])
     except (ValueError, KeyError, TypeError):
         reason = f"status {status}"
-    return ArvSshError(f"the Docker engine refused to start the command: {reason}")
+    return ArvSshError(f"the Docker engine refused to open a stream: {reason}")

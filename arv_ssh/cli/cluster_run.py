@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from typing import Any
@@ -27,8 +28,11 @@ def run(options: argparse.Namespace, command: list[str]) -> int:
     directory = ClusterDir(options.dir)
     directory.check()
     api = root_client(directory, config.load(directory.config))
+    # Ctrl-C between the API's doing it and our knowing of it would leave a request that nobody cancels.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     request = api.create("container_requests", attributes(options, command))
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         container = _wait(api, request, options.timeout)
     except KeyboardInterrupt:
         api.update("container_requests", request["uuid"], {"priority": 0})
@@ -89,7 +93,7 @@ def _wait(api: ApiClient, request: dict[str, Any], timeout: float) -> dict[str, 
         if time.monotonic() > deadline:
             api.update("container_requests", request["uuid"], {"priority": 0})
             raise ArvSshError(
-                f"container {container['uuid']} is still {container['state']} after {timeout:.0f} s, so its request is "
+                f"container {container['uuid']} is still {container['state']} after {timeout:g} s, so its request is "
                 "cancelled; the dispatcher's log may say why"
             )
         time.sleep(POLL)
