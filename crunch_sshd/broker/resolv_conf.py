@@ -1,0 +1,82 @@
+"""The container's own /etc/hosts and /etc/resolv.conf: what hosts(5) and resolv.conf(5) say. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+MAX_NAMESERVERS = 3
+"""MAXNS of resolv.conf(5); further ones are ignored there too."""
+MAX_NDOTS, MAX_TIMEOUT, MAX_ATTEMPTS = 15, 30, 5
+"""Where resolv.conf(5) silently caps its options."""
+
+
+@dataclass(frozen=True)
+class ResolvConf:
+    """How names are asked for; the defaults are those of a missing file."""
+
+    nameservers: tuple[str, ...] = ("127.0.0.1",)
+    search: tuple[str, ...] = ()
+    ndots: int = 1
+    timeout: int = 5
+    attempts: int = 2
+    use_tcp: bool = False
+
+    def candidates(self, name: str) -> list[str]:
+        """Return the full names to ask for, in order, when a user says ``name``."""
+        if name.endswith("."):
+            return [name.rstrip(".")]
+        searched = [f"{name}.{domain}" for domain in self.search]
+        return [name, *searched] if name.count(".") >= self.ndots else [*searched, name]
+
+
+def parse(text: str) -> ResolvConf:
+    """Read the text of a resolv.conf; what cannot be understood is ignored, as glibc does."""
+    nameservers: list[str] = []
+    search: tuple[str, ...] = ()
+    options: dict[str, str] = {}
+    for line in text.splitlines():
+        if line.startswith(("#", ";")):
+            continue
+        keyword, *words = line.split() or [""]
+        if keyword == "nameserver" and words and is_address(words[0]):
+            nameservers.append(words[0])
+        elif keyword in ("search", "domain") and words:  # of several, the last one counts
+            found = (word.strip(".") for word in (words if keyword == "search" else words[:1]))
+            search = tuple(word for word in found if word)
+        elif keyword == "options":
+            options |= {name: value for name, _, value in (word.partition(":") for word in words)}
+    default = ResolvConf()
+    return ResolvConf(
+        nameservers=tuple(nameservers[:MAX_NAMESERVERS]) or default.nameservers,
+        search=search,
+        ndots=_number(options, "ndots", default.ndots, 0, MAX_NDOTS),
+        timeout=_number(options, "timeout", default.timeout, 1, MAX_TIMEOUT),
+        attempts=_number(options, "attempts", default.attempts, 1, MAX_ATTEMPTS),
+        use_tcp="use-vc" in options,
+    )
+
+
+def _number(options: dict[str, str], name: str, default: int, low: int, high: int) -> int:
+    text = options.get(name, "")
+    return min(max(int(text), low), high) if text.isascii() and text.isdecimal() else default
+
+
+def hosts(text: str, name: str) -> list[str]:
+    """Return the addresses that the text of an /etc/hosts gives to ``name``, in its order."""
+    wanted = name.rstrip(".").lower()
+    found = []
+    for line in text.splitlines():
+        address, *names = line.partition("#")[0].split() or [""]
+        if wanted in (one.lower() for one in names) and is_address(address):
+            found.append(address)
+    return list(dict.fromkeys(found))
+
+
+def is_address(text: str) -> bool:
+    """Say whether ``text`` is an IPv4 or IPv6 address, perhaps with a zone (``fe80::1%eth0``)."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
