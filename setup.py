@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=[
-        "arv_ssh", "arv_ssh.api", "arv_ssh.cli", "arv_ssh.controller", "arv_ssh.dispatch",
+        "arv_ssh", "arv_ssh.api", "arv_ssh.cli", "arv_ssh.controller", "arv_ssh.dispatch", "arv_ssh.embedded",
         "proxycommand", "crunch_sshd", "crunch_sshd.runtimes", "config_templates",
     ],
     package_data={"config_templates": ["*"]},

@@ -66,7 +66,7 @@ class TlsEngine:
         return self._decrypt(limit)
 
     def _decrypt(self, limit: int) -> bytes:
-        pieces = []
+        pieces: list[bytes] = []
         size = 0
         while size < limit and not self._peer_closed:
             try:

@@ -15,8 +15,8 @@ from arv_ssh import credentials, tls
 from arv_ssh.api.client import ApiClient
 from arv_ssh.api.in_process import InProcessAdapter
 from arv_ssh.config import ClusterConfig
-from arv_ssh.controller.embedded import EmbeddedApi
 from arv_ssh.controller.shell import PATH, ShellEndpoint
+from arv_ssh.embedded.api import EmbeddedApi
 from arv_ssh.errors import ConfigError, NotFound, Unauthorized
 from arv_ssh.http_server import HttpConnection, Request, Response, Upgrade
 from arv_ssh.tls_transport import TlsLayer

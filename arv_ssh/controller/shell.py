@@ -19,7 +19,7 @@ from arv_ssh import access, credentials, session_token
 from arv_ssh.api.client import ApiClient
 from arv_ssh.config import ClusterConfig
 from arv_ssh.controller import gateways
-from arv_ssh.errors import BadGateway, BadRequest, HttpError, Unauthorized
+from arv_ssh.errors import BadGateway, BadRequest, Forbidden, HttpError, Unauthorized
 from arv_ssh.http_server import Request, Upgrade
 from arv_ssh.log import event
 from arv_ssh.relay import Relay
@@ -87,6 +87,8 @@ class ShellEndpoint:
             raise Unauthorized("no API token was sent; set ARVADOS_API_TOKEN to a token of this cluster")
         as_user = self._api.with_token(token)
         user = as_user.current_user()
+        if "all" not in as_user.get("api_client_authorizations", "current")["scopes"]:
+            raise Forbidden("this token is limited to some requests, and entering containers is none of them")
         container = as_user.get("containers", uuid)
         access.check_allowed(self._config.shell_access, user, container, self._requests(uuid))
         access.check_state(container)

@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from arv_ssh.controller import store as store_module
-from arv_ssh.controller.embedded import EmbeddedApi
-from arv_ssh.controller.store import Store
-from arv_ssh.controller.store_models import Base
+from arv_ssh.embedded import store as store_module
+from arv_ssh.embedded.api import EmbeddedApi
+from arv_ssh.embedded.models import Base
+from arv_ssh.embedded.store import Store
 from arv_ssh.errors import ConfigError, Unavailable, Unprocessable
-from tests.unit.arv_ssh.controller.embedded_cluster import ROOT_TOKEN, Cluster, cluster_config
+from tests.unit.arv_ssh.embedded.cluster import ROOT_TOKEN, Cluster, cluster_config
 
 WRITER = """
 import json, pathlib, sys, threading
-from arv_ssh.controller.embedded import EmbeddedApi
-from tests.unit.arv_ssh.controller.embedded_cluster import ROOT_TOKEN, WORK, cluster_config
+from arv_ssh.embedded.api import EmbeddedApi
+from tests.unit.arv_ssh.embedded.cluster import ROOT_TOKEN, WORK, cluster_config
 
 api = EmbeddedApi(cluster_config(pathlib.Path(sys.argv[1])))
 headers = {"authorization": "Bearer " + ROOT_TOKEN, "content-type": "application/json"}

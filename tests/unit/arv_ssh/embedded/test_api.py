@@ -10,9 +10,9 @@ from urllib.parse import urlencode
 import pytest
 
 from arv_ssh.config import parse
-from arv_ssh.controller.embedded import EmbeddedApi
+from arv_ssh.embedded.api import EmbeddedApi
 from arv_ssh.errors import ConfigError
-from tests.unit.arv_ssh.controller.embedded_cluster import ACTIVE, ROOT_TOKEN, WORK, Cluster
+from tests.unit.arv_ssh.embedded.cluster import ACTIVE, ROOT_TOKEN, WORK, Cluster
 
 REQUESTS = "/arvados/v1/container_requests"
 CONTAINERS = "/arvados/v1/containers"

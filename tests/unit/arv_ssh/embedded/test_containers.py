@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from arv_ssh.controller.embedded_containers import TRANSITIONS
+from arv_ssh.embedded.containers import TRANSITIONS
 from arv_ssh.errors import Forbidden, NotFound, Unauthorized, Unprocessable
-from tests.unit.arv_ssh.controller.embedded_cluster import ACTIVE, ROOT_TOKEN, SPECTATOR, Cluster
+from tests.unit.arv_ssh.embedded.cluster import ACTIVE, ROOT_TOKEN, SPECTATOR, Cluster
 
 ROOT_AUTH = "zzzzz-gj3su-000000000000000"
 STATES = list(TRANSITIONS)

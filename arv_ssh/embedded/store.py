@@ -1,7 +1,7 @@
 """The embedded API's database: the engine, its transactions, and everything that is SQLite's own way.
 
 Owns durability (an acknowledged write survives ``kill -9``) and the rule of one writer at a time, so that a check and
-the change that rests on it are one step. Knows no table: those are in :mod:`arv_ssh.controller.store_models`. Another
+the change that rests on it are one step. Knows no table: those are in :mod:`arv_ssh.embedded.models`. Another
 database is another branch here and nowhere else.
 """
 

@@ -1,18 +1,17 @@
 """Containers of the embedded API: the state machine, the lock, and who may record what in which state.
 
 Owns a container's life from Queued to its end, and the token that lives as long as its lock. How it is tied to requests
-is :mod:`arv_ssh.controller.embedded_matching`'s.
+is :mod:`arv_ssh.embedded.matching`'s.
 """
 
 from __future__ import annotations
 
 from sqlalchemy import select
 
-from arv_ssh.controller import embedded_records as records
-from arv_ssh.controller import embedded_tokens as tokens
-from arv_ssh.controller.embedded_call import Attributes, Call
-from arv_ssh.controller.embedded_matching import container_ended
-from arv_ssh.controller.store_models import (
+from arv_ssh.embedded import records, tokens
+from arv_ssh.embedded.call import Attributes, Call
+from arv_ssh.embedded.matching import container_ended
+from arv_ssh.embedded.models import (
     CANCELLED,
     COMPLETE,
     ENDED,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from arv_ssh.errors import BadRequest, Unprocessable
-from tests.unit.arv_ssh.controller.embedded_cluster import Cluster
+from tests.unit.arv_ssh.embedded.cluster import Cluster
 
 REQUESTS = "/arvados/v1/container_requests"
 

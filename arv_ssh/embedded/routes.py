@@ -10,16 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from arv_ssh.controller import embedded_accounts as accounts
-from arv_ssh.controller import embedded_containers as containers
-from arv_ssh.controller import embedded_filters as filters
-from arv_ssh.controller import embedded_params as params
-from arv_ssh.controller import embedded_permissions as permissions
-from arv_ssh.controller import embedded_records as records
-from arv_ssh.controller import embedded_requests as requests
-from arv_ssh.controller import embedded_tokens as tokens
-from arv_ssh.controller.embedded_call import Attributes, Call
-from arv_ssh.controller.store_models import (
+from arv_ssh.embedded import accounts, containers, filters, params, permissions, records, requests, tokens
+from arv_ssh.embedded.call import Attributes, Call
+from arv_ssh.embedded.models import (
     ApiClientAuthorization,
     Container,
     ContainerRequest,

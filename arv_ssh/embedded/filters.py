@@ -1,7 +1,7 @@
 """Lists of the embedded API: ``filters``, ``select``, ``order``, ``limit``, ``offset``, ``count``.
 
 Owns the reading of these parameters (Arvados' "Common resource methods") and the SQL they become; the database's own
-way with upper and lower case in LIKE is :mod:`arv_ssh.controller.store`'s.
+way with upper and lower case in LIKE is :mod:`arv_ssh.embedded.store`'s.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 from sqlalchemy import JSON, Boolean, Column, ColumnElement, Float, Integer, and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from arv_ssh.controller import embedded_records as records
-from arv_ssh.controller.embedded_params import loads
-from arv_ssh.controller.store_models import KINDS, Record, UtcDateTime
+from arv_ssh.embedded import records
+from arv_ssh.embedded.models import KINDS, Record, UtcDateTime
+from arv_ssh.embedded.params import loads
 from arv_ssh.errors import Unprocessable
 
 DEFAULT_LIMIT = 100

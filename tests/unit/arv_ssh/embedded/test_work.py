@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from arv_ssh.errors import Forbidden, Unprocessable
-from tests.unit.arv_ssh.controller.embedded_cluster import ACTIVE, WORK, Cluster
+from tests.unit.arv_ssh.embedded.cluster import ACTIVE, WORK, Cluster
 
 BIND = {"/data": {"kind": "bind", "path": "/srv/data", "writable": True}}
 

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 from sqlalchemy import JSON, Boolean, Column, Float, Integer, inspect
 
 from arv_ssh import uuids
-from arv_ssh.controller.embedded_call import Attributes, Call
-from arv_ssh.controller.embedded_params import loads
-from arv_ssh.controller.store_models import KINDS, Record, UtcDateTime
+from arv_ssh.embedded.call import Attributes, Call
+from arv_ssh.embedded.models import KINDS, Record, UtcDateTime
+from arv_ssh.embedded.params import loads
 from arv_ssh.errors import BadRequest, Forbidden, Unprocessable
 
 R = TypeVar("R", bound=Record)

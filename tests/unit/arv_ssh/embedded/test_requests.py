@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from arv_ssh.errors import Forbidden, NotFound, Unprocessable
-from tests.unit.arv_ssh.controller.embedded_cluster import ACTIVE, SPECTATOR, WORK, Cluster
+from tests.unit.arv_ssh.embedded.cluster import ACTIVE, SPECTATOR, WORK, Cluster
 
 
 def test_commit_makes_a_container(cluster: Cluster) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from arv_ssh import uuids
 from arv_ssh.config import ClusterConfig
-from arv_ssh.controller.store_models import User
+from arv_ssh.embedded.models import User
 
 ROOT_SUFFIX = "000000000000000"
 Attributes = dict[str, Any]
@@ -41,7 +41,7 @@ class Caller:
 
 @dataclass
 class Call:
-    """One call. ``levels`` is the cache of :func:`arv_ssh.controller.embedded_permissions.levels`."""
+    """One call. ``levels`` is the cache of :func:`arv_ssh.embedded.permissions.levels`."""
 
     session: Session
     caller: Caller

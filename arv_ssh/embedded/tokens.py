@@ -15,9 +15,9 @@ from sqlalchemy.orm import Session
 
 from arv_ssh import credentials, uuids
 from arv_ssh.config import ClusterConfig
-from arv_ssh.controller import embedded_records as records
-from arv_ssh.controller.embedded_call import Attributes, Call, Caller, root_token_uuid, root_user_uuid
-from arv_ssh.controller.store_models import ApiClientAuthorization, Container, User
+from arv_ssh.embedded import records
+from arv_ssh.embedded.call import Attributes, Call, Caller, root_token_uuid, root_user_uuid
+from arv_ssh.embedded.models import ApiClientAuthorization, Container, User
 from arv_ssh.errors import Forbidden, Unauthorized, Unprocessable
 
 SECRET_LENGTH = 50

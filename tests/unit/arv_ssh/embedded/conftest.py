@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.arv_ssh.controller.embedded_cluster import Cluster
+from tests.unit.arv_ssh.embedded.cluster import Cluster
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from arv_ssh.api.client import ApiClient
 from arv_ssh.api.in_process import InProcessAdapter
 from arv_ssh.config import ClusterConfig, parse
-from arv_ssh.controller.embedded import EmbeddedApi
+from arv_ssh.embedded.api import EmbeddedApi
 
 ROOT_TOKEN = "systemusertesttoken1234567890aoeuidhtnsqjkxbmwvzpy"
 ADMIN = "zzzzz-tpzed-d9tiejq69daie8f"

@@ -1,17 +1,16 @@
 """Container requests of the embedded API: what a user submits, changes, cancels and deletes.
 
-Owns the way Uncommitted → Committed → Final. What a request may ask for is :mod:`arv_ssh.controller.embedded_work`'s,
-how it gets its container :mod:`arv_ssh.controller.embedded_matching`'s.
+Owns the way Uncommitted → Committed → Final. What a request may ask for is :mod:`arv_ssh.embedded.work`'s,
+how it gets its container :mod:`arv_ssh.embedded.matching`'s.
 """
 
 from __future__ import annotations
 
-from arv_ssh.controller import embedded_matching as matching
-from arv_ssh.controller import embedded_records as records
-from arv_ssh.controller.embedded_call import Attributes, Call
-from arv_ssh.controller.embedded_permissions import check_owner
-from arv_ssh.controller.embedded_work import check_mount_rights, check_work
-from arv_ssh.controller.store_models import COMMITTED, FINAL, UNCOMMITTED, Container, ContainerRequest, User
+from arv_ssh.embedded import matching, records
+from arv_ssh.embedded.call import Attributes, Call
+from arv_ssh.embedded.models import COMMITTED, FINAL, UNCOMMITTED, Container, ContainerRequest, User
+from arv_ssh.embedded.permissions import check_owner
+from arv_ssh.embedded.work import check_mount_rights, check_work
 from arv_ssh.errors import Forbidden, Unprocessable
 
 ALWAYS = frozenset({"owner_uuid", "state", "name", "description", "properties"})

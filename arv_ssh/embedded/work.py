@@ -9,8 +9,8 @@ from __future__ import annotations
 import posixpath
 from typing import Any
 
-from arv_ssh.controller.embedded_call import Call
-from arv_ssh.controller.store_models import ContainerRequest
+from arv_ssh.embedded.call import Call
+from arv_ssh.embedded.models import ContainerRequest
 from arv_ssh.errors import Forbidden, Unprocessable
 
 MAX_PRIORITY = 1000

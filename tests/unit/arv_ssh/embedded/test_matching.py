@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.arv_ssh.controller.embedded_cluster import Cluster
+from tests.unit.arv_ssh.embedded.cluster import Cluster
 
 
 def first_container(cluster: Cluster, state: str, exit_code: int = 0) -> str:

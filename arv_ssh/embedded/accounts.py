@@ -1,7 +1,7 @@
 """Users, groups and links of the embedded API: who there is, and who gives whom a permission.
 
 Owns the rules for these three resources. What a permission is worth is
-:mod:`arv_ssh.controller.embedded_permissions`'s.
+:mod:`arv_ssh.embedded.permissions`'s.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 from sqlalchemy import or_, select
 
 from arv_ssh import uuids
-from arv_ssh.controller import embedded_permissions as permissions
-from arv_ssh.controller import embedded_records as records
-from arv_ssh.controller.embedded_call import Attributes, Call, root_user_uuid
-from arv_ssh.controller.store_models import (
+from arv_ssh.embedded import permissions, records
+from arv_ssh.embedded.call import Attributes, Call, root_user_uuid
+from arv_ssh.embedded.models import (
     ApiClientAuthorization,
     Container,
     ContainerRequest,

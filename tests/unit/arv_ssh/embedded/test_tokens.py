@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from arv_ssh.errors import Forbidden, NotFound, Unauthorized, Unprocessable
-from tests.unit.arv_ssh.controller.embedded_cluster import ACTIVE, ADMIN, ROOT_TOKEN, SPECTATOR, Cluster
+from tests.unit.arv_ssh.embedded.cluster import ACTIVE, ADMIN, ROOT_TOKEN, SPECTATOR, Cluster
 
 CURRENT = "/arvados/v1/users/current"
 TOKENS = "/arvados/v1/api_client_authorizations"

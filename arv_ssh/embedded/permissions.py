@@ -11,9 +11,8 @@ from typing import TypeVar
 from sqlalchemy import ColumnElement, or_, select, true
 
 from arv_ssh import uuids
-from arv_ssh.controller.embedded_call import Call
-from arv_ssh.controller.embedded_records import label, singular
-from arv_ssh.controller.store_models import (
+from arv_ssh.embedded.call import Call
+from arv_ssh.embedded.models import (
     ApiClientAuthorization,
     Container,
     ContainerRequest,
@@ -22,6 +21,7 @@ from arv_ssh.controller.store_models import (
     Record,
     User,
 )
+from arv_ssh.embedded.records import label, singular
 from arv_ssh.errors import Forbidden, NotFound, Unprocessable
 
 R = TypeVar("R", bound=Record)

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arv_ssh.controller import embedded_params as params
-from arv_ssh.controller.store_models import ContainerRequest
+from arv_ssh.embedded import params
+from arv_ssh.embedded.models import ContainerRequest
 from arv_ssh.errors import BadRequest
-from tests.unit.arv_ssh.controller.embedded_cluster import Cluster
+from tests.unit.arv_ssh.embedded.cluster import Cluster
 
 JSON = {"content-type": "application/json; charset=utf-8"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from arv_ssh.errors import Forbidden, NotFound, Unprocessable
-from tests.unit.arv_ssh.controller.embedded_cluster import ACTIVE, SPECTATOR, WORK, Cluster
+from tests.unit.arv_ssh.embedded.cluster import ACTIVE, SPECTATOR, WORK, Cluster
 
 
 def share(cluster: Cluster, tail: str, head: str, name: str = "can_read") -> str:

@@ -12,8 +12,8 @@ import json
 from sqlalchemy import and_, func, or_, select
 
 from arv_ssh import uuids
-from arv_ssh.controller.embedded_call import Call, root_user_uuid
-from arv_ssh.controller.store_models import (
+from arv_ssh.embedded.call import Call, root_user_uuid
+from arv_ssh.embedded.models import (
     CANCELLED,
     COMMITTED,
     COMPLETE,

@@ -1,7 +1,7 @@
 """The embedded API: an Arvados-compatible API of one small cluster, kept in a database of its own.
 
 Owns the transaction around each call and the shape of errors. What a path means is
-:mod:`arv_ssh.controller.embedded_routes`'s, and the rules are in the modules beside it. Knows no socket: the
+:mod:`arv_ssh.embedded.routes`'s, and the rules are in the modules beside it. Knows no socket: the
 controller's HTTP server and, inside the same process, :class:`arv_ssh.api.in_process.InProcessAdapter` call
 :meth:`EmbeddedApi.handle`.
 """
@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from arv_ssh.config import ClusterConfig
-from arv_ssh.controller import embedded_params as params
-from arv_ssh.controller import embedded_tokens as tokens
-from arv_ssh.controller.embedded_call import Call, root_user_uuid
-from arv_ssh.controller.embedded_routes import Fields, Request
-from arv_ssh.controller.store import Store
-from arv_ssh.controller.store_models import Base, User
+from arv_ssh.embedded import params, tokens
+from arv_ssh.embedded.call import Call, root_user_uuid
+from arv_ssh.embedded.models import Base, User
+from arv_ssh.embedded.routes import Fields, Request
+from arv_ssh.embedded.store import Store
 from arv_ssh.errors import ConfigError, HttpError
 from arv_ssh.log import event
 
