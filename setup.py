@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
+
+PACKAGES = ("arv_ssh", "proxycommand", "crunch_sshd", "config_templates")
 
 setup(
     name="arv-ssh",
@@ -12,10 +14,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=[
-        "arv_ssh", "arv_ssh.api", "arv_ssh.cli", "arv_ssh.controller", "arv_ssh.dispatch", "arv_ssh.embedded",
-        "proxycommand", "crunch_sshd", "crunch_sshd.runtimes", "config_templates",
-    ],
+    packages=find_packages(include=[f"{name}{rest}" for name in PACKAGES for rest in ("", ".*")]),
     package_data={"config_templates": ["*"]},
     install_requires=[
         "paramiko>=5.1,<6",

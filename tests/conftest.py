@@ -1,0 +1,15 @@
+"""For all tests: pytest-timeout's limit follows the tests' unit of time."""
+
+import pytest
+
+from tests.timing import SCALE
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Scale the time-out of each test, its own or the default of pyproject.toml."""
+    default = float(config.getini("timeout") or 0)
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        own = float(marker.args[0]) if marker and marker.args else default
+        if SCALE != 1 and own:
+            item.add_marker(pytest.mark.timeout(own * SCALE), append=False)

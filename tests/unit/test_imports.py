@@ -1,0 +1,131 @@
+"""The import rules of the three packages, read from the sources, and from Python itself for ssh-proxy."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.timing import DEADLINE
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("arv_ssh", "proxycommand", "crunch_sshd", "config_templates")
+
+FORBIDDEN_PACKAGES = {
+    "arv_ssh": {"proxycommand", "crunch_sshd"},
+    "proxycommand": {"crunch_sshd"},
+    "crunch_sshd": {"proxycommand"},
+    "config_templates": {"arv_ssh", "proxycommand", "crunch_sshd"},
+}
+"""proxycommand → arv_ssh ← crunch_sshd, and never another way."""
+
+PURE = (
+    "arv_ssh.errors", "arv_ssh.credentials", "arv_ssh.uuids", "arv_ssh.access", "arv_ssh.upgrade",
+    "arv_ssh.session_token",
+)  # fmt: skip
+IMPURE = {
+    "socket", "ssl", "threading", "asyncio", "uvloop", "subprocess", "paramiko", "docker", "requests", "sqlalchemy",
+}  # fmt: skip
+
+SSH_PROXY_NEVER = {
+    "requests", "paramiko", "asyncio", "docker", "sqlalchemy", "uvloop", "yaml", "cryptography", "h11", "threading",
+    "subprocess", "urllib.request", "http.client", "dataclasses", "json",
+}  # fmt: skip
+"""What would cost ssh-proxy time on every connection; ``ssl`` and ``socket`` are what it needs."""
+
+
+def modules() -> dict[str, Path]:
+    """Return the source of every module, by its dotted name."""
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(path: Path, *, at_run_time: bool = False) -> set[str]:
+    """Return the dotted names a source imports anywhere in it; ``at_run_time`` leaves out ``if TYPE_CHECKING:``."""
+    names: set[str] = set()
+    pending: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while pending:
+        node = pending.pop()
+        if at_run_time and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            pending.extend(node.orelse)
+            continue
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import; name the package"
+            names.update({f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)})
+        pending.extend(ast.iter_child_nodes(node))
+    return names
+
+
+def tops(names: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_directions(package: str) -> None:
+    """proxycommand and crunch_sshd import arv_ssh, which imports neither; the two never meet."""
+    wrong = {
+        name: found
+        for name, path in modules().items()
+        if name.split(".")[0] == package and (found := tops(imports(path)) & FORBIDDEN_PACKAGES[package])
+    }
+    assert not wrong
+
+
+def test_pure_modules() -> None:
+    """A pure module imports nothing that does I/O, threads or loops, and neither does any of ours that it imports."""
+    sources = modules()
+    for name in PURE:
+        reached, pending = set(), {name}
+        while pending:
+            current = pending.pop()
+            reached.add(current)
+            found = imports(sources[current], at_run_time=True)
+            assert not tops(found) & IMPURE, f"{name} reaches {current}, which imports {tops(found) & IMPURE}"
+            pending |= (found & sources.keys()) - reached
+
+
+def test_one_door_to_docker() -> None:
+    """The Docker SDK is imported in one file."""
+    users = [name for name, path in modules().items() if "docker" in tops(imports(path))]
+    assert users == ["crunch_sshd.docker_engine"]
+
+
+def test_one_door_to_the_database() -> None:
+    """SQLAlchemy is the embedded API's business alone."""
+    users = [name for name, path in modules().items() if "sqlalchemy" in tops(imports(path))]
+    assert users and all(name.startswith("arv_ssh.embedded.") for name in users)
+
+
+def test_every_package_is_installed() -> None:
+    """Each directory with a module in it has an __init__.py, by which setup.py finds what to install."""
+    assert {path.parent for path in modules().values() if not path.with_name("__init__.py").exists()} == set()
+
+
+def test_what_ssh_proxy_imports() -> None:
+    """Up to the first byte for the network, ssh-proxy has imported nothing that would slow every connection down."""
+    program = (
+        "import socket, sys\n"
+        "def refuse(*arguments, **keywords): raise ConnectionRefusedError(111, 'Connection refused')\n"
+        "socket.create_connection = socket.socket.connect = refuse\n"
+        "sys.argv = ['arvados-client', 'ssh-proxy', 'zzzzz-dz642-abcdeabcdeabcde']\n"
+        "from proxycommand.__main__ import main\n"
+        "print(main(), *sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True, text=True, timeout=DEADLINE,
+        env={"ARVADOS_API_HOST": "192.0.2.1", "ARVADOS_API_TOKEN": "token", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    status, *loaded = done.stdout.split()
+    assert status == "255" and done.stderr.startswith("arvados-client: "), done.stderr
+    assert {"proxycommand.ssh_proxy", "ssl"} <= set(loaded)
+    assert SSH_PROXY_NEVER & set(loaded) == set()
