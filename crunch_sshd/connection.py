@@ -22,6 +22,7 @@ from arv_ssh.host_key import private_pem
 from crunch_sshd.runtimes import Account, Runtime
 from crunch_sshd.session import Session
 from crunch_sshd.transport import (
+    OPEN_PROHIBITED,
     OPEN_RESOURCE_SHORTAGE,
     OPEN_UNKNOWN_TYPE,
     ChannelOpen,
@@ -68,6 +69,8 @@ class Connection(GatewayServer):
         self._ended = ended
         self._lock = threading.Lock()
         self._sessions: set[Session] = set()
+        self._no_more_sessions = False
+        self._openers: dict[str, Callable[[ChannelOpen], None]] = {"session": self._open_session}
         self._transport = _transport(sock, secret)
 
     def start(self) -> None:
@@ -105,8 +108,15 @@ class Connection(GatewayServer):
     # Channels (RFC 4254 §5.1).
 
     def open_channel(self, wish: ChannelOpen) -> None:
-        if wish.kind != "session":
+        opener = self._openers.get(wish.kind)
+        if opener is None:
             wish.refuse(OPEN_UNKNOWN_TYPE, f"the channel type {wish.kind} is not supported")
+        else:
+            opener(wish)
+
+    def _open_session(self, wish: ChannelOpen) -> None:
+        if self._no_more_sessions:
+            wish.refuse(OPEN_PROHIBITED, "the client itself asked for no more sessions")
         elif len(self._sessions) >= MAX_SESSIONS:
             wish.refuse(OPEN_RESOURCE_SHORTAGE, f"this connection has {MAX_SESSIONS} sessions open, its limit")
         else:
@@ -125,6 +135,8 @@ class Connection(GatewayServer):
             self._sessions.discard(session)
 
     def global_request(self, kind: str, message: Message, reply: Callable[[bool, tuple[int, ...]], None]) -> None:
+        if kind == "no-more-sessions@openssh.com":
+            self._no_more_sessions = True
         # keepalive@openssh.com wants an answer, and a failure is one (sshd answers it so too).
         reply(False, ())
 
