@@ -91,6 +91,14 @@ class Container:
             log.event(logger, "the last output is not written yet", level=logging.WARNING, container_uuid=self._uuid)
         return status
 
+    def is_running(self) -> bool:
+        """Say whether the container runs; one that is gone does not."""
+        try:
+            with engine_errors(f"cannot look at container {self._uuid}"):
+                return bool(self._client.api.inspect_container(self.docker_id)["State"]["Running"])
+        except NotFound:
+            return False
+
     def stop(self) -> None:
         """End the container's processes: SIGTERM, then SIGKILL after the grace; nothing when it has ended."""
         try:

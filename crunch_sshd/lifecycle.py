@@ -19,9 +19,9 @@ from arv_ssh.errors import ArvSshError, HttpError, Unprocessable
 from crunch_sshd import container_options, docker_engine
 from crunch_sshd.container import Container
 from crunch_sshd.container_record import PATIENCE, ContainerRecord
+from crunch_sshd.docker_engine import DockerClient
 from crunch_sshd.events import Events
 from crunch_sshd.gateway import Gateway
-from crunch_sshd.runtimes import Runtime
 from crunch_sshd.runtimes.choose import choose
 
 logger = logging.getLogger(__name__)
@@ -113,26 +113,35 @@ class Lifecycle:
             self._check_signal()
             container.start(stdout, stderr)
             stack.callback(self._release, container.stop)
-            self._announce(stack, choose(self._settings.runtime, client, container.docker_id, self._settings.uuid))
+            self._announce(None if self._settings.secret is None else self._open_gateway(stack, client, container))
             exit_code = self._wait(container)
         log_dir = self._settings.log_dir
         return {"exit_code": exit_code} | ({"log": log_dir.absolute().as_uri()} if log_dir else {})
 
-    def _announce(self, stack: ExitStack, runtime: Runtime) -> None:
-        """Start the gateway and record its address together with Running: nobody sees one without the other."""
-        attributes: dict[str, Any] = {"state": "Running"}
-        if self._settings.secret is not None:
+    def _open_gateway(self, stack: ExitStack, client: DockerClient, container: Container) -> str | None:
+        """Start the gateway and return its address; None when the container has ended before there was one."""
+        try:
             gateway = Gateway(
                 container_uuid=self._settings.uuid,
-                secret=self._settings.secret,
-                runtime=runtime,
+                secret=self._settings.secret or "",
+                runtime=choose(self._settings.runtime, client, container.docker_id, self._settings.uuid),
                 host=self._settings.gateway_host,
                 port=self._settings.gateway_port,
                 accept_unsigned_sessions=self._settings.accept_unsigned_sessions,
             )
-            stack.callback(gateway.stop)
-            attributes["gateway_address"] = gateway.start()
+        except (ArvSshError, OSError) as error:
+            # A runtime looks into the container's first process: a short command may be over by then.
+            if container.is_running():
+                raise
+            log.event(logger, "ended before its gateway", container_uuid=self._settings.uuid, reason=str(error))
+            return None
+        stack.callback(gateway.stop)
+        return gateway.start()
+
+    def _announce(self, gateway_address: str | None) -> None:
+        """Record the gateway's address together with Running: nobody sees one without the other."""
         self._check_signal()
+        attributes = {"state": "Running"} | ({"gateway_address": gateway_address} if gateway_address else {})
         self._record.update(attributes)
         log.event(logger, "container is running", container_uuid=self._settings.uuid, **attributes)
 

@@ -140,6 +140,18 @@ def test_stop_ends_what_ignores_sigterm(client: DockerClient, uuid: str) -> None
     assert made.wait() == 137
 
 
+def test_is_running(client: DockerClient, uuid: str) -> None:
+    """A container runs from its start to its end; neither before, nor when it is gone."""
+    made = create(client, uuid, "sleep", "600")
+    assert not made.is_running()
+    made.start(io.BytesIO(), io.BytesIO())
+    assert made.is_running()
+    made.stop()
+    assert not made.is_running()
+    made.remove()
+    assert not made.is_running()
+
+
 def test_remove_twice(client: DockerClient, uuid: str) -> None:
     """Stopping and removing what is gone is no error."""
     made = create(client, uuid, "true")
