@@ -62,6 +62,19 @@ def groups(group_file: str, account: Account) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def in_groups(account: Account, group_file: str, group: str) -> Account:
+    """Return ``account`` with the groups that Docker gives it: GROUP of its user ``USER:GROUP`` alone, else all."""
+    if not group:
+        return with_ids(account, account.uid, account.gid, groups(group_file, account))
+    for line in group_file.splitlines():
+        fields = line.split(":")
+        if len(fields) >= 3 and group == fields[0] and fields[2].isdigit():
+            group = fields[2]
+            break
+    gid = int(group) if group.isdigit() else account.gid
+    return with_ids(account, account.uid, gid, (gid,))
+
+
 def _account(entry: _Entry, runtime_user: str) -> Account:
     return Account(entry.name, entry.uid, entry.gid, entry.home or "/", entry.shell or DEFAULT_SHELL, runtime_user)
 

@@ -54,6 +54,10 @@ class HostContainer:
                     return value.strip()
         return ""
 
+    def working_directory(self) -> str:
+        """Return where the first process is now, as a path inside the container."""
+        return os.readlink("cwd", dir_fd=self._proc)
+
     def bounding_capabilities(self) -> int:
         """Return the capabilities (a bit mask, capabilities(7)) that root may have in this container."""
         return int(self.status("CapBnd"), 16)

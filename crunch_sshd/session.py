@@ -13,7 +13,7 @@ from dataclasses import replace
 from paramiko.message import Message
 
 from arv_ssh.errors import ArvSshError
-from crunch_sshd import commands
+from crunch_sshd import commands, subsystems
 from crunch_sshd.detach import DetachKeys
 from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, StartFailed, Terminal
 from crunch_sshd.stdin import Stdin
@@ -45,6 +45,7 @@ class Session:
         self._environment: dict[str, str] = {}
         self._terminal: Terminal | None = None
         self._command: Command | None = None
+        self._start: Callable[[Command], Process] = runtime.start
         self._refusal: StartFailed | None = None
         self._started = False
         self._gone = threading.Event()
@@ -58,6 +59,7 @@ class Session:
             "env": self._env,
             "shell": self._shell,
             "exec": self._exec,
+            "subsystem": self._subsystem,
             "window-change": self._window_change,
             "signal": self._signal,
             "break": self._break,
@@ -121,6 +123,13 @@ class Session:
         text = message.get_binary()
         return self._program(lambda: commands.shell_command(self._account, text))
 
+    def _subsystem(self, message: Message) -> bool:
+        line = subsystems.DEFAULTS.get(_text(message))
+        if line is None or self._started:
+            return False
+        self._start = lambda command: subsystems.start(line, command, self._runtime)
+        return self._program(lambda: [line])
+
     def _program(self, arguments: Callable[[], list[str]]) -> bool:
         """Take the channel's one program (RFC 4254 §6.5); a second is refused."""
         if self._started:
@@ -183,7 +192,7 @@ class Session:
             if self._refusal is not None:
                 raise self._refusal
             assert self._command is not None  # noqa: S101 - replied() starts this thread with one of the two
-            return self._pump(self._runtime.start(self._command))
+            return self._pump(self._start(self._command))
         except StartFailed as error:
             self._say(str(error))
             return error.exit_status

@@ -141,6 +141,11 @@ class Runtime(ABC):
     def host(self) -> HostContainer | None:
         """Return the container as this host sees it; None where the gateway may not enter its namespaces."""
 
+    def directory(self) -> str:
+        """Return the container's working directory, where its programs start; by default its first process's."""
+        container = self.host()
+        return container.working_directory() if container is not None else "/"
+
     @abstractmethod
     def start(self, command: Command) -> Process:
         """Start a process. Raises :class:`StartFailed` when the runtime could not."""

@@ -48,10 +48,14 @@ class DockerRuntime(Runtime):
         with engine_errors(f"container {container_id}"):
             facts = client.api.inspect_container(container_id)
         self._container: str = facts["Id"]
+        self._directory: str = facts["Config"].get("WorkingDir") or "/"
         self._host = _host_container(facts["State"]["Pid"], self._container)
 
     def host(self) -> HostContainer | None:
         return self._host
+
+    def directory(self) -> str:
+        return self._directory
 
     def account(self, login_username: str) -> Account:
         with engine_errors(f"container {self._name}"):
@@ -59,7 +63,12 @@ class DockerRuntime(Runtime):
         passwd = self._read_file("/etc/passwd")
         account = accounts.find(passwd, login_username, config.get("User") or "", self._name)
         exists = path_exists(self._client, self._container, account.shell or "")
-        return account if exists else accounts.without_shell(account)
+        if not exists:
+            account = accounts.without_shell(account)
+        if self._host is None:
+            return account  # the engine gives the groups; nobody else starts processes as this user
+        group = "" if login_username else (config.get("User") or "").partition(":")[2]
+        return accounts.in_groups(account, self._host.read_text("/etc/group"), group)
 
     def _read_file(self, path: str) -> str:
         """Return a small file of the container, or "" where it has none."""

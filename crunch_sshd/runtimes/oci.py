@@ -82,6 +82,9 @@ class OciRuntime(Runtime):
     def host(self) -> HostContainer:
         return self._host
 
+    def directory(self) -> str:
+        return self._process.get("cwd") or "/"
+
     def account(self, login_username: str) -> Account:
         passwd = self._host.read_text("/etc/passwd")
         own = self._process["user"]
@@ -221,4 +224,3 @@ def _start_failure(log: Path) -> StartFailed:
     errors = [line["msg"] for line in lines if line.get("level") == "error"]
     reason = str(errors[-1]) if errors else "the container runtime failed without saying why"
     return start_failed(reason)
-

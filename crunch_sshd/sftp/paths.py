@@ -1,0 +1,96 @@
+"""Names of paths and users inside the container, looked up without the C library's NSS, which would load its code."""
+
+from __future__ import annotations
+
+import errno
+import os
+from stat import S_ISLNK
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_LINKS = 32
+"""Symbolic links followed before it must be a loop (MAXSYMLINKS where OpenSSH came from)."""
+DATABASE_LIMIT = 1024 * 1024
+"""Bytes read of /etc/passwd and /etc/group; those of the largest images have some 100 KB."""
+
+
+def real_path(path: bytes) -> bytes:
+    """Return the absolute path without links, ``.`` and ``..``; the last component need not exist (as OpenSSH)."""
+    found: list[bytes] = [] if path.startswith(b"/") else _parts(os.getcwdb())
+    left = path.split(b"/")[::-1]
+    links = 0
+    while left:
+        part = left.pop()
+        if part in (b"", b"."):
+            continue
+        if part == b"..":
+            del found[-1:]
+            continue
+        found.append(part)
+        target = _link(_joined(found), last=not left)
+        if target is None:
+            continue
+        links += 1
+        if links > MAX_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        found = [] if target.startswith(b"/") else found[:-1]
+        left += target.split(b"/")[::-1]
+    return _joined(found)
+
+
+def _link(path: bytes, *, last: bool) -> bytes | None:
+    """Return what a symbolic link says; None for anything else, and for what is missing at the end of a path."""
+    try:
+        return os.readlink(path) if S_ISLNK(os.lstat(path).st_mode) else None
+    except FileNotFoundError:
+        if last:
+            return None
+        raise
+
+
+def _parts(path: bytes) -> list[bytes]:
+    return [part for part in path.split(b"/") if part]
+
+
+def _joined(parts: list[bytes]) -> bytes:
+    return b"/" + b"/".join(parts)
+
+
+def expand_home(path: bytes, home: bytes) -> bytes:
+    """Return ``path`` with a leading ``~`` or ``~user`` replaced; raise FileNotFoundError for an unknown user."""
+    if not path.startswith(b"~"):
+        return path
+    user, _, rest = path[1:].partition(b"/")
+    return (home_of(user) if user else home) + (b"/" + rest if rest else b"")
+
+
+def home_of(user: bytes) -> bytes:
+    """Return a user's home directory; raise FileNotFoundError for an unknown one."""
+    for fields in _database("/etc/passwd"):
+        if fields[0] == user and len(fields) >= 6:
+            return fields[5]
+    raise FileNotFoundError(errno.ENOENT, "No such user")
+
+
+def names(database: str) -> dict[bytes, bytes]:
+    """Return the names in /etc/passwd or /etc/group by their ids, as text; the first of an id counts."""
+    found: dict[bytes, bytes] = {}
+    for fields in _database(database):
+        if len(fields) >= 3:
+            found.setdefault(fields[2], fields[0])
+    return found
+
+
+def _database(path: str) -> Iterator[list[bytes]]:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return  # an image without users has no names
+    try:
+        content = os.read(descriptor, DATABASE_LIMIT)
+    finally:
+        os.close(descriptor)
+    for line in content.splitlines():
+        yield line.split(b":")
