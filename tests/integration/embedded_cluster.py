@@ -1,0 +1,118 @@
+"""One embedded cluster for tests, driven through ``arv-ssh cluster`` as a person would."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from arv_ssh import config, process_lock
+from arv_ssh.api.client import ApiClient
+from arv_ssh.cli.cluster_dir import ClusterDir
+
+T = TypeVar("T")
+
+BUSYBOX = "arv-ssh/busybox:test"
+DEADLINE = 60.0
+"""Seconds for anything that a test waits for: many times what it takes, since machines are loaded."""
+
+
+class EmbeddedCluster:
+    """The cluster in ``root``. ``environment`` is added to that of every command."""
+
+    def __init__(self, root: Path, environment: dict[str, str] | None = None) -> None:
+        self.directory = ClusterDir(root)
+        self.environment = environment or {}
+
+    def arv_ssh(self, *arguments: str, timeout: float = DEADLINE) -> subprocess.CompletedProcess[str]:
+        """Run one ``arv-ssh cluster`` command to its end."""
+        command = [*self.command(arguments[0]), *arguments[1:]]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, env=os.environ | self.environment
+        )
+
+    def command(self, action: str) -> list[str]:
+        """Return the command line of an action, to which options can be added."""
+        program = Path(sys.executable).with_name("arv-ssh")
+        return [str(program), "cluster", action, "--dir", str(self.directory.root)]
+
+    def up(self) -> dict[str, Any]:
+        """Start the cluster; return what it printed."""
+        return self._json(self.arv_ssh("up"))
+
+    def down(self) -> dict[str, Any]:
+        """Stop the cluster; return what it printed."""
+        return self._json(self.arv_ssh("down", timeout=2 * DEADLINE))
+
+    def run(self, *command: str, options: tuple[str, ...] = (), image: str = BUSYBOX) -> str:
+        """Run a command in a new container; return the container's UUID once it is Running."""
+        return str(self._json(self.arv_ssh("run", "--image", image, *options, "--", *command))["container_uuid"])
+
+    def ssh(self, uuid: str, command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in a container through stock ssh."""
+        return subprocess.run(
+            ["ssh", "-F", str(self.directory.ssh_config), uuid, command],
+            capture_output=True, text=True, timeout=DEADLINE, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def api(self) -> ApiClient:
+        """Return a client with the root token."""
+        cluster = config.load(self.directory.config)
+        return ApiClient(cluster.controller_url, cluster.system_root_token, verify=str(self.directory.ca))
+
+    def container(self, uuid: str) -> dict[str, Any]:
+        """Return a container's record."""
+        return self.api().get("containers", uuid)
+
+    def wait_for_state(self, uuid: str, state: str) -> dict[str, Any]:
+        """Wait until a container has ended up in ``state``; return its record."""
+        return wait_for(lambda: record if (record := self.container(uuid))["state"] == state else None)
+
+    def crunch_run_lock(self, uuid: str) -> Path:
+        """Return the lock file of a container's crunch-run."""
+        return self.directory.dispatch_state / f"{uuid}.lock"
+
+    def crunch_run_pid(self, uuid: str) -> int:
+        """Return the pid of a container's living crunch-run."""
+        pid = process_lock.holder_pid(self.crunch_run_lock(uuid))
+        assert pid is not None
+        return pid
+
+    def log_text(self, uuid: str, name: str) -> str:
+        """Return one of a container's log files: crunch-run.txt, stdout.txt, stderr.txt."""
+        return (self.directory.container_log / uuid / name).read_text()
+
+    @staticmethod
+    def _json(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+        assert done.returncode == 0, done.stderr
+        answer = json.loads(done.stdout)
+        assert isinstance(answer, dict)
+        return answer
+
+
+def wait_for(look: Callable[[], T | None]) -> T:
+    """Look until there is something to see, and return it; fail at the deadline."""
+    deadline = time.monotonic() + DEADLINE
+    while True:
+        seen = look()
+        if seen:
+            return seen
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def docker(*arguments: str) -> str:
+    """Run the docker command; return what it printed."""
+    return subprocess.run(
+        ["docker", *arguments], capture_output=True, text=True, timeout=DEADLINE, check=True
+    ).stdout.strip()
+
+
+def docker_container(uuid: str) -> str:
+    """Return the Docker id of an Arvados container, running or not; empty when there is none."""
+    return docker("ps", "-aq", "--no-trunc", "--filter", f"label=arv-ssh.container-uuid={uuid}")
