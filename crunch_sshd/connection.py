@@ -19,6 +19,8 @@ from paramiko.message import Message
 
 from arv_ssh import credentials
 from arv_ssh.host_key import private_pem
+from crunch_sshd.forward import Forwarding
+from crunch_sshd.policy import DEFAULT_POLICY, Policy
 from crunch_sshd.runtimes import Account, Runtime
 from crunch_sshd.session import Session
 from crunch_sshd.transport import (
@@ -62,7 +64,13 @@ class Connection(GatewayServer):
     """The server side of one SSH connection, in a thread of its own until the client goes away."""
 
     def __init__(
-        self, sock: socket.socket, secret: str, login: Login, runtime: Runtime, ended: Callable[[Connection], None]
+        self,
+        sock: socket.socket,
+        secret: str,
+        login: Login,
+        runtime: Runtime,
+        ended: Callable[[Connection], None],
+        policy: Policy = DEFAULT_POLICY,
     ) -> None:
         self._login = login
         self._runtime = runtime
@@ -70,8 +78,12 @@ class Connection(GatewayServer):
         self._lock = threading.Lock()
         self._sessions: set[Session] = set()
         self._no_more_sessions = False
-        self._openers: dict[str, Callable[[ChannelOpen], None]] = {"session": self._open_session}
         self._transport = _transport(sock, secret)
+        self._forwarding = Forwarding(self._transport, runtime.host(), login.account, policy)
+        self._openers: dict[str, Callable[[ChannelOpen], None]] = {
+            "session": self._open_session,
+            **self._forwarding.openers,
+        }
 
     def start(self) -> None:
         """Begin the SSH handshake; returns at once."""
@@ -87,6 +99,7 @@ class Connection(GatewayServer):
         return self._transport.is_authenticated()
 
     def transport_ended(self) -> None:
+        self._forwarding.close()
         self._ended(self)
 
     # Login (RFC 4252). The transport thread calls these.
@@ -124,7 +137,12 @@ class Connection(GatewayServer):
 
     def _new_session(self, channel: GatewayChannel) -> Session:
         session = Session(
-            channel, self._login.account, self._runtime, self._session_over, self._login.detach_keys
+            channel,
+            self._login.account,
+            self._runtime,
+            self._session_over,
+            self._login.detach_keys,
+            self._forwarding.agent,
         )
         with self._lock:
             self._sessions.add(session)
@@ -135,6 +153,8 @@ class Connection(GatewayServer):
             self._sessions.discard(session)
 
     def global_request(self, kind: str, message: Message, reply: Callable[[bool, tuple[int, ...]], None]) -> None:
+        if self._forwarding.global_request(kind, message, reply):
+            return
         if kind == "no-more-sessions@openssh.com":
             self._no_more_sessions = True
         # keepalive@openssh.com wants an answer, and a failure is one (sshd answers it so too).

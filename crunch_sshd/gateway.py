@@ -22,6 +22,7 @@ from arv_ssh.tls_transport import TlsLayer
 from crunch_sshd import certificate
 from crunch_sshd.connection import Connection, Login
 from crunch_sshd.front import Front, Identity
+from crunch_sshd.policy import DEFAULT_POLICY, Policy
 from crunch_sshd.runtimes import Runtime
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class Gateway:
         port: int = 0,
         advertise: str | None = None,
         accept_unsigned_sessions: bool = False,
+        policy: Policy = DEFAULT_POLICY,
     ) -> None:
         self._container_uuid = container_uuid
         self._secret = secret
@@ -55,6 +57,7 @@ class Gateway:
         self._listen_on = (host, port)
         self._advertise = advertise or host
         self._accept_unsigned = accept_unsigned_sessions
+        self._policy = policy
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)
         self._connections: set[Connection] = set()
@@ -84,7 +87,7 @@ class Gateway:
         outside, inside = socket.socketpair()
         for end in (outside, inside):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
-        connection = Connection(inside, self._secret, login, self._runtime, self._ended)
+        connection = Connection(inside, self._secret, login, self._runtime, self._ended, self._policy)
         with self._lock:
             self._connections.add(connection)
         connection.start()

@@ -14,6 +14,8 @@ from paramiko.message import Message
 
 from arv_ssh.errors import ArvSshError
 from crunch_sshd import commands, subsystems
+from crunch_sshd.agent import Agent
+from crunch_sshd.broker.client import BrokerError
 from crunch_sshd.detach import DetachKeys
 from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, StartFailed, Terminal
 from crunch_sshd.stdin import Stdin
@@ -37,6 +39,7 @@ class Session:
         runtime: Runtime,
         over: Callable[[Session], None],
         detach_keys: bytes = b"",
+        make_agent: Callable[[], Agent | None] = lambda: None,
     ) -> None:
         self._channel = channel
         self._account = account
@@ -53,10 +56,13 @@ class Session:
         self._process: Process | None = None
         self._death_signal: str | None = None
         self._stdin = Stdin(channel)
+        self._make_agent = make_agent
+        self._agent: Agent | None = None
         self._detach_keys = DetachKeys(detach_keys) if detach_keys else None
         self._requests: dict[str, Callable[[Message], bool]] = {
             "pty-req": self._pty_req,
             "env": self._env,
+            "auth-agent-req@openssh.com": self._agent_req,
             "shell": self._shell,
             "exec": self._exec,
             "subsystem": self._subsystem,
@@ -115,6 +121,11 @@ class Session:
             return False
         self._environment[name] = value
         return True
+
+    def _agent_req(self, message: Message) -> bool:
+        if not self._started and self._agent is None:
+            self._agent = self._make_agent()
+        return self._agent is not None
 
     def _shell(self, message: Message) -> bool:
         return self._program(lambda: commands.login_shell(self._account))
@@ -180,25 +191,41 @@ class Session:
     def _run(self) -> None:
         try:
             status = self._execute()
+            self._close_agent()
             self._finish(status)
         except OSError:
             pass  # the channel is closed: the client is gone, and closed() has ended the program
         finally:
             self._stdin.close()
+            self._close_agent()
             self._over(self)
+
+    def _close_agent(self) -> None:
+        if self._agent is not None:
+            self._agent.close()
 
     def _execute(self) -> int:
         try:
             if self._refusal is not None:
                 raise self._refusal
             assert self._command is not None  # noqa: S101 - replied() starts this thread with one of the two
-            return self._pump(self._start(self._command))
+            return self._pump(self._start(self._with_agent(self._command)))
         except StartFailed as error:
             self._say(str(error))
             return error.exit_status
         except ArvSshError as error:
             self._say(str(error))
             return LOST
+
+    def _with_agent(self, command: Command) -> Command:
+        """Return the command with SSH_AUTH_SOCK, where the client asked for its agent and there is a place for it."""
+        if self._agent is None:
+            return command
+        try:
+            return replace(command, environment=command.environment | self._agent.open())
+        except BrokerError as error:
+            self._say(f"there is no agent forwarding: {error}")
+            return command
 
     def _pump(self, process: Process) -> int:
         with self._lock:

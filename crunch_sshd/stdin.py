@@ -1,4 +1,4 @@
-"""The way from a channel's data to a process's stdin.
+"""The way from a channel's data to a process's stdin, or to a forwarded connection.
 
 Owns the order of the bytes and what waits for a slow reader (at most the channel's window). The transport thread
 writes by itself while the process takes what it is given; only when the process lags does a thread of this channel's
@@ -9,27 +9,40 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from typing import Protocol
 
-from crunch_sshd.runtimes import Process
 from crunch_sshd.transport import GatewayChannel
 
 WRITABLE_TICK = 1.0
 """Seconds between looks whether the session is over while a process reads nothing."""
 
 
+class Sink(Protocol):
+    """What takes a channel's data: the part of :class:`crunch_sshd.runtimes.Process` that is its stdin."""
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Take some of ``data`` without blocking; raise BrokenPipeError when nobody will read it any more."""
+
+    def wait_writable(self, timeout: float) -> bool:
+        """Block up to ``timeout`` seconds until :meth:`write` may take something."""
+
+    def close_stdin(self) -> None:
+        """Pass end-of-file on."""
+
+
 class Stdin:
-    """The input of one session's process, which may start later than its input arrives."""
+    """The input of one channel, which may have somewhere to go only later than it arrives."""
 
     def __init__(self, channel: GatewayChannel) -> None:
         self._channel = channel
         self._changed = threading.Condition()
-        self._process: Process | None = None
+        self._process: Sink | None = None
         self._waiting: deque[memoryview] = deque()
         self._eof = False
         self._over = False
         self._thread: threading.Thread | None = None
 
-    def attach(self, process: Process) -> None:
+    def attach(self, process: Sink) -> None:
         """Begin to deliver to ``process``."""
         with self._changed:
             self._process = process
@@ -77,7 +90,7 @@ class Stdin:
             self._thread = threading.Thread(target=self._deliver, args=(self._process,), name="stdin", daemon=True)
             self._thread.start()
 
-    def _write(self, process: Process, data: bytes | memoryview) -> int:
+    def _write(self, process: Sink, data: bytes | memoryview) -> int:
         try:
             return process.write(data)
         except BrokenPipeError:
@@ -85,7 +98,7 @@ class Stdin:
             self._over = True
             return len(data)
 
-    def _deliver(self, process: Process) -> None:
+    def _deliver(self, process: Sink) -> None:
         while True:
             writable = process.wait_writable(WRITABLE_TICK)
             with self._changed:

@@ -1,11 +1,13 @@
 """Paramiko's transport and channel with the doors a gateway needs, and the only place that opens private ones.
 
-Owns four departures from paramiko 5.1, each held by a test in ``tests/unit/crunch_sshd/test_transport.py``:
+Owns five departures from paramiko 5.1, each held by a test in ``tests/unit/crunch_sshd/test_transport.py``:
 
 - channel messages go to the channel's own methods (paramiko calls its base class's), so that data can be written to a
   process by the transport thread, without a buffer and a hand-over in between;
 - a channel-open message is handed on whole and may be answered later, from another thread: a server that must connect
-  somewhere first can then say why it could not (RFC 4254 §5.1);
+  somewhere first can then say why it could not (RFC 4254 §5.1); the same for replies to global requests, which keep
+  the order of the requests (§4);
+- a channel that the server opens has its handler from the start, and nobody has to wait for the client's answer;
 - a reply written by the transport thread during a key exchange waits for its end instead of blocking the thread
   that must finish the exchange;
 - the socket is read in large pieces.
@@ -18,7 +20,8 @@ from __future__ import annotations
 import errno
 import socket
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import paramiko
@@ -58,6 +61,10 @@ class ChannelHandler(Protocol):
 
     def closed(self) -> None:
         """Note that the channel is gone: closed by the client, or the connection lost. May come twice."""
+
+
+OpenAnswered = Callable[[str], None]
+"""Gets a client's answer to a channel that the server opens: "" when it agreed, else why it did not."""
 
 
 class GatewayChannel(paramiko.Channel):
@@ -192,6 +199,41 @@ class ChannelOpen:
         self._transport._send_user_message(reply)
 
 
+class _Replies:
+    """The replies to global requests, sent in the order of the requests (RFC 4254 §4) whichever is ready first."""
+
+    def __init__(self, send: Callable[[Message], None]) -> None:
+        self._send = send
+        self._lock = threading.Lock()
+        self._slots: deque[list[Message]] = deque()
+        self._sending = False
+
+    def expect(self) -> Callable[[Message], None]:
+        """Take the next place; return what sends the reply for it, from any thread."""
+        slot: list[Message] = []
+        with self._lock:
+            self._slots.append(slot)
+
+        def ready(message: Message) -> None:
+            slot.append(message)
+            while (first := self._next()) is not None:
+                self._send(first)  # when it raises, the connection is over, and no other reply is sent either
+                self._sending = False
+
+        return ready
+
+    def _next(self) -> Message | None:
+        """Return what may be sent now; None while nothing is, or another thread is about to send.
+
+        The lock is not held while sending: a key exchange may stop the sender, and must not stop the transport thread.
+        """
+        with self._lock:
+            if self._sending or not self._slots or not self._slots[0]:
+                return None
+            self._sending = True
+            return self._slots.popleft()[0]
+
+
 class GatewayServer(paramiko.ServerInterface):
     """The questions a :class:`GatewayTransport` asks beyond paramiko's own, with the answer no."""
 
@@ -200,7 +242,7 @@ class GatewayServer(paramiko.ServerInterface):
         wish.refuse(OPEN_UNKNOWN_TYPE, f"the channel type {wish.kind} is not known")
 
     def global_request(self, kind: str, message: Message, reply: Callable[[bool, tuple[int, ...]], None]) -> None:
-        """Answer a global request (RFC 4254 §4) by calling ``reply`` with success and its integers, in order."""
+        """Answer a global request (RFC 4254 §4) by calling ``reply`` with success and its integers, now or later."""
         reply(False, ())
 
     def transport_ended(self) -> None:
@@ -228,6 +270,8 @@ class GatewayTransport(paramiko.Transport):
         adapter: Any = BufferedSocket(sock)
         super().__init__(adapter, default_window_size=WINDOW_SIZE, default_max_packet_size=PACKET_SIZE)
         self._deferred: list[Message | _Packet] = []
+        self._replies = _Replies(self._send_user_message)
+        self._opening: dict[int, tuple[GatewayChannel, OpenAnswered]] = {}
         self.server_object: GatewayServer
 
     def run(self) -> None:
@@ -241,7 +285,10 @@ class GatewayTransport(paramiko.Transport):
         if threading.current_thread() is self and not self.clear_to_send.is_set():
             self._deferred.append(data)
             return
-        super()._send_user_message(data)  # type: ignore[misc]
+        try:
+            super()._send_user_message(data)  # type: ignore[misc]
+        except EOFError as error:  # paramiko's word for a connection that is gone
+            raise BrokenPipeError(errno.EPIPE, "the connection is closed") from error
 
     def _parse_newkeys(self, message: Message) -> None:
         super()._parse_newkeys(message)  # type: ignore[misc]
@@ -255,15 +302,16 @@ class GatewayTransport(paramiko.Transport):
     def _parse_global_request(self, message: Message) -> None:
         kind = message.get_binary().decode("utf-8", "replace")
         want_reply = message.get_boolean()
+        ready = self._replies.expect() if want_reply else None
 
         def reply(succeeded: bool, values: tuple[int, ...]) -> None:
-            if not want_reply:
+            if ready is None:
                 return
             answer = Message()
             answer.add_byte(common.cMSG_REQUEST_SUCCESS if succeeded else common.cMSG_REQUEST_FAILURE)
             for value in values:
                 answer.add_int(value)
-            self._send_user_message(answer)
+            ready(answer)
 
         self.server_object.global_request(kind, message, reply)
 
@@ -271,19 +319,71 @@ class GatewayTransport(paramiko.Transport):
         self, remote_id: int, window: int, packet: int, make_handler: Callable[[GatewayChannel], ChannelHandler]
     ) -> GatewayChannel:
         with self.lock:
-            channel = GatewayChannel(self._next_channel())  # type: ignore[attr-defined]
-            self._channels.put(channel.chanid, channel)  # type: ignore[attr-defined]
-            self.channels_seen[channel.chanid] = True
-            channel._set_transport(self)  # type: ignore[attr-defined]
-            channel._set_window(WINDOW_SIZE, PACKET_SIZE)  # type: ignore[attr-defined]
+            channel = self._new_channel(make_handler)
             channel._set_remote_channel(remote_id, window, packet)  # type: ignore[attr-defined]
-            channel.handler = make_handler(channel)
         reply = Message()
         reply.add_byte(common.cMSG_CHANNEL_OPEN_SUCCESS)
         for value in (remote_id, channel.chanid, WINDOW_SIZE, PACKET_SIZE):
             reply.add_int(value)
         self._send_user_message(reply)
         return channel
+
+    def _new_channel(self, make_handler: Callable[[GatewayChannel], ChannelHandler]) -> GatewayChannel:
+        """Return a channel with the next free number. Holds the lock."""
+        channel = GatewayChannel(self._next_channel())  # type: ignore[attr-defined]
+        self._channels.put(channel.chanid, channel)  # type: ignore[attr-defined]
+        self.channels_seen[channel.chanid] = True
+        channel._set_transport(self)  # type: ignore[attr-defined]
+        channel._set_window(WINDOW_SIZE, PACKET_SIZE)  # type: ignore[attr-defined]
+        channel.handler = make_handler(channel)
+        return channel
+
+    def offer_channel(
+        self,
+        kind: str,
+        fields: Sequence[str | bytes | int],
+        make_handler: Callable[[GatewayChannel], ChannelHandler],
+        answered: OpenAnswered,
+    ) -> None:
+        """Ask the client to open a channel of the type ``kind`` with the type's own ``fields``; does not wait.
+
+        ``answered`` gets "" or the client's refusal, on the transport thread and before any data. When the connection
+        ends first, only the handler's ``closed`` is called. Any thread.
+        """
+        with self.lock:
+            channel = self._new_channel(make_handler)
+            self._opening[channel.chanid] = channel, answered  # held here: paramiko itself holds channels weakly
+        message = Message()
+        message.add_byte(common.cMSG_CHANNEL_OPEN)
+        message.add_string(kind)
+        for number in (channel.chanid, WINDOW_SIZE, PACKET_SIZE):
+            message.add_int(number)
+        for field in fields:
+            if isinstance(field, int):
+                message.add_int(field)
+            else:
+                message.add_string(field)
+        self._send_user_message(message)
+
+    def _parse_channel_open_success(self, message: Message) -> None:
+        number, remote_id, window, packet = (message.get_int() for _ in range(4))
+        channel, answered = self._take_opening(number)
+        channel._set_remote_channel(remote_id, window, packet)  # type: ignore[attr-defined]
+        answered("")
+
+    def _parse_channel_open_failure(self, message: Message) -> None:
+        number, reason = message.get_int(), message.get_int()
+        text = message.get_binary().decode("utf-8", "replace")
+        channel, answered = self._take_opening(number)
+        self._unlink_channel(channel.chanid)  # type: ignore[attr-defined]
+        answered(text or f"reason {reason}")
+
+    def _take_opening(self, number: int) -> tuple[GatewayChannel, OpenAnswered]:
+        with self.lock:
+            found = self._opening.pop(number, None)
+        if found is None:
+            raise paramiko.SSHException(f"the client answered for channel {number}, which was not being opened")
+        return found
 
 
 class BufferedSocket:

@@ -23,7 +23,7 @@ UNIX_PATH_LIMIT = 107
 
 
 def connect(addresses: Sequence[str], port: int) -> socket.socket:
-    """Return a socket connected to the first address that answers; raise OSError of the last one when none does."""
+    """Return a socket connected to the first address that answers; raise OSError of the first one when none does."""
     waiting: dict[int, tuple[int, socket.socket]] = {}
     errors: dict[int, OSError] = {}
     poll = select.poll()
@@ -50,7 +50,7 @@ def connect(addresses: Sequence[str], port: int) -> socket.socket:
     finally:
         for _, sock in waiting.values():
             sock.close()
-    raise errors[max(errors)] if errors else OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+    raise errors[min(errors)] if errors else OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
 
 
 def _begin(address: str, port: int) -> socket.socket:
