@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from arv_ssh import destination
 from arv_ssh.errors import ConfigError
 
 MODES = ("disabled", "default-off", "default-on")
@@ -25,6 +26,20 @@ class ShellAccess:
     mode: str
     admin: bool
     user: bool
+
+
+@dataclass(frozen=True)
+class Forwarding:
+    """``Containers.ShellAccess.Forwarding``: which kinds of SSH forwarding users have, and where it may connect to.
+
+    ``destinations`` are checked patterns (:mod:`arv_ssh.destination`), as they were written.
+    """
+
+    local: bool = True
+    remote: bool = True
+    unix: bool = True
+    agent: bool = True
+    destinations: tuple[str, ...] = ("*",)
 
 
 @dataclass(frozen=True)
@@ -48,6 +63,7 @@ class ClusterConfig:
     api_insecure: bool = False
     dispatch_poll_interval: float = 10.0
     max_dispatch_attempts: int = 5
+    forwarding: Forwarding = Forwarding()
 
 
 def load(path: Path, cluster_id: str | None = None) -> ClusterConfig:
@@ -82,6 +98,7 @@ def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
     internal_urls = _section(controller, "InternalURLs", f"{where}.Services.Controller")
     tls = _section(section, "TLS", where)
     containers = _section(section, "Containers", where)
+    access = _section(containers, "ShellAccess", f"{where}.Containers")
     embedded = _section(section, "EmbeddedAPI", where)
     api = section.get("API")
     local = _section(containers, "LocalDispatch", f"{where}.Containers")
@@ -93,7 +110,8 @@ def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
         internal_urls=tuple(url.rstrip("/") for url in internal_urls),
         tls_certificate=_file(tls, "Certificate", where),
         tls_key=_file(tls, "Key", where),
-        shell_access=_shell_access(_section(containers, "ShellAccess", f"{where}.Containers"), where),
+        shell_access=_shell_access(access, where),
+        forwarding=_forwarding(_section(access, "Forwarding", f"{where}.Containers.ShellAccess"), where),
         # In a stock file API is a section of request limits; a URL there names another host's API to ask.
         api=_url(api, f"{where}.API") if isinstance(api, str) else None,
         database=str(embedded["Database"]) if "Database" in embedded else None,
@@ -112,8 +130,8 @@ def _section(parent: dict[str, Any], key: str, where: str) -> dict[str, Any]:
     return value
 
 
-def _flag(section: dict[str, Any], key: str, where: str) -> bool:
-    value = section.get(key, False)
+def _flag(section: dict[str, Any], key: str, where: str, default: bool = False) -> bool:
+    value = section.get(key, default)
     if not isinstance(value, bool):
         raise ConfigError(f"{where}.{key} is {value!r}; it must be true or false")
     return value
@@ -153,3 +171,17 @@ def _shell_access(section: dict[str, Any], where: str) -> ShellAccess:
     if mode not in MODES:
         raise ConfigError(f"{where}.Mode is {mode!r}; it must be one of {', '.join(MODES)}")
     return ShellAccess(mode=mode, admin=admin, user=user)
+
+
+def _forwarding(section: dict[str, Any], where: str) -> Forwarding:
+    where = f"{where}.Containers.ShellAccess.Forwarding"
+    kinds = {key.lower(): _flag(section, key, where, default=True) for key in ("Local", "Remote", "Unix", "Agent")}
+    patterns = section.get("Destinations", ["*"])
+    if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise ConfigError(f"{where}.Destinations is {patterns!r}; it must be a list of patterns such as 10.0.0.0/8:443")
+    for pattern in patterns:
+        try:
+            destination.parse(pattern)
+        except ConfigError as error:
+            raise ConfigError(f"{where}.Destinations: {error}") from error
+    return Forwarding(**kinds, destinations=tuple(patterns))

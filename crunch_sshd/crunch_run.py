@@ -64,6 +64,12 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="let a controller in that sends no signed session, as a stock Arvados one",
     )
+    result.add_argument(
+        "--forwarding",
+        default="{}",
+        metavar="JSON",
+        help="what users may forward: local, remote, unix, agent (true or false), destinations (a list of patterns)",
+    )
     # For the dispatcher and `arv-ssh cluster`, which do not talk to Docker themselves.
     result.add_argument("--clean-up", action="store_true", help=argparse.SUPPRESS)
     result.add_argument("--check-engine", action="store_true", help=argparse.SUPPRESS)
@@ -136,6 +142,7 @@ def _seal_descriptors() -> None:
 
 def _run(options: argparse.Namespace, secret: str | None, host: str, port: int) -> int:
     from arv_ssh import log
+    from crunch_sshd import policy
     from crunch_sshd.container_record import ContainerRecord
     from crunch_sshd.events import Events
     from crunch_sshd.lifecycle import Lifecycle, Settings
@@ -145,7 +152,14 @@ def _run(options: argparse.Namespace, secret: str | None, host: str, port: int) 
     events.listen()
     record = ContainerRecord(api_client(os.environ), options.uuid, events.pause)
     settings = Settings(
-        options.uuid, secret, host, port, options.log_dir, options.accept_unsigned_sessions, options.runtime
+        options.uuid,
+        secret,
+        host,
+        port,
+        options.log_dir,
+        options.accept_unsigned_sessions,
+        options.runtime,
+        policy.from_json(options.forwarding),
     )
     Lifecycle(settings, record, events).run()
     return 0

@@ -31,6 +31,7 @@ def _serve(options: argparse.Namespace) -> int:
         raise UsageError(f"{options.container_uuid!r} is not a container UUID such as zzzzz-dz642-abcdeabcdeabcde")
     secret = secret_argument.settle(options.gateway_auth_secret)  # before what is slow to import
     setproctitle(f"crunch-sshd {options.container_uuid}")
+    from crunch_sshd import policy
     from crunch_sshd.docker_engine import connect
     from crunch_sshd.gateway import Gateway
     from crunch_sshd.runtimes.choose import choose
@@ -46,6 +47,7 @@ def _serve(options: argparse.Namespace) -> int:
         port=port,
         advertise=options.advertise,
         accept_unsigned_sessions=options.accept_unsigned_sessions,
+        policy=policy.from_json(options.forwarding),
     )
     print(gateway.start(), flush=True)
     signal.sigwait(signals)
@@ -67,6 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gateway-address", default="127.0.0.1", metavar="HOST[:PORT]", help="where to listen")
     parser.add_argument("--runtime", default="auto", choices=["auto", "docker", "oci"], help="how sessions execute")
     parser.add_argument("--advertise", metavar="HOST", help="the host to record, where it differs from the one above")
+    parser.add_argument(
+        "--forwarding",
+        default="{}",
+        metavar="JSON",
+        help="what users may forward: local, remote, unix, agent (true or false), destinations (a list of patterns)",
+    )
     parser.add_argument(
         "--accept-unsigned-sessions",
         action="store_true",

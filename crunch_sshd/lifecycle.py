@@ -22,6 +22,7 @@ from crunch_sshd.container_record import PATIENCE, ContainerRecord
 from crunch_sshd.docker_engine import DockerClient
 from crunch_sshd.events import Events
 from crunch_sshd.gateway import Gateway
+from crunch_sshd.policy import DEFAULT_POLICY, Policy
 from crunch_sshd.runtimes.choose import choose
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class Settings:
     log_dir: Path | None
     accept_unsigned_sessions: bool = False
     runtime: str = "auto"
+    forwarding: Policy = DEFAULT_POLICY
 
 
 class Interrupted(Exception):
@@ -128,6 +130,7 @@ class Lifecycle:
                 host=self._settings.gateway_host,
                 port=self._settings.gateway_port,
                 accept_unsigned_sessions=self._settings.accept_unsigned_sessions,
+                policy=self._settings.forwarding,
             )
         except (ArvSshError, OSError) as error:
             # A runtime looks into the container's first process: a short command may be over by then.

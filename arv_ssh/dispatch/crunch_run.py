@@ -6,13 +6,15 @@ Owns the child's command line, environment, descriptors and log file. The contai
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from arv_ssh import credentials
+from arv_ssh.config import Forwarding
 from arv_ssh.errors import ArvSshError, ConfigError
 from arv_ssh.process_lock import ProcessLock
 
@@ -29,6 +31,7 @@ class CrunchRun:
     api_host: str
     api_insecure: bool
     log_dir: Path
+    forwarding: Forwarding = Forwarding()
 
     def check(self) -> None:
         """Raise :class:`ConfigError` when the program cannot be executed."""
@@ -42,7 +45,10 @@ class CrunchRun:
         with open(writer, "wb") as pipe, open(reader, "rb"):
             pipe.write(secret.encode())  # 64 bytes: a pipe takes them at once
             pipe.flush()
-            arguments = ["--gateway-auth-secret", f"fd:{reader}", "--log-dir", str(self._log(uuid).parent), uuid]
+            arguments = ["--gateway-auth-secret", f"fd:{reader}", "--log-dir", str(self._log(uuid).parent)]
+            if self.forwarding != Forwarding():
+                arguments += ["--forwarding", json.dumps(asdict(self.forwarding))]
+            arguments.append(uuid)
             return self._spawn(lock, uuid, arguments, self._environment(token), (reader,))
 
     def clean_up(self, lock: ProcessLock, uuid: str) -> subprocess.Popen[bytes]:

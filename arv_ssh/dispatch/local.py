@@ -77,6 +77,7 @@ def _run(options: argparse.Namespace, cluster: ClusterConfig) -> None:
         api_host=urlsplit(url).netloc,
         api_insecure=cluster.api_insecure,
         log_dir=_directory(options.log_dir, "--log-dir"),
+        forwarding=cluster.forwarding,
     )
     runner.check()
     if not runner.api_host:
