@@ -1,18 +1,23 @@
 """A process whose pipes, or whose terminal, and whose exit status are in our own hands.
 
-Owns reading, writing and waiting without anything in between. Knows nothing of how the process was started.
+Owns reading, writing and waiting without anything in between, and that no zombie is left of the process: whoever lets
+go of it before it has ended leaves a thread behind that waits. Knows nothing of how the process was started.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import termios
 import threading
 from collections.abc import Callable
 
+from arv_ssh.errors import ArvSshError
 from crunch_sshd import process_session, terminal_modes
 from crunch_sshd.runtimes import Output, Process, Terminal
+
+logger = logging.getLogger(__name__)
 
 READ_SIZE = 256 * 1024
 
@@ -117,17 +122,29 @@ class HostProcess(Process):
 
     def signal(self, name: str) -> None:
         number = process_session.NAMES.get(name)
-        group = process_session.foreground_group(self._pid)
-        if number is not None and group is not None and self._status is None:
-            process_session.kill([-group], number)
+        with self._lock:  # so that the pid is not given back, and to somebody else, in between
+            group = process_session.foreground_group(self._pid) if self._status is None else None
+            if number is not None and group is not None:
+                process_session.kill([-group], number)
 
     def wait(self) -> int:
-        if self._status is None:
-            _, status = os.waitpid(self._pid, 0)
-            code = os.waitstatus_to_exitcode(status)
-            self._status = code if code >= 0 else 128 - code
-            self._signal = process_session.SIGNAL_NAMES.get(-code)
-        return self._status
+        try:
+            os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
+            return self._reap()
+        except ChildProcessError as error:
+            if self._status is not None:
+                return self._status
+            raise ArvSshError("the command's exit status was lost") from error
+
+    def _reap(self) -> int:
+        """Give the ended process's pid back. Any number of threads; the first has the status for all."""
+        with self._lock:
+            if self._status is None:
+                _, status = os.waitpid(self._pid, 0)
+                code = os.waitstatus_to_exitcode(status)
+                self._signal = process_session.SIGNAL_NAMES.get(-code)
+                self._status = code if code >= 0 else 128 - code
+            return self._status
 
     def death_signal(self) -> str | None:
         return self._signal
@@ -151,6 +168,15 @@ class HostProcess(Process):
                 os.write(self._wake_writer, b"x")  # the reader lets go of the descriptors
             else:
                 self._release()
+            ended = self._status is not None
+        if not ended:
+            threading.Thread(target=self._outlive, name="reaper", daemon=True).start()
+
+    def _outlive(self) -> None:
+        try:
+            self.wait()
+        except ArvSshError:
+            logger.debug("nobody asked for the exit status, and it was lost")
 
     def _release(self) -> None:
         """Close all descriptors. Holds the lock."""

@@ -1,0 +1,207 @@
+"""A child's pipes and terminal: reading, writing and closing from three threads, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from crunch_sshd.runtimes import Output, Terminal
+from crunch_sshd.runtimes.host_process import HostProcess
+from tests.timing import DEADLINE, wait_for
+
+
+def descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+def is_zombie(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            return file.read().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return False
+
+
+def spawn(script: str, stdin: int, stdout: int, stderr: int) -> int:
+    """Start a shell as a runtime would: with its descriptors, and nobody else who waits for it."""
+    return os.posix_spawn(
+        "/bin/sh", ["sh", "-c", script], dict(os.environ), setsid=True, setsigdef=[signal.SIGPIPE],
+        file_actions=[(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, stdout, 1),
+                      (os.POSIX_SPAWN_DUP2, stderr, 2)],
+    )  # fmt: skip
+
+
+def with_pipes(script: str) -> tuple[HostProcess, int]:
+    (in_reader, in_writer), (out_reader, out_writer), (err_reader, err_writer) = os.pipe(), os.pipe(), os.pipe()
+    pid = spawn(script, in_reader, out_writer, err_writer)
+    for descriptor in (in_reader, out_writer, err_writer):
+        os.close(descriptor)
+    outputs = {out_reader: Output.STDOUT, err_reader: Output.STDERR}
+    return HostProcess(pid, in_writer, outputs, lambda: None, tty=False), pid
+
+
+def with_terminal(script: str) -> tuple[HostProcess, int]:
+    master, slave = pty.openpty()
+    pid = spawn(script, slave, slave, slave)
+    os.close(slave)
+    return HostProcess(pid, master, {master: Output.STDOUT}, lambda: None, tty=True), pid
+
+
+def read_all(process: HostProcess) -> tuple[bytes, bytes]:
+    found = {Output.STDOUT: b"", Output.STDERR: b""}
+    while (output := process.read()) is not None:
+        found[output[0]] += output[1]
+    return found[Output.STDOUT], found[Output.STDERR]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """No descriptor and no thread outlives a test here."""
+    before, threads = descriptors(), set(threading.enumerate())
+    yield
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(DEADLINE)
+        assert not thread.is_alive(), thread.name
+    assert descriptors() == before
+
+
+def test_output_and_status() -> None:
+    """Each output comes from its own pipe, and the status is the program's."""
+    process, _ = with_pipes("cat; echo err >&2; exit 7")
+    assert process.write(b"in") == 2
+    process.close_stdin()
+    assert read_all(process) == (b"in", b"err\n")
+    assert process.wait() == 7
+    assert process.wait() == 7
+    assert process.death_signal() is None
+    process.close()
+
+
+def test_death_by_signal() -> None:
+    """Death by signal n is 128 + n, and the signal's name is known."""
+    process, _ = with_pipes("kill -KILL $$")
+    assert read_all(process) == (b"", b"")
+    assert (process.wait(), process.death_signal()) == (137, "KILL")
+    process.close()
+
+
+def test_close_wakes_a_reader() -> None:
+    """A blocked read returns None once another thread closes; the process goes on."""
+    process, pid = with_pipes("read line; exit 3")
+    seen: list[object] = []
+    reader = threading.Thread(target=lambda: seen.append(process.read()))
+    reader.start()
+    wait_for(lambda: process._reading, "the reader")
+    process.close()
+    process.close()
+    reader.join(DEADLINE)
+    assert seen == [None]
+    assert process.read() is None
+    wait_for(lambda: not os.path.exists(f"/proc/{pid}"), "the end of the process, whose stdin was closed")
+
+
+def test_no_zombie_after_an_early_close() -> None:
+    """A process that ends after its object was closed leaves no zombie."""
+    process, pid = with_pipes("read line; exit 3")
+    process.close()
+    wait_for(lambda: not os.path.exists(f"/proc/{pid}"), "the process's end")
+    assert process.wait() == 3
+
+
+def test_two_waiters() -> None:
+    """Two threads that wait get the same status, and neither fails because the other was first."""
+    process, pid = with_pipes("read line; exit 4")
+    found: list[int] = []
+    waiters = [threading.Thread(target=lambda: found.append(process.wait())) for _ in range(4)]
+    for waiter in waiters:
+        waiter.start()
+    process.close_stdin()
+    for waiter in waiters:
+        waiter.join(DEADLINE)
+    assert found == [4] * 4
+    assert not is_zombie(pid)
+    process.close()
+
+
+def test_no_signal_after_the_end() -> None:
+    """A signal after the status was taken reaches nobody: the pid may be another's by then."""
+    process, _ = with_pipes("exit 0")
+    process.wait()
+    process.signal("KILL")
+    process.signal("NOSUCH")
+    process.close()
+
+
+def test_write_after_the_end() -> None:
+    """Input for a program that has ended is a broken pipe, and so is input after close."""
+    process, _ = with_pipes("exit 0")
+    process.wait()
+    with pytest.raises(BrokenPipeError):
+        while process.write(bytes(65536)):
+            pass
+    process.close()
+    with pytest.raises(BrokenPipeError):
+        process.write(b"x")
+    assert process.wait_writable(0)
+
+
+def test_a_full_pipe_takes_nothing() -> None:
+    """Writing never blocks: a full pipe takes 0 bytes, and wait_writable says when it may take some."""
+    process, _ = with_pipes("read line; sleep 0; cat >/dev/null")
+    while process.write(bytes(65536)):
+        pass
+    assert not process.wait_writable(0)
+    process.write(b"\n")
+    process.signal("KILL")
+    process.wait()
+    process.close()
+
+
+def test_terminal() -> None:
+    """A terminal is read to its end, has the size it is given, and its stdin is not closed alone."""
+    process, _ = with_terminal("read line; stty size; exit 5")
+    process.resize(Terminal("xterm", 132, 43))
+    process.close_stdin()
+    assert process.write(b"go\n") == 3
+    out, _ = read_all(process)
+    assert out.endswith(b"43 132\r\n")
+    assert process.wait() == 5
+    process.close()
+    process.resize(Terminal("xterm", 80, 24))
+    assert not process.send_break()
+
+
+def test_many_at_once() -> None:
+    """Twenty processes closed from other threads while they are read leave no descriptor and no zombie."""
+    started = [with_pipes("while :; do echo x; done") for _ in range(20)]
+    readers = [threading.Thread(target=read_all, args=(process,)) for process, _ in started]
+    for reader in readers:
+        reader.start()
+    for process, _ in started:
+        process.close()
+    for reader in readers:
+        reader.join(DEADLINE)
+    for _, pid in started:
+        wait_for(lambda pid=pid: not os.path.exists(f"/proc/{pid}"), "the process's end")
+
+
+def test_lost_status() -> None:
+    """A status that something else has taken is an error, never a 0."""
+    from arv_ssh.errors import ArvSshError
+
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    (reader, writer), (in_reader, in_writer) = os.pipe(), os.pipe()
+    os.close(writer)
+    os.close(in_reader)
+    process = HostProcess(child.pid, in_writer, {reader: Output.STDOUT}, lambda: None, tty=False)
+    with pytest.raises(ArvSshError, match="exit status was lost"):
+        process.wait()
+    process.close()
