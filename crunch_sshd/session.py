@@ -98,11 +98,7 @@ class Session:
             return
         self._gone.set()
         self._stdin.close()
-        with self._lock:
-            process = self._process
-        if process is not None:
-            # Not a daemon: when the gateway itself is told to end, it still ends what its sessions run.
-            threading.Thread(target=_hang_up, args=(process,), name="hang-up", daemon=False).start()
+        self._abandon()
         if not self._started:
             self._over(self)
 
@@ -232,10 +228,21 @@ class Session:
             self._process = process
         try:
             return self._relay(process)
+        except OSError:
+            self._abandon()  # the channel closed; closed() may look for the process only after this
+            raise
         finally:
             with self._lock:
                 self._process = None
             process.close()
+
+    def _abandon(self) -> None:
+        """Hang the process up in a thread of its own, unless that was done. Any thread."""
+        with self._lock:
+            process, self._process = self._process, None
+        if process is not None:
+            # Not a daemon: when the gateway itself is told to end, it still ends what its sessions run.
+            threading.Thread(target=_hang_up, args=(process,), name="hang-up", daemon=False).start()
 
     def _relay(self, process: Process) -> int:
         if self._gone.is_set():  # the client left while the program started
