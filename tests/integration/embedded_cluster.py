@@ -6,20 +6,15 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from arv_ssh import config, process_lock
 from arv_ssh.api.client import ApiClient
 from arv_ssh.cli.cluster_dir import ClusterDir
-
-T = TypeVar("T")
+from tests.timing import DEADLINE, wait_for
 
 BUSYBOX = "arv-ssh/busybox:test"
-DEADLINE = 60.0
-"""Seconds for anything that a test waits for: many times what it takes, since machines are loaded."""
 
 
 class EmbeddedCluster:
@@ -93,17 +88,6 @@ class EmbeddedCluster:
         answer = json.loads(done.stdout)
         assert isinstance(answer, dict)
         return answer
-
-
-def wait_for(look: Callable[[], T | None]) -> T:
-    """Look until there is something to see, and return it; fail at the deadline."""
-    deadline = time.monotonic() + DEADLINE
-    while True:
-        seen = look()
-        if seen:
-            return seen
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
 
 
 def docker(*arguments: str) -> str:

@@ -11,7 +11,8 @@ import pytest
 
 from arv_ssh import process_lock
 from arv_ssh.api.client import ApiClient
-from tests.integration.embedded_cluster import BUSYBOX, DEADLINE, EmbeddedCluster, docker_container, wait_for
+from tests.integration.embedded_cluster import BUSYBOX, EmbeddedCluster, docker_container
+from tests.timing import DEADLINE, wait_for
 
 
 @pytest.fixture

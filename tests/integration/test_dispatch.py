@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from arv_ssh import config, credentials, process_lock
-from tests.integration.embedded_cluster import EmbeddedCluster, docker, docker_container, wait_for
+from tests.integration.embedded_cluster import EmbeddedCluster, docker, docker_container
+from tests.timing import wait_for
 
 
 @pytest.fixture(scope="module")
