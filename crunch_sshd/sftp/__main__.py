@@ -21,13 +21,21 @@ BAD_MESSAGE = 11
 
 
 def main() -> int:
-    """Enter the container and serve on stdin and stdout; return the exit status."""
+    """Enter the container and serve; return the exit status."""
     ticket, directory, home = sys.argv[1:]
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    limit = MAX_HANDLES if files == resource.RLIM_INFINITY else min(MAX_HANDLES, files - OTHER_FILES)
     try:
         enter(ticket)
-        os.umask(UMASK)
+    except OSError as error:
+        return _fail(1, f"sftp cannot enter the container: {error}")
+    return run(directory, home)
+
+
+def run(directory: str, home: str) -> int:
+    """Serve the files that this process sees on stdin and stdout; return the exit status."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    limit = MAX_HANDLES if files == resource.RLIM_INFINITY else min(MAX_HANDLES, files - OTHER_FILES)
+    os.umask(UMASK)
+    try:
         _go_to(directory)
         serve(0, 1, os.fsencode(home), limit)
     except Malformed as error:

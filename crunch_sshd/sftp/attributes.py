@@ -94,10 +94,11 @@ def encode(facts: os.stat_result) -> bytes:
     )
 
 
-def long_name(name: bytes, facts: os.stat_result, now: float) -> bytes:
-    """Return the line for a listing, as OpenSSH's ls_file writes it for a remote file; times are in UTC."""
+def long_name(name: bytes, facts: os.stat_result, now: float, user: bytes, group: bytes) -> bytes:
+    """Return the line for a listing, as OpenSSH's ls_file writes it; times are in UTC."""
     recent = now - HALF_A_YEAR < facts.st_mtime <= now
     when = time.strftime("%b %e %H:%M" if recent else "%b %e  %Y", time.gmtime(facts.st_mtime))
     mode = filemode(facts.st_mode)
-    line = f"{mode}    ? {facts.st_uid:<8} {facts.st_gid:<8} {facts.st_size:>8} {when} "
-    return line.encode() + name
+    return b"%s  %3d %-8s %-8s %8d %s %s" % (
+        mode.encode(), facts.st_nlink, user, group, facts.st_size, when.encode(), name
+    )  # fmt: skip

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 COPY_SIZE = 1024 * 1024
 """Bytes that copy-data moves at once."""
+FILE_SIZE_LIMIT = 1 << 63
+"""Bytes that no file has."""
 ST_RDONLY, ST_NOSUID = 1, 2
 _IDS = Struct(">I")
 
@@ -58,7 +60,7 @@ def hardlink(session: Operations, request_id: int, fields: Fields) -> None:
 
 def fsync(session: Operations, request_id: int, fields: Fields) -> None:
     """Wait until an open file is on the disk."""
-    os.fsync(session.handles.file(fields.string()).descriptor)
+    os.fsync(session.handles.file(fields.string(), wire.NO_SUCH_FILE).descriptor)
     session.done(request_id)
 
 
@@ -93,27 +95,19 @@ def copy_data(session: Operations, request_id: int, fields: Fields) -> None:
     target, target_offset = session.handles.file(fields.string()), fields.u64()
     if source is target or source.path == target.path:
         raise Refused(wire.FAILURE, "A file cannot be copied onto itself")
-    left = length or None
-    while left is None or left > 0:
-        wanted = COPY_SIZE if left is None else min(left, COPY_SIZE)
-        data = os.pread(source.descriptor, wanted, offset)
-        if not data:
-            break
-        _write(target.descriptor, data, target_offset)
+    end = offset + (length or FILE_SIZE_LIMIT)
+    while data := os.pread(source.descriptor, min(end - offset, COPY_SIZE), offset):
+        write_all(target.descriptor, data, target_offset)
         offset += len(data)
         target_offset += len(data)
-        left = left if left is None else left - len(data)
-    if left:
-        session.answers.status(request_id, wire.EOF, "End of file")
-    else:
-        session.done(request_id)
+    session.done(request_id)  # as OpenSSH, also when the file ended before ``length`` did
 
 
-def _write(descriptor: int, data: bytes, offset: int) -> None:
-    rest = memoryview(data)
-    while rest:
-        written = os.pwrite(descriptor, rest, offset)
-        rest = rest[written:]
+def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of ``data``, of which the kernel may take a part at a time; the rest then fails with the reason."""
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data = data[written:]
         offset += written
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from crunch_sshd.sftp import wire
+from crunch_sshd.sftp import paths, wire
 from crunch_sshd.sftp.errors import Refused
 
 TYPE_CHECKING = False
@@ -26,17 +26,24 @@ class File:
 
 
 class Directory:
-    """A directory that is being listed: its path, and the names not told yet, ``.`` and ``..`` first."""
+    """A directory that is being listed: its path, the names not told yet (``.`` and ``..`` first), and its owners'."""
 
     def __init__(self, path: bytes) -> None:
         self.path = path
         self._entries = os.scandir(path)
         self._names = self._all_names()
+        self._users = paths.names("/etc/passwd")
+        self._groups = paths.names("/etc/group")
 
     def _all_names(self) -> Iterator[bytes]:
         yield from (b".", b"..")
         for found in self._entries:
             yield found.name
+
+    def owners(self, facts: os.stat_result) -> tuple[bytes, bytes]:
+        """Return the names of a file's user and group, or their numbers where they have none."""
+        user, group = b"%d" % facts.st_uid, b"%d" % facts.st_gid
+        return self._users.get(user, user), self._groups.get(group, group)
 
     def next_name(self) -> bytes | None:
         """Return the next name; None after the last."""
@@ -67,11 +74,11 @@ class Handles:
         self._open[handle] = opened
         return handle
 
-    def file(self, handle: bytes) -> File:
-        """Return the open file; raise :class:`Refused` where ``handle`` is none."""
+    def file(self, handle: bytes, code: int = wire.FAILURE) -> File:
+        """Return the open file; raise :class:`Refused` with ``code`` where ``handle`` is none."""
         found = self._open.get(handle)
         if not isinstance(found, File):
-            raise Refused(wire.FAILURE, "The handle is not an open file")
+            raise Refused(code, "The handle is not an open file")
         return found
 
     def directory(self, handle: bytes) -> Directory:

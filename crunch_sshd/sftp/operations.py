@@ -87,10 +87,7 @@ class Operations:
 
     def write(self, request_id: int, fields: Fields) -> None:
         file, offset, data = self.handles.file(fields.string()), fields.u64(), fields.view()
-        while data:
-            written = os.pwrite(file.descriptor, data, offset)
-            data = data[written:]
-            offset += written
+        extensions.write_all(file.descriptor, data, offset)
         self.done(request_id)
 
     def stat(self, request_id: int, fields: Fields) -> None:
@@ -126,7 +123,9 @@ class Operations:
                 facts = os.lstat(os.path.join(directory.path, name))
             except OSError:
                 continue  # it was removed since, or may not be looked at: OpenSSH leaves it out too
-            entries.append(wire.entry(name, attributes.long_name(name, facts, now), attributes.encode(facts)))
+            user, group = directory.owners(facts)
+            line = attributes.long_name(name, facts, now, user, group)
+            entries.append(wire.entry(name, line, attributes.encode(facts)))
         if entries:
             self.answers.names(request_id, entries)
         else:
