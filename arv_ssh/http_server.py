@@ -233,7 +233,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _timed_out(self) -> None:
         if self._transport is not None:
-            event(logger, "closing a silent connection", logging.DEBUG)
+            event(logger, "closing a silent connection", level=logging.DEBUG)
             self._transport.close()
 
 

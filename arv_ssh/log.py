@@ -39,6 +39,6 @@ def configure(level: int = logging.INFO) -> None:
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 
-def event(logger: logging.Logger, message: str, level: int = logging.INFO, /, **fields: Any) -> None:
+def event(logger: logging.Logger, message: str, /, *, level: int = logging.INFO, **fields: Any) -> None:
     """Log ``message`` with named ``fields``."""
     logger.log(level, message, extra={"fields": fields})

@@ -144,7 +144,7 @@ class Lifecycle:
     def _announce(self, gateway_address: str | None) -> None:
         """Record the gateway's address together with Running: nobody sees one without the other."""
         self._check_signal()
-        attributes = {"state": "Running"} | ({"gateway_address": gateway_address} if gateway_address else {})
+        attributes: dict[str, Any] = {"state": "Running"} | ({"gateway_address": gateway_address} if gateway_address else {})
         self._record.update(attributes)
         log.event(logger, "container is running", container_uuid=self._settings.uuid, **attributes)
 

@@ -4,7 +4,7 @@ from typing import Any, cast
 import pytest
 
 from arv_ssh.api.client import ApiClient
-from arv_ssh.errors import HttpError, NotFound, Unavailable, Unprocessable
+from arv_ssh.errors import HttpError, NotFound, Unauthorized, Unavailable, Unprocessable
 from crunch_sshd.container_record import ContainerRecord
 
 UUID = "zzzzz-dz642-abcdeabcdeabcde"
@@ -64,6 +64,17 @@ def test_a_lost_answer_is_recognised() -> None:
     """A refusal after a lost answer is success when the record already shows what was asked for."""
     api = Api([Unavailable("cut off"), Unprocessable("Complete is final")], {"state": "Complete", "exit_code": 3})
     record_of(api).update({"state": "Complete", "exit_code": 3})
+
+
+def test_the_end_may_take_the_token_with_it() -> None:
+    """A lost answer to the last update is recognised by the container's token having ended with it."""
+    record_of(Api([Unavailable("cut off"), Unauthorized("no longer valid")], {})).update({"state": "Cancelled"})
+
+
+def test_a_token_refused_at_once_is_an_error() -> None:
+    """Without an outage before, a refused token is reported."""
+    with pytest.raises(Unauthorized):
+        record_of(Api([Unauthorized("not valid")], {})).update({"state": "Complete"})
 
 
 def test_a_refusal_after_an_outage_is_still_a_refusal() -> None:
