@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from setproctitle import setproctitle
 
@@ -13,6 +13,9 @@ from arv_ssh import __version__, log, uuids
 from arv_ssh.errors import ArvSshError, UsageError
 from crunch_sshd import secret_argument
 from crunch_sshd.crunch_run import split_address
+
+if TYPE_CHECKING:
+    from crunch_sshd.runtimes import Runtime
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,20 +32,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve(options: argparse.Namespace) -> int:
     if not uuids.is_container(options.container_uuid):
         raise UsageError(f"{options.container_uuid!r} is not a container UUID such as zzzzz-dz642-abcdeabcdeabcde")
+    _check_place(options)
     secret = secret_argument.settle(options.gateway_auth_secret)  # before what is slow to import
     setproctitle(f"crunch-sshd {options.container_uuid}")
     from crunch_sshd import policy
-    from crunch_sshd.docker_engine import connect
+    from crunch_sshd.events import Events
     from crunch_sshd.gateway import Gateway
-    from crunch_sshd.runtimes.choose import choose
 
-    signals = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # before any thread starts, so that all inherit it
+    events = Events()
+    events.listen()  # handlers, and no blocked signals: what sessions execute would inherit those
     host, port = split_address(options.gateway_address)
     gateway = Gateway(
         container_uuid=options.container_uuid,
         secret=secret,
-        runtime=choose(options.runtime, connect(), options.docker_container, options.container_uuid),
+        runtime=_runtime(options),
         host=host,
         port=port,
         advertise=options.advertise,
@@ -50,16 +53,39 @@ def _serve(options: argparse.Namespace) -> int:
         policy=policy.from_json(options.forwarding),
     )
     print(gateway.start(), flush=True)
-    signal.sigwait(signals)
+    events.wait_for(lambda: False)
     gateway.stop()
     return 0
+
+
+def _runtime(options: argparse.Namespace) -> Runtime:
+    """Return the runtime that was asked for; only those of an engine import its SDK and connect to it."""
+    if options.runtime == "namespace":
+        from crunch_sshd.runtimes.namespace import NamespaceRuntime
+
+        return NamespaceRuntime(options.pid, options.container_uuid)
+    from crunch_sshd.docker_engine import connect
+    from crunch_sshd.runtimes.choose import choose
+
+    return choose(options.runtime, connect(), options.docker_container, options.container_uuid)
+
+
+def _check_place(options: argparse.Namespace) -> None:
+    """Raise :class:`UsageError` unless the command line names the container in the way that its runtime needs."""
+    if options.runtime == "namespace" and options.pid is None:
+        raise UsageError("the runtime namespace needs --pid, the pid of the container's program on this host")
+    if options.runtime != "namespace" and options.docker_container is None:
+        raise UsageError("--docker-container is missing; give the container's name or id, or --runtime namespace --pid")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="crunch-sshd", description=__doc__)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("--container-uuid", required=True, metavar="UUID")
-    parser.add_argument("--docker-container", required=True, metavar="NAME", help="the container's name or id")
+    parser.add_argument("--docker-container", metavar="NAME", help="the container's name or id on its engine")
+    parser.add_argument(
+        "--pid", type=int, metavar="N", help="with --runtime namespace: the container's program, as this host sees it"
+    )
     parser.add_argument(
         secret_argument.OPTION,
         required=True,
@@ -67,7 +93,9 @@ def _parser() -> argparse.ArgumentParser:
         help="the container's secret, or where it is: env:NAME, file:PATH, fd:N",
     )
     parser.add_argument("--gateway-address", default="127.0.0.1", metavar="HOST[:PORT]", help="where to listen")
-    parser.add_argument("--runtime", default="auto", choices=["auto", "docker", "oci"], help="how sessions execute")
+    parser.add_argument(
+        "--runtime", default="auto", choices=["auto", "docker", "oci", "namespace"], help="how sessions execute"
+    )
     parser.add_argument("--advertise", metavar="HOST", help="the host to record, where it differs from the one above")
     parser.add_argument(
         "--forwarding",

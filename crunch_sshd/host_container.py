@@ -54,6 +54,19 @@ class HostContainer:
                     return value.strip()
         return ""
 
+    def open_process(self, name: str, flags: int = os.O_RDONLY) -> int:
+        """Return a descriptor of an entry of /proc/PID (proc(5)), e.g. ``cwd`` or ``environ``."""
+        return os.open(name, flags | os.O_CLOEXEC, dir_fd=self._proc)
+
+    def read_process(self, name: str) -> bytes:
+        """Return all of a file in /proc/PID."""
+        with open(self.open_process(name), "rb") as file:
+            return file.read()
+
+    def root_path(self) -> str:
+        """Return the first process's root as a path in its mount namespace: "/" but for one that was chrooted."""
+        return os.readlink("root", dir_fd=self._proc)
+
     def working_directory(self) -> str:
         """Return where the first process is now, as a path inside the container."""
         return os.readlink("cwd", dir_fd=self._proc)

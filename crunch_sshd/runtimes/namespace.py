@@ -1,0 +1,333 @@
+"""The runtime for a container that no engine knows, by the pid of its program (Apptainer, Singularity, bubblewrap).
+
+Owns what the gateway opens for a session: the contained process's namespaces, root, control groups, terminal and
+pipes. Who the session then is, is the contained process's business (:mod:`crunch_sshd.contained`); how it gets there,
+the child's (:mod:`crunch_sshd.namespace_child`).
+
+Needs root on the container's host, or, for a container in a user namespace, to be the user who made it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import marshal
+import os
+import select
+import shutil
+import stat
+import struct
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from typing import Any
+
+from arv_ssh.errors import ConfigError, Forbidden, Unavailable
+from crunch_sshd import accounts, control_groups, process_session, terminal_modes
+from crunch_sshd.contained import Contained, ContainedProcess
+from crunch_sshd.enter import BOOTSTRAP, PACKAGES
+from crunch_sshd.host_container import HostContainer
+from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, StartFailed, Terminal
+from crunch_sshd.runtimes.host_process import HostProcess
+
+CHILD = "crunch_sshd.namespace_child"
+NAMESPACES = ("cgroup", "ipc", "uts", "net", "pid", "mnt", "user")
+PIPE_SIZE = 1024 * 1024
+"""Bytes of kernel buffer in each pipe (fcntl(2) F_SETPIPE_SZ); fewer switches between the program and us."""
+START_TIMEOUT = 60.0
+"""Seconds for a program to start; in a container that is frozen it never does."""
+REPORT_LIMIT = 64 * 1024
+PTMX = (5, 2)
+"""The device number of /dev/ptmx (pts(4))."""
+POWER = os.uname().machine.startswith("ppc")
+TIOCSPTLCK = 0x80045431 if POWER else 0x40045431
+"""Unlocks the other end of a new terminal (ioctl_tty(2))."""
+TIOCGPTPEER = 0x20005441 if POWER else 0x5441
+"""Opens the other end by no path, which the container could have replaced (ioctl_tty(2))."""
+
+
+class NamespaceRuntime(Runtime):
+    """Executes beside the contained process ``pid``, as that process; ``name`` is what users know the container by.
+
+    Raises :class:`ConfigError` when that cannot be, and says why.
+    """
+
+    def __init__(self, pid: int, name: str) -> None:
+        self._name = name
+        try:
+            self._contained = ContainedProcess(pid, name)
+            self._contained.credentials()
+        except (FileNotFoundError, ProcessLookupError) as error:
+            raise ConfigError(f"there is no process {pid} here for container {name}; give --pid the pid of its program "
+                              "on this host") from error  # fmt: skip
+        except PermissionError as error:
+            raise ConfigError(f"the namespaces of process {pid} of container {name} may not be entered; start the "
+                              "gateway as root, or as the user who made the container") from error  # fmt: skip
+        except Unavailable as error:
+            raise ConfigError(str(error)) from error
+        self._program = _sealed_copy(sys.executable)
+
+    def host(self) -> HostContainer:
+        return self._contained
+
+    def account(self, login_username: str) -> Account:
+        own = self._credentials().inside
+        account = accounts.find(self._contained.read_text("/etc/passwd"), login_username, str(own.uid), self._name)
+        if account.uid != own.uid:
+            raise Forbidden(
+                f"container {self._name} runs as the user {own.uid}, and only that one can log in, not "
+                f"{login_username!r}; log in without a name"
+            )
+        account = accounts.with_ids(account, own.uid, own.gid, own.groups)
+        return account if self._contained.exists(account.shell or "") else accounts.without_shell(account)
+
+    def _credentials(self) -> Contained:
+        try:
+            return self._contained.credentials()
+        except OSError as error:
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: OSError) -> Unavailable:
+        if isinstance(error, FileNotFoundError | ProcessLookupError):
+            return Unavailable(f"container {self._name} has ended")
+        return Unavailable(f"container {self._name} cannot be entered: {error.strerror}")
+
+    def start(self, command: Command) -> Process:
+        credentials = self._credentials()
+        try:
+            with ExitStack() as stack:
+                opened = _Opened(stack)
+                job = self._describe(command, credentials, opened)
+                if command.terminal is None:
+                    return self._start_with_pipes(job, credentials, opened)
+                return self._start_with_terminal(job, credentials, command.terminal, opened)
+        except OSError as error:
+            raise self._unavailable(error) from error
+
+    def _describe(self, command: Command, credentials: Contained, opened: _Opened) -> dict[str, Any]:
+        """Return the job for the child, but for its descriptors of this one session."""
+        contained, inside = self._contained, credentials.inside
+        capabilities = dict(credentials.capabilities)
+        if inside.uid == 0:
+            # What a root program gets at its start is all of these two; no more than the contained one has itself.
+            for name in ("CapInh", "CapBnd"):
+                capabilities[name] &= capabilities["CapPrm"]
+        wanted = {os.fsencode(name): os.fsencode(value) for name, value in command.environment.items()}
+        return {
+            "argv": [os.fsencode(word) for word in command.argv],
+            "environment": contained.environment() | wanted,
+            "directory": None if command.directory is None else os.fsencode(command.directory),
+            "terminal": command.terminal is not None,
+            "uid": inside.uid,
+            "gid": inside.gid,
+            "groups": list(credentials.outside.groups),
+            "capabilities": capabilities,
+            "no_new_privs": credentials.no_new_privs,
+            "umask": credentials.umask,
+            "limits": contained.limits(),
+            "oom_score_adj": contained.out_of_memory_score(),
+            "namespaces": opened.all_of(contained.open_namespaces(NAMESPACES)),
+            "root": opened.one(contained.open_root()),
+            "cwd": opened.one(contained.open_process("cwd", os.O_PATH | os.O_DIRECTORY)),
+            "cgroups": [opened.one(descriptor) for descriptor in self._open_control_groups()],
+        }
+
+    def _open_control_groups(self) -> list[int]:
+        theirs, ours = self._contained.control_groups(), process_session.control_groups(os.getpid())
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+            mounted = control_groups.mounts(file.read())
+        return control_groups.open_others(
+            control_groups.memberships(theirs), control_groups.memberships(ours), mounted
+        )
+
+    def _start_with_pipes(self, job: dict[str, Any], credentials: Contained, opened: _Opened) -> Process:
+        ours = ExitStack()
+        with ours:
+            theirs, kept = [], []
+            for reading in (True, False, False):
+                reader, writer = os.pipe()
+                theirs.append(opened.closing(reader if reading else writer))
+                kept.append(ours.enter_context(_Descriptor(writer if reading else reader)).number)
+                fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+                _give(theirs[-1], credentials)
+            pid = self._launch(job, opened, *theirs)
+            ours.pop_all()
+        outputs = {kept[1]: Output.STDOUT, kept[2]: Output.STDERR}
+        return HostProcess(pid, kept[0], outputs, lambda: self._hang_up(pid), tty=False)
+
+    def _start_with_terminal(
+        self, job: dict[str, Any], credentials: Contained, terminal: Terminal, opened: _Opened
+    ) -> Process:
+        with ExitStack() as ours:
+            master, slave = self._open_terminal()
+            ours.enter_context(_Descriptor(master))
+            opened.closing(slave)
+            _give(slave, credentials)
+            terminal_modes.apply(master, terminal.modes)
+            terminal_modes.resize(master, terminal)
+            pid = self._launch(job, opened, slave, slave, slave)
+            ours.pop_all()
+        return HostProcess(pid, master, {master: Output.STDOUT}, lambda: self._hang_up(pid), tty=True)
+
+    def _open_terminal(self) -> tuple[int, int]:
+        """Return both ends of a new terminal: the container's own where it has them, so that it has a name there."""
+        found = self._open_ptmx()
+        if found is None:
+            return os.openpty()
+        with _Descriptor(found) as master:
+            fcntl.ioctl(master.number, TIOCSPTLCK, struct.pack("i", 0))
+            slave = fcntl.ioctl(master.number, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+            return master.release(), slave
+
+    def _open_ptmx(self) -> int | None:
+        try:
+            found = self._contained.open("/dev/ptmx", os.O_PATH)
+        except OSError:
+            return None
+        with _Descriptor(found) as place:
+            kind = os.fstat(found)
+            if not stat.S_ISCHR(kind.st_mode) or (os.major(kind.st_rdev), os.minor(kind.st_rdev)) != PTMX:
+                return None  # nothing else is opened: opening alone does something to some devices
+            try:
+                return os.open(f"/proc/self/fd/{place.number}", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+            except OSError:
+                return None  # a device file in a container without /dev/pts
+
+    def _launch(self, job: dict[str, Any], opened: _Opened, stdin: int, stdout: int, stderr: int) -> int:
+        """Start the child; return the pid of the program once it runs, a child of this process."""
+        reader, writer = (opened.closing(descriptor) for descriptor in os.pipe())
+        program = opened.one(os.dup(self._program))
+        job = job | {"report": opened.pass_on(writer), "descriptors": list(opened.passed)}
+        words = opened.one(_in_memory("session", marshal.dumps(job)))
+        child = subprocess.Popen(  # noqa: S603 - our own module
+            [sys.executable, "-I", "-S", "-c", BOOTSTRAP, PACKAGES, CHILD, str(words)],
+            executable=f"/proc/self/fd/{program}",
+            stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=opened.passed,
+            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
+        )  # fmt: skip
+        opened.close_writer(writer)
+        try:
+            report = _read_report(reader)
+        except TimeoutError:
+            child.kill()
+            raise Unavailable(f"container {self._name} did not start the program within {START_TIMEOUT:g} s; is it "
+                              "frozen?") from None  # fmt: skip
+        finally:
+            # It ends right after its report, but for one that is frozen with its container.
+            threading.Thread(target=child.wait, name="start", daemon=True).start()
+        return self._started(report)
+
+    def _started(self, report: str) -> int:
+        lines = report.splitlines()
+        pid = next((int(line.split()[1]) for line in lines if line.startswith("pid ")), None)
+        failure = next((line for line in lines if line.startswith("failed ")), None)
+        if failure is not None:
+            if pid is not None:
+                os.waitpid(pid, 0)
+            _, status, text = failure.split(" ", 2)
+            raise StartFailed(text, int(status))
+        if pid is None:
+            raise Unavailable(f"container {self._name} ended the session's program before it started; is it out of "
+                              "memory?")  # fmt: skip
+        return pid
+
+    def _hang_up(self, pid: int) -> None:
+        try:
+            groups = self._contained.control_groups()
+        except OSError:
+            return  # the container has ended, and the session with it
+        process_session.hang_up(pid, groups, process_session.kill)
+
+
+class _Descriptor:
+    """A descriptor that is closed at the end of a block, unless it was released."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._open = True
+
+    def __enter__(self) -> _Descriptor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._open:
+            self._open = False
+            os.close(self.number)
+
+    def release(self) -> int:
+        """Leave it open; return it."""
+        self._open = False
+        return self.number
+
+
+class _Opened:
+    """The descriptors of one start: all are closed here at its end, and some are passed on to the child."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._held: dict[int, _Descriptor] = {}
+        self.passed: list[int] = []
+
+    def closing(self, descriptor: int) -> int:
+        self._held[descriptor] = self._stack.enter_context(_Descriptor(descriptor))
+        return descriptor
+
+    def pass_on(self, descriptor: int) -> int:
+        self.passed.append(descriptor)
+        return descriptor
+
+    def one(self, descriptor: int) -> int:
+        return self.pass_on(self.closing(descriptor))
+
+    def all_of(self, descriptors: dict[str, int]) -> dict[str, int]:
+        return {name: self.one(descriptor) for name, descriptor in descriptors.items()}
+
+    def close_writer(self, descriptor: int) -> None:
+        """Close one at once, so that its pipe ends with the child's copy."""
+        self._held[descriptor].__exit__()
+
+
+def _give(descriptor: int, credentials: Contained) -> None:
+    """Have the session's user own its end, so that it may be opened again by name (``/dev/stdout``, ``/dev/tty``)."""
+    try:
+        os.fchown(descriptor, credentials.outside.uid, -1)
+    except PermissionError:
+        pass  # the gateway is not root, and then it is that user already
+
+
+def _in_memory(name: str, content: bytes) -> int:
+    descriptor = os.memfd_create(name)
+    with open(os.dup(descriptor), "wb") as file:
+        file.write(content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def _sealed_copy(path: str) -> int:
+    """Return the program ``path`` in memory, where nobody can write to it any more.
+
+    What a child executes stays in reach of the container as /proc/PID/exe, also of one that executes that very file;
+    a container's root could overwrite the host's own (CVE-2019-5736).
+    """
+    descriptor = os.memfd_create("python", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with open(path, "rb") as source, open(os.dup(descriptor), "wb") as copy:
+        shutil.copyfileobj(source, copy, 1024 * 1024)
+    seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    return descriptor
+
+
+def _read_report(reader: int) -> str:
+    """Read what the child says until the program runs, which closes its end; raise TimeoutError when it never does."""
+    poll = select.poll()
+    poll.register(reader, select.POLLIN)
+    text, deadline = bytearray(), time.monotonic() + START_TIMEOUT
+    while len(text) < REPORT_LIMIT:
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            raise TimeoutError
+        data = os.read(reader, REPORT_LIMIT)
+        if not data:
+            break
+        text += data
+    return text.decode("utf-8", "surrogateescape")
