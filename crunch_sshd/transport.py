@@ -8,8 +8,8 @@ Owns five departures from paramiko 5.1, each held by a test in ``tests/unit/crun
   somewhere first can then say why it could not (RFC 4254 §5.1); the same for replies to global requests, which keep
   the order of the requests (§4);
 - a channel that the server opens has its handler from the start, and nobody has to wait for the client's answer;
-- a reply written by the transport thread during a key exchange waits for its end instead of blocking the thread
-  that must finish the exchange;
+- what the transport thread has to send waits for the end of a key exchange, or of another thread's sending, instead
+  of blocking the thread that must go on reading;
 - the socket is read in large pieces.
 
 Knows SSH messages; knows nothing of containers.
@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -34,6 +35,8 @@ WINDOW_SIZE = 2 * 1024 * 1024
 PACKET_SIZE = 32 * 1024
 """Bytes of data in one packet, as OpenSSH."""
 RECEIVE_SIZE = 256 * 1024
+MAX_DEFERRED = 1000
+"""Answers that wait to be sent; a client that reads never lets more than a few pile up."""
 IDLE_TICK = 1.0
 """Seconds between the transport thread's looks at its timers while nothing arrives."""
 
@@ -269,7 +272,7 @@ class GatewayTransport(paramiko.Transport):
     def __init__(self, sock: socket.socket) -> None:
         adapter: Any = BufferedSocket(sock)
         super().__init__(adapter, default_window_size=WINDOW_SIZE, default_max_packet_size=PACKET_SIZE)
-        self._deferred: list[Message | _Packet] = []
+        self._deferred: deque[Message | _Packet] = deque()
         self._replies = _Replies(self._send_user_message)
         self._opening: dict[int, tuple[GatewayChannel, OpenAnswered]] = {}
         self.server_object: GatewayServer
@@ -281,20 +284,57 @@ class GatewayTransport(paramiko.Transport):
             self.server_object.transport_ended()
 
     def _send_user_message(self, data: Message | _Packet) -> None:
-        """Send, after a key exchange if one is under way; the transport thread leaves it to :meth:`_parse_newkeys`."""
-        if threading.current_thread() is self and not self.clear_to_send.is_set():
+        """Send, after a key exchange if one is under way and after what was to be sent before.
+
+        The transport thread never waits for its turn: it must go on reading, or two peers that both have a thread
+        blocked in sending wait for each other for ever. Raises OSError when the connection is gone.
+        """
+        if threading.current_thread() is self:
             self._deferred.append(data)
+            if len(self._deferred) > MAX_DEFERRED:
+                raise paramiko.SSHException("the client asks more than it reads answers")
+            self._send_deferred()
             return
+        if not self._take_turn():
+            return  # the connection is over; its channels learn that by themselves
         try:
-            super()._send_user_message(data)  # type: ignore[misc]
+            while self._deferred:
+                self._send_message(self._deferred.popleft())  # type: ignore[attr-defined]
+            self._send_message(data)  # type: ignore[attr-defined]
         except EOFError as error:  # paramiko's word for a connection that is gone
             raise BrokenPipeError(errno.EPIPE, "the connection is closed") from error
+        finally:
+            self.clear_to_send_lock.release()
+        if self._deferred:
+            self._send_deferred()
+
+    def _take_turn(self) -> bool:
+        """Hold the lock of senders while no key exchange is under way; False when the connection is over."""
+        deadline = time.monotonic() + self.clear_to_send_timeout
+        while self.active:  # type: ignore[attr-defined]
+            self.clear_to_send.wait(0.1)
+            self.clear_to_send_lock.acquire()
+            if self.clear_to_send.is_set():
+                return True
+            self.clear_to_send_lock.release()
+            if time.monotonic() > deadline:
+                raise TimeoutError("the key exchange took too long")
+        return False
+
+    def _send_deferred(self) -> None:
+        """Send what waits, unless a key exchange or a sender is in the way: each of these calls this when done."""
+        while self._deferred and self.clear_to_send.is_set() and self.clear_to_send_lock.acquire(blocking=False):
+            try:
+                while self._deferred and self.clear_to_send.is_set():
+                    self._send_message(self._deferred.popleft())  # type: ignore[attr-defined]
+            except EOFError:
+                return  # the connection is gone, and with it who waited for the answer
+            finally:
+                self.clear_to_send_lock.release()
 
     def _parse_newkeys(self, message: Message) -> None:
         super()._parse_newkeys(message)  # type: ignore[misc]
-        deferred, self._deferred = self._deferred, []
-        for late in deferred:
-            self._send_user_message(late)
+        self._send_deferred()
 
     def _parse_channel_open(self, message: Message) -> None:
         self.server_object.open_channel(ChannelOpen(self, message))
