@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from arv_ssh import destination
+from arv_ssh import destination, session_options
 from arv_ssh.errors import ConfigError
+from arv_ssh.session_options import SessionOptions
 
 MODES = ("disabled", "default-off", "default-on")
 
@@ -64,6 +65,7 @@ class ClusterConfig:
     dispatch_poll_interval: float = 10.0
     max_dispatch_attempts: int = 5
     forwarding: Forwarding = Forwarding()
+    sessions: SessionOptions = field(default_factory=SessionOptions)
 
 
 def load(path: Path, cluster_id: str | None = None) -> ClusterConfig:
@@ -111,6 +113,9 @@ def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
         tls_certificate=_file(tls, "Certificate", where),
         tls_key=_file(tls, "Key", where),
         shell_access=_shell_access(access, where),
+        sessions=session_options.parse(
+            _section(access, "Sessions", f"{where}.Containers.ShellAccess"), f"{where}.Containers.ShellAccess.Sessions"
+        ),
         forwarding=_forwarding(_section(access, "Forwarding", f"{where}.Containers.ShellAccess"), where),
         # In a stock file API is a section of request limits; a URL there names another host's API to ask.
         api=_url(api, f"{where}.API") if isinstance(api, str) else None,

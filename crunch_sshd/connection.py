@@ -19,6 +19,7 @@ from paramiko.message import Message
 
 from arv_ssh import credentials
 from arv_ssh.host_key import private_pem
+from arv_ssh.session_options import SessionOptions
 from crunch_sshd.forward import Forwarding
 from crunch_sshd.policy import DEFAULT_POLICY, Policy
 from crunch_sshd.runtimes import Account, Runtime
@@ -37,8 +38,6 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_USER = "_"
 """The SSH user name that stands for the image's default user."""
-MAX_SESSIONS = 10
-"""Session channels open at once on one connection, as sshd's MaxSessions."""
 
 # ssh-audit marks none of these; each list is in order of preference, fastest first.
 KEX = ("mlkem768x25519-sha256", "curve25519-sha256", "curve25519-sha256@libssh.org")
@@ -71,7 +70,9 @@ class Connection(GatewayServer):
         runtime: Runtime,
         ended: Callable[[Connection], None],
         policy: Policy = DEFAULT_POLICY,
+        options: SessionOptions | None = None,
     ) -> None:
+        self._options = options or SessionOptions()
         self._login = login
         self._runtime = runtime
         self._ended = ended
@@ -130,8 +131,9 @@ class Connection(GatewayServer):
     def _open_session(self, wish: ChannelOpen) -> None:
         if self._no_more_sessions:
             wish.refuse(OPEN_PROHIBITED, "the client itself asked for no more sessions")
-        elif len(self._sessions) >= MAX_SESSIONS:
-            wish.refuse(OPEN_RESOURCE_SHORTAGE, f"this connection has {MAX_SESSIONS} sessions open, its limit")
+        elif len(self._sessions) >= self._options.max_sessions:
+            limit = self._options.max_sessions
+            wish.refuse(OPEN_RESOURCE_SHORTAGE, f"this connection has {limit} sessions open, its limit")
         else:
             wish.accept(self._new_session)
 
@@ -141,6 +143,7 @@ class Connection(GatewayServer):
             self._login.account,
             self._runtime,
             self._session_over,
+            self._options,
             self._login.detach_keys,
             self._forwarding.agent,
         )

@@ -70,6 +70,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="JSON",
         help="what users may forward: local, remote, unix, agent (true or false), destinations (a list of patterns)",
     )
+    result.add_argument(
+        "--sessions",
+        default="{}",
+        metavar="JSON",
+        help="options of sessions: AcceptEnv (a list), MaxSessions, Subsystems (name: command in the container)",
+    )
     # For the dispatcher and `arv-ssh cluster`, which do not talk to Docker themselves.
     result.add_argument("--clean-up", action="store_true", help=argparse.SUPPRESS)
     result.add_argument("--check-engine", action="store_true", help=argparse.SUPPRESS)
@@ -141,7 +147,7 @@ def _seal_descriptors() -> None:
 
 
 def _run(options: argparse.Namespace, secret: str | None, host: str, port: int) -> int:
-    from arv_ssh import log
+    from arv_ssh import log, session_options
     from crunch_sshd import policy
     from crunch_sshd.container_record import ContainerRecord
     from crunch_sshd.events import Events
@@ -160,6 +166,7 @@ def _run(options: argparse.Namespace, secret: str | None, host: str, port: int) 
         options.accept_unsigned_sessions,
         options.runtime,
         policy.from_json(options.forwarding),
+        session_options.from_json(options.sessions),
     )
     Lifecycle(settings, record, events).run()
     return 0

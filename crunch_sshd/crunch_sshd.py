@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from setproctitle import setproctitle
 
-from arv_ssh import __version__, log, uuids
+from arv_ssh import __version__, log, session_options, uuids
 from arv_ssh.errors import ArvSshError, UsageError
 from crunch_sshd import secret_argument
 from crunch_sshd.crunch_run import split_address
@@ -51,6 +51,7 @@ def _serve(options: argparse.Namespace) -> int:
         advertise=options.advertise,
         accept_unsigned_sessions=options.accept_unsigned_sessions,
         policy=policy.from_json(options.forwarding),
+        options=session_options.from_json(options.sessions),
     )
     print(gateway.start(), flush=True)
     events.wait_for(lambda: False)
@@ -97,6 +98,12 @@ def _parser() -> argparse.ArgumentParser:
         "--runtime", default="auto", choices=["auto", "docker", "oci", "namespace"], help="how sessions execute"
     )
     parser.add_argument("--advertise", metavar="HOST", help="the host to record, where it differs from the one above")
+    parser.add_argument(
+        "--sessions",
+        default="{}",
+        metavar="JSON",
+        help="options of sessions: AcceptEnv (a list), MaxSessions, Subsystems (name: command in the container)",
+    )
     parser.add_argument(
         "--forwarding",
         default="{}",

@@ -18,6 +18,7 @@ from arv_ssh.http_server import HttpConnection
 from arv_ssh.listen import bind
 from arv_ssh.log import event
 from arv_ssh.relay import Relay
+from arv_ssh.session_options import SessionOptions
 from arv_ssh.tls_transport import TlsLayer
 from crunch_sshd import certificate
 from crunch_sshd.connection import Connection, Login
@@ -50,6 +51,7 @@ class Gateway:
         advertise: str | None = None,
         accept_unsigned_sessions: bool = False,
         policy: Policy = DEFAULT_POLICY,
+        options: SessionOptions | None = None,
     ) -> None:
         self._container_uuid = container_uuid
         self._secret = secret
@@ -58,6 +60,7 @@ class Gateway:
         self._advertise = advertise or host
         self._accept_unsigned = accept_unsigned_sessions
         self._policy = policy
+        self._options = options or SessionOptions()
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)
         self._connections: set[Connection] = set()
@@ -87,7 +90,7 @@ class Gateway:
         outside, inside = socket.socketpair()
         for end in (outside, inside):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
-        connection = Connection(inside, self._secret, login, self._runtime, self._ended, self._policy)
+        connection = Connection(inside, self._secret, login, self._runtime, self._ended, self._policy, self._options)
         with self._lock:
             self._connections.add(connection)
         connection.start()

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from arv_ssh import log
 from arv_ssh.errors import ArvSshError, HttpError, Unprocessable
+from arv_ssh.session_options import SessionOptions
 from crunch_sshd import container_options, docker_engine
 from crunch_sshd.container import Container
 from crunch_sshd.container_record import PATIENCE, ContainerRecord
@@ -48,6 +49,7 @@ class Settings:
     accept_unsigned_sessions: bool = False
     runtime: str = "auto"
     forwarding: Policy = DEFAULT_POLICY
+    sessions: SessionOptions = field(default_factory=SessionOptions)
 
 
 class Interrupted(Exception):
@@ -131,6 +133,7 @@ class Lifecycle:
                 port=self._settings.gateway_port,
                 accept_unsigned_sessions=self._settings.accept_unsigned_sessions,
                 policy=self._settings.forwarding,
+                options=self._settings.sessions,
             )
         except (ArvSshError, OSError) as error:
             # A runtime looks into the container's first process: a short command may be over by then.
@@ -144,7 +147,9 @@ class Lifecycle:
     def _announce(self, gateway_address: str | None) -> None:
         """Record the gateway's address together with Running: nobody sees one without the other."""
         self._check_signal()
-        attributes: dict[str, Any] = {"state": "Running"} | ({"gateway_address": gateway_address} if gateway_address else {})
+        attributes: dict[str, Any] = {"state": "Running"}
+        if gateway_address:
+            attributes["gateway_address"] = gateway_address
         self._record.update(attributes)
         log.event(logger, "container is running", container_uuid=self._settings.uuid, **attributes)
 

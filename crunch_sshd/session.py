@@ -13,6 +13,7 @@ from dataclasses import replace
 from paramiko.message import Message
 
 from arv_ssh.errors import ArvSshError
+from arv_ssh.session_options import SessionOptions
 from crunch_sshd import commands, subsystems
 from crunch_sshd.agent import Agent
 from crunch_sshd.broker.client import BrokerError
@@ -23,8 +24,6 @@ from crunch_sshd.transport import GatewayChannel
 
 logger = logging.getLogger(__name__)
 
-ACCEPTED_ENVIRONMENT = ("LANG", "LC_*")
-"""Variables a client may set, as Debian's sshd_config has it; others are refused quietly."""
 LOST = 255
 """The exit status when the output was cut: what ssh itself uses for a lost connection, and never 0."""
 
@@ -38,6 +37,7 @@ class Session:
         account: Account,
         runtime: Runtime,
         over: Callable[[Session], None],
+        options: SessionOptions,
         detach_keys: bytes = b"",
         make_agent: Callable[[], Agent | None] = lambda: None,
     ) -> None:
@@ -45,6 +45,7 @@ class Session:
         self._account = account
         self._runtime = runtime
         self._over = over
+        self._options = options
         self._environment: dict[str, str] = {}
         self._terminal: Terminal | None = None
         self._command: Command | None = None
@@ -113,7 +114,7 @@ class Session:
 
     def _env(self, message: Message) -> bool:
         name, value = _text(message), _text(message)
-        if self._started or not commands.accepted(name, ACCEPTED_ENVIRONMENT):
+        if self._started or not commands.accepted(name, self._options.accept_env):
             return False
         self._environment[name] = value
         return True
@@ -131,7 +132,7 @@ class Session:
         return self._program(lambda: commands.shell_command(self._account, text))
 
     def _subsystem(self, message: Message) -> bool:
-        line = subsystems.DEFAULTS.get(_text(message))
+        line = self._options.subsystems.get(_text(message))
         if line is None or self._started:
             return False
         self._start = lambda command: subsystems.start(line, command, self._runtime)

@@ -5,17 +5,14 @@ A subsystem is a :class:`Process` as any other, so the session's pump, exit stat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from arv_ssh.errors import Unavailable
+from arv_ssh.session_options import INTERNAL_SFTP
 from crunch_sshd import commands, enter
 from crunch_sshd.child_process import PIPES, ChildProcess
 from crunch_sshd.runtimes import Command, Process, Runtime, StartFailed
 
-INTERNAL_SFTP = "internal-sftp"
-"""In place of a command: the gateway's own SFTP server, which needs nothing in the image (as in sshd_config(5))."""
-DEFAULTS: Mapping[str, str] = {"sftp": INTERNAL_SFTP}
 SERVERS = ("/usr/lib/openssh/sftp-server", "/usr/libexec/sftp-server", "/usr/lib/ssh/sftp-server",
            "/usr/libexec/openssh/sftp-server")  # fmt: skip
 """Where Debian, Alpine and BSD, Arch, and Fedora have OpenSSH's sftp-server."""

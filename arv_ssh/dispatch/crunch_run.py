@@ -17,6 +17,7 @@ from arv_ssh import credentials
 from arv_ssh.config import Forwarding
 from arv_ssh.errors import ArvSshError, ConfigError
 from arv_ssh.process_lock import ProcessLock
+from arv_ssh.session_options import SessionOptions
 
 _PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "DOCKER_HOST", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY", "SSL_CERT_FILE")
 """Of the dispatcher's own environment, what crunch-run gets to see."""
@@ -32,6 +33,7 @@ class CrunchRun:
     api_insecure: bool
     log_dir: Path
     forwarding: Forwarding = Forwarding()
+    sessions: SessionOptions = field(default_factory=SessionOptions)
 
     def check(self) -> None:
         """Raise :class:`ConfigError` when the program cannot be executed."""
@@ -48,6 +50,8 @@ class CrunchRun:
             arguments = ["--gateway-auth-secret", f"fd:{reader}", "--log-dir", str(self._log(uuid).parent)]
             if self.forwarding != Forwarding():
                 arguments += ["--forwarding", json.dumps(asdict(self.forwarding))]
+            if self.sessions != SessionOptions():
+                arguments += ["--sessions", self.sessions.to_json()]
             arguments.append(uuid)
             return self._spawn(lock, uuid, arguments, self._environment(token), (reader,))
 

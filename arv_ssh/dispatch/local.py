@@ -78,6 +78,7 @@ def _run(options: argparse.Namespace, cluster: ClusterConfig) -> None:
         api_insecure=cluster.api_insecure,
         log_dir=_directory(options.log_dir, "--log-dir"),
         forwarding=cluster.forwarding,
+        sessions=cluster.sessions,
     )
     runner.check()
     if not runner.api_host:

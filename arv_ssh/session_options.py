@@ -1,0 +1,67 @@
+"""What a cluster lets SSH sessions have: ``Containers.ShellAccess.Sessions`` of its config. Pure.
+
+The dispatcher reads it from the config and hands it to crunch-run as JSON with the same keys, so that there is one
+reading of it and one set of error sentences.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from arv_ssh.errors import ConfigError
+
+INTERNAL_SFTP = "internal-sftp"
+"""In place of a subsystem's command: the gateway's own SFTP server, which needs nothing in the image."""
+
+_KEYS = ("AcceptEnv", "MaxSessions", "Subsystems")
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """The options of sessions, named after their likes in sshd_config(5).
+
+    ``accept_env``: variables a client may set, with shell wildcards. ``max_sessions``: session channels open at once
+    on one connection. ``subsystems``: from a name to the command it runs in the container.
+    """
+
+    accept_env: tuple[str, ...] = ("LANG", "LC_*", "TERM")
+    max_sessions: int = 10
+    subsystems: Mapping[str, str] = field(default_factory=lambda: {"sftp": INTERNAL_SFTP})
+
+    def to_json(self) -> str:
+        """Return the text that :func:`from_json` reads."""
+        values = (list(self.accept_env), self.max_sessions, dict(self.subsystems))
+        return json.dumps(dict(zip(_KEYS, values, strict=True)))
+
+
+def from_json(text: str) -> SessionOptions:
+    """Read what :meth:`SessionOptions.to_json` wrote."""
+    try:
+        section = json.loads(text)
+    except ValueError as error:
+        raise ConfigError("the session options are not JSON") from error
+    return parse(section, "the session options")
+
+
+def parse(section: Any, where: str) -> SessionOptions:
+    """Read a section with the keys AcceptEnv (a list), MaxSessions (from 1) and Subsystems (name: command).
+
+    What is left out has its default; AcceptEnv replaces the default list, Subsystems adds to it. Raises
+    :class:`ConfigError` naming the key, prefixed with ``where``.
+    """
+    if not isinstance(section, dict) or set(section) - set(_KEYS):
+        raise ConfigError(f"{where} is a section with the keys {', '.join(_KEYS)}")
+    default = SessionOptions()
+    names = section.get("AcceptEnv", list(default.accept_env))
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise ConfigError(f"{where}.AcceptEnv is {names!r}; it must be a list of variables such as LANG or LC_*")
+    limit = section.get("MaxSessions", default.max_sessions)
+    if type(limit) is not int or limit < 1:
+        raise ConfigError(f"{where}.MaxSessions is {limit!r}; it must be a whole number from 1")
+    subsystems = section.get("Subsystems", {})
+    if not isinstance(subsystems, dict) or not all(isinstance(one, str) for pair in subsystems.items() for one in pair):
+        raise ConfigError(f"{where}.Subsystems is {subsystems!r}; it must name a command for each subsystem")
+    return SessionOptions(tuple(names), limit, {**default.subsystems, **subsystems})
