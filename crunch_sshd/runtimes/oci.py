@@ -16,8 +16,9 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from arv_ssh.errors import ArvSshError, Unavailable
 from crunch_sshd import accounts, process_session, terminal_modes
@@ -37,6 +38,7 @@ STATE_ROOTS = (
     ("crun", "/run/crun"),
 )
 """Where Docker and Podman have the runtimes keep their state."""
+RUN = "/run"
 PR_SET_CHILD_SUBREAPER = 36
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -49,7 +51,10 @@ def find(container_id: str, name: str) -> OciRuntime | None:
     for program, root in STATE_ROOTS:
         binary = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin:/sbin:/bin")
         if binary and (Path(root) / container_id).is_dir():
-            return OciRuntime(binary, root, container_id, name)
+            found = OciRuntime(binary, root, container_id, name)
+            if found.has_own_processes():
+                return found
+            found.host().close()
     return None
 
 
@@ -68,7 +73,18 @@ class OciRuntime(Runtime):
         config = json.loads((Path(state["bundle"]) / "config.json").read_text(encoding="utf-8"))
         self._process: dict[str, Any] = config["process"]
         # The exec's parent ends at once; its status comes to us only if orphans do (as containerd's shim has it).
-        _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        if _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+            raise Unavailable(f"container {name}: this kernel gives no orphans to a process that asks for them")
+
+    def has_own_processes(self) -> bool:
+        """Say whether the container has a pid namespace of its own.
+
+        In the host's, whatever a session leaves behind would come to this process as an orphan, and stay a zombie.
+        """
+        namespaces = self._host.open_namespaces(["pid"])
+        for descriptor in namespaces.values():
+            os.close(descriptor)
+        return bool(namespaces)
 
     def _state(self) -> dict[str, Any]:
         found = subprocess.run(  # noqa: S603 - our own arguments
@@ -97,12 +113,17 @@ class OciRuntime(Runtime):
         return accounts.with_ids(account, account.uid, account.gid, groups)
 
     def start(self, command: Command) -> Process:
-        with tempfile.TemporaryDirectory(prefix="arv-ssh-") as directory:
-            place = Path(directory)
-            (place / "process.json").write_text(json.dumps(self._describe(command)), encoding="utf-8")
-            if command.terminal is None:
-                return self._start_with_pipes(place)
-            return self._start_with_terminal(place, command.terminal)
+        try:
+            # In /run, where runtimes keep their own state: TMPDIR can be too long for a unix socket's path.
+            with tempfile.TemporaryDirectory(prefix="arv-ssh-", dir=RUN) as directory, _in_memory(
+                json.dumps(self._describe(command))
+            ) as process:
+                place = _Place(Path(directory), process.fileno())
+                if command.terminal is None:
+                    return self._start_with_pipes(place)
+                return self._start_with_terminal(place, command.terminal)
+        except OSError as error:
+            raise Unavailable(f"container {self._name}: nothing can be started ({error.strerror})") from error
 
     def _describe(self, command: Command) -> dict[str, Any]:
         """Return the OCI process (runtime-spec, config.md "process"): the container's own but for what exec changes."""
@@ -121,14 +142,14 @@ class OciRuntime(Runtime):
             process["capabilities"] = {"bounding": (process.get("capabilities") or {}).get("bounding") or []}
         return process
 
-    def _start_with_pipes(self, place: Path) -> Process:
+    def _start_with_pipes(self, place: _Place) -> Process:
         ours, theirs = [], []
         try:
             for reading in (True, False, False):
                 reader, writer = os.pipe()
-                fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
                 theirs.append(reader if reading else writer)
                 ours.append(writer if reading else reader)
+                fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
             pid = self._exec(place, [], *theirs)
         except BaseException:
             for descriptor in ours:
@@ -140,39 +161,61 @@ class OciRuntime(Runtime):
         outputs = {ours[1]: Output.STDOUT, ours[2]: Output.STDERR}
         return HostProcess(pid, ours[0], outputs, self._hang_up(pid), tty=False)
 
-    def _start_with_terminal(self, place: Path, terminal: Terminal) -> Process:
+    def _start_with_terminal(self, place: _Place, terminal: Terminal) -> Process:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, open(os.devnull, "r+b") as nothing:
-            path = str(place / "console")
+            path = str(place.directory / "console")
             listener.bind(path)
             listener.listen(1)
             listener.settimeout(START_TIMEOUT)
             console = _Console(listener, terminal)
             null = nothing.fileno()
-            with tempfile.TemporaryFile(dir=place) as errors:
-                try:
-                    pid = self._exec(place, ["--console-socket", path], null, null, errors.fileno())
-                except StartFailed:
-                    console.discard()
-                    raise
+            try:
+                pid = self._exec(place, ["--console-socket", path], null, null, null)
+            except BaseException:
+                console.discard()
+                raise
             master = console.take()
         return HostProcess(pid, master, {master: Output.STDOUT}, self._hang_up(pid), tty=True)
 
-    def _exec(self, place: Path, options: list[str], stdin: int, stdout: int, stderr: int) -> int:
-        log = place / "log.json"
+    def _exec(self, place: _Place, options: list[str], stdin: int, stdout: int, stderr: int) -> int:
+        log, pid_file = place.directory / "log.json", place.directory / "pid"
         arguments = [
             *self._command, "--log", str(log), "--log-format", "json",
-            "exec", "--detach", "--process", str(place / "process.json"), "--pid-file", str(place / "pid"),
+            "exec", "--detach", "--process", f"/proc/self/fd/{place.process}", "--pid-file", str(pid_file),
             *options, self._container,
         ]  # fmt: skip
-        ended = subprocess.run(  # noqa: S603 - our own arguments
-            arguments, stdin=stdin, stdout=stdout, stderr=stderr, timeout=START_TIMEOUT
-        )
+        try:
+            ended = subprocess.run(  # noqa: S603 - our own arguments
+                arguments, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=[place.process], timeout=START_TIMEOUT
+            )
+        except subprocess.TimeoutExpired as error:
+            raise Unavailable(
+                f"container {self._name} did not start the program within {START_TIMEOUT:g} s; is it paused?"
+            ) from error
         if ended.returncode:
             raise _start_failure(log)
-        return int((place / "pid").read_text(encoding="ascii"))
+        return int(pid_file.read_text(encoding="ascii"))
 
     def _hang_up(self, pid: int) -> Callable[[], None]:
         return lambda: process_session.hang_up(pid, self._container, process_session.kill)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where one start has its files; ``process`` is the descriptor of the process's description.
+
+    That one is in memory only: the container's environment may hold secrets, and a disk would keep them.
+    """
+
+    directory: Path
+    process: int
+
+
+def _in_memory(text: str) -> IO[str]:
+    file = open(os.memfd_create("process", os.MFD_CLOEXEC), "w+", encoding="utf-8")
+    file.write(text)
+    file.flush()
+    return file
 
 
 class _Console:
@@ -191,18 +234,20 @@ class _Console:
         except OSError:
             return  # the runtime failed before it had a terminal; its log says why
         with connection:
-            _, descriptors, _, _ = socket.recv_fds(connection, 4096, 1)
+            connection.settimeout(START_TIMEOUT)
+            try:
+                _, descriptors, _, _ = socket.recv_fds(connection, 4096, 1, socket.MSG_CMSG_CLOEXEC)
+            except OSError:
+                return  # likewise
         if descriptors:
-            master = descriptors[0]
-            terminal_modes.apply(master, self._terminal.modes)
-            terminal_modes.resize(master, self._terminal)
-            self._master = master
+            self._master = descriptors[0]
+            terminal_modes.apply(self._master, self._terminal.modes)
+            terminal_modes.resize(self._master, self._terminal)
 
     def take(self) -> int:
         self._thread.join()
         if self._master is None:
             raise ArvSshError("the container runtime gave no terminal for the session")
-        os.set_inheritable(self._master, False)
         return self._master
 
     def discard(self) -> None:
