@@ -36,10 +36,10 @@ def test_exception_stays_in_the_line() -> None:
 
 
 def test_event_names_fields() -> None:
-    """Fields are handed on by name, even one called message or level."""
+    """Fields are handed on by name, even one called message or logger; the level is not one of them."""
     seen: list[logging.LogRecord] = []
     logger = logging.Logger("test")
     logger.addFilter(lambda record: bool(seen.append(record)))
-    log.event(logger, "text", logging.WARNING, level="field", message="field too")
+    log.event(logger, "text", level=logging.WARNING, logger="field", message="field too")
     assert seen[0].levelno == logging.WARNING
-    assert seen[0].__dict__["fields"] == {"level": "field", "message": "field too"}
+    assert seen[0].__dict__["fields"] == {"logger": "field", "message": "field too"}
