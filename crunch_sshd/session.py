@@ -13,6 +13,7 @@ from dataclasses import replace
 from paramiko.message import Message
 
 from arv_ssh.errors import ArvSshError
+from arv_ssh.log import event
 from arv_ssh.session_options import SessionOptions
 from crunch_sshd import commands, subsystems
 from crunch_sshd.agent import Agent
@@ -279,8 +280,12 @@ class Session:
 
 
 def _hang_up(process: Process) -> None:
-    process.hang_up()
-    process.close()
+    try:
+        process.hang_up()
+    except ArvSshError as error:  # the engine is gone, say; there is no client left to tell
+        event(logger, "a session's processes may be left over", level=logging.ERROR, error=str(error))
+    finally:
+        process.close()
 
 
 def _sized(message: Message, terminal: Terminal) -> Terminal:

@@ -276,9 +276,9 @@ class DockerProcess(Process):
         return state
 
     def _pid(self) -> int | None:
-        """Return the exec's pid on the host once it has one; None when it ended before."""
+        """Return the exec's pid on the host once it has one; None when it ended before. Works after :meth:`close`."""
         pause = POLL_FIRST
-        while not self._closed.is_set():
+        while True:
             try:
                 state = self._inspect()
             except NotFound:
@@ -289,7 +289,6 @@ class DockerProcess(Process):
                 return None
             time.sleep(pause)
             pause = min(2 * pause, POLL_LONGEST)
-        return None
 
     def _kill(self, pids: list[int], number: int) -> None:
         try:

@@ -10,7 +10,7 @@ import pytest
 from arv_ssh.errors import ArvSshError
 from crunch_sshd.runtimes import Output, StartFailed
 from tests.unit.crunch_sshd.conftest import Connect
-from tests.unit.crunch_sshd.double import DEADLINE, Link, MemoryRuntime, read_to_end
+from tests.unit.crunch_sshd.double import DEADLINE, Link, MemoryRuntime, ScriptedProcess, read_to_end
 
 
 def test_exec(link: Link, runtime: MemoryRuntime) -> None:
@@ -229,6 +229,23 @@ def test_client_gone_in_the_middle_of_output(connect: Connect, runtime: MemoryRu
     channel.recv(1000)
     link.client.sock.close()
     assert process.hung_up.wait(DEADLINE)
+
+
+def test_hang_up_that_fails_is_in_the_log(
+    link: Link, runtime: MemoryRuntime, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When what a session ran cannot be ended, the log says so, and the process is let go of."""
+
+    def fail(process: ScriptedProcess) -> None:
+        raise ArvSshError("the engine does not answer")
+
+    monkeypatch.setattr(ScriptedProcess, "hang_up", fail)
+    channel = link.open("sleep")
+    process = runtime.next()
+    channel.close()
+    assert process.closed.wait(DEADLINE)
+    assert "may be left over" in caplog.text
+    process.end(0)
 
 
 def test_ended_program_is_not_hung_up(link: Link, runtime: MemoryRuntime) -> None:
