@@ -7,6 +7,7 @@ the health check.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor
@@ -90,4 +91,5 @@ def _api_client(config: ClusterConfig, embedded: EmbeddedApi | None) -> ApiClien
     if embedded is not None:
         return ApiClient("https://embedded.invalid", "", adapter=InProcessAdapter(embedded.handle))
     assert config.api is not None  # noqa: S101 - for mypy: no embedded API means there is one to ask
-    return ApiClient(config.api, "", verify=not config.api_insecure)
+    verify = False if config.api_insecure else os.environ.get("SSL_CERT_FILE") or True
+    return ApiClient(config.api, "", verify=verify)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import signal
 import subprocess
 from pathlib import Path
 
@@ -147,14 +146,15 @@ class TestTerminal:
     def test_interactive_shell(self, ssh: Ssh, container: str) -> None:
         """Without a command there is a shell with a prompt; Ctrl-C ends a program in it and not the shell."""
         with ssh.on_terminal(container) as terminal:
-            terminal.type("PS1='ready> '\r")
-            terminal.expect("\nready> ")
-            terminal.type("echo on; sleep 600\r")
-            terminal.expect("\non\r\n")
+            # In pieces, so that the echo of what is typed is not taken for the answer.
+            terminal.type("PS1='rea''dy> '\r")
+            terminal.expect("ready> ")
+            terminal.type("echo o''n; sleep 600\r")
+            terminal.expect("on\r\n")
             terminal.type("\x03")
             terminal.expect("ready> ")
             terminal.type("echo $((6 * 7)); exit 5\r")
-            terminal.expect("\n42\r\n")
+            terminal.expect("42\r\n")
             assert terminal.wait() == 5
 
     def test_ctrl_p_is_passed_on(self, ssh: Ssh, container: str) -> None:
@@ -181,24 +181,26 @@ class TestGoneClient:
         program = "setsid sleep 4455 >/dev/null 2>&1 </dev/null & echo ready; sleep 3344; echo over"
         with ssh.start(*options, container, program) as process:
             assert process.stdout and process.stdout.readline().strip() == b"ready"
-            wait_for(lambda: _is_running(ssh, container, "sleep 4455"), "the spared process to start")
-            assert _is_running(ssh, container, "sleep 3344")
+            spared = wait_for(lambda: _pids(ssh, container, "sleep 4455"), "the spared process to start")
+            wait_for(lambda: _pids(ssh, container, "sleep 3344"), "the other one to start")
             process.kill()
-        wait_for(lambda: not _is_running(ssh, container, "sleep 3344"), "its end", 10 * SECOND)
-        assert _is_running(ssh, container, "sleep 4455")
-        ssh(container, "pkill -f 'sleep 445[5]'")
+        wait_for(lambda: not _pids(ssh, container, "sleep 3344"), "its end", 10 * SECOND)
+        assert _pids(ssh, container, "sleep 4455") == spared
+        ssh(container, f"kill {' '.join(spared)}")
 
     def test_what_ignores_a_hang_up_is_ended_too(self, ssh: Ssh, container: str) -> None:
         """A program that ignores SIGHUP and SIGTERM is killed."""
         with ssh.start(container, "trap '' HUP TERM; echo ready; sleep 5566; sleep 5566") as process:
             assert process.stdout and process.stdout.readline() == b"ready\n"
-            process.send_signal(signal.SIGKILL)
-        wait_for(lambda: not _is_running(ssh, container, "sleep 5566"), "its end", 10 * SECOND)
+            wait_for(lambda: _pids(ssh, container, "sleep 5566"), "its child to start")
+            process.kill()
+        wait_for(lambda: not _pids(ssh, container, "sleep 5566"), "its end", 10 * SECOND)
 
 
-def _is_running(ssh: Ssh, uuid: str, command_line: str) -> bool:
-    # In brackets, the last character keeps the pattern from finding the search itself.
-    return ssh(uuid, f"pgrep -f '{command_line[:-1]}[{command_line[-1]}]'").returncode == 0
+def _pids(ssh: Ssh, uuid: str, command_line: str) -> list[str]:
+    """Return the container's processes with exactly this command line; busybox has no pgrep."""
+    listed = ssh(uuid, "cd /proc; for p in [0-9]*; do echo $p $(tr '\\0' ' ' <$p/cmdline); done").stdout.decode()
+    return [pid for pid, _, words in (line.partition(" ") for line in listed.splitlines()) if words == command_line]
 
 
 class TestLogin:

@@ -1,0 +1,159 @@
+"""Who may enter: every row of the table of Containers.ShellAccess, times everyone who may ask."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from arv_ssh.cli.cluster_up import USER_UUIDS
+from tests.integration.controllers import Controller, controller, new_user, submit
+from tests.integration.embedded_cluster import EmbeddedCluster
+
+NOT_GIVEN = None
+MODES = (NOT_GIVEN, "disabled", "default-off", "default-on")
+PEOPLE = ("admin", "owner", "other reader", "stranger", "anonymous")
+WISHES = (NOT_GIVEN, True, False)
+"""What the container's runtime_constraints say of ``shell_access``."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One setting of Containers.ShellAccess."""
+
+    mode: str | None
+    admin: bool
+    user: bool
+
+    def __str__(self) -> str:
+        return f"{self.mode or 'no mode'} admin={self.admin} user={self.user}"
+
+    def section(self) -> dict[str, str | bool]:
+        mode = {"Mode": self.mode} if self.mode else {}
+        return {"Admin": self.admin, "User": self.user, **mode}
+
+
+POLICIES = [Policy(*row) for row in itertools.product(MODES, (True, False), (True, False))]
+
+
+def expected(policy: Policy, wish: bool | None, who: str) -> int:
+    """Return the status that the table gives, in the table's order: mode, reading, whose container."""
+    mode = policy.mode or ("default-on" if policy.admin or policy.user else "disabled")
+    if mode == "disabled":
+        return 503
+    if who == "anonymous":
+        return 401
+    if who == "stranger":
+        return 404
+    if wish is False or (mode == "default-off" and wish is NOT_GIVEN):
+        return 403
+    allowed = (policy.admin and who == "admin") or (policy.user and who == "owner")
+    return 101 if allowed else 403
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Running containers by what they say of shell_access, and everyone's token."""
+
+    containers: dict[bool | None, str]
+    tokens: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def scene(cluster: EmbeddedCluster) -> Scene:
+    """Containers of the active user, which the spectator may read by a permission link."""
+    root = cluster.api()
+    containers = {}
+    for wish in WISHES:
+        says = {} if wish is NOT_GIVEN else {"shell_access": wish}
+        request = submit(
+            root, USER_UUIDS["active"], runtime_constraints={"vcpus": 1, "ram": 256 << 20, **says}
+        )
+        link = {"link_class": "permission", "name": "can_read", "head_uuid": request["uuid"]}
+        root.create("links", link | {"tail_uuid": USER_UUIDS["spectator"]})
+        containers[wish] = str(request["container_uuid"])
+    for uuid in containers.values():
+        cluster.wait_for_state(uuid, "Running")
+    own = {who: cluster.directory.token_file(name).read_text().strip() for who, name in {
+        "admin": "admin", "owner": "active", "other reader": "spectator"
+    }.items()}  # fmt: skip
+    return Scene(containers, own | {"stranger": new_user(root, "stranger")[1], "anonymous": ""})
+
+
+@pytest.fixture(scope="module")
+def under(
+    request: pytest.FixtureRequest, cluster: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Controller]:
+    """A controller of the session's cluster under the policy that is the parameter."""
+    with controller(cluster, tmp_path_factory.mktemp("controller"), request.param.section()) as running:
+        yield running
+
+
+@pytest.mark.parametrize("under", POLICIES, indirect=True, ids=str)
+@pytest.mark.parametrize("wish", WISHES, ids=lambda wish: f"shell_access={wish}")
+@pytest.mark.parametrize("who", PEOPLE)
+def test_table(
+    request: pytest.FixtureRequest, under: Controller, scene: Scene, wish: bool | None, who: str
+) -> None:
+    """Each of the five gets what the table gives, and a refusal says why in one sentence."""
+    policy = request.node.callspec.params["under"]
+    status, sentence = under.status(scene.containers[wish], scene.tokens[who])
+    assert status == expected(policy, wish, who), sentence
+    assert (sentence == "") == (status == 101)
+    if status in (403, 404):
+        assert scene.containers[wish] in sentence
+
+
+@pytest.fixture(scope="module")
+def default_on(cluster: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]:
+    policy = Policy("default-on", admin=True, user=True)
+    with controller(cluster, tmp_path_factory.mktemp("controller"), policy.section()) as running:
+        yield running
+
+
+def test_a_container_of_two_users_requests(cluster: EmbeddedCluster, scene: Scene, default_on: Controller) -> None:
+    """A user enters only a container all of whose requests that user submitted; an admin enters it still."""
+    root = cluster.api()
+    work = {"command": ["sleep", "1000001"], "use_existing": True}
+    first = submit(root, USER_UUIDS["active"], **work)
+    uuid = first["container_uuid"]
+    cluster.wait_for_state(uuid, "Running")
+    # Root may look for a container to reuse in another user's name; that user's request then shares it.
+    second = submit(root, USER_UUIDS["spectator"], **work)
+    assert second["container_uuid"] == uuid
+    assert default_on.status(uuid, scene.tokens["owner"])[0] == 403
+    assert default_on.status(uuid, scene.tokens["other reader"])[0] == 403
+    assert default_on.status(uuid, scene.tokens["admin"])[0] == 101
+
+
+def test_the_first_session_marks_the_container(
+    cluster: EmbeddedCluster, scene: Scene, default_on: Controller
+) -> None:
+    """A session sets interactive_session_started; a refusal does not. A marked container is not reused."""
+    root = cluster.api()
+    work = {"command": ["sleep", "1000002"], "use_existing": True}
+    uuid = submit(root, USER_UUIDS["active"], **work)["container_uuid"]
+    cluster.wait_for_state(uuid, "Running")
+    assert default_on.status(uuid, scene.tokens["stranger"])[0] == 404
+    assert not cluster.container(uuid)["interactive_session_started"]
+    assert submit(root, USER_UUIDS["active"], **work)["container_uuid"] == uuid
+    assert default_on.status(uuid, scene.tokens["owner"])[0] == 101
+    assert cluster.container(uuid)["interactive_session_started"] is True
+    assert submit(root, USER_UUIDS["active"], **work)["container_uuid"] != uuid
+
+
+def test_another_api_host(
+    cluster: EmbeddedCluster, scene: Scene, default_on: Controller, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A controller without an API of its own asks another host's over HTTPS, with the same answers."""
+    section = {"API": f"https://{default_on.address}", "EmbeddedAPI": None}
+    policy = Policy("default-on", admin=True, user=True)
+    with controller(cluster, tmp_path_factory.mktemp("second"), policy.section(), **section) as second:
+        uuid = scene.containers[NOT_GIVEN]
+        assert {who: second.status(uuid, scene.tokens[who])[0] for who in PEOPLE} == {
+            who: expected(policy, NOT_GIVEN, who) for who in PEOPLE
+        }
+        assert second.status("zzzzz-dz642-000000000000000", scene.tokens["owner"])[0] == 404
+        assert second.status(uuid, "v2/zzzzz-gj3su-000000000000000/wrong")[0] == 401
