@@ -28,8 +28,8 @@ install_packages() {
         fail "$what is missing; run as root: apt-get install --no-install-recommends $*"
     fi
     echo "installing $*" >&2
-    [ -n "$(ls /var/lib/apt/lists/*_Packages* 2>/dev/null)" ] || apt-get update -q >&2
-    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@" >&2 </dev/null ||
+    [ -n "$(ls /var/lib/apt/lists/*_Packages* 2>/dev/null)" ] || apt-get update -qq >&2
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y -o Dpkg::Use-Pty=0 --no-install-recommends "$@" >&2 </dev/null ||
         fail "apt-get could not install $*; its messages are above"
 }
 
