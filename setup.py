@@ -31,7 +31,11 @@ setup(
         "cryptography>=43",
     ],
     extras_require={
-        "test": ["pytest>=8.3,<10", "pytest-timeout>=2.3,<3", "hypothesis>=6.100,<7"],
+        "test": [
+            "pytest>=8.3,<10", "pytest-timeout>=2.3,<3", "hypothesis>=6.100,<7",
+            # Clients that the integration tests drive: an SSH library that is not paramiko, ansible, and the auditor.
+            "asyncssh>=2.18,<3", "ansible-core>=2.16,<3", "ssh-audit>=3.3,<4",
+        ],
         "dev": [
             "ruff>=0.11,<1", "mypy>=1.15,<3", "types-requests", "types-PyYAML", "types-paramiko", "types-docker",
         ],
