@@ -43,6 +43,8 @@ DEFAULT_USER = "_"
 KEX = ("mlkem768x25519-sha256", "curve25519-sha256", "curve25519-sha256@libssh.org")
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes256-ctr", "aes128-ctr")
 MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com")
+DROPBEAR_MACS = ("hmac-sha2-256",)
+"""For dropbear's dbclient alone, which has no MAC of those above."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,11 @@ class Connection(GatewayServer):
     def authenticated(self) -> bool:
         """Say whether the client has logged in."""
         return self._transport.is_authenticated()
+
+    def client_identified(self, version: str) -> None:
+        # Both versions are part of what the host key signs (RFC 4253 §8): nobody on the way can pose as dropbear.
+        if version.startswith("SSH-2.0-dropbear"):
+            self._transport.get_security_options().digests = MACS + DROPBEAR_MACS
 
     def transport_ended(self) -> None:
         self._forwarding.close()

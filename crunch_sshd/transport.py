@@ -240,6 +240,9 @@ class _Replies:
 class GatewayServer(paramiko.ServerInterface):
     """The questions a :class:`GatewayTransport` asks beyond paramiko's own, with the answer no."""
 
+    def client_identified(self, version: str) -> None:
+        """Note the client's identification line (RFC 4253 §4.2); what is offered can still be changed."""
+
     def open_channel(self, wish: ChannelOpen) -> None:
         """Answer ``wish`` now or later, without blocking."""
         wish.refuse(OPEN_UNKNOWN_TYPE, f"the channel type {wish.kind} is not known")
@@ -307,6 +310,10 @@ class GatewayTransport(paramiko.Transport):
             self.clear_to_send_lock.release()
         if self._deferred:
             self._send_deferred()
+
+    def _check_banner(self) -> None:
+        super()._check_banner()  # type: ignore[misc]
+        self.server_object.client_identified(self.remote_version)
 
     def _take_turn(self) -> bool:
         """Hold the lock of senders while no key exchange is under way; False when the connection is over."""
