@@ -11,6 +11,7 @@ import pytest
 from paramiko import common
 from paramiko.message import Message
 
+from arv_ssh.session_options import SessionOptions
 from crunch_sshd import transport
 from crunch_sshd.connection import Connection
 from crunch_sshd.transport import BufferedSocket, ChannelOpen, GatewayChannel
@@ -165,7 +166,7 @@ def test_unknown_channel_type(link: Link) -> None:
 
 def test_too_many_sessions(link: Link, runtime: MemoryRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     """A session over the limit is refused with the limit in words; when one ends there is room again."""
-    monkeypatch.setattr("crunch_sshd.connection.MAX_SESSIONS", 2)
+    monkeypatch.setattr(link.server, "_options", SessionOptions(max_sessions=2))
     channels = [link.open("sleep"), link.open("sleep")]
     code, text = _open_failure(link, "session")
     assert code == transport.OPEN_RESOURCE_SHORTAGE and text == "this connection has 2 sessions open, its limit"
