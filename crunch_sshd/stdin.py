@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from contextlib import suppress
 from typing import Protocol
 
 from crunch_sshd.transport import GatewayChannel
@@ -118,6 +119,7 @@ class Stdin:
                         self._waiting.clear()
                     self._continue()
             if taken:
-                self._channel.consumed(taken)
+                with suppress(OSError):  # the connection is lost, and nothing will be sent on it any more
+                    self._channel.consumed(taken)
             if done:
                 return
