@@ -1,6 +1,6 @@
 """Paramiko's transport and channel with the doors a gateway needs, and the only place that opens private ones.
 
-Owns five departures from paramiko 5.1, each held by a test in ``tests/unit/crunch_sshd/test_transport.py``:
+Owns six departures from paramiko 5.1, each held by a test in ``tests/unit/crunch_sshd/test_transport.py``:
 
 - channel messages go to the channel's own methods (paramiko calls its base class's), so that data can be written to a
   process by the transport thread, without a buffer and a hand-over in between;
@@ -10,6 +10,7 @@ Owns five departures from paramiko 5.1, each held by a test in ``tests/unit/crun
 - a channel that the server opens has its handler from the start, and nobody has to wait for the client's answer;
 - what the transport thread has to send waits for the end of a key exchange, or of another thread's sending, instead
   of blocking the thread that must go on reading;
+- a key exchange message that a client sent on a wrong guess is left out (RFC 4253 §7.1);
 - the socket is read in large pieces.
 
 Knows SSH messages; knows nothing of containers.
@@ -314,6 +315,30 @@ class GatewayTransport(paramiko.Transport):
     def _check_banner(self) -> None:
         super()._check_banner()  # type: ignore[misc]
         self.server_object.client_identified(self.remote_version)
+
+    def _parse_kex_init(self, message: Message) -> None:
+        offered = self._really_parse_kex_init(message)  # type: ignore[attr-defined]
+        message.rewind()
+        super()._parse_kex_init(message)  # type: ignore[misc]
+        if offered["kex_follows"] and not self._guessed(offered):
+            self._skip_guess()
+
+    def _guessed(self, offered: dict[str, Any]) -> bool:
+        """Say whether both sides' first algorithms are the same, so that a client's guess was right (RFC 4253 §7.1)."""
+        key_type = next(name for name in self.preferred_keys if name in self.server_key_dict)
+        ours = self.preferred_kex[0], key_type
+        return ours == (offered["kex_algo_list"][0], offered["server_key_algo_list"][0])
+
+    def _skip_guess(self) -> None:
+        """Have the exchange that begins now leave out its first message, the wrong guess."""
+        engine: Any = self.kex_engine
+        parse_next = engine.parse_next
+
+        def skip(kind: int, message: Message) -> None:
+            engine.parse_next = parse_next
+            self._expect_packet(kind)  # type: ignore[attr-defined]
+
+        engine.parse_next = skip
 
     def _take_turn(self) -> bool:
         """Hold the lock of senders while no key exchange is under way; False when the connection is over."""
