@@ -1,0 +1,148 @@
+"""What clients that read no ssh_config are given: the proxy command, the host key, a socket, a port."""
+
+from __future__ import annotations
+
+import select
+import shlex
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import paramiko
+
+from arv_ssh import upgrade
+from arv_ssh.uuids import is_container
+from tests.integration.conftest import Ssh
+from tests.integration.embedded_cluster import EmbeddedCluster
+from tests.timing import DEADLINE
+
+USER = "_"
+"""The SSH user name that is the image's default user."""
+
+
+class Way:
+    """The way into one container, as the cluster's ssh_config describes it."""
+
+    def __init__(self, ssh: Ssh, uuid: str) -> None:
+        assert is_container(uuid)
+        self.ssh = ssh
+        self.uuid = uuid
+        shown = subprocess.run(ssh.command("-G", uuid), capture_output=True, text=True, check=True).stdout
+        options = dict(line.split(" ", 1) for line in shown.splitlines())
+        self.proxy_line = options["proxycommand"].replace("%r", USER).replace("%h", uuid)
+        self.known_hosts = Path(options["userknownhostsfile"].replace("%h", uuid))
+
+    @property
+    def proxy(self) -> list[str]:
+        """The proxy command's words."""
+        return shlex.split(self.proxy_line)
+
+    def host_key(self) -> str:
+        """Return ``ssh-ed25519 AAAA…``; the proxy writes it down each time that ssh connects."""
+        assert self.ssh(self.uuid, "true").returncode == 0
+        return " ".join(self.known_hosts.read_text().split()[1:3])
+
+    def fingerprint(self) -> str:
+        """Return the host key's fingerprint, ``SHA256:…``."""
+        listed = ["ssh-keygen", "-lf", "-"]
+        return subprocess.run(
+            listed, input=self.host_key(), capture_output=True, text=True, check=True, timeout=DEADLINE
+        ).stdout.split()[1]
+
+    @contextmanager
+    def socket(self) -> Iterator[socket.socket]:
+        """Give a socket that carries SSH, through a proxy command of its own."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(self.proxy, stdin=theirs, stdout=theirs)
+        try:
+            yield ours
+        finally:
+            ours.close()
+            process.wait(DEADLINE)
+
+    @contextmanager
+    def paramiko(self) -> Iterator[paramiko.Transport]:
+        """Connect with paramiko and log in with the method none."""
+        with self.socket() as sock, paramiko.Transport(sock) as transport:
+            transport.start_client(timeout=DEADLINE)
+            transport.auth_none(USER)
+            yield transport
+
+    @contextmanager
+    def port(self) -> Iterator[int]:
+        """Give a TCP port of 127.0.0.1 that speaks SSH: each connection gets a proxy command of its own."""
+        processes: list[subprocess.Popen[bytes]] = []
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            accepting = threading.Thread(target=self._accept, args=(listener, processes))
+            accepting.start()
+            try:
+                yield listener.getsockname()[1]
+            finally:
+                listener.shutdown(socket.SHUT_RDWR)
+                accepting.join(DEADLINE)
+                for process in processes:
+                    process.kill()
+                    process.wait(DEADLINE)
+
+    def _accept(self, listener: socket.socket, processes: list[subprocess.Popen[bytes]]) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return  # shut down: the block is over
+            with connection:
+                processes.append(subprocess.Popen(self.proxy, stdin=connection, stdout=connection))
+
+
+@contextmanager
+def with_credential(cluster: EmbeddedCluster, uuid: str) -> Iterator[tuple[socket.socket, str]]:
+    """Open a session as a client of one's own would, over TLS; give its socket and its password."""
+    lines = cluster.directory.env.read_text().replace("export ", "").split()
+    settings = dict(line.split("=", 1) for line in lines)
+    authority = settings["ARVADOS_API_HOST"]
+    host, _, port = authority.partition(":")
+    wish = upgrade.request(
+        "POST",
+        f"/arvados/v1/containers/{uuid}/ssh",
+        authority,
+        [("Authorization", f"Bearer {settings['ARVADOS_API_TOKEN']}")],
+        {"login_username": "", "detach_keys": ""},
+    )
+    context = ssl.create_default_context(cafile=str(cluster.directory.ca))
+    answer = upgrade.UpgradeAnswer()
+    plain = socket.create_connection((host, int(port)), DEADLINE)
+    with context.wrap_socket(plain, server_hostname=host) as tls:
+        tls.sendall(wish)
+        while not answer.receive(tls.recv(65536)):
+            pass
+        assert answer.status == 101, answer.body
+        ours, theirs = socket.socketpair()
+        relay = threading.Thread(target=_relay, args=(tls, theirs, answer.trailing))
+        relay.start()
+        try:
+            yield ours, answer.headers["x-arvados-ssh-user-credential"]
+        finally:
+            ours.close()
+            relay.join(DEADLINE)
+
+
+def _relay(tls: ssl.SSLSocket, plain: socket.socket, first: bytes) -> None:
+    """Pass bytes both ways until either side ends; one thread, for OpenSSL takes only one at a time."""
+    with plain:
+        plain.sendall(first)
+        while True:
+            ready = [tls] if tls.pending() else select.select([tls, plain], [], [])[0]
+            for source, sink in ((tls, plain), (plain, tls)):
+                if source in ready:
+                    try:
+                        data = source.recv(65536)
+                        if not data:
+                            return
+                        sink.sendall(data)
+                    except OSError:
+                        return  # one side is gone
