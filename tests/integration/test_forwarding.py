@@ -390,6 +390,11 @@ def fill(sock: socket.socket) -> None:
             continue
 
 
+def is_listening(uuid: str, port: int) -> bool:
+    """Say whether something listens at a port of a container's 127.0.0.1 (state 0A of /proc/net/tcp, proc(5))."""
+    return f"0100007F:{port:04X} 00000000:0000 0A" in in_network(uuid, "cat", "/proc/net/tcp")
+
+
 class TestRemote:
     """-R: listening inside the container."""
 
@@ -399,10 +404,9 @@ class TestRemote:
             one = master()
             inside = one.listen(f"0:127.0.0.1:{port}")
             assert execute(debian, "python3", "-c", FETCH, "INET", "127.0.0.1", str(inside)) == "got from inside"
-            listening = in_network(debian, "cat", "/proc/net/tcp")
-            assert f"0100007F:{inside:04X}" in listening
+            assert is_listening(debian, inside)
             one("cancel", "-R", f"0:127.0.0.1:{port}")  # by the words that asked for it, says OpenSSH
-            wait_for(lambda: f":{inside:04X} 0" not in in_network(debian, "cat", "/proc/net/tcp"), "the port's end")
+            wait_for(lambda: not is_listening(debian, inside), "the port's end")
             assert one.listen(f"{inside}:127.0.0.1:{port}") == inside, "the connection lives on, the port is free"
 
     def test_every_address(self, debian: str, master: Callable[..., Master]) -> None:
@@ -439,7 +443,7 @@ class TestRemote:
         inside = one.listen("0:127.0.0.1:1")
         assert brokers(debian)
         one.kill()
-        wait_for(lambda: f":{inside:04X} 0" not in in_network(debian, "cat", "/proc/net/tcp"), "the port's end")
+        wait_for(lambda: not is_listening(debian, inside), "the port's end")
         wait_for(lambda: not brokers(debian), "the broker's end")
 
 
