@@ -16,10 +16,15 @@ CAPABILITY_SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 SECCOMP_OFF = "0"
 LABEL = "attr/current"
 """What AppArmor or SELinux says of a process (proc(5))."""
-LIMITS = (
-    "AS", "CORE", "CPU", "DATA", "FSIZE", "MEMLOCK", "MSGQUEUE", "NICE", "NOFILE", "NPROC", "RSS", "RTPRIO", "RTTIME",
-    "SIGPENDING", "STACK",
-)  # fmt: skip
+LIMITS = {
+    "Max cpu time": "CPU", "Max file size": "FSIZE", "Max data size": "DATA", "Max stack size": "STACK",
+    "Max core file size": "CORE", "Max resident set": "RSS", "Max processes": "NPROC", "Max open files": "NOFILE",
+    "Max locked memory": "MEMLOCK", "Max address space": "AS", "Max pending signals": "SIGPENDING",
+    "Max msgqueue size": "MSGQUEUE", "Max nice priority": "NICE", "Max realtime priority": "RTPRIO",
+    "Max realtime timeout": "RTTIME",
+}  # fmt: skip
+"""What /proc/PID/limits calls the limits of setrlimit(2). (prlimit(2) would need a privilege that reading does not.)"""
+LIMIT_NAME_WIDTH = 26
 
 
 @dataclass(frozen=True)
@@ -116,8 +121,13 @@ class ContainedProcess(HostContainer):
 
     def limits(self) -> list[tuple[int, int, int]]:
         """Return its resource limits: number, soft, hard."""
-        numbers = [getattr(resource, f"RLIMIT_{name}") for name in LIMITS]
-        return [(number, *resource.prlimit(self.pid, number)) for number in numbers]
+        found = []
+        for line in self.read_process("limits").decode("ascii", "replace").splitlines()[1:]:
+            name = LIMITS.get(line[:LIMIT_NAME_WIDTH].strip())
+            if name is not None:
+                soft, hard = (-1 if word == "unlimited" else int(word) for word in line[LIMIT_NAME_WIDTH:].split()[:2])
+                found.append((getattr(resource, f"RLIMIT_{name}"), soft, hard))
+        return found
 
     def out_of_memory_score(self) -> int:
         """Return how gladly the kernel ends it for lack of memory (oom_score_adj, proc(5))."""

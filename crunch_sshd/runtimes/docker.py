@@ -34,6 +34,10 @@ NEVER_TYPED = ",".join(["ctrl-^", "ctrl-_"] * 8)
 """A detach sequence that nobody types. Docker has no "off": empty means its default, which would eat Ctrl-P."""
 BOOTSTRAP = 'stty rows "$1" cols "$2" 2>/dev/null; shift 2; exec "$@"'
 """Sets the size before the program's first look at it. Engines before API 1.42 can only resize a running exec."""
+FAILED_STARTS = (b"OCI runtime exec failed", b"cannot exec", b"failed to create", b"Error: runc: ", b"Error: crun: ")
+"""How the output of an exec begins that never started; the last two are Podman's."""
+FAILED_START_PATIENCE = 1.0
+"""Seconds for an engine to know that an exec has ended whose output says that it did not start."""
 CONSOLE_SIZE_API = (1, 42)
 """The API version whose exec create takes ``ConsoleSize``."""
 _FRAME = struct.Struct(">BxxxL")
@@ -47,6 +51,8 @@ class DockerRuntime(Runtime):
         self._name = name
         with engine_errors(f"container {container_id}"):
             facts = client.api.inspect_container(container_id)
+            components = client.api.version().get("Components") or []
+        self._is_podman = any(one.get("Name") == "Podman Engine" for one in components)
         self._container: str = facts["Id"]
         self._directory: str = facts["Config"].get("WorkingDir") or "/"
         self._host = _host_container(facts["State"]["Pid"], self._container)
@@ -99,10 +105,12 @@ class DockerRuntime(Runtime):
                 workdir=command.directory,
                 detach_keys=NEVER_TYPED,
             )
-            body = {"Detach": False, "Tty": terminal is not None}
+            body: dict[str, Any] = {"Detach": False, "Tty": terminal is not None}
+            if terminal is not None and self._is_podman:
+                body |= {"h": terminal.rows, "w": terminal.columns}
             stream, early = open_stream(self._client, f"/exec/{created['Id']}/start", body)
         process = DockerProcess(self._client, self._container, created["Id"], stream, early, terminal)
-        if terminal is not None:
+        if terminal is not None and not self._is_podman:
             process.resize(terminal)
         return process
 
@@ -176,7 +184,9 @@ class DockerProcess(Process):
         try:
             data = self._stream.recv(READ_SIZE)
         except OSError as error:
-            if self._closed.is_set():
+            # A unix socket is reset only after all that was sent has been read: Podman closes it on unread input.
+            unread_input = isinstance(error, ConnectionResetError) and self._stream.family == socket.AF_UNIX
+            if self._closed.is_set() or unread_input:
                 return False
             raise ArvSshError(f"the connection to the Docker engine was lost ({error.strerror or error})") from error
         self._buffer += data
@@ -184,10 +194,13 @@ class DockerProcess(Process):
 
     def _raise_if_never_started(self, text: bytes) -> None:
         """The engine reports a failed start as output; tell it from a program's by the exec never having had a pid."""
-        if not text.startswith((b"OCI runtime exec failed", b"cannot exec", b"failed to create")):
+        if not text.startswith(FAILED_STARTS):
             return
+        deadline = time.monotonic() + FAILED_START_PATIENCE
         state = self._inspect()
-        if not state["Running"] and not state.get("Pid"):
+        while state["Running"] and time.monotonic() < deadline and not self._closed.wait(POLL_FIRST):
+            state = self._inspect()  # Podman says so a moment before it knows so
+        if not state["Running"] and not state.get("Pid") and state["ExitCode"]:
             raise start_failed(text.decode("utf-8", "replace"))
 
     # Input.

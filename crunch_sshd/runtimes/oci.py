@@ -130,6 +130,8 @@ class OciRuntime(Runtime):
         account, terminal = command.account, command.terminal
         process = dict(self._process)
         environment = dict(word.partition("=")[::2] for word in process.get("env") or ())
+        if account.uid != self._process["user"]["uid"]:
+            environment["HOME"] = account.home  # Podman writes its own user's into the description
         process["env"] = [f"{name}={value}" for name, value in (environment | command.environment).items()]
         process["args"] = list(command.argv)
         process["cwd"] = command.directory or process.get("cwd") or "/"
@@ -137,8 +139,9 @@ class OciRuntime(Runtime):
         process["terminal"] = terminal is not None
         if terminal is not None:
             process["consoleSize"] = {"height": terminal.rows, "width": terminal.columns}
-        if account.uid != 0:
-            # As docker exec: a user other than root has nothing beyond the bounding set.
+        if account.uid not in (0, self._process["user"]["uid"]):
+            # As docker exec: a user other than root has nothing beyond the bounding set. (The container's own user may:
+            # Podman gives it the capabilities that were asked for.)
             process["capabilities"] = {"bounding": (process.get("capabilities") or {}).get("bounding") or []}
         return process
 

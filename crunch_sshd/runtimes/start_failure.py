@@ -8,14 +8,22 @@ NOT_FOUND, NOT_EXECUTABLE = 127, 126
 """The exit statuses that a shell gives (POSIX, 2.8.2)."""
 
 _NOISE = (
-    "OCI runtime exec failed: ", "exec failed: ", "unable to start container process: ", "runc exec failed: ",
-    "exec: ",
+    "Error: ", "runc: ", "crun: ", "OCI runtime exec failed: ", "exec failed: ", "unable to start container process: ",
+    "runc exec failed: ", "exec: ",
+)  # fmt: skip
+_ENDINGS = (
+    ": unknown", ": OCI runtime attempted to invoke a command that was not found", ": OCI permission denied",
+    ": OCI not found",
 )  # fmt: skip
 
 
 def start_failed(reason: str) -> StartFailed:
     """Return the failure that a runtime's error text means."""
-    text = " ".join(reason.split()).removesuffix(": unknown")
+    lines = reason.strip().splitlines()
+    # Podman's second line is about its own connection, which ends as well.
+    text = lines[0] if reason.startswith("Error: ") else " ".join(reason.split())
+    for ending in _ENDINGS:
+        text = text.removesuffix(ending)
     for noise in _NOISE:
         text = text.removeprefix(noise)
     missing = "not found" in text or "no such file" in text

@@ -46,26 +46,28 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def start_place(kind: str, engine: Callable[[str], Engine]) -> Iterator[StartPlace]:
-    """Start containers with options of the engine's run command."""
-    made: list[Place] = []
+    """Start containers with options of the engine's run command, one for the same options."""
+    made: dict[tuple[str, ...], Place] = {}
 
     def start(*options: str) -> Place:
+        if options in made:
+            return made[options]
         what = KINDS[kind]
         where = engine(what.engine)
         container = where.run(*what.options, *options)
         try:
-            made.append(Place(what, where, container))
+            made[options] = Place(what, where, container)
         except BaseException:
             where.remove(container)
             raise
-        return made[-1]
+        return made[options]
 
     yield start
-    for place in made:
+    for place in made.values():
         place.engine.remove(place.container)
 
 
 @pytest.fixture(scope="session")
 def place(start_place: StartPlace) -> Place:
     """A plain container, for all tests that leave nothing in it."""
-    return start_place("--init")
+    return start_place()

@@ -27,7 +27,6 @@ class Engine:
 
     def run(self, *options: str) -> str:
         """Start a container that does nothing; return its full id."""
-        # With --init so that what sessions leave behind has somebody to reap it, as any real program's shell would.
         return self("run", "--detach", "--network", "none", *options, IMAGE, *FOREVER).strip()
 
     def exec(self, *arguments: str) -> str:
@@ -60,7 +59,11 @@ def missing(oci_runtime: str) -> str | None:
     if os.getuid() != 0:
         return "Podman's containers are entered by root only"
     absent = [program for program in ("podman", oci_runtime) if shutil.which(program) is None]
-    return f"not installed: {', '.join(absent)}" if absent else None
+    if absent:
+        return f"not installed: {', '.join(absent)}"
+    if oci_runtime == "crun" and Path("/sys/fs/cgroup/unified/cgroup.procs").exists():
+        return "crun refuses machines with both versions of control groups mounted"
+    return None
 
 
 @contextmanager
