@@ -5,30 +5,33 @@ from __future__ import annotations
 import asyncio
 import os
 import queue
+import socket
+import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Coroutine, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import asyncssh
 import paramiko
 import pytest
 from paramiko import common
 from paramiko.message import Message
 
+from crunch_sshd.connection import Connection, Login
+from crunch_sshd.docker_engine import connect
+from crunch_sshd.runtimes.choose import choose
 from tests.integration.clients import USER, Way
 from tests.integration.conftest import Ssh
-from tests.integration.embedded_cluster import EmbeddedCluster
+from tests.integration.embedded_cluster import EmbeddedCluster, docker_container
 from tests.integration.terminal import TerminalSession
 from tests.timing import DEADLINE, wait_for
 
 SESSIONS = 10
 """Sessions that one connection may have by default."""
 OPEN_PROHIBITED, OPEN_UNKNOWN_TYPE = 1, 3
-REKEY_BYTES = 1 << 29
-"""After so many bytes the gateway itself asks for new keys."""
 
 
 @pytest.fixture
@@ -83,7 +86,7 @@ class Asker:
 @pytest.fixture
 def asker(way: Way) -> Iterator[Asker]:
     """A connection to Debian's container."""
-    with way.paramiko() as transport:
+    with way.by_paramiko() as transport:
         yield Asker(transport)
 
 
@@ -223,10 +226,9 @@ class TestExit:
 
     def test_exit_signal(self, way: Way) -> None:
         """A client that knows exit-signal is told which signal it was."""
-        way.host_key()
 
         async def die(name: str) -> Any:
-            async with _asyncssh(way) as connection:
+            async with way.by_asyncssh() as connection:
                 return await connection.run(f"echo last; kill -{name} $$")
 
         for name in ("TERM", "KILL"):
@@ -263,20 +265,33 @@ class TestRekey:
         assert (done.returncode, done.stdout == data) == (2, True)
         assert done.stderr.count(b"SSH2_MSG_KEXINIT received") > 10
 
-    def test_by_the_gateway(self, ssh: Ssh, scratch: str) -> None:
-        """The gateway asks stock ssh for new keys after half a gigabyte, and the rest follows."""
-        size = REKEY_BYTES + 50_000_000
-        seen = 0
-        with tempfile.TemporaryFile() as log:
-            with ssh.start("-v", scratch, f"busybox head -c {size} /dev/zero", stderr=log) as process:
-                assert process.stdout
-                while data := process.stdout.read(1 << 20):
-                    seen += len(data)
-                assert process.wait(DEADLINE) == 0
-            log.seek(0)
-            exchanges = log.read().count(b"SSH2_MSG_KEXINIT received")
-        assert seen == size
-        assert exchanges == 2
+    def test_by_the_gateway(self, scratch: str) -> None:
+        """The gateway asks stock ssh for new keys each megabyte, and data flows on both ways."""
+        data = os.urandom(20_000_000)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = str(listener.getsockname()[1])
+            serving = threading.Thread(target=self._serve, args=(listener, scratch))
+            serving.start()
+            trust = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]
+            done = subprocess.run(
+                ["ssh", "-F", "none", "-v", *trust, "-p", port, f"{USER}@127.0.0.1", "busybox cat"],
+                input=data, capture_output=True, timeout=DEADLINE,
+            )  # fmt: skip
+            serving.join(DEADLINE)
+        assert (done.returncode, done.stdout == data) == (0, True), done.stderr
+        assert done.stderr.count(b"SSH2_MSG_KEXINIT received") > 10
+
+    def _serve(self, listener: socket.socket, uuid: str) -> None:
+        """Serve one connection as a gateway does, with new keys each megabyte, which no setting could give."""
+        ended = threading.Event()
+        client, _ = listener.accept()
+        with closing(connect()) as engine:
+            runtime = choose("auto", engine, docker_container(uuid), uuid)
+            login = Login("", runtime.account(""), "", b"", "req-1")
+            connection = Connection(client, "secret", login, runtime, lambda connection: ended.set())
+            connection._transport.packetizer.REKEY_BYTES = 1 << 20
+            connection.start()
+            ended.wait(DEADLINE)
 
 
 class TestConnection:
@@ -352,14 +367,6 @@ class TestDetachKeys:
             terminal.type("\x10\x11x")
             terminal.expect("10 11 78")
             assert terminal.wait() == 0
-
-
-def _asyncssh(way: Way) -> Any:
-    """Connect with asyncssh, which shares no code with the gateway's paramiko."""
-    return asyncssh.connect(
-        way.uuid, username=USER, proxy_command=way.proxy, known_hosts=str(way.known_hosts), config=None,
-        client_keys=None, agent_path=None,
-    )  # fmt: skip
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:

@@ -6,6 +6,7 @@ import paramiko
 import pytest
 
 from arv_ssh import host_key
+from crunch_sshd.connection import MACS
 from tests.unit.crunch_sshd.conftest import Connect
 from tests.unit.crunch_sshd.double import CREDENTIAL, DEADLINE, SECRET, Link, MemoryRuntime
 
@@ -85,6 +86,13 @@ def test_algorithms(link: Link) -> None:
     assert options.ciphers[0] == "aes128-gcm@openssh.com"
     assert not [name for name in (*options.ciphers, *options.digests, *options.kex) if "cbc" in name or "sha1" in name]
     assert link.client.local_cipher == options.ciphers[-1] or link.client.local_cipher in options.ciphers
+
+
+def test_dropbear_alone_gets_a_plain_mac(link: Link) -> None:
+    """A client that says it is dropbear is offered the MAC it has; what others are offered is as before."""
+    assert "hmac-sha2-256" not in link.transport.get_security_options().digests
+    link.server.client_identified("SSH-2.0-dropbear_2022.83")
+    assert link.transport.get_security_options().digests == (*MACS, "hmac-sha2-256")
 
 
 def test_keepalive_is_answered(link: Link) -> None:
