@@ -82,13 +82,15 @@ class LocalBroker:
 
 
 @pytest.fixture
-def broker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> LocalBroker:
+def broker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LocalBroker]:
     """The broker that connections get, in a container that may be entered."""
     one = LocalBroker()
     one.directory = str(tmp_path)
     monkeypatch.setattr(forward, "Broker", lambda container, account: one)
     monkeypatch.setattr(MemoryRuntime, "host", lambda self: "a container")
-    return one
+    yield one
+    while not one.far.empty():  # what a test had no interest in
+        one.far.get().close()
 
 
 @pytest.fixture
