@@ -149,7 +149,8 @@ class TestTerminal:
             # In pieces, so that the echo of what is typed is not taken for the answer.
             terminal.type("PS1='rea''dy> '\r")
             terminal.expect("ready> ")
-            terminal.type("echo o''n; sleep 600\r")
+            # The program itself says that it runs: a Ctrl-C before it has the terminal would be the shell's.
+            terminal.type("sh -c 'echo o\"\"n; exec sleep 600'\r")
             terminal.expect("on\r\n")
             terminal.type("\x03")
             terminal.expect("ready> ")
