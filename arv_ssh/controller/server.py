@@ -64,7 +64,8 @@ class Controller:
             answer = await asyncio.get_running_loop().run_in_executor(
                 self._pool,
                 self._embedded.handle,
-                request.method, request.path, request.query, request.headers, request.body,
+                request.method, request.path, request.query,
+                request.headers | {"x-request-id": request.request_id}, request.body,
             )  # fmt: skip
             return Response(answer.status, answer.body)
         raise NotFound(f"this server has nothing at {request.path}")

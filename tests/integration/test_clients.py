@@ -24,6 +24,8 @@ from tests.integration.embedded_cluster import EmbeddedCluster
 from tests.integration.terminal import TerminalSession
 from tests.timing import DEADLINE
 
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="sftp and the clients' packages need root")
+
 SCRIPTS = Path(sys.executable).parent
 """Where PyPI's clients have their programs."""
 NO_POST_QUANTUM = "does not provide protection against post-quantum attacks"

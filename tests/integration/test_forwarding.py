@@ -28,6 +28,8 @@ from tests.integration.embedded_cluster import EmbeddedCluster, docker, docker_c
 from tests.integration.inside import FETCH, NAME_SERVER, SERVER, execute, in_network, running
 from tests.timing import DEADLINE, SECOND, wait_for
 
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the gateway needs root to enter a container's namespaces")
+
 
 def fetch(ssh: Ssh, uuid: str, host: str, port: int, *options: str) -> bytes:
     """Return what a server that ``ssh -W`` reaches says first."""

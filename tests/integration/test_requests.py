@@ -29,6 +29,8 @@ from tests.integration.embedded_cluster import EmbeddedCluster, docker_container
 from tests.integration.terminal import TerminalSession
 from tests.timing import DEADLINE, wait_for
 
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="exit-signal and break need the runtime oci, which needs root")
+
 SESSIONS = 10
 """Sessions that one connection may have by default."""
 OPEN_PROHIBITED, OPEN_UNKNOWN_TYPE = 1, 3
