@@ -29,7 +29,7 @@ from tests.integration.embedded_cluster import EmbeddedCluster, docker_container
 from tests.integration.terminal import TerminalSession
 from tests.timing import DEADLINE, wait_for
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="exit-signal and break need the runtime oci, which needs root")
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="exit-signal and break need the runtime oci, and it root")
 
 SESSIONS = 10
 """Sessions that one connection may have by default."""
