@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 LOGIN_GRACE = 30.0
 """Seconds for the SSH handshake and login after the 101; the controller's proof is no reason to wait longer."""
+GOODBYE = 2.0
+"""Seconds for clients to take what they have been sent when the gateway stops."""
 SOCKET_BUFFER = 1024 * 1024
 """Bytes of kernel buffer on each end of the socketpair: it decouples the event loop from the SSH thread."""
 
@@ -64,6 +66,8 @@ class Gateway:
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)
         self._connections: set[Connection] = set()
+        self._relays: set[Relay] = set()  # the event loop's own, as the next
+        self._stopping = False
         self._lock = threading.Lock()
         self._server: asyncio.AbstractServer | None = None
 
@@ -102,14 +106,21 @@ class Gateway:
         event(logger, "session opened", **fields)
 
         def done(relay: Relay, error: Exception | None) -> None:
+            self._relays.discard(relay)
+            if self._stopping and not self._relays:
+                self._loop.call_soon(self._loop.stop)  # once the loop has let go of the relay's sockets
             event(logger, "session closed", **fields, error=str(error) if error else None)
 
         relay = Relay(transport, early_a=early, done=done)
+        self._relays.add(relay)
         self._loop.create_task(self._join(relay, outside))
         self._loop.call_later(LOGIN_GRACE, self._check_login, connection)
 
     async def _join(self, relay: Relay, outside: socket.socket) -> None:
         await self._loop.create_connection(lambda: relay.b, sock=outside)
+        # The transport owns the descriptor now. Where the client left meanwhile, it is closed already, and uvloop 0.23
+        # would have left the socket to close that number a second time, whosever it is by then.
+        outside.detach()
 
     def _check_login(self, connection: Connection) -> None:
         if not connection.authenticated:
@@ -129,9 +140,16 @@ class Gateway:
             connection.close()
         self._loop.call_soon_threadsafe(self._stop)
         self._thread.join()
+        self._loop.close()
 
     def _stop(self) -> None:
+        """Close what is open, so that clients see an end and not a cut, then stop the loop."""
         if self._server is not None:
             self._server.close()
-        self._loop.stop()
-
+        self._stopping = True
+        if not self._relays:
+            self._loop.stop()
+            return
+        for relay in list(self._relays):
+            relay.close()
+        self._loop.call_later(GOODBYE, self._loop.stop)
