@@ -190,6 +190,7 @@ class Session:
         try:
             status = self._execute()
             self._close_agent()
+            self._over(self)  # before the client knows, so that it may open another session at once
             self._finish(status)
         except OSError:
             pass  # the channel is closed: the client is gone, and closed() has ended the program
