@@ -174,7 +174,7 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
             self._say_goodbye()
 
     def is_closing(self) -> bool:
-        return self._closing
+        return self._closing or self._lost
 
     def close(self) -> None:
         """Send what was written, then close_notify, then close."""

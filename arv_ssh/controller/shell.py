@@ -75,6 +75,8 @@ class ShellEndpoint:
         except BaseException:
             connection.transport.abort()
             raise
+        if connection.transport.is_closing():
+            raise BadGateway(f"the gateway of container {uuid} went away; try again")
         headers = _credential_headers(connection, secret, session)
         return Upgrade("ssh", headers, partial(self._relay, connection, session))
 
