@@ -1,7 +1,7 @@
 """The processes of one exec, found on the host by their session id, and how they are ended.
 
-Owns reading /proc, and the order of signals. An exec's first process is the leader of a session of its own (both runc
-and crun call setsid(2)), so what it started carries its pid as session id, unless it left with setsid itself.
+Owns reading /proc, and the order of signals. An exec's first process leads a session of its own (runc calls setsid(2),
+crun on a terminal only), so what it started carries the same session id, unless it left with setsid itself.
 """
 
 from __future__ import annotations
@@ -48,15 +48,49 @@ def stat(pid: int) -> Stat | None:
     return Stat(pid, fields[0], int(fields[2]), int(fields[3]), int(fields[5]), int(fields[19]))
 
 
-def members(session: int, container_id: str) -> list[Stat]:
-    """Return the living processes of a session in a container.
+def pid_namespace(pid: int) -> int | None:
+    """Return what tells a process's pid namespace from others; None when it is gone or may not be looked into."""
+    try:
+        return os.stat(PROC / str(pid) / "ns" / "pid").st_ino
+    except OSError:
+        return None
 
-    The container's id is looked for in each one's control group, so that a session id that the host has used again
-    can never point at anything outside.
+
+@dataclass(frozen=True)
+class Marks:
+    """How a container's processes are told from all others of the host, so that a signal never goes astray.
+
+    ``control_group`` is text that theirs have (the container's id, or all of it); ``namespace`` is their pid namespace,
+    where it is known. A session id that the host has used again can so never point at anything outside.
     """
+
+    control_group: str
+    namespace: int | None = None
+
+    def are_on(self, pid: int) -> bool:
+        """Say whether the process with that pid is one of the container's."""
+        host = pid_namespace(os.getpid())
+        if self.namespace not in (None, host):
+            found = pid_namespace(pid)
+            if found in (self.namespace, host):
+                return found == self.namespace  # the runtime's own helpers can be in the container's control group
+        return self.control_group in control_groups(pid)
+
+
+def session_of(leader: int) -> int:
+    """Return the session of an exec's first process: its own, or with crun the one crun was started in."""
+    facts = stat(leader)
+    return facts.session if facts is not None else leader
+
+
+def members(session: int, marks: Marks) -> list[Stat]:
+    """Return the living processes of a session in the container with ``marks``."""
+    return [one for one in _all() if one.session == session and one.state not in "ZX" and marks.are_on(one.pid)]
+
+
+def _all() -> list[Stat]:
     found = (stat(int(entry)) for entry in os.listdir(PROC) if entry.isdigit())
-    alive = [one for one in found if one is not None and one.session == session and one.state not in "ZX"]
-    return [one for one in alive if container_id in control_groups(one.pid)]
+    return [one for one in found if one is not None]
 
 
 def control_groups(pid: int) -> str:
@@ -77,12 +111,19 @@ def pid_inside(pid: int) -> int | None:
     return int(line.split()[-1]) if line else None
 
 
-def foreground_group(leader: int) -> int | None:
-    """Return the process group that a client's signal is for: the terminal's foreground, else the leader's own."""
+def signal_targets(leader: int, marks: Marks) -> list[int]:
+    """Return what a client's signal is for, as :func:`kill` takes it: the terminal's foreground, else the own group.
+
+    A process that was not made the leader of a group shares its runtime's; then only the container's part of it counts.
+    """
     facts = stat(leader)
-    if facts is None:
-        return None
-    return facts.foreground_group if facts.foreground_group > 0 else facts.process_group
+    if facts is None or not marks.are_on(leader):
+        return []
+    if facts.foreground_group > 0:
+        return [-facts.foreground_group]
+    if facts.process_group == leader:
+        return [-leader]
+    return [one.pid for one in _all() if one.process_group == facts.process_group and marks.are_on(one.pid)]
 
 
 def kill(pids: list[int], number: int) -> None:
@@ -94,13 +135,13 @@ def kill(pids: list[int], number: int) -> None:
             continue
 
 
-def hang_up(leader: int, container_id: str, send: Callable[[list[int], int], None]) -> None:
+def hang_up(session: int, marks: Marks, send: Callable[[list[int], int], None]) -> None:
     """End a session's processes: SIGHUP, then SIGTERM, then SIGKILL, :data:`HANG_UP_STEP` apart, by ``send``."""
     for name in ("HUP", "TERM", "KILL"):
-        found = members(leader, container_id)
+        found = members(session, marks)
         if not found:
             return
         send([one.pid for one in found], NAMES[name])
         deadline = time.monotonic() + HANG_UP_STEP
-        while time.monotonic() < deadline and members(leader, container_id):
+        while time.monotonic() < deadline and members(session, marks):
             time.sleep(HANG_UP_LOOK)

@@ -56,6 +56,8 @@ class DockerRuntime(Runtime):
         self._container: str = facts["Id"]
         self._directory: str = facts["Config"].get("WorkingDir") or "/"
         self._host = _host_container(facts["State"]["Pid"], self._container)
+        namespace = process_session.pid_namespace(self._host.pid) if self._host is not None else None
+        self._marks = process_session.Marks(self._container, namespace)
 
     def host(self) -> HostContainer | None:
         return self._host
@@ -109,7 +111,9 @@ class DockerRuntime(Runtime):
             if terminal is not None and self._is_podman:
                 body |= {"h": terminal.rows, "w": terminal.columns}
             stream, early = open_stream(self._client, f"/exec/{created['Id']}/start", body)
-        process = DockerProcess(self._client, self._container, created["Id"], stream, early, terminal)
+        process = DockerProcess(
+            self._client, self._container, self._marks, created["Id"], argv[0], stream, early, terminal
+        )
         if terminal is not None and not self._is_podman:
             process.resize(terminal)
         return process
@@ -132,14 +136,18 @@ class DockerProcess(Process):
         self,
         client: DockerClient,
         container_id: str,
+        marks: process_session.Marks,
         exec_id: str,
+        program: str,
         stream: socket.socket,
         early: bytes,
         terminal: Terminal | None,
     ) -> None:
         self._client = client
         self._container = container_id
+        self._marks = marks
         self._exec = exec_id
+        self._program = program
         self._stream = stream
         self._buffer = bytearray(early)
         self._tty = terminal is not None
@@ -201,7 +209,7 @@ class DockerProcess(Process):
         while state["Running"] and time.monotonic() < deadline and not self._closed.wait(POLL_FIRST):
             state = self._inspect()  # Podman says so a moment before it knows so
         if not state["Running"] and not state.get("Pid") and state["ExitCode"]:
-            raise start_failed(text.decode("utf-8", "replace"))
+            raise start_failed(text.decode("utf-8", "replace"), self._program)
 
     # Input.
 
@@ -251,9 +259,9 @@ class DockerProcess(Process):
 
     def _signal_foreground(self, number: int) -> None:
         pid = self._pid()
-        group = process_session.foreground_group(pid) if pid is not None else None
-        if group is not None:
-            self._kill([-group], number)
+        targets = process_session.signal_targets(pid, self._marks) if pid is not None else []
+        if targets:
+            self._kill(targets, number)
 
     # The end.
 
@@ -272,7 +280,7 @@ class DockerProcess(Process):
     def hang_up(self) -> None:
         leader = self._pid()
         if leader is not None:
-            process_session.hang_up(leader, self._container, self._kill)
+            process_session.hang_up(process_session.session_of(leader), self._marks, self._kill)
 
     def close(self) -> None:
         self._closed.set()

@@ -20,17 +20,28 @@ from crunch_sshd.runtimes import Output, Process, Terminal
 logger = logging.getLogger(__name__)
 
 READ_SIZE = 256 * 1024
+EVERYTHING = process_session.Marks("")
+"""For a child that is no container's, in a session of its own."""
 
 
 class HostProcess(Process):
     """A child of this process: its pid, its input's and outputs' descriptors, and how its session is ended.
 
-    With a terminal, the master is both. The descriptors belong to this object from now on.
+    With a terminal, the master is both. The descriptors belong to this object from now on. ``marks`` are on what a
+    signal may be sent to.
     """
 
     def __init__(
-        self, pid: int, stdin: int, outputs: dict[int, Output], hang_up: Callable[[], None], *, tty: bool
+        self,
+        pid: int,
+        stdin: int,
+        outputs: dict[int, Output],
+        hang_up: Callable[[], None],
+        *,
+        tty: bool,
+        marks: process_session.Marks = EVERYTHING,
     ) -> None:
+        self._marks = marks
         self._hang_up = hang_up
         self._pid = pid
         self._tty = tty
@@ -123,9 +134,8 @@ class HostProcess(Process):
     def signal(self, name: str) -> None:
         number = process_session.NAMES.get(name)
         with self._lock:  # so that the pid is not given back, and to somebody else, in between
-            group = process_session.foreground_group(self._pid) if self._status is None else None
-            if number is not None and group is not None:
-                process_session.kill([-group], number)
+            if number is not None and self._status is None:
+                process_session.kill(process_session.signal_targets(self._pid, self._marks), number)
 
     def wait(self) -> int:
         try:

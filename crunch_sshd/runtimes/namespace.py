@@ -154,7 +154,7 @@ class NamespaceRuntime(Runtime):
             pid = self._launch(job, opened, *theirs)
             ours.pop_all()
         outputs = {kept[1]: Output.STDOUT, kept[2]: Output.STDERR}
-        return HostProcess(pid, kept[0], outputs, lambda: self._hang_up(pid), tty=False)
+        return HostProcess(pid, kept[0], outputs, lambda: self._hang_up(pid), tty=False, marks=self._marks())
 
     def _start_with_terminal(
         self, job: dict[str, Any], credentials: Contained, terminal: Terminal, opened: _Opened
@@ -168,7 +168,8 @@ class NamespaceRuntime(Runtime):
             terminal_modes.resize(master, terminal)
             pid = self._launch(job, opened, slave, slave, slave)
             ours.pop_all()
-        return HostProcess(pid, master, {master: Output.STDOUT}, lambda: self._hang_up(pid), tty=True)
+        outputs = {master: Output.STDOUT}
+        return HostProcess(pid, master, outputs, lambda: self._hang_up(pid), tty=True, marks=self._marks())
 
     def _open_terminal(self) -> tuple[int, int]:
         """Return both ends of a new terminal: the container's own where it has them, so that it has a name there."""
@@ -234,10 +235,14 @@ class NamespaceRuntime(Runtime):
 
     def _hang_up(self, pid: int) -> None:
         try:
-            groups = self._contained.control_groups()
+            marks = self._marks()
         except OSError:
             return  # the container has ended, and the session with it
-        process_session.hang_up(pid, groups, process_session.kill)
+        process_session.hang_up(pid, marks, process_session.kill)
+
+    def _marks(self) -> process_session.Marks:
+        groups, contained = self._contained.control_groups(), self._contained.pid
+        return process_session.Marks(groups, process_session.pid_namespace(contained))
 
 
 class _Descriptor:

@@ -70,6 +70,7 @@ class OciRuntime(Runtime):
         self._name = name
         state = self._state()
         self._host = HostContainer(state["pid"])
+        self._marks = process_session.Marks(container_id, process_session.pid_namespace(self._host.pid))
         config = json.loads((Path(state["bundle"]) / "config.json").read_text(encoding="utf-8"))
         self._process: dict[str, Any] = config["process"]
         # The exec's parent ends at once; its status comes to us only if orphans do (as containerd's shim has it).
@@ -118,7 +119,7 @@ class OciRuntime(Runtime):
             with tempfile.TemporaryDirectory(prefix="arv-ssh-", dir=RUN) as directory, _in_memory(
                 json.dumps(self._describe(command))
             ) as process:
-                place = _Place(Path(directory), process.fileno())
+                place = _Place(Path(directory), process.fileno(), command.argv[0])
                 if command.terminal is None:
                     return self._start_with_pipes(place)
                 return self._start_with_terminal(place, command.terminal)
@@ -162,7 +163,7 @@ class OciRuntime(Runtime):
             for descriptor in theirs:
                 os.close(descriptor)
         outputs = {ours[1]: Output.STDOUT, ours[2]: Output.STDERR}
-        return HostProcess(pid, ours[0], outputs, self._hang_up(pid), tty=False)
+        return HostProcess(pid, ours[0], outputs, self._hang_up(pid), tty=False, marks=self._marks)
 
     def _start_with_terminal(self, place: _Place, terminal: Terminal) -> Process:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, open(os.devnull, "r+b") as nothing:
@@ -178,7 +179,8 @@ class OciRuntime(Runtime):
                 console.discard()
                 raise
             master = console.take()
-        return HostProcess(pid, master, {master: Output.STDOUT}, self._hang_up(pid), tty=True)
+        hang_up = self._hang_up(pid)
+        return HostProcess(pid, master, {master: Output.STDOUT}, hang_up, tty=True, marks=self._marks)
 
     def _exec(self, place: _Place, options: list[str], stdin: int, stdout: int, stderr: int) -> int:
         log, pid_file = place.directory / "log.json", place.directory / "pid"
@@ -189,18 +191,21 @@ class OciRuntime(Runtime):
         ]  # fmt: skip
         try:
             ended = subprocess.run(  # noqa: S603 - our own arguments
-                arguments, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=[place.process], timeout=START_TIMEOUT
-            )
+                arguments, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=[place.process], timeout=START_TIMEOUT,
+                # crun leaves the program in the session and the process group that it was started in itself.
+                start_new_session=True,
+            )  # fmt: skip
         except subprocess.TimeoutExpired as error:
             raise Unavailable(
                 f"container {self._name} did not start the program within {START_TIMEOUT:g} s; is it paused?"
             ) from error
         if ended.returncode:
-            raise _start_failure(log)
+            raise _start_failure(log, place.program)
         return int(pid_file.read_text(encoding="ascii"))
 
     def _hang_up(self, pid: int) -> Callable[[], None]:
-        return lambda: process_session.hang_up(pid, self._container, process_session.kill)
+        session = process_session.session_of(pid)  # now, while the pid is surely still this one's
+        return lambda: process_session.hang_up(session, self._marks, process_session.kill)
 
 
 @dataclass(frozen=True)
@@ -212,6 +217,7 @@ class _Place:
 
     directory: Path
     process: int
+    program: str
 
 
 def _in_memory(text: str) -> IO[str]:
@@ -263,7 +269,7 @@ class _Console:
             os.close(self._master)
 
 
-def _start_failure(log: Path) -> StartFailed:
+def _start_failure(log: Path, program: str) -> StartFailed:
     """Return what the runtime's log says, in a shell's words and with a shell's exit status."""
     try:
         lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
@@ -271,4 +277,4 @@ def _start_failure(log: Path) -> StartFailed:
         lines = []
     errors = [line["msg"] for line in lines if line.get("level") == "error"]
     reason = str(errors[-1]) if errors else "the container runtime failed without saying why"
-    return start_failed(reason)
+    return start_failed(reason, program)

@@ -17,8 +17,8 @@ _ENDINGS = (
 )  # fmt: skip
 
 
-def start_failed(reason: str) -> StartFailed:
-    """Return the failure that a runtime's error text means."""
+def start_failed(reason: str, program: str) -> StartFailed:
+    """Return the failure that a runtime's error text means; ``program`` is named where the text does not (crun)."""
     lines = reason.strip().splitlines()
     # Podman's second line is about its own connection, which ends as well.
     text = lines[0] if reason.startswith("Error: ") else " ".join(reason.split())
@@ -27,4 +27,5 @@ def start_failed(reason: str) -> StartFailed:
     for noise in _NOISE:
         text = text.removeprefix(noise)
     missing = "not found" in text or "no such file" in text
-    return StartFailed(text.replace('"', ""), NOT_FOUND if missing else NOT_EXECUTABLE)
+    text = text.replace('"', "")
+    return StartFailed(text if program in text else f"{program}: {text}", NOT_FOUND if missing else NOT_EXECUTABLE)

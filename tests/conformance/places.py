@@ -50,8 +50,8 @@ KINDS = {
     "namespace": Kind("docker", _namespace, ("--security-opt", "seccomp=unconfined")),
     "podman": Kind("podman-runc", _docker, waits_for_eof=False),
     "oci-podman": Kind("podman-runc", _oci),
-    # crun 1.8 refuses a machine with both versions of control groups unless it is to leave them alone.
-    "oci-crun": Kind("podman-crun", _oci, ("--cgroups", "disabled")),
+    "podman-crun": Kind("podman-crun", _docker, waits_for_eof=False),
+    "oci-crun": Kind("podman-crun", _oci),
 }
 
 
