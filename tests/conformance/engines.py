@@ -42,7 +42,9 @@ class Engine:
         return int(self.inspect(container)["State"]["Pid"])
 
     def remove(self, container: str) -> None:
-        self("rm", "--force", "--volumes", container)
+        # Podman would give it ten seconds to end by itself; the engine of Docker gives none.
+        patience = ["--time", "0"] if self.command[0] == "podman" else []
+        self("rm", "--force", "--volumes", *patience, container)
 
     def __call__(self, *arguments: str) -> str:
         done = subprocess.run([*self.command, *arguments], capture_output=True, text=True, timeout=DEADLINE)
@@ -92,7 +94,7 @@ def podman(directory: Path, oci_runtime: str) -> Iterator[Engine]:
             _copy_image(engine)
             yield engine
             engine.client.close()
-            engine("rm", "--force", "--all")
+            engine("rm", "--force", "--time", "0", "--all")
             engine("rmi", "--force", "--all")
         finally:
             service.terminate()
