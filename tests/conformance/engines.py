@@ -43,7 +43,7 @@ class Engine:
 
     def remove(self, container: str) -> None:
         # Podman would give it ten seconds to end by itself; the engine of Docker gives none.
-        patience = ["--time", "0"] if self.command[0] == "podman" else []
+        patience = ["--time", "0"] if "podman" in self.command else []
         self("rm", "--force", "--volumes", *patience, container)
 
     def __call__(self, *arguments: str) -> str:
