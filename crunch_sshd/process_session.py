@@ -31,6 +31,7 @@ class Stat:
 
     pid: int
     state: str
+    parent: int
     process_group: int
     session: int
     foreground_group: int
@@ -45,7 +46,7 @@ def stat(pid: int) -> Stat | None:
         return None
     # The command's name may hold spaces and parentheses; the fields after the last one do not.
     fields = text[text.rindex(")") + 2 :].split()
-    return Stat(pid, fields[0], int(fields[2]), int(fields[3]), int(fields[5]), int(fields[19]))
+    return Stat(pid, fields[0], int(fields[1]), int(fields[2]), int(fields[3]), int(fields[5]), int(fields[19]))
 
 
 def pid_namespace(pid: int) -> int | None:
@@ -85,10 +86,11 @@ def session_of(leader: int) -> int:
 
 def members(session: int, marks: Marks) -> list[Stat]:
     """Return the living processes of a session in the container with ``marks``."""
-    return [one for one in _all() if one.session == session and one.state not in "ZX" and marks.are_on(one.pid)]
+    return [one for one in processes() if one.session == session and one.state not in "ZX" and marks.are_on(one.pid)]
 
 
-def _all() -> list[Stat]:
+def processes() -> list[Stat]:
+    """Return the facts of all processes of this host."""
     found = (stat(int(entry)) for entry in os.listdir(PROC) if entry.isdigit())
     return [one for one in found if one is not None]
 
@@ -102,13 +104,24 @@ def control_groups(pid: int) -> str:
 
 
 def pid_inside(pid: int) -> int | None:
-    """Return the pid that a process has in its innermost pid namespace (NSpid of /proc/PID/status)."""
+    """Return the pid that a process has in its innermost pid namespace."""
+    found = _pids(pid)
+    return found[-1] if found else None
+
+
+def namespace_depth(pid: int) -> int:
+    """Return in how many pid namespaces, one inside the other, a process has a pid; 0 when it is gone."""
+    return len(_pids(pid))
+
+
+def _pids(pid: int) -> list[int]:
+    """Return NSpid of /proc/PID/status: a process's pids, from the namespace of that /proc to its innermost."""
     try:
         text = (PROC / str(pid) / "status").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return None
+        return []
     line = next((line for line in text.splitlines() if line.startswith("NSpid:")), "")
-    return int(line.split()[-1]) if line else None
+    return [int(word) for word in line.split()[1:]]
 
 
 def signal_targets(leader: int, marks: Marks) -> list[int]:
@@ -123,7 +136,7 @@ def signal_targets(leader: int, marks: Marks) -> list[int]:
         return [-facts.foreground_group]
     if facts.process_group == leader:
         return [-leader]
-    return [one.pid for one in _all() if one.process_group == facts.process_group and marks.are_on(one.pid)]
+    return [one.pid for one in processes() if one.process_group == facts.process_group and marks.are_on(one.pid)]
 
 
 def kill(pids: list[int], number: int) -> None:

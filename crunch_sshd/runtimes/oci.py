@@ -25,6 +25,7 @@ from crunch_sshd import accounts, process_session, terminal_modes
 from crunch_sshd.host_container import HostContainer
 from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, StartFailed, Terminal
 from crunch_sshd.runtimes.host_process import HostProcess
+from crunch_sshd.runtimes.orphans import Orphans
 from crunch_sshd.runtimes.start_failure import start_failed
 
 PIPE_SIZE = 1024 * 1024
@@ -41,6 +42,8 @@ STATE_ROOTS = (
 RUN = "/run"
 PR_SET_CHILD_SUBREAPER = 36
 
+orphans = Orphans()
+"""Of all containers: there is one subreaper, this process."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -190,18 +193,24 @@ class OciRuntime(Runtime):
             *options, self._container,
         ]  # fmt: skip
         try:
-            ended = subprocess.run(  # noqa: S603 - our own arguments
-                arguments, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=[place.process], timeout=START_TIMEOUT,
-                # crun leaves the program in the session and the process group that it was started in itself.
-                start_new_session=True,
-            )  # fmt: skip
+            with orphans.start():
+                ended = subprocess.run(  # noqa: S603 - our own arguments
+                    arguments, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=[place.process],
+                    # crun leaves the program in the session and the process group that it was started in itself.
+                    start_new_session=True, timeout=START_TIMEOUT,
+                )  # fmt: skip
+                if not ended.returncode:
+                    pid = int(pid_file.read_text(encoding="ascii"))
+                    orphans.is_program(pid)
+                    return pid
         except subprocess.TimeoutExpired as error:
+            orphans.expect_one()
             raise Unavailable(
                 f"container {self._name} did not start the program within {START_TIMEOUT:g} s; is it paused?"
             ) from error
-        if ended.returncode:
-            raise _start_failure(log, place.program)
-        return int(pid_file.read_text(encoding="ascii"))
+        if self._command[0].endswith("crun"):
+            orphans.expect_one()
+        raise _start_failure(log, place.program)
 
     def _hang_up(self, pid: int) -> Callable[[], None]:
         session = process_session.session_of(pid)  # now, while the pid is surely still this one's
