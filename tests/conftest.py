@@ -1,8 +1,15 @@
-"""For all tests: pytest-timeout's limit follows the tests' unit of time."""
+"""For all tests: pytest-timeout's limit follows the tests' unit of time, and SIGTERM ends a run as Ctrl-C does."""
+
+import signal
 
 import pytest
 
 from tests.timing import SCALE
+
+
+def pytest_configure() -> None:
+    """Let fixtures remove what they made also when a script, or a machine that shuts down, ends the run."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
