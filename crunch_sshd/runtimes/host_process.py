@@ -142,8 +142,9 @@ class HostProcess(Process):
             os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
             return self._reap()
         except ChildProcessError as error:
-            if self._status is not None:
-                return self._status
+            with self._lock:  # another thread may be about to note it
+                if self._status is not None:
+                    return self._status
             raise ArvSshError("the command's exit status was lost") from error
 
     def _reap(self) -> int:

@@ -17,8 +17,8 @@ from crunch_sshd.runtimes.start_failure import start_failed
     ('Error: runc: exec failed: unable to start container process: exec: "/x": permission denied: OCI permission '
      "denied\nError: read unixpacket @->/proc/self/fd/15/attach: read: connection reset by peer\n",
      "/x: permission denied", 126),
-    ("Error: crun: executable file `/x` not found: No such file or directory: OCI runtime attempted to invoke a command "
-     "that was not found\n", "executable file `/x` not found: No such file or directory", 127),
+    ("Error: crun: executable file `/x` not found: No such file or directory: OCI runtime attempted to invoke a "
+     "command that was not found\n", "executable file `/x` not found: No such file or directory", 127),
     ("open executable: Permission denied", "/x: open executable: Permission denied", 126),
 ])  # fmt: skip
 def test_texts(reason: str, text: str, status: int) -> None:
