@@ -8,8 +8,12 @@ from tests.timing import SCALE
 
 
 def pytest_configure() -> None:
-    """Let fixtures remove what they made also when a script, or a machine that shuts down, ends the run."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Let fixtures remove what they made also when a script, or a machine that shuts down, ends the run.
+
+    A run in the background has SIGINT ignored, and so would have every program that a test starts to interrupt it.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
