@@ -7,6 +7,7 @@ another process. Ids are those inside the process's user namespace but for :attr
 from __future__ import annotations
 
 import resource
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from arv_ssh.errors import Unavailable
@@ -108,6 +109,10 @@ class ContainedProcess(HostContainer):
             raise Unavailable(f"the user of container {self._name} has no id in its own user namespace")
         groups = (_mapped(gids, one) for one in outside.groups)
         return Ids(uid, gid, tuple(one for one in groups if one is not None))
+
+    def groups_outside(self, groups: Sequence[int]) -> list[int]:
+        """Return the process's own groups, also those that its user namespace has no name for."""
+        return list(self.credentials().outside.groups)
 
     def bounding_capabilities(self) -> int:
         """Return what root may have here: never what this process has given up itself."""

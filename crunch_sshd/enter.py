@@ -89,7 +89,9 @@ def start(
     namespaces = container.open_namespaces(list(NAMESPACES))
     root = container.open_root()
     capabilities = container.bounding_capabilities() if account.uid == 0 else 0
-    ticket = Ticket(namespaces, root, account.uid, account.gid, account.groups, capabilities)
+    # Once a user namespace is entered, its creator may have forbidden to change groups: they are taken on before.
+    groups = container.groups_outside(account.groups) if "user" in namespaces else account.groups
+    ticket = Ticket(namespaces, root, account.uid, account.gid, groups, capabilities)
     descriptors = [root, *namespaces.values()]
     try:
         return subprocess.Popen(  # noqa: S603 - our own module
@@ -110,6 +112,7 @@ def enter(text: str) -> None:
     """
     ticket = Ticket.decode(text)
     libc = ctypes.CDLL(None, use_errno=True)
+    os.setgroups(list(ticket.groups))
     for kind, flag in NAMESPACES.items():
         if kind in ticket.namespaces:
             _check(libc.setns(ticket.namespaces[kind], flag), f"enter the {kind} namespace")
@@ -128,11 +131,10 @@ def _become(libc: ctypes.CDLL, ticket: Ticket) -> None:
     for number in range(LAST_CAPABILITY + 1):
         if not ticket.capabilities >> number & 1:
             libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
-    os.setgroups(list(ticket.groups))
     os.setresgid(ticket.gid, ticket.gid, ticket.gid)
-    os.setresuid(ticket.uid, ticket.uid, ticket.uid)  # for others than root this drops every capability
-    if ticket.uid == 0:
-        _set_capabilities(libc, ticket.capabilities)
+    os.setresuid(ticket.uid, ticket.uid, ticket.uid)
+    # For others than root that has dropped all of them already, but not in a user namespace without a root.
+    _set_capabilities(libc, ticket.capabilities)
     _check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "give up gaining privileges")
     _check(libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "hide from debuggers")
 

@@ -71,6 +71,14 @@ class HostContainer:
         """Return where the first process is now, as a path inside the container."""
         return os.readlink("cwd", dir_fd=self._proc)
 
+    def groups_outside(self, groups: Sequence[int]) -> list[int]:
+        """Return what this host calls groups of the container's user namespace (user_namespaces(7))."""
+        found = []
+        for line in self.read_process("gid_map").decode("ascii").splitlines():
+            inside, outside, count = (int(word) for word in line.split())
+            found += [outside + group - inside for group in groups if inside <= group < inside + count]
+        return found
+
     def bounding_capabilities(self) -> int:
         """Return the capabilities (a bit mask, capabilities(7)) that root may have in this container."""
         return int(self.status("CapBnd"), 16)
