@@ -10,9 +10,10 @@ from tests.timing import SCALE
 def pytest_configure() -> None:
     """Let fixtures remove what they made also when a script, or a machine that shuts down, ends the run.
 
-    A run in the background has SIGINT ignored, and so would have every program that a test starts to interrupt it.
+    A run in the background has SIGINT ignored, one under nohup SIGHUP, and so would have every program that a test
+    starts to see what such a signal does.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
 
 

@@ -288,7 +288,8 @@ class TestRekey:
         ended = threading.Event()
         client, _ = listener.accept()
         with closing(connect()) as engine:
-            runtime = choose("auto", engine, docker_container(uuid), uuid)
+            # Not oci, which would have this process inherit what other tests orphan, and never wait for it.
+            runtime = choose("docker", engine, docker_container(uuid), uuid)
             login = Login("", runtime.account(""), "", b"", "req-1")
             connection = Connection(client, "secret", login, runtime, lambda connection: ended.set())
             connection._transport.packetizer.REKEY_BYTES = 1 << 20
