@@ -16,7 +16,7 @@ StartPlace = Callable[..., Place]
 
 
 @pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Engine]]:
+def engine() -> Iterator[Callable[[str], Engine]]:
     """Return an engine by its name; each is started once, when it is first asked for."""
     found: dict[str, Engine] = {}
     with ExitStack() as stack:
@@ -27,7 +27,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str],
                 if kind == "podman":
                     if reason := engines.missing(oci_runtime):
                         pytest.skip(reason)
-                    found[name] = stack.enter_context(engines.podman(tmp_path_factory.mktemp(name), oci_runtime))
+                    found[name] = stack.enter_context(engines.podman(oci_runtime))
                 else:
                     found[name] = engines.docker()
             return found[name]

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,8 +70,22 @@ def missing(oci_runtime: str) -> str | None:
 
 
 @contextmanager
-def podman(directory: Path, oci_runtime: str) -> Iterator[Engine]:
+def podman(oci_runtime: str) -> Iterator[Engine]:
     """Serve Podman's Docker-compatible API with storage of its own, and the image in it."""
+    # Not below pytest's directories: mounts that a killed run leaves would break every later run's tidying there.
+    directory = Path(tempfile.mkdtemp(prefix="arv-ssh-podman-"))
+    try:
+        with _podman(directory, oci_runtime) as engine:
+            yield engine
+    finally:
+        for mounted in sorted((directory / "root").glob("overlay*"), reverse=True):
+            while mounted.is_mount():
+                subprocess.run(["umount", "--lazy", str(mounted)], check=True)
+        shutil.rmtree(directory)
+
+
+@contextmanager
+def _podman(directory: Path, oci_runtime: str) -> Iterator[Engine]:
     config = directory / "containers.conf"
     config.write_text(
         f'[engine]\nruntime = "{oci_runtime}"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
@@ -99,7 +114,6 @@ def podman(directory: Path, oci_runtime: str) -> Iterator[Engine]:
         finally:
             service.terminate()
             service.wait(DEADLINE)
-            subprocess.run(["umount", str(directory / "root" / "overlay")], capture_output=True)
 
 
 def _copy_image(engine: Engine) -> None:
