@@ -285,6 +285,7 @@ class TestTmux:
             first.expect("[detached (from session work)]")
             assert first.wait() == 0
         with TerminalSession([*terminal, "tmux -u -L t attach"]) as second:
+            second.expect("ke''pt")  # tmux has drawn what was there, and has the terminal
             second.type("echo still $kept; exit\r")
             second.expect("still alive")
             second.expect("[exited]")
