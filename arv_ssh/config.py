@@ -6,7 +6,8 @@ file of a real cluster is read as it stands. Secrets are kept out of ``repr``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +19,10 @@ from arv_ssh.errors import ConfigError
 from arv_ssh.session_options import SessionOptions
 
 MODES = ("disabled", "default-off", "default-on")
+AUDIT = ("off", "on", "required")
+"""``Containers.ShellAccess.Audit``: nothing, what the disk takes, or no session without its record."""
+RECORDING = ("off", "tty")
+"""``Containers.ShellAccess.Recording``: nothing, or what sessions with a terminal show."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,21 @@ class Forwarding:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """``Containers.ShellAccess.Limits``: sessions open at once on one controller; 0 is no limit."""
+
+    per_user: int = 0
+    per_container: int = 0
+    per_controller: int = 0
+
+
+@dataclass(frozen=True)
 class ClusterConfig:
     """One cluster of a config file.
 
     ``api`` is the base URL of the API to ask, or None when this process serves the embedded API from ``database``
-    (an SQLAlchemy URL).
+    (an SQLAlchemy URL, which may hold a password). ``pass_through``: whatever is not ours goes to ``api``.
+    ``audit`` is one of :data:`AUDIT`, ``recording`` one of :data:`RECORDING`.
     """
 
     cluster_id: str
@@ -60,25 +75,31 @@ class ClusterConfig:
     tls_key: Path | None
     shell_access: ShellAccess
     api: str | None
-    database: str | None
+    database: str | None = field(repr=False)
     api_insecure: bool = False
     dispatch_poll_interval: float = 10.0
     max_dispatch_attempts: int = 5
     forwarding: Forwarding = Forwarding()
     sessions: SessionOptions = field(default_factory=SessionOptions)
+    pass_through: bool = False
+    limits: Limits = Limits()
+    max_gateway_tunnels: int = 1000
+    audit: str = "off"
+    audit_directory: Path = Path("/var/log/arv-ssh/audit")
+    recording: str = "off"
+    recording_directory: Path = Path("/var/log/arv-ssh/recordings")
 
 
-def load(path: Path, cluster_id: str | None = None) -> ClusterConfig:
-    """Read the config file at ``path``; without ``cluster_id`` it must hold exactly one cluster."""
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the cluster config {path}: {error.strerror}; name it with --config") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"the cluster config {path} is not UTF-8 text") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"the cluster config {path} is not valid YAML: {' '.join(str(error).split())}") from error
-    clusters = document.get("Clusters") if isinstance(document, dict) else None
+def load(path: Path, cluster_id: str | None = None, *, overlays: Sequence[Path] = (), api: str = "") -> ClusterConfig:
+    """Read the config file at ``path``; without ``cluster_id`` it must hold exactly one cluster.
+
+    ``overlays`` are files of the same form whose keys are laid over it, so that a stock file stays as it is. ``api``
+    is the base URL of the API to ask, whatever the files say.
+    """
+    document = _document(path)
+    for overlay in overlays:
+        document = _merged(document, _document(overlay))
+    clusters = document.get("Clusters")
     if not isinstance(clusters, dict) or not clusters:
         raise ConfigError(f"the cluster config {path} has no Clusters section")
     if cluster_id is None:
@@ -87,7 +108,31 @@ def load(path: Path, cluster_id: str | None = None) -> ClusterConfig:
         cluster_id = str(next(iter(clusters)))
     if not isinstance(clusters.get(cluster_id), dict):
         raise ConfigError(f"the cluster config {path} has no cluster {cluster_id}")
-    return parse(cluster_id, clusters[cluster_id])
+    cluster = parse(cluster_id, clusters[cluster_id])
+    return replace(cluster, api=_url(api, "--api")) if api else cluster
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the cluster config {path}: {error.strerror}; name it with --config") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the cluster config {path} is not UTF-8 text") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the cluster config {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"the cluster config {path} has no Clusters section")
+    return document
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return ``below`` with the keys of ``above`` laid over it, section by section."""
+    result = dict(below)
+    for key, value in above.items():
+        under = result.get(key)
+        result[key] = _merged(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return result
 
 
 def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
@@ -123,6 +168,13 @@ def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
         api_insecure=_flag(tls, "Insecure", f"{where}.TLS"),
         dispatch_poll_interval=_positive(local, "PollInterval", 10.0, f"{where}.Containers.LocalDispatch"),
         max_dispatch_attempts=int(_positive(containers, "MaxDispatchAttempts", 5, f"{where}.Containers")),
+        pass_through=_flag(section, "PassThrough", where),
+        limits=_limits(access, where),
+        max_gateway_tunnels=_count(api if isinstance(api, dict) else {}, "MaxGatewayTunnels", 1000, f"{where}.API"),
+        audit=_choice(access, "Audit", AUDIT, where),
+        audit_directory=_directory(access, "AuditDirectory", ClusterConfig.audit_directory, where),
+        recording=_choice(access, "Recording", RECORDING, where),
+        recording_directory=_directory(access, "RecordingDirectory", ClusterConfig.recording_directory, where),
     )
 
 
@@ -147,6 +199,41 @@ def _positive(section: dict[str, Any], key: str, default: float, where: str) -> 
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise ConfigError(f"{where}.{key} is {value!r}; it must be a number above 0")
     return float(value)
+
+
+def _count(section: dict[str, Any], key: str, default: int, where: str) -> int:
+    value = section.get(key, default)
+    if type(value) is not int or value < 0:
+        raise ConfigError(f"{where}.{key} is {value!r}; it must be a whole number from 0")
+    return value
+
+
+def _choice(access: dict[str, Any], key: str, choices: tuple[str, ...], where: str) -> str:
+    value = access.get(key, choices[0])
+    if value is False:  # YAML reads a bare off as false
+        value = "off"
+    if value is True and "on" in choices:
+        value = "on"
+    if value not in choices:
+        raise ConfigError(f"{where}.Containers.ShellAccess.{key} is {value!r}; it must be one of {', '.join(choices)}")
+    return str(value)
+
+
+def _directory(access: dict[str, Any], key: str, default: Path, where: str) -> Path:
+    value = access.get(key, str(default))
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise ConfigError(f"{where}.Containers.ShellAccess.{key} is {value!r}; it must be an absolute path")
+    return Path(value)
+
+
+def _limits(access: dict[str, Any], where: str) -> Limits:
+    where = f"{where}.Containers.ShellAccess"
+    section = _section(access, "Limits", where)
+    names = ("SessionsPerUser", "SessionsPerContainer", "SessionsPerController")
+    unknown = ", ".join(sorted(str(key) for key in section.keys() - set(names)))
+    if unknown:
+        raise ConfigError(f"{where}.Limits has {unknown}; it takes {', '.join(names)}")
+    return Limits(*(_count(section, name, 0, f"{where}.Limits") for name in names))
 
 
 def _url(value: str, where: str) -> str:
