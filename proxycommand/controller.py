@@ -1,20 +1,29 @@
-"""What the client asks of the controller: which container a request has, and a session in one.
+"""What the client asks of the controller: records that lead to a container, and a session in one.
 
-Owns the two requests and the sentences for their refusals. Knows nothing of descriptors, files or ssh.
+Owns the requests and the sentences for their refusals. Knows nothing of descriptors, files or ssh.
 """
 
 from __future__ import annotations
 
 from arv_ssh import __version__, uuids
-from arv_ssh.errors import HttpError, NotFound, Unavailable, from_status
+from arv_ssh.errors import BadGateway, GatewayTimeout, HttpError, NotFound, Unavailable, from_status
 from arv_ssh.upgrade import UpgradeAnswer, plain_request, quote, request
+from proxycommand import request_id
 from proxycommand.settings import Settings
 from proxycommand.transport import Connection, dial, exchange
+
+TYPE_CHECKING = False  # type checkers know the name without typing, which takes 4 ms to import
+if TYPE_CHECKING:
+    from typing import Any
 
 DEFAULT_LOGIN = "_"
 """The login name that stands for the image's default user; ssh has no way to give none."""
 
+NAME_SUFFIX = ".arv"
+"""Ends a host name that is a container request's name."""
+
 HOST_KEY_HEADER = "x-arvados-ssh-host-key"
+_REQUEST_ID_HEADER = "x-request-id"
 
 _NEXT_STEP = {
     401: "set ARVADOS_API_TOKEN to a current token",
@@ -22,6 +31,8 @@ _NEXT_STEP = {
     404: "check the UUID, and that ARVADOS_API_HOST is a controller with shell access",
     429: "close a session, or try again later",
 }
+_SERVERS_FAULT = (500, 502, 504)
+"""What somebody may have to look up in a log: the request's id goes with it."""
 
 
 class Session:
@@ -36,74 +47,108 @@ class Session:
         self.first = answer.trailing
 
 
-def resolve(settings: Settings, target: str, watch: int | None = None) -> str:
-    """Return the container UUID of ``target``, which is one, or a container request's.
-
-    Raise :class:`arv_ssh.errors.UsageError` for any other text, :class:`NotFound` or :class:`Unavailable` for a request
-    without a container.
-    """
-    if uuids.is_container(uuids.check_target(target)):
-        return target
-    import json
-
-    # Only what is needed: a container request can have megabytes of mounts.
-    select = quote('["uuid","state","container_uuid"]')
-    path = f"/arvados/v1/container_requests/{target}?select={select}"
-    connection = dial(settings, watch)
-    try:
-        answer = exchange(connection, plain_request(path, settings.authority, _headers(settings)), watch)
-    finally:
-        connection.close()
-    if answer.status != 200:
-        raise _refusal(answer, settings, f"container request {target}")
-    try:
-        record = json.loads(answer.body)
-        container, state = record.get("container_uuid"), record.get("state")
-    except (ValueError, AttributeError) as error:
-        raise NotFound(f"{settings.authority} answered with no container request; check ARVADOS_API_HOST") from error
-    if not isinstance(container, str) or not uuids.is_container(container):
-        step = "submit it first" if state == "Uncommitted" else "try again when it runs"
-        raise Unavailable(f"container request {target} has no container yet ({state}); {step}")
-    return container
-
-
-def open_session(
-    settings: Settings, container: str, user: str, detach_keys: str, watch: int | None = None
-) -> Session:
-    """Open a session in ``container`` as ``user`` (:data:`DEFAULT_LOGIN` for the image's own).
+class Controller:
+    """The controller that ``settings`` lead to. All that one object asks has the same request id.
 
     ``watch`` as in :func:`proxycommand.transport.dial`.
     """
-    form = {"login_username": "" if user == DEFAULT_LOGIN else user, "detach_keys": detach_keys}
-    path = f"/arvados/v1/containers/{container}/ssh"
-    connection = dial(settings, watch)
-    try:
-        answer = exchange(connection, request("POST", path, settings.authority, _headers(settings), form), watch)
-    except BaseException:
-        connection.close()
-        raise
-    if answer.status != 101:
-        connection.close()
-        raise _refusal(answer, settings, f"container {container}")
-    return Session(connection, answer)
 
+    def __init__(self, settings: Settings, watch: int | None = None) -> None:
+        self.settings = settings
+        self.request_id = request_id.new()
+        self._watch = watch
 
-def _headers(settings: Settings) -> list[tuple[str, str]]:
-    return [("Authorization", f"Bearer {settings.token}"), ("User-Agent", f"arvados-client/{__version__}")]
+    def resolve(self, target: str) -> str:
+        """Return the container UUID of ``target``: one, or a container request's, or NAME.arv.
 
+        Raise :class:`arv_ssh.errors.UsageError` for any other text, :class:`NotFound` or :class:`Unavailable` for a
+        request without a container.
+        """
+        if target.endswith(NAME_SUFFIX):
+            from proxycommand import names
 
-def _refusal(answer: UpgradeAnswer, settings: Settings, what: str) -> HttpError:
-    """Say what was refused and what to do, where the server's own words may not."""
-    reason = answer.reason_given()
-    step = _NEXT_STEP.get(answer.status, "try again, and report it to the cluster's administrator if it lasts")
-    if answer.status == 401:
-        said = f" ({reason.rstrip('.')})" if reason else ""
-        # A reason with a semicolon already says what to do.
-        step = "" if ";" in reason else f"; {step}"
-        return from_status(401, f"{settings.authority} does not accept the token{said}{step}")
-    if reason:
-        return from_status(answer.status, reason if what.split()[-1] in reason else f"{what}: {reason}")
-    if answer.status < 400:
-        return answer.error()
-    said = f"{answer.status} {answer.reason}".rstrip()
-    return from_status(answer.status, f"{what}: {settings.authority} answered {said} and gave no reason; {step}")
+            return names.find(self, target.removesuffix(NAME_SUFFIX))
+        if uuids.is_container(uuids.check_target(target)):
+            return target
+        # Only what is needed: a container request can have megabytes of mounts.
+        select = quote('["uuid","state","container_uuid"]')
+        record = self.get(f"container_requests/{target}?select={select}", "container request", target)
+        container, state = record.get("container_uuid"), record.get("state")
+        if isinstance(container, str) and uuids.is_container(container):
+            return container
+        if not isinstance(state, str):
+            raise self._not_arvados("container request")
+        step = "submit it first" if state == "Uncommitted" else "try again when it runs"
+        raise Unavailable(f"container request {target} has no container yet ({state}); {step}")
+
+    def get(self, path: str, kind: str, uuid: str = "") -> dict[str, Any]:
+        """Return the JSON record at ``path`` of the API; ``kind`` and ``uuid`` are how a refusal names it."""
+        import json
+
+        wish = plain_request(f"/arvados/v1/{path}", self.settings.authority, self._headers())
+        connection = dial(self.settings, self._watch)
+        try:
+            answer = self._exchange(connection, wish)
+        finally:
+            connection.close()
+        if answer.status != 200:
+            raise self._refusal(answer, f"{kind} {uuid}".rstrip())
+        try:
+            record = json.loads(answer.body)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise self._not_arvados(kind)
+        return record
+
+    def open_session(self, container: str, user: str, detach_keys: str) -> Session:
+        """Open a session in ``container`` as ``user`` (:data:`DEFAULT_LOGIN` for the image's own)."""
+        form = {"login_username": "" if user == DEFAULT_LOGIN else user, "detach_keys": detach_keys}
+        path = f"/arvados/v1/containers/{container}/ssh"
+        connection = dial(self.settings, self._watch)
+        try:
+            answer = self._exchange(
+                connection, request("POST", path, self.settings.authority, self._headers(), form)
+            )
+        except BaseException:
+            connection.close()
+            raise
+        if answer.status != 101:
+            connection.close()
+            raise self._refusal(answer, f"container {container}")
+        return Session(connection, answer)
+
+    def _headers(self) -> list[tuple[str, str]]:
+        return [
+            ("Authorization", f"Bearer {self.settings.token}"),
+            ("User-Agent", f"arvados-client/{__version__}"),
+            ("X-Request-Id", self.request_id),
+        ]
+
+    def _exchange(self, connection: Connection, data: bytes) -> UpgradeAnswer:
+        try:
+            return exchange(connection, data, self._watch)
+        except (BadGateway, GatewayTimeout) as error:
+            raise type(error)(f"{error} (request {self.request_id})") from error
+
+    def _not_arvados(self, what: str) -> NotFound:
+        return NotFound(f"{self.settings.authority} answered with no {what}; check ARVADOS_API_HOST")
+
+    def _refusal(self, answer: UpgradeAnswer, what: str) -> HttpError:
+        """Say what was refused and what to do, where the server's own words may not."""
+        host = self.settings.authority
+        reason = answer.reason_given()
+        step = _NEXT_STEP.get(answer.status, "try again, and report it to the cluster's administrator if it lasts")
+        if answer.status == 401:
+            said = f" ({reason.rstrip('.')})" if reason else ""
+            # A reason with a semicolon already says what to do.
+            step = "" if ";" in reason else f"; {step}"
+            return from_status(401, f"{host} does not accept the token{said}{step}")
+        found_by = f" (request {answer.headers.get(_REQUEST_ID_HEADER) or self.request_id})"
+        if reason:
+            named = reason if what.rsplit(" ", 1)[-1] in reason else f"{what}: {reason}"
+            return from_status(answer.status, named + (found_by if answer.status in _SERVERS_FAULT else ""))
+        if answer.status < 400:
+            return answer.error()
+        said = f"{answer.status} {answer.reason}".rstrip()
+        return from_status(answer.status, f"{what}: {host} answered {said} and gave no reason; {step}{found_by}")

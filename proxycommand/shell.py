@@ -64,8 +64,9 @@ def ssh_command(block: str, container: str, user: str, ssh_options: list[str], c
 
 def _probe(settings_file: str, target: str, user: str, detach_keys: str, ssh_options: list[str]) -> str:
     site = settings.load(settings_file)
-    container = controller.resolve(site, target)
-    session = controller.open_session(site, container, user, detach_keys)
+    front = controller.Controller(site)
+    container = front.resolve(target)
+    session = front.open_session(container, user, detach_keys)
     session.connection.close()
     if not session.host_key and not any("stricthostkeychecking" in option.lower() for option in ssh_options):
         raise ArvSshError(unvouched(container))

@@ -39,8 +39,8 @@ def run(argv: list[str]) -> int:
     _end_in_order_on_hang_up()
     site = settings.load(given.values["--settings"])
     watch = None if probe_only else 1
-    container = controller.resolve(site, host, watch)
-    session = controller.open_session(site, container, user, given.values["--detach-keys"], watch)
+    front = controller.Controller(site, watch)
+    session = front.open_session(front.resolve(host), user, given.values["--detach-keys"])
     if probe_only:
         session.connection.close()
         return 0

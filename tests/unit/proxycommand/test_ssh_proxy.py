@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -392,6 +393,26 @@ def test_refusals(double: Start, client: Run, status: str, body: bytes, sentence
     assert err.count("\n") == 1
     assert sentence.replace("HOST", server.settings().authority) in err
     assert "secretofactiveuser" not in err
+
+
+def test_request_id(double: Start, client: Run) -> None:
+    """One id of Arvados' shape goes with all requests of an ssh-proxy, and into an error that the server left bare."""
+
+    def script(peer: Peer) -> None:
+        if peer.request.startswith("GET"):
+            return peer.refuse("200 OK", b'{"container_uuid": "%s"}' % UUID.encode())
+        return peer.refuse("503 Service Unavailable", b"")
+
+    server = double(script)
+    seen = []
+    for _ in range(2):
+        _, err = finish(client("ssh-proxy", REQUEST, env=server.environment()))
+        sent = {match for head in server.requests[-2:] for match in re.findall("\r\nX-Request-Id: (.*)\r", head)}
+        assert len(sent) == 1
+        seen.append(sent.pop())
+        assert re.fullmatch("req-[0-9a-z]{20}", seen[-1])
+        assert err.endswith(f"(request {seen[-1]})\n")
+    assert seen[0] != seen[1]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,106 @@
+"""``NAME.arv``: the caller's newest running container request of that name.
+
+ssh gives host names in lower case and without spaces, so upper and lower case are the same here, and ``_`` stands for
+any one character. A name may be cut short where only one request is meant.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+from arv_ssh.errors import NotFound, Unavailable, UsageError
+from arv_ssh.upgrade import quote
+
+if TYPE_CHECKING:
+    from proxycommand.controller import Controller
+
+LOOKED_AT = 100
+"""Requests of the name that are looked at, the newest: an answer of more would be cut."""
+LISTED = 5
+"""Candidates that an error names."""
+_NAME = re.compile(r"[^/%\\\x00-\x1f]+")
+
+
+def find(controller: Controller, name: str) -> str:
+    """Return the UUID of the container of the caller's newest running request called ``name``.
+
+    Another one that runs under the same name is mentioned on stderr. Raise :class:`UsageError` when ``name`` is the
+    beginning of several names, :class:`NotFound` or :class:`Unavailable` when nothing of it runs.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is no name of a container request; give a name, or a UUID")
+    requests = _requests(controller, name)
+    if not requests:
+        raise NotFound(
+            f"you have no container request called {name!r} on {controller.settings.authority}; "
+            "check the name, or give a UUID"
+        )
+    running = _running(controller, [request["container_uuid"] for request in requests])
+    alive = [request for request in requests if request["container_uuid"] in running]
+    if not alive:
+        newest = requests[0]
+        raise Unavailable(
+            f"no container request called {name!r} has a running container; the newest is {newest['name']!r} "
+            f"({newest['uuid']}); try again when it runs"
+        )
+    chosen = _choose(name, alive)
+    return str(chosen["container_uuid"])
+
+
+def _choose(name: str, alive: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the newest of those that have the name itself; else the only one whose name begins so."""
+    pattern = re.compile("".join("." if letter == "_" else re.escape(letter) for letter in name), re.IGNORECASE)
+    for same in (
+        [request for request in alive if request["name"].lower() == name.lower()],
+        [request for request in alive if pattern.fullmatch(request["name"])],
+    ):
+        if len({request["container_uuid"] for request in same}) > 1:
+            print(
+                f"arvados-client: {name}.arv is {same[0]['uuid']}, the newest of {len(same)} that run; "
+                f"the others: {_list(same[1:])}",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+        if same:
+            return same[0]
+    if len({request["container_uuid"] for request in alive}) > 1:
+        raise UsageError(f"{name}.arv could be any of {_list(alive)}; give more of the name, or a UUID")
+    return alive[0]
+
+
+def _list(requests: list[dict[str, Any]]) -> str:
+    shown = ", ".join(f"{request['name']} ({request['uuid']})" for request in requests[:LISTED])
+    return shown + (f", and {len(requests) - LISTED} more" if len(requests) > LISTED else "")
+
+
+def _requests(controller: Controller, name: str) -> list[dict[str, Any]]:
+    me = controller.get("users/current", "user of this token")["uuid"]
+    return _items(
+        controller,
+        "container_requests",
+        filters=[
+            ["name", "ilike", f"{name}%"],
+            ["modified_by_user_uuid", "=", me],
+            ["state", "=", "Committed"],
+            ["container_uuid", "!=", None],
+        ],
+        select=["uuid", "name", "container_uuid", "created_at"],
+        order=["created_at desc"],
+    )
+
+
+def _running(controller: Controller, containers: list[str]) -> set[str]:
+    filters = [["uuid", "in", sorted(set(containers))], ["state", "=", "Running"]]
+    return {item["uuid"] for item in _items(controller, "containers", filters=filters, select=["uuid"])}
+
+
+def _items(controller: Controller, resource: str, **parameters: Any) -> list[dict[str, Any]]:
+    parameters |= {"limit": LOOKED_AT, "count": "none"}
+    query = "&".join(
+        f"{key}={quote(value if isinstance(value, str) else json.dumps(value, separators=(',', ':')))}"
+        for key, value in parameters.items()
+    )
+    items = controller.get(f"{resource}?{query}", "list of container requests").get("items")
+    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
