@@ -16,6 +16,7 @@ _KEYS = ("ARVADOS_API_HOST", "ARVADOS_API_TOKEN", "ARVADOS_API_HOST_INSECURE", "
 _TRUE = ("1", "t", "true", "y", "yes")
 _HOST = re.compile(r"(?:https://)?(?:\[([0-9A-Fa-f:.%]+)\]|([^\s/:@\[\]]+))(?::([0-9]{1,5}))?/?")
 _TOKEN = re.compile(r"[!-~]+")
+_CLUSTER = re.compile(r"([0-9a-z]{5})-[0-9a-z]{5}-")
 HTTPS_PORT = 443
 
 
@@ -45,12 +46,26 @@ class Settings:
 def default_file(environ: Mapping[str, str] | None = None) -> str:
     """Return the path of the user's settings.conf."""
     environ = os.environ if environ is None else environ
+    return _own_file("settings.conf", environ)
+
+
+def cluster_file(target: str, environ: Mapping[str, str] | None = None) -> str:
+    """Return the path of the settings of the cluster that the UUID ``target`` is of; "" when there is no such file."""
+    found = _CLUSTER.match(target)
+    path = _own_file(f"{found.group(1)}.conf", os.environ if environ is None else environ) if found else ""
+    return path if path and os.path.lexists(path) else ""
+
+
+def _own_file(name: str, environ: Mapping[str, str]) -> str:
     base = environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
-    return os.path.join(base, "arvados", "settings.conf")
+    return os.path.join(base, "arvados", name)
 
 
-def load(path: str | None = None, environ: Mapping[str, str] | None = None) -> Settings:
-    """Return the settings in force; ``path`` is the file of --settings.
+def load(path: str | None = None, environ: Mapping[str, str] | None = None, target: str = "") -> Settings:
+    """Return the settings in force; ``path`` is the file of --settings, ``target`` the UUID they are wanted for.
+
+    Without ``path`` the file of the target's own cluster, ~/.config/arvados/zzzzz.conf, comes before anything else when
+    there is one; the environment's token counts only with the same host beside it.
 
     Without ``path`` the environment comes first and settings.conf fills in what it lacks. With it the file comes first,
     and only the environment's token overrides the file's. In both cases the side that comes second counts only while it
@@ -61,6 +76,12 @@ def load(path: str | None = None, environ: Mapping[str, str] | None = None) -> S
     if path:
         values = _with_file(_read(path), ours)
         source = path
+    elif own := cluster_file(target, environ):
+        file = _read(own)
+        named = bool(ours.get("ARVADOS_API_HOST"))
+        # A token without a host was written down for settings.conf's. The CA file is a matter of the machine.
+        values = {"SSL_CERT_FILE": ours.get("SSL_CERT_FILE", ""), **_with_file(file, ours if named else {})}
+        source = own
     else:
         default = default_file(environ)
         values = _with_environment(ours, _read(default) if os.path.lexists(default) else {})

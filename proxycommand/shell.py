@@ -63,7 +63,7 @@ def ssh_command(block: str, container: str, user: str, ssh_options: list[str], c
 
 
 def _probe(settings_file: str, target: str, user: str, detach_keys: str, ssh_options: list[str]) -> str:
-    site = settings.load(settings_file)
+    site = settings.load(settings_file, target=target)
     front = controller.Controller(site)
     container = front.resolve(target)
     session = front.open_session(container, user, detach_keys)

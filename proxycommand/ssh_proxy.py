@@ -37,7 +37,7 @@ def run(argv: list[str]) -> int:
     probe_only = "--probe-only" in given.flags
     _open_standard_descriptors()
     _end_in_order_on_hang_up()
-    site = settings.load(given.values["--settings"])
+    site = settings.load(given.values["--settings"], target=host)
     watch = None if probe_only else 1
     front = controller.Controller(site, watch)
     session = front.open_session(front.resolve(host), user, given.values["--detach-keys"])

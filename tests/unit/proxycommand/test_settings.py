@@ -159,3 +159,27 @@ def test_token_with_a_line_break(tmp_path: Path) -> None:
 def test_token_is_not_in_repr(tmp_path: Path) -> None:
     """repr shows where, not who."""
     assert "token-a" not in repr(load(tmp_path, A))
+
+
+def test_cluster_file(tmp_path: Path) -> None:
+    """The cluster's own file comes before the environment and settings.conf, for UUIDs of that cluster alone."""
+    write(tmp_path, "ARVADOS_API_HOST=s.example.org\nARVADOS_API_TOKEN=token-s\n")
+    own = tmp_path / "arvados" / "zzzzz.conf"
+    own.write_text("ARVADOS_API_HOST=z.example.org\nARVADOS_API_TOKEN=token-z\n")
+    environ = {"XDG_CONFIG_HOME": str(tmp_path)}
+
+    def found(target: str, **more: str) -> tuple[str, str]:
+        made = settings.load("", environ | more, target)
+        return made.host, made.token
+
+    uuid = "zzzzz-dz642-abcdeabcdeabcde"
+    assert found(uuid) == ("z.example.org", "token-z")
+    assert found(uuid, **A) == ("z.example.org", "token-z")
+    assert found(uuid, ARVADOS_API_TOKEN="other") == ("z.example.org", "token-z")
+    assert found(uuid, ARVADOS_API_HOST="z.example.org", ARVADOS_API_TOKEN="mine") == ("z.example.org", "mine")
+    assert found("yyyyy-dz642-abcdeabcdeabcde") == ("s.example.org", "token-s")
+    assert found("yyyyy-dz642-abcdeabcdeabcde", **A) == ("a.example.org", "token-a")
+    assert found("../zz-dz642-x") == found("job.arv") == ("s.example.org", "token-s")
+    assert settings.load("", environ | {"SSL_CERT_FILE": "/ca.pem"}, uuid).ca_file == "/ca.pem"
+    own.unlink()
+    assert found(uuid) == ("s.example.org", "token-s")
