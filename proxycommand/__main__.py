@@ -12,7 +12,7 @@ from arv_ssh.errors import ArvSshError, UsageError
 USAGE = """usage: arvados-client COMMAND [OPTIONS]
 
   shell [U@]UUID [COMMAND...]  open a shell in a running container, or run a command there
-  ssh-config                   print the ssh_config block that makes `ssh UUID`, scp and rsync work
+  ssh-config [--install]       print (or install) the ssh_config block that makes `ssh UUID`, scp and rsync work
   ssh-proxy HOST               what ssh runs as its ProxyCommand; you need not
   --version                    print the version
 """

@@ -15,28 +15,54 @@ import config_templates
 from arv_ssh.errors import UsageError
 from proxycommand import arguments, known_hosts
 
-USAGE = "usage: arvados-client ssh-config [--settings FILE] [--known-hosts-dir DIR] [--output-dir DIR]"
+USAGE = (
+    "usage: arvados-client ssh-config [--settings FILE] [--known-hosts-dir DIR]"
+    " [--output-dir DIR | --install [--dry-run] | --uninstall [--dry-run]]"
+)
 _COMMAND = "arvados-client"
+_INSTALLING = ("--install", "--uninstall", "--dry-run")
 
 
 def run(argv: list[str]) -> int:
-    """Print the block, or write it to ``ssh_config`` in the directory of --output-dir."""
-    given = arguments.read(argv, ("--settings", "--known-hosts-dir", "--output-dir"), ("--help",), usage=USAGE)
-    if given.flags:
+    """Print the block, or write it to ``ssh_config`` in the directory of --output-dir, or install it in ~/.ssh."""
+    valued, flags = ("--settings", "--known-hosts-dir", "--output-dir"), ("--help", *_INSTALLING)
+    given = arguments.read(argv, valued, flags, usage=USAGE)
+    if "--help" in given.flags:
         print(USAGE)
         return 0
     if given.words:
         raise UsageError(f"ssh-config takes no {given.words[0]!r}; {USAGE}")
     output = given.values["--output-dir"]
+    _check_together(given.flags, output)
     directory = given.values["--known-hosts-dir"] or (
         os.path.join(output, "known_hosts") if output else known_hosts.cache_dir()
     )
     text = block(given.values["--settings"], directory)
-    if output:
+    if given.flags:
+        _install(given.flags, text)
+    elif output:
         _replace(Path(output, "ssh_config"), text)
     else:
         sys.stdout.write(text)
     return 0
+
+
+def _check_together(flags: set[str], output: str) -> None:
+    if len(flags - {"--dry-run"}) + bool(output) > 1:
+        raise UsageError(f"--output-dir, --install and --uninstall exclude each other; {USAGE}")
+    if flags == {"--dry-run"}:
+        raise UsageError(f"--dry-run goes with --install or --uninstall; {USAGE}")
+
+
+def _install(flags: set[str], text: str) -> None:
+    from proxycommand.ssh_install import SshDirectory
+
+    place, dry_run = SshDirectory(), "--dry-run" in flags
+    change = place.uninstall(dry_run=dry_run) if "--uninstall" in flags else place.install(text, dry_run=dry_run)
+    if dry_run:
+        sys.stdout.write(change)
+    else:
+        print(f"{place.config} {'changed' if change else 'is as it should be already'}", file=sys.stderr)
 
 
 def block(settings_file: str, known_hosts_dir: str, detach_keys: str = "") -> str:

@@ -1,0 +1,94 @@
+"""The block in the user's own ssh configuration: put there, taken out, or shown as a diff.
+
+Owns two files in ~/.ssh: one of ours, replaced as a whole, and one Include line at the top of ``config``. Everything
+else of ``config`` stays byte for byte, its mode and a symbolic link to it included.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+
+from arv_ssh.errors import ArvSshError
+
+OWN_NAME = "arvados.conf"
+_MADE = b"# arvados-client made the config file that includes this one.\n"
+"""In our own file, where there was no ``config`` before: then an empty one is not left behind."""
+
+
+class SshDirectory:
+    """The ssh configuration in ``directory``, usually ~/.ssh."""
+
+    def __init__(self, directory: str = "") -> None:
+        self.directory = directory or os.path.join(os.path.expanduser("~"), ".ssh")
+        self.config = os.path.join(self.directory, "config")
+        self.own = os.path.join(self.directory, OWN_NAME)
+        # Unquoted where it can be: what completes host names in a shell follows only such a line.
+        path = f'"{self.own}"' if any(letter.isspace() for letter in self.own) else self.own
+        self._include = f"Include {path}\n".encode()
+
+    def install(self, block: str, *, dry_run: bool = False) -> str:
+        """Have ``block`` in force, from whatever was there before; return the change as a unified diff."""
+        config, own = _read(self.config), _read(self.own)
+        made = config is None or (own or b"").startswith(_MADE)
+        text = (_MADE if made else b"") + block.encode()
+        lines = (config or b"").splitlines(keepends=True)
+        wanted = config or b""
+        if self._include not in lines:
+            wanted = self._include + wanted
+        return self._apply([(self.own, own, text), (self.config, config, wanted)], dry_run)
+
+    def uninstall(self, *, dry_run: bool = False) -> str:
+        """Take out what :meth:`install` put in; return the change as a unified diff."""
+        config, own = _read(self.config), _read(self.own)
+        wanted = config
+        if config is not None:
+            wanted = b"".join(line for line in config.splitlines(keepends=True) if line != self._include)
+            if not wanted and (own or b"").startswith(_MADE):
+                wanted = None
+        # The line first: a file that is included and gone is no error to ssh, but no reason to have it so either.
+        return self._apply([(self.config, config, wanted), (self.own, own, None)], dry_run)
+
+    def _apply(self, changes: list[tuple[str, bytes | None, bytes | None]], dry_run: bool) -> str:
+        shown = ""
+        for path, before, after in changes:
+            if before == after:
+                continue
+            shown += _diff(path, before or b"", after or b"")
+            if not dry_run:
+                _write(path, after)
+        return shown
+
+
+def _read(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ArvSshError(f"cannot read {path}: {error.strerror}; check its mode") from error
+
+
+def _diff(path: str, before: bytes, after: bytes) -> str:
+    old, new = (text.decode(errors="replace").splitlines(keepends=True) for text in (before, after))
+    lines = difflib.unified_diff(old, new, path, path, n=1)
+    return "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
+
+
+def _write(path: str, data: bytes | None) -> None:
+    """Replace ``path``, or what it links to, in one step; None removes it."""
+    real = os.path.realpath(path)
+    temporary = f"{real}.{os.getpid()}"
+    try:
+        if data is None:
+            return os.unlink(path)
+        os.makedirs(os.path.dirname(real), mode=0o700, exist_ok=True)
+        mode = os.stat(real).st_mode & 0o7777 if os.path.exists(real) else 0o600
+        with open(temporary, "xb") as file:
+            os.chmod(temporary, mode)
+            file.write(data)
+        os.replace(temporary, real)
+    except OSError as error:
+        raise ArvSshError(f"cannot write {path}: {error.strerror}; check the mode of its directory") from error
+    return None
