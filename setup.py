@@ -24,8 +24,6 @@ setup(
         "h11>=0.14,<0.17",
         "uvloop>=0.19,<1",
         "SQLAlchemy>=2.0,<2.2",
-        # The embedded database's schema, step by step.
-        "alembic>=1.13,<2",
         "PyYAML>=6.0,<7",
         "prometheus-client>=0.20,<1",
         "setproctitle>=1.3,<2",
@@ -33,14 +31,10 @@ setup(
         "cryptography>=43",
     ],
     extras_require={
-        # The embedded API's database where several controllers share it.
-        "postgresql": ["psycopg[binary]>=3.1,<4"],
         "test": [
             "pytest>=8.3,<10", "pytest-timeout>=2.3,<3", "hypothesis>=6.100,<7",
             # Clients that the integration tests drive: an SSH library that is not paramiko, ansible, and the auditor.
             "asyncssh>=2.18,<3", "ansible-core>=2.16,<3", "ssh-audit>=3.3,<4",
-            # Arvados' own client, which the embedded API must satisfy as it stands; and the other database's driver.
-            "arvados-python-client>=3.0,<4", "psycopg[binary]>=3.1,<4",
         ],
         "dev": [
             "ruff>=0.11,<1", "mypy>=1.15,<3", "types-requests", "types-PyYAML", "types-paramiko", "types-docker",

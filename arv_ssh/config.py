@@ -19,10 +19,6 @@ from arv_ssh.errors import ConfigError
 from arv_ssh.session_options import SessionOptions
 
 MODES = ("disabled", "default-off", "default-on")
-AUDIT = ("off", "on", "required")
-"""``Containers.ShellAccess.Audit``: nothing, what the disk takes, or no session without its record."""
-RECORDING = ("off", "tty")
-"""``Containers.ShellAccess.Recording``: nothing, or what sessions with a terminal show."""
 
 
 @dataclass(frozen=True)
@@ -49,21 +45,11 @@ class Forwarding:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """``Containers.ShellAccess.Limits``: sessions open at once on one controller; 0 is no limit."""
-
-    per_user: int = 0
-    per_container: int = 0
-    per_controller: int = 0
-
-
-@dataclass(frozen=True)
 class ClusterConfig:
     """One cluster of a config file.
 
     ``api`` is the base URL of the API to ask, or None when this process serves the embedded API from ``database``
-    (an SQLAlchemy URL, which may hold a password). ``pass_through``: whatever is not ours goes to ``api``.
-    ``audit`` is one of :data:`AUDIT`, ``recording`` one of :data:`RECORDING`.
+    (an SQLAlchemy URL, which may hold a password).
     """
 
     cluster_id: str
@@ -81,13 +67,6 @@ class ClusterConfig:
     max_dispatch_attempts: int = 5
     forwarding: Forwarding = Forwarding()
     sessions: SessionOptions = field(default_factory=SessionOptions)
-    pass_through: bool = False
-    limits: Limits = Limits()
-    max_gateway_tunnels: int = 1000
-    audit: str = "off"
-    audit_directory: Path = Path("/var/log/arv-ssh/audit")
-    recording: str = "off"
-    recording_directory: Path = Path("/var/log/arv-ssh/recordings")
 
 
 def load(path: Path, cluster_id: str | None = None, *, overlays: Sequence[Path] = (), api: str = "") -> ClusterConfig:
@@ -168,13 +147,6 @@ def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
         api_insecure=_flag(tls, "Insecure", f"{where}.TLS"),
         dispatch_poll_interval=_positive(local, "PollInterval", 10.0, f"{where}.Containers.LocalDispatch"),
         max_dispatch_attempts=int(_positive(containers, "MaxDispatchAttempts", 5, f"{where}.Containers")),
-        pass_through=_flag(section, "PassThrough", where),
-        limits=_limits(access, where),
-        max_gateway_tunnels=_count(api if isinstance(api, dict) else {}, "MaxGatewayTunnels", 1000, f"{where}.API"),
-        audit=_choice(access, "Audit", AUDIT, where),
-        audit_directory=_directory(access, "AuditDirectory", ClusterConfig.audit_directory, where),
-        recording=_choice(access, "Recording", RECORDING, where),
-        recording_directory=_directory(access, "RecordingDirectory", ClusterConfig.recording_directory, where),
     )
 
 
@@ -199,41 +171,6 @@ def _positive(section: dict[str, Any], key: str, default: float, where: str) -> 
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise ConfigError(f"{where}.{key} is {value!r}; it must be a number above 0")
     return float(value)
-
-
-def _count(section: dict[str, Any], key: str, default: int, where: str) -> int:
-    value = section.get(key, default)
-    if type(value) is not int or value < 0:
-        raise ConfigError(f"{where}.{key} is {value!r}; it must be a whole number from 0")
-    return value
-
-
-def _choice(access: dict[str, Any], key: str, choices: tuple[str, ...], where: str) -> str:
-    value = access.get(key, choices[0])
-    if value is False:  # YAML reads a bare off as false
-        value = "off"
-    if value is True and "on" in choices:
-        value = "on"
-    if value not in choices:
-        raise ConfigError(f"{where}.Containers.ShellAccess.{key} is {value!r}; it must be one of {', '.join(choices)}")
-    return str(value)
-
-
-def _directory(access: dict[str, Any], key: str, default: Path, where: str) -> Path:
-    value = access.get(key, str(default))
-    if not isinstance(value, str) or not value.startswith("/"):
-        raise ConfigError(f"{where}.Containers.ShellAccess.{key} is {value!r}; it must be an absolute path")
-    return Path(value)
-
-
-def _limits(access: dict[str, Any], where: str) -> Limits:
-    where = f"{where}.Containers.ShellAccess"
-    section = _section(access, "Limits", where)
-    names = ("SessionsPerUser", "SessionsPerContainer", "SessionsPerController")
-    unknown = ", ".join(sorted(str(key) for key in section.keys() - set(names)))
-    if unknown:
-        raise ConfigError(f"{where}.Limits has {unknown}; it takes {', '.join(names)}")
-    return Limits(*(_count(section, name, 0, f"{where}.Limits") for name in names))
 
 
 def _url(value: str, where: str) -> str:

@@ -183,3 +183,31 @@ def test_one_of_two_clusters(tmp_path: Path) -> None:
     assert config.load(path, "bbbbb").system_root_token == "b"
     with pytest.raises(ConfigError, match="has no cluster ccccc"):
         config.load(path, "ccccc")
+
+
+def test_overlay_is_laid_over_a_stock_file_key_by_key(tmp_path: Path) -> None:
+    """An overlay changes the keys it has and no other; the stock file's API section gives way to --api."""
+    stock, overlay = tmp_path / "config.yml", tmp_path / "overlay.yml"
+    stock.write_text(
+        "Clusters: {zzzzz: {SystemRootToken: root, API: {MaxItemsPerResponse: 1000},"
+        " Containers: {ShellAccess: {Admin: true, User: false}}}}"
+    )
+    overlay.write_text("Clusters: {zzzzz: {Containers: {ShellAccess: {User: true}}}}")
+    cluster = config.load(stock, overlays=[overlay], api="https://api.example/")
+    assert cluster.shell_access == config.ShellAccess("default-on", admin=True, user=True)
+    assert (cluster.system_root_token, cluster.api) == ("root", "https://api.example")
+    assert config.load(stock).shell_access.user is False
+
+
+def test_overlay_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """A missing overlay is an error that names it, not a file silently left out."""
+    stock = tmp_path / "config.yml"
+    stock.write_text("Clusters: {zzzzz: {SystemRootToken: root}}")
+    with pytest.raises(ConfigError, match="overlay.yml"):
+        config.load(stock, overlays=[tmp_path / "overlay.yml"])
+
+
+def test_database_password_is_not_shown() -> None:
+    """The database's URL may hold a password, so a config that is printed does not show it."""
+    section = {"SystemRootToken": "root", "EmbeddedAPI": {"Database": "postgresql://u:topsecret@h/d"}}
+    assert "topsecret" not in repr(config.parse("zzzzz", section))

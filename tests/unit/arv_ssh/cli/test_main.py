@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from arv_ssh import config
-from arv_ssh.cli import main
+from arv_ssh.cli import controller, main
 from arv_ssh.errors import ConfigError, UsageError
 
 CLUSTER = config.parse("zzzzz", {"SystemRootToken": "x" * 50})
@@ -13,18 +13,18 @@ CLUSTER = config.parse("zzzzz", {"SystemRootToken": "x" * 50})
 def test_listen_address() -> None:
     """--listen counts first, then the first internal URL, then the external one."""
     url = replace(CLUSTER, controller_url="https://api.example")
-    assert main.listen_address("127.0.0.1:0", url) == ("127.0.0.1", 0)
-    assert main.listen_address("[::1]:8443", url) == ("::1", 8443)
-    assert main.listen_address(None, url) == ("api.example", 443)
-    assert main.listen_address(None, replace(url, internal_urls=("https://10.0.0.1:8003",))) == ("10.0.0.1", 8003)
+    assert controller.listen_address("127.0.0.1:0", url) == ("127.0.0.1", 0)
+    assert controller.listen_address("[::1]:8443", url) == ("::1", 8443)
+    assert controller.listen_address(None, url) == ("api.example", 443)
+    assert controller.listen_address(None, replace(url, internal_urls=("https://10.0.0.1:8003",))) == ("10.0.0.1", 8003)
 
 
 def test_bad_listen_address() -> None:
     """A port that is no number, and no address at all, get a sentence."""
     with pytest.raises(UsageError, match="must be HOST:PORT"):
-        main.listen_address("localhost:https", CLUSTER)
+        controller.listen_address("localhost:https", CLUSTER)
     with pytest.raises(ConfigError, match="nothing says where to listen"):
-        main.listen_address(None, CLUSTER)
+        controller.listen_address(None, CLUSTER)
 
 
 @pytest.mark.parametrize("action", ["down", "run"])

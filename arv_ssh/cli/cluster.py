@@ -1,0 +1,63 @@
+"""The command line of ``arv-ssh cluster up|run|down``: an embedded cluster on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``cluster``."""
+    cluster = commands.add_parser("cluster", help="an embedded cluster on this machine")
+    actions = cluster.add_subparsers(metavar="ACTION", required=True)
+    for name, function, text in (
+        ("up", _up, "start it and print what it is, as JSON"),
+        ("down", _down, "stop it and its containers"),
+        ("run", _run, "run a command in a new container and print its UUID, as JSON, once it is Running"),
+    ):
+        action = actions.add_parser(name, help=text, description=text)
+        action.add_argument("--dir", type=Path, required=True, metavar="DIR", help="the cluster's directory")
+        action.set_defaults(function=function)
+        if name == "run":
+            _add_run_options(action)
+
+
+def _add_run_options(run: argparse.ArgumentParser) -> None:
+    run.usage = "arv-ssh cluster run --dir DIR --image IMAGE [options] -- COMMAND…"
+    run.add_argument("--image", required=True)
+    run.add_argument("--as", dest="as_user", default="active", metavar="USER", help="who submits (default: active)")
+    run.add_argument("--user", default="", metavar="U", help="the user the command runs as, in the container")
+    run.add_argument(
+        "--mount", action="append", default=[], metavar="SRC:DST[:ro]", help="bind a directory of this machine"
+    )
+    run.add_argument("--cwd", default=".", metavar="D", help="working directory (default: the image's)")
+    run.add_argument("--env", action="append", default=[], metavar="K=V")
+    run.add_argument("--vcpus", type=int, default=1)
+    run.add_argument("--ram", type=int, default=256 << 20, metavar="BYTES")
+    run.add_argument("--reuse", action="store_true", help="take a container that runs the same already")
+    run.add_argument(
+        "--timeout", type=float, default=60.0, metavar="SECONDS", help="for Running (default: %(default)s)"
+    )
+
+
+def _up(options: argparse.Namespace) -> int:
+    from arv_ssh.cli.cluster_dir import ClusterDir
+    from arv_ssh.cli.cluster_up import up
+
+    print(json.dumps(up(ClusterDir(options.dir)), indent=2))
+    return 0
+
+
+def _down(options: argparse.Namespace) -> int:
+    from arv_ssh.cli.cluster_dir import ClusterDir
+    from arv_ssh.cli.cluster_down import down
+
+    print(json.dumps(down(ClusterDir(options.dir))))
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from arv_ssh.cli.cluster_run import run
+
+    return run(options, options.command)
