@@ -24,6 +24,7 @@ setup(
         "h11>=0.14,<0.17",
         "uvloop>=0.19,<1",
         "SQLAlchemy>=2.0,<2.2",
+        "alembic>=1.14,<2",
         "PyYAML>=6.0,<7",
         "prometheus-client>=0.20,<1",
         "setproctitle>=1.3,<2",
@@ -31,10 +32,15 @@ setup(
         "cryptography>=43",
     ],
     extras_require={
+        # For an embedded cluster whose database several controllers share.
+        "postgresql": ["psycopg[binary]>=3.2,<4"],
         "test": [
+            "psycopg[binary]>=3.2,<4",
             "pytest>=8.3,<10", "pytest-timeout>=2.3,<3", "hypothesis>=6.100,<7",
             # Clients that the integration tests drive: an SSH library that is not paramiko, ansible, and the auditor.
             "asyncssh>=2.18,<3", "ansible-core>=2.16,<3", "ssh-audit>=3.3,<4",
+            # Arvados' own client library, which the embedded API must satisfy.
+            "arvados-python-client>=3.0,<4",
         ],
         "dev": [
             "ruff>=0.11,<1", "mypy>=1.15,<3", "types-requests", "types-PyYAML", "types-paramiko", "types-docker",

@@ -19,6 +19,12 @@ from arv_ssh.errors import ConfigError
 from arv_ssh.session_options import SessionOptions
 
 MODES = ("disabled", "default-off", "default-on")
+AUDIT_MODES = ("off", "on", "required")
+RECORDING_MODES = ("off", "tty")
+AUDIT_DIRECTORY = "/var/log/arv-ssh/audit"
+RECORDING_DIRECTORY = "/var/log/arv-ssh/recordings"
+MAX_GATEWAY_TUNNELS = 1000
+"""The default of stock Arvados' ``API.MaxGatewayTunnels``."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,28 @@ class Forwarding:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """``Containers.ShellAccess.Limits``: sessions open at once; 0 means no limit."""
+
+    per_user: int = 0
+    per_container: int = 0
+    per_controller: int = 0
+
+
+@dataclass(frozen=True)
+class Auditing:
+    """What is written of sessions and where: ``Audit``, ``Recording`` and their directories under ``ShellAccess``.
+
+    ``audit`` is one of AUDIT_MODES; "required" means: no write, no session. ``recording`` is one of RECORDING_MODES.
+    """
+
+    audit: str = "off"
+    audit_directory: Path = Path(AUDIT_DIRECTORY)
+    recording: str = "off"
+    recording_directory: Path = Path(RECORDING_DIRECTORY)
+
+
+@dataclass(frozen=True)
 class ClusterConfig:
     """One cluster of a config file.
 
@@ -67,6 +95,10 @@ class ClusterConfig:
     max_dispatch_attempts: int = 5
     forwarding: Forwarding = Forwarding()
     sessions: SessionOptions = field(default_factory=SessionOptions)
+    limits: Limits = Limits()
+    auditing: Auditing = Auditing()
+    max_gateway_tunnels: int = MAX_GATEWAY_TUNNELS
+    pass_through: bool = False
 
 
 def load(path: Path, cluster_id: str | None = None, *, overlays: Sequence[Path] = (), api: str = "") -> ClusterConfig:
@@ -147,6 +179,12 @@ def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
         api_insecure=_flag(tls, "Insecure", f"{where}.TLS"),
         dispatch_poll_interval=_positive(local, "PollInterval", 10.0, f"{where}.Containers.LocalDispatch"),
         max_dispatch_attempts=int(_positive(containers, "MaxDispatchAttempts", 5, f"{where}.Containers")),
+        limits=_limits(_section(access, "Limits", f"{where}.Containers.ShellAccess"), where),
+        auditing=_auditing(access, f"{where}.Containers.ShellAccess"),
+        max_gateway_tunnels=_count(
+            api if isinstance(api, dict) else {}, "MaxGatewayTunnels", f"{where}.API", MAX_GATEWAY_TUNNELS
+        ),
+        pass_through=_flag(section, "PassThrough", where),
     )
 
 
@@ -171,6 +209,46 @@ def _positive(section: dict[str, Any], key: str, default: float, where: str) -> 
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise ConfigError(f"{where}.{key} is {value!r}; it must be a number above 0")
     return float(value)
+
+
+def _count(section: dict[str, Any], key: str, where: str, default: int = 0) -> int:
+    value = section.get(key, default)
+    if type(value) is not int or value < 0:
+        raise ConfigError(f"{where}.{key} is {value!r}; it must be a whole number from 0")
+    return value
+
+
+def _limits(section: dict[str, Any], where: str) -> Limits:
+    where = f"{where}.Containers.ShellAccess.Limits"
+    keys = ("SessionsPerUser", "SessionsPerContainer", "SessionsPerController")
+    if unknown := sorted(set(map(str, section)) - set(keys)):
+        raise ConfigError(f"{where} has no key {unknown[0]}; its keys are {', '.join(keys)}")
+    return Limits(*(_count(section, key, where) for key in keys))
+
+
+def _auditing(access: dict[str, Any], where: str) -> Auditing:
+    return Auditing(
+        audit=_word(access, "Audit", AUDIT_MODES, where),
+        audit_directory=_directory(access, "AuditDirectory", AUDIT_DIRECTORY, where),
+        recording=_word(access, "Recording", RECORDING_MODES, where),
+        recording_directory=_directory(access, "RecordingDirectory", RECORDING_DIRECTORY, where),
+    )
+
+
+def _word(section: dict[str, Any], key: str, words: tuple[str, ...], where: str) -> str:
+    value = section.get(key, "off")
+    if isinstance(value, bool):  # YAML reads a bare on or off as a truth value
+        value = "on" if value else "off"
+    if value not in words:
+        raise ConfigError(f"{where}.{key} is {value!r}; it must be one of {', '.join(words)}")
+    return str(value)
+
+
+def _directory(section: dict[str, Any], key: str, default: str, where: str) -> Path:
+    value = section.get(key, default)
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise ConfigError(f"{where}.{key} is {value!r}; it must be an absolute path")
+    return Path(value)
 
 
 def _url(value: str, where: str) -> str:
