@@ -99,7 +99,9 @@ def level(call: Call, record: Record) -> int:
 
 def find(call: Call, model: type[R], uuid: str, needed: int = READ) -> R:
     """Return a record; raise :class:`NotFound` or, when reading is all that is allowed, :class:`Forbidden`."""
-    record = call.session.scalar(select(model).where(model.uuid == uuid, readable(call, model)))
+    record = None
+    if uuids.kind(uuid):  # other text may have what a database cannot even compare with
+        record = call.session.scalar(select(model).where(model.uuid == uuid, readable(call, model)))
     if record is None:
         kind = singular(model).replace("_", " ")
         shown = uuid if uuids.kind(uuid) else f"{uuid[:40]!r} (which is not a UUID)"

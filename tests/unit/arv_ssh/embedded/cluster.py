@@ -27,18 +27,22 @@ WORK: dict[str, Any] = {
 }
 
 
-def cluster_config(directory: Path) -> ClusterConfig:
-    """Return the config of a cluster whose database is in ``directory``."""
-    database = f"sqlite:///{directory}/db.sqlite"
+def sqlite_url(directory: Path) -> str:
+    """Return the URL of a database in ``directory``."""
+    return f"sqlite:///{directory}/db.sqlite"
+
+
+def cluster_config(database: str) -> ClusterConfig:
+    """Return the config of a cluster with the database at a URL."""
     return parse("zzzzz", {"SystemRootToken": ROOT_TOKEN, "EmbeddedAPI": {"Database": database}})
 
 
 class Cluster:
     """The API, and a client for each of its users."""
 
-    def __init__(self, directory: Path) -> None:
-        self.database = directory / "db.sqlite"
-        self.api = EmbeddedApi(cluster_config(directory))
+    def __init__(self, database: str) -> None:
+        self.database = database
+        self.api = EmbeddedApi(cluster_config(database))
         self.root = self.client(ROOT_TOKEN)
         for uuid, username in ((ADMIN, "admin"), (ACTIVE, "active"), (SPECTATOR, "spectator")):
             user = {"uuid": uuid, "username": username, "email": f"{username}@example.com"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from arv_ssh.embedded import params
 from arv_ssh.embedded.models import ContainerRequest
 from arv_ssh.errors import BadRequest
 from tests.unit.arv_ssh.embedded.cluster import Cluster
+from tests.unit.arv_ssh.embedded.conftest import fresh_database
 
 JSON = {"content-type": "application/json; charset=utf-8"}
 
@@ -57,13 +57,13 @@ def test_attributes_beside_parameters() -> None:
     assert params.attributes({"group": '{"name": "y"}', "name": "x"}, "group") == {"name": "y"}
 
 
-@pytest.fixture(scope="module")
-def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def fuzzed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Give one cluster to all examples of a fuzz test."""
-    directory: Path = tmp_path_factory.mktemp("fuzz")
-    cluster = Cluster(directory)
-    yield cluster
-    cluster.api.close()
+    with fresh_database(request, tmp_path_factory.mktemp("fuzz")) as database:
+        cluster = Cluster(database)
+        yield cluster
+        cluster.api.close()
 
 
 def accepted(answer: Any) -> bool:

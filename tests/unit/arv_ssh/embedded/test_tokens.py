@@ -148,6 +148,7 @@ def test_inactive_user(cluster: Cluster) -> None:
         cluster.active.list("containers")
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_no_usable_token_in_the_database(cluster: Cluster, tmp_path: Path) -> None:
     """The database's files hold no token, of users, of containers, or the cluster's own, in any form."""
     uuid = cluster.container("Locked")
