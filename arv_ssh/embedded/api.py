@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from arv_ssh.config import ClusterConfig
 from arv_ssh.embedded import params, tokens
 from arv_ssh.embedded.call import Call, root_user_uuid
-from arv_ssh.embedded.models import Base, User
+from arv_ssh.embedded.models import User
 from arv_ssh.embedded.routes import Fields, Request
 from arv_ssh.embedded.store import Store
 from arv_ssh.errors import ConfigError, HttpError
@@ -43,7 +43,7 @@ class EmbeddedApi:
         if not config.database:
             raise ConfigError(f"Clusters.{config.cluster_id}.EmbeddedAPI.Database is not set; name a file there")
         self._config = config
-        self._store = Store(config.database, Base.metadata)
+        self._store = Store(config.database)
         self._ensure_root()
 
     def _ensure_root(self) -> None:

@@ -1,7 +1,7 @@
 """The tables of the embedded API: one class a resource, with the attributes that Arvados gives it.
 
 Owns names and types of attributes, and what of a record is computed or never shown. Knows no rule about who may change
-what; portable over SQLAlchemy's databases.
+what; portable over SQLAlchemy's databases. A change here needs a step in :mod:`arv_ssh.embedded.migrations`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, Index, Text
+from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, Index, Text, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
@@ -48,8 +48,8 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-def _dict() -> Mapped[dict[str, Any]]:
-    return mapped_column(JSON, default=dict, info={"shape": dict})
+def _dict(**options: Any) -> Mapped[dict[str, Any]]:
+    return mapped_column(JSON, default=dict, info={"shape": dict}, **options)
 
 
 def _list(*items: str) -> Mapped[list[Any]]:
@@ -59,7 +59,11 @@ def _list(*items: str) -> Mapped[list[Any]]:
 class Base(DeclarativeBase):
     """What all tables share."""
 
-    type_annotation_map = {str: Text, datetime: UtcDateTime}
+    type_annotation_map = {
+        # Sorted and compared by code point in every database, whatever the server's locale.
+        str: Text().with_variant(Text(collation="C"), "postgresql"),
+        datetime: UtcDateTime,
+    }
 
 
 class Record(Base):
@@ -173,6 +177,7 @@ class Container(Record):
     output_storage_classes: Mapped[list[str]] = _list("default")
     priority: Mapped[int] = mapped_column(default=0)
     progress: Mapped[float | None]
+    properties: Mapped[dict[str, Any]] = _dict(server_default=text("'{}'"))
     runtime_constraints: Mapped[dict[str, Any]] = _dict()
     runtime_status: Mapped[dict[str, Any]] = _dict()
     runtime_user_uuid: Mapped[str | None]

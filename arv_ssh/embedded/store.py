@@ -12,12 +12,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import MetaData
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from arv_ssh.embedded import postgresql, sqlite
+from arv_ssh.embedded import migrations, postgresql, sqlite
 from arv_ssh.errors import ConfigError, Unavailable, Unprocessable
 from arv_ssh.log import event as log_event
 
@@ -30,25 +29,34 @@ _ENGINES = {"sqlite": sqlite.engines, "postgresql": postgresql.engines, "postgre
 
 
 class Store:
-    """A database with the tables of ``metadata``, created when they are not there yet. Thread-safe.
+    """A database with the newest schema, made or brought up to it now. Thread-safe.
 
     Not to be taken through a fork: two processes would speak on one connection. Workers open their own after forking.
     """
 
-    def __init__(self, url: str, metadata: MetaData) -> None:
+    def __init__(self, url: str) -> None:
         parsed = _parse(url)
         self._readers, self._writer = _ENGINES[parsed.get_backend_name()](parsed, WRITER_TIMEOUT)
         self._writing = threading.Lock()
-        where = _shown(parsed)
+        try:
+            self._migrate(parsed)
+        except BaseException:
+            self.close()
+            raise
+
+    def _migrate(self, url: URL) -> None:
+        where = _shown(url)
         try:
             with self._writer.begin() as connection:
-                metadata.create_all(connection)
+                migrations.migrate(connection)
         except OperationalError as error:
-            if parsed.get_backend_name() == "sqlite":
+            if url.get_backend_name() == "sqlite":
                 raise ConfigError(f"cannot use the database {where}: {_cause(error)}") from error
             raise Unavailable(f"cannot use the database {where} now: {_cause(error)}") from error
         except SQLAlchemyError as error:
             raise ConfigError(f"cannot use the database {where}: {_cause(error)}") from error
+        except ConfigError as error:
+            raise ConfigError(f"cannot use the database {where}: {error}") from error
 
     @contextmanager
     def read(self) -> Iterator[Session]:

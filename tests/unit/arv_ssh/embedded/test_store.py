@@ -14,7 +14,6 @@ from sqlalchemy import inspect, text
 
 from arv_ssh.embedded import store as store_module
 from arv_ssh.embedded.api import EmbeddedApi
-from arv_ssh.embedded.models import Base
 from arv_ssh.embedded.store import Store
 from arv_ssh.errors import ConfigError, Unavailable, Unprocessable
 from tests.unit.arv_ssh.embedded.cluster import ROOT_TOKEN, Cluster, cluster_config
@@ -67,7 +66,7 @@ def test_acknowledged_writes_survive_kill(database: str) -> None:
 
 def test_settings_of_sqlite(tmp_path: Path) -> None:
     """The database is WAL, written through to the disk, and checks its references."""
-    store = Store(f"sqlite:///{tmp_path}/db.sqlite", Base.metadata)
+    store = Store(f"sqlite:///{tmp_path}/db.sqlite")
     with store.read() as session:
         names = ("journal_mode", "synchronous", "foreign_keys")
         assert [session.scalar(text(f"PRAGMA {name}")) for name in names] == ["wal", 2, 1]
@@ -110,7 +109,7 @@ def test_two_processes_share_a_database(cluster: Cluster, database: str) -> None
 
 def test_failed_write_leaves_nothing(database: str) -> None:
     """An exception inside a write undoes all of it, and the next writer is not held up."""
-    store = Store(database, Base.metadata)
+    store = Store(database)
     with pytest.raises(RuntimeError), store.write() as session:
         session.execute(text("CREATE TABLE half (x INTEGER)"))
         raise RuntimeError
@@ -121,7 +120,7 @@ def test_failed_write_leaves_nothing(database: str) -> None:
 
 def test_reader_is_not_held_up(database: str) -> None:
     """While a writer is at work, readers see what was there before."""
-    store = Store(database, Base.metadata)
+    store = Store(database)
     with store.write() as writing:
         writing.execute(text("CREATE TABLE half (x INTEGER)"))
         with store.read() as session:
@@ -132,7 +131,7 @@ def test_reader_is_not_held_up(database: str) -> None:
 def test_busy_database(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A writer that waits too long, for a thread or for another process, is told to come back (503)."""
     monkeypatch.setattr(store_module, "WRITER_TIMEOUT", 0.1)
-    store, other = Store(database, Base.metadata), Store(database, Base.metadata)
+    store, other = Store(database), Store(database)
     entered, leave = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -155,4 +154,4 @@ def test_busy_database(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_database_that_cannot_be_written(tmp_path: Path) -> None:
     """A directory in the database's place is a sentence about the config."""
     with pytest.raises(ConfigError, match="Is a directory"):
-        Store(f"sqlite:///{tmp_path}", Base.metadata)
+        Store(f"sqlite:///{tmp_path}")
