@@ -26,6 +26,21 @@ USER = "_"
 """The SSH user name that is the image's default user."""
 
 
+@contextmanager
+def transport_over(sock: socket.socket) -> Iterator[paramiko.Transport]:
+    """Give a transport over ``sock``, and wait for its thread before the caller closes that.
+
+    ``Transport.close`` does not wait: the thread would go on to read a descriptor that is another's by then, and did.
+    """
+    transport = paramiko.Transport(sock)
+    try:
+        yield transport
+    finally:
+        transport.close()
+        transport.join(DEADLINE)
+        assert not transport.is_alive()
+
+
 class Way:
     """The way into one container, as the cluster's ssh_config describes it."""
 
@@ -70,7 +85,7 @@ class Way:
     @contextmanager
     def by_paramiko(self) -> Iterator[paramiko.Transport]:
         """Connect with paramiko and log in with the method none."""
-        with self.socket() as sock, paramiko.Transport(sock) as transport:
+        with self.socket() as sock, transport_over(sock) as transport:
             transport.start_client(timeout=DEADLINE)
             transport.auth_none(USER)
             yield transport

@@ -18,7 +18,7 @@ import paramiko
 import pytest
 
 from crunch_sshd.connection import CIPHERS, KEX, MACS
-from tests.integration.clients import USER, Way, with_credential
+from tests.integration.clients import USER, Way, transport_over, with_credential
 from tests.integration.conftest import Ssh
 from tests.integration.embedded_cluster import EmbeddedCluster
 from tests.integration.terminal import TerminalSession
@@ -171,7 +171,7 @@ class TestParamiko:
 
     def test_password(self, cluster: EmbeddedCluster, debian: str) -> None:
         """A client of one's own logs in with the credential of the controller's answer; with another it does not."""
-        with with_credential(cluster, debian) as (sock, credential), paramiko.Transport(sock) as transport:
+        with with_credential(cluster, debian) as (sock, credential), transport_over(sock) as transport:
             transport.start_client(timeout=DEADLINE)
             with pytest.raises(paramiko.AuthenticationException):
                 transport.auth_password(USER, "0" * 64)

@@ -20,6 +20,7 @@ from typing import Any
 import paramiko
 import pytest
 
+from tests.integration.clients import transport_over
 from tests.integration.conftest import FOREVER
 from tests.integration.controllers import Controller, controller, new_user, submit
 from tests.integration.embedded_cluster import EmbeddedCluster
@@ -349,14 +350,12 @@ class TestSshLayer:
         front = Controller(facts["api_host"], cluster.directory.ca, "", cluster.directory.log)
         answer, connection = front.ask_for_session(busybox, cluster.directory.token_file("active").read_text().strip())
         assert answer.status == 101 and answer.trailing == b""
-        with closing(connection):
-            transport = paramiko.Transport(connection)
+        with closing(connection), transport_over(connection) as transport:
             transport.start_client(timeout=DEADLINE)
             shown = transport.get_remote_server_key()
             assert answer.headers["x-arvados-ssh-host-key"].split()[1] == shown.get_base64()
             transport.auth_none("_")
             yield transport
-            transport.close()
 
     def test_second_program_on_a_channel(self, transport: paramiko.Transport) -> None:
         """A second program on one channel is refused, and the first one is not disturbed."""
@@ -394,15 +393,13 @@ def test_password(cluster: EmbeddedCluster, busybox: str) -> None:
     for right in (True, False):
         answer, connection = front.ask_for_session(busybox, token)
         credential = answer.headers["x-arvados-ssh-user-credential"] if right else "0" * 64
-        with closing(connection):
-            transport = paramiko.Transport(connection)
+        with closing(connection), transport_over(connection) as transport:
             transport.start_client(timeout=DEADLINE)
             if right:
                 assert transport.auth_password("_", credential) == []
             else:
                 with pytest.raises(paramiko.AuthenticationException):
                     transport.auth_password("_", credential)
-            transport.close()
 
 
 def test_gateway_gone(cluster: EmbeddedCluster, home: Path) -> None:

@@ -22,6 +22,7 @@ import pytest
 from crunch_sshd import enter
 from crunch_sshd.host_container import HostContainer
 from crunch_sshd.runtimes import Account
+from tests.integration.clients import transport_over
 from tests.integration.conftest import FOREVER, Ssh
 from tests.integration.embedded_cluster import EmbeddedCluster, docker, docker_container
 from tests.timing import DEADLINE, wait_for
@@ -77,13 +78,12 @@ class Place:
         command = [{"%r": user, "%h": self.uuid}.get(word, word) for word in words]
         process = subprocess.Popen(command, stdin=theirs, stdout=theirs)
         theirs.close()
-        transport = paramiko.Transport(ours)
         try:
-            transport.start_client(timeout=DEADLINE)
-            transport.auth_none(user)
-            yield transport
+            with transport_over(ours) as transport:
+                transport.start_client(timeout=DEADLINE)
+                transport.auth_none(user)
+                yield transport
         finally:
-            transport.close()
             ours.close()
             process.wait(DEADLINE)
 
