@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from typing import NoReturn
 
+from arv_ssh.client import controller, settings
 from arv_ssh.errors import ArvSshError, UsageError
-from proxycommand import arguments, controller, known_hosts, settings, ssh_config
+from proxycommand import arguments, known_hosts, ssh_config
 from proxycommand.ssh_proxy import unvouched
 
 USAGE = (

@@ -10,9 +10,10 @@ import os
 import signal
 import sys
 
+from arv_ssh.client import controller, settings
+from arv_ssh.client.relay import Relay
 from arv_ssh.errors import UsageError
-from proxycommand import arguments, controller, known_hosts, settings
-from proxycommand.relay import Relay
+from proxycommand import arguments, known_hosts
 
 USAGE = (
     "usage: arvados-client ssh-proxy [--user NAME] [--settings FILE] [--known-hosts-dir DIR]"

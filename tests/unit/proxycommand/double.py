@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from arv_ssh import tls
-from proxycommand.settings import Settings
+from arv_ssh.client.settings import Settings
 
 TOKEN = "v2/zzzzz-gj3su-077z32aux8dg2s1/secretofactiveuser"
 UNIT = 10.0

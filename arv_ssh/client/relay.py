@@ -14,8 +14,8 @@ import ssl
 import stat
 import sys
 
+from arv_ssh.client.transport import BUFFER_SIZE, Connection
 from arv_ssh.errors import BadGateway
-from proxycommand.transport import BUFFER_SIZE, Connection
 
 CHECK_INTERVAL = 5.0
 """Seconds of silence after which the peer's signs of life are looked at."""

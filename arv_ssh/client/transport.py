@@ -13,9 +13,9 @@ import ssl
 import time
 
 from arv_ssh import tls
+from arv_ssh.client.settings import Settings
 from arv_ssh.errors import ArvSshError, BadGateway, ConfigError, GatewayTimeout, Unavailable
 from arv_ssh.upgrade import UpgradeAnswer
-from proxycommand.settings import Settings
 
 CONNECT_TIMEOUT = 20.0
 """Seconds for TCP and TLS together, all addresses of the host included."""

@@ -15,7 +15,7 @@ from arv_ssh.errors import NotFound, Unavailable, UsageError
 from arv_ssh.upgrade import quote
 
 if TYPE_CHECKING:
-    from proxycommand.controller import Controller
+    from arv_ssh.client.controller import Controller
 
 LOOKED_AT = 100
 """Requests of the name that are looked at, the newest: an answer of more would be cut."""

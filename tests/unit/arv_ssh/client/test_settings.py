@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from arv_ssh.client import settings
 from arv_ssh.errors import ConfigError
-from proxycommand import settings
 
 A = {"ARVADOS_API_HOST": "a.example.org", "ARVADOS_API_TOKEN": "token-a"}
 

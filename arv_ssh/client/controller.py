@@ -6,11 +6,11 @@ Owns the requests and the sentences for their refusals. Knows nothing of descrip
 from __future__ import annotations
 
 from arv_ssh import __version__, uuids
+from arv_ssh.client import request_id
+from arv_ssh.client.settings import Settings
+from arv_ssh.client.transport import Connection, dial, exchange
 from arv_ssh.errors import BadGateway, GatewayTimeout, HttpError, NotFound, Unavailable, from_status
 from arv_ssh.upgrade import UpgradeAnswer, plain_request, quote, request
-from proxycommand import request_id
-from proxycommand.settings import Settings
-from proxycommand.transport import Connection, dial, exchange
 
 TYPE_CHECKING = False  # type checkers know the name without typing, which takes 4 ms to import
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Session:
 class Controller:
     """The controller that ``settings`` lead to. All that one object asks has the same request id.
 
-    ``watch`` as in :func:`proxycommand.transport.dial`.
+    ``watch`` as in :func:`arv_ssh.client.transport.dial`.
     """
 
     def __init__(self, settings: Settings, watch: int | None = None) -> None:
@@ -65,7 +65,7 @@ class Controller:
         request without a container.
         """
         if target.endswith(NAME_SUFFIX):
-            from proxycommand import names
+            from arv_ssh.client import names
 
             return names.find(self, target.removesuffix(NAME_SUFFIX))
         if uuids.is_container(uuids.check_target(target)):
