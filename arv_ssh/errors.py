@@ -6,7 +6,8 @@
     └── HttpError             an answer of section "Errors" of the wire description; carries its HTTP status
         ├── BadRequest 400       ├── Unauthorized 401   ├── Forbidden 403     ├── NotFound 404
         ├── MethodNotAllowed 405 ├── ContainerEnded 410 ├── Unprocessable 422 ├── TooManySessions 429
-        ├── RequestTooLarge 431  ├── BadGateway 502     ├── Unavailable 503   └── GatewayTimeout 504
+        ├── RequestTooLarge 431  ├── ClientClosed 499   ├── BadGateway 502    ├── Unavailable 503
+        └── GatewayTimeout 504
 
 Owns what a user sees: the message is one sentence that names the thing, its state and the next step. It never holds a
 token or a secret. This module must not know how a message reaches the user.
@@ -96,6 +97,12 @@ class RequestTooLarge(HttpError):
     status = 431
 
 
+class ClientClosed(HttpError):
+    """The client left before it had its answer; nobody is told but logs (the number is nginx's)."""
+
+    status = 499
+
+
 class BadGateway(HttpError):
     """The next hop refused, failed its proofs, or answered nonsense."""
 
@@ -118,7 +125,7 @@ _BY_STATUS: dict[int, type[HttpError]] = {
     cls.status: cls
     for cls in (
         BadRequest, Unauthorized, Forbidden, NotFound, MethodNotAllowed, ContainerEnded, Unprocessable,
-        TooManySessions, RequestTooLarge, BadGateway, Unavailable, GatewayTimeout,
+        TooManySessions, RequestTooLarge, ClientClosed, BadGateway, Unavailable, GatewayTimeout,
     )
 }  # fmt: skip
 

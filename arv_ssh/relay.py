@@ -47,7 +47,7 @@ class RelayEnd(asyncio.Protocol):
         self.ended = True
         if self.other.transport is not None:
             self.other.transport.write_eof()
-        self._relay.direction_ended()
+        self._relay.direction_ended(self)
         return True
 
     def pause_writing(self) -> None:
@@ -59,7 +59,7 @@ class RelayEnd(asyncio.Protocol):
             self.other.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._relay.side_lost(exc)
+        self._relay.side_lost(self, exc)
 
 
 class Relay:
@@ -68,7 +68,7 @@ class Relay:
     ``a`` is an open, paused transport. The other side is given by :meth:`join`, or connects with the protocol ``b``
     (``loop.create_connection(lambda: relay.b, …)``), so that not a byte can come before there is somebody to take it.
     ``early_a`` and ``early_b`` are bytes already read from each. ``done`` is called once, with the error that ended
-    the relay or None, when both sides are closed.
+    the relay or None, when both sides are closed; ``first_to_end`` is then the side whose EOF or loss came first.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class Relay:
         self._done = done
         self._open = 2
         self._error: Exception | None = None
+        self.first_to_end: RelayEnd | None = None
         a.set_protocol(self.a)
         self.a.connection_made(a)
 
@@ -103,13 +104,15 @@ class Relay:
         """Say whether a side is lost already: one that comes after that has nobody to talk to."""
         return self._open < 2
 
-    def direction_ended(self) -> None:
+    def direction_ended(self, end: RelayEnd) -> None:
         """Note an EOF (called by an end); the second one closes both sides."""
+        self.first_to_end = self.first_to_end or end
         if self.a.ended and self.b.ended:
             self.close()
 
-    def side_lost(self, exc: Exception | None) -> None:
+    def side_lost(self, end: RelayEnd, exc: Exception | None) -> None:
         """Note that a side is gone (called by an end); the other one gets what is on its way and is closed."""
+        self.first_to_end = self.first_to_end or end
         self._error = self._error or exc
         self._open -= 1
         if self._open:

@@ -16,6 +16,7 @@ from arv_ssh import credentials, tls
 from arv_ssh.api.client import ApiClient
 from arv_ssh.api.in_process import InProcessAdapter
 from arv_ssh.config import ClusterConfig
+from arv_ssh.controller.sessions import Sessions
 from arv_ssh.controller.shell import PATH, ShellEndpoint
 from arv_ssh.embedded.api import EmbeddedApi
 from arv_ssh.errors import ConfigError, NotFound, Unauthorized
@@ -30,13 +31,14 @@ BACKLOG = 1024
 
 
 class Controller:
-    """One cluster's controller in one event loop."""
+    """One cluster's controller in one event loop. ``sessions`` are those open now, and take observers."""
 
     def __init__(self, config: ClusterConfig) -> None:
         self._config = config
         self._embedded = EmbeddedApi(config) if config.api is None else None
         self._pool = ThreadPoolExecutor(EMBEDDED_THREADS, thread_name_prefix="embedded")
-        self._shell = ShellEndpoint(config, _api_client(config, self._embedded))
+        self.sessions = Sessions()
+        self._shell = ShellEndpoint(config, _api_client(config, self._embedded), self.sessions)
         self._server: asyncio.Server | None = None
 
     async def start(self, listener: socket.socket) -> None:

@@ -7,7 +7,6 @@ are :mod:`arv_ssh.access`'s, the proofs :mod:`arv_ssh.controller.gateways`'s, th
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +18,10 @@ from arv_ssh import access, credentials, session_token
 from arv_ssh.api.client import ApiClient
 from arv_ssh.config import ClusterConfig
 from arv_ssh.controller import gateways
-from arv_ssh.errors import BadGateway, BadRequest, Forbidden, HttpError, Unauthorized
+from arv_ssh.controller.sessions import Attempt, LiveSession, Sessions, peer_address
+from arv_ssh.errors import BadGateway, BadRequest, ClientClosed, Forbidden, HttpError, Unauthorized
 from arv_ssh.http_server import Request, Upgrade
-from arv_ssh.log import event
-from arv_ssh.relay import Relay
 from arv_ssh.session_token import Session
-
-logger = logging.getLogger(__name__)
 
 PATH = re.compile(r"/arvados/v1/(?:containers/([^/]+)/ssh|connect/([^/]+)/ssh)")
 """The endpoint's two names; the second is what older Arvados clients ask for."""
@@ -43,34 +39,64 @@ class Grant:
 
 
 class ShellEndpoint:
-    """The shell endpoint of one cluster. ``api`` is asked as the user and as root; its token is not used by itself."""
+    """The shell endpoint of one cluster. ``api`` is asked as the user and as root; its token is not used by itself.
 
-    def __init__(self, config: ClusterConfig, api: ApiClient) -> None:
+    Each request is told to ``sessions``: it comes to a session there, or is refused.
+    """
+
+    def __init__(self, config: ClusterConfig, api: ApiClient, sessions: Sessions) -> None:
         self._config = config
         self._api = api
         self._root = api.with_token(config.system_root_token)
         self._pool = ThreadPoolExecutor(API_THREADS, thread_name_prefix="api")
-        self._relays: set[Relay] = set()
+        self._sessions = sessions
 
     async def handle(self, uuid: str, request: Request) -> Upgrade:
         """Answer one request for a session with an upgrade, or raise the error to answer with."""
+        login_username = request.form().get("login_username", "")
+        attempt = Attempt(request.request_id, uuid, login_username, peer_address(request))
+        try:
+            return await self._begin(attempt, request)
+        except HttpError as error:
+            self._sessions.refused(attempt, error)
+            raise
+        except asyncio.CancelledError:
+            self._sessions.refused(attempt, ClientClosed("the client left before it had its answer"))
+            raise
+        except Exception as error:
+            self._sessions.refused(attempt, HttpError(f"the controller failed: {type(error).__name__}"))
+            raise
+
+    async def _begin(self, attempt: Attempt, request: Request) -> Upgrade:
         if request.method != "POST":
             raise BadRequest("the shell endpoint takes POST")
         if request.headers.get("upgrade", "").lower() != "ssh":
             raise BadRequest("the shell endpoint needs the header Upgrade: ssh; use arvados-client ssh-proxy")
-        grant = await self._in_thread(self._authorize, uuid, request.token())
-        form = request.form()
+        uuid = attempt.container_uuid
+        grant = await self._in_thread(self._authorize, attempt, request.token())
         session = Session(
             container_uuid=uuid,
             exp=int(time.time()) + session_token.LIFETIME,
-            login_username=form.get("login_username", ""),
+            login_username=attempt.login_username,
             request_id=request.request_id,
             user_uuid=grant.user_uuid,
         )
         secret = credentials.container_secret(self._config.system_root_token, uuid)
-        target = gateways.Target(secret, grant.container["gateway_address"], session, form.get("detach_keys", ""))
-        connection = await gateways.connect(target)
+        gateway_address, detach_keys = grant.container["gateway_address"], request.form().get("detach_keys", "")
+        live = LiveSession(
+            request_id=attempt.request_id,
+            container_uuid=uuid,
+            user_uuid=grant.user_uuid,
+            login_username=attempt.login_username,
+            peer=attempt.peer,
+            started=attempt.started,
+            token=request.token(),
+            gateway_address=gateway_address,
+        )
+        attempt.session_id = live.id
+        connection = await gateways.connect(gateways.Target(secret, gateway_address, session, detach_keys))
         try:
+            await self._sessions.opening(live)
             await self._in_thread(self._mark, grant.container)
         except BaseException:
             connection.transport.abort()
@@ -78,17 +104,19 @@ class ShellEndpoint:
         if connection.transport.is_closing():
             raise BadGateway(f"the gateway of container {uuid} went away; try again")
         headers = _credential_headers(connection, secret, session)
-        return Upgrade("ssh", headers, partial(self._relay, connection, session))
+        return Upgrade("ssh", headers, partial(self._relay, connection, live))
 
     async def _in_thread(self, call: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
 
-    def _authorize(self, uuid: str, token: str) -> Grant:
+    def _authorize(self, attempt: Attempt, token: str) -> Grant:
         access.check_enabled(self._config.shell_access)
         if not token:
             raise Unauthorized("no API token was sent; set ARVADOS_API_TOKEN to a token of this cluster")
         as_user = self._api.with_token(token)
         user = as_user.current_user()
+        attempt.user_uuid = user["uuid"]
+        uuid = attempt.container_uuid
         if "all" not in as_user.get("api_client_authorizations", "current")["scopes"]:
             raise Forbidden("this token is limited to some requests, and entering containers is none of them")
         container = as_user.get("containers", uuid)
@@ -116,35 +144,13 @@ class ShellEndpoint:
             raise BadGateway(f"container {container['uuid']} could not be marked as entered: {error}") from error
 
     def _relay(
-        self, connection: gateways.GatewayConnection, session: Session, client: asyncio.Transport, early: bytes
+        self, connection: gateways.GatewayConnection, live: LiveSession, client: asyncio.Transport, early: bytes
     ) -> None:
-        started = time.monotonic()
-        fields: dict[str, Any] = {
-            "request_id": session.request_id,
-            "container_uuid": session.container_uuid,
-            "user_uuid": session.user_uuid,
-            "login_username": session.login_username,
-        }
-        event(logger, "session opened", **fields)
-
-        def done(relay: Relay, error: Exception | None) -> None:
-            self._relays.discard(relay)
-            end: dict[str, Any] = {
-                "seconds": round(time.monotonic() - started, 3),
-                "bytes_from_client": relay.a.received,
-                "bytes_to_client": relay.b.received,
-                "error": str(error) if error else None,
-            }
-            event(logger, "session closed", **fields, **end)
-
-        relay = Relay(client, early_a=early, early_b=connection.early, done=done)
-        self._relays.add(relay)
-        relay.join(connection.transport)
+        self._sessions.run(live, (client, early), (connection.transport, connection.early))
 
     def close(self) -> None:
         """End all sessions and the API threads."""
-        for relay in list(self._relays):
-            relay.close()
+        self._sessions.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
