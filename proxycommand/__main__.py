@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 
+from arv_ssh.client.messages import tell
 from arv_ssh.errors import ArvSshError, UsageError
 
 USAGE = """usage: arvados-client COMMAND [OPTIONS]
@@ -30,10 +31,7 @@ def main() -> int:
         message = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
     except KeyboardInterrupt:
         return 130
-    try:
-        print(f"arvados-client: {' '.join(message.split())}", file=sys.stderr, flush=True)
-    except OSError:
-        pass  # nobody reads stderr any more; the exit code still says it
+    tell(message)
     return FAILED
 
 

@@ -15,10 +15,10 @@ from arv_ssh.errors import ArvSshError, BadGateway
 _PUBLIC_KEY = re.compile(r"[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,2}")
 
 
-def cache_dir() -> str:
+def cache_dir(name: str = "known_hosts") -> str:
     """Return the directory that a generated ssh_config names: it is there in every kind of login."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(base, "arvados", "known_hosts")
+    return os.path.join(base, "arvados", name)
 
 
 def default_dir() -> str:
@@ -40,7 +40,7 @@ def record(directory: str, host: str, public_key: str) -> None:
     path = os.path.join(directory, host)
     temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
     try:
-        _make_private(directory)
+        make_private(directory)
         _write(temporary, line)
         os.replace(temporary, path)
     except OSError as error:
@@ -49,11 +49,12 @@ def record(directory: str, host: str, public_key: str) -> None:
         ) from error
 
 
-def _make_private(directory: str) -> None:
+def make_private(directory: str) -> None:
+    """Have ``directory``, the user's own and closed to others."""
     os.makedirs(directory, mode=0o700, exist_ok=True)
     status = os.stat(directory)
     if hasattr(os, "getuid") and status.st_uid != os.getuid():
-        raise ArvSshError(f"the directory {directory} is another user's; name one of yours with --known-hosts-dir")
+        raise ArvSshError(f"the directory {directory} is another user's; name one of yours (ssh-config --help)")
     if status.st_mode & 0o077:
         os.chmod(directory, 0o700)
 

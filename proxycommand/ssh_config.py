@@ -7,39 +7,51 @@ quotes and % expansion.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
 
 import config_templates
+from arv_ssh.client.messages import tell
 from arv_ssh.errors import UsageError
 from proxycommand import arguments, known_hosts
 
 USAGE = (
-    "usage: arvados-client ssh-config [--settings FILE] [--known-hosts-dir DIR]"
+    "usage: arvados-client ssh-config [--cluster ID] [--settings FILE] [--known-hosts-dir DIR] [--no-control-master]"
     " [--output-dir DIR | --install [--dry-run] | --uninstall [--dry-run]]"
 )
 _COMMAND = "arvados-client"
+_VALUED = ("--cluster", "--settings", "--known-hosts-dir", "--output-dir")
 _INSTALLING = ("--install", "--uninstall", "--dry-run")
+_FLAGS = ("--help", "--no-control-master", *_INSTALLING)
+_CLUSTER_ID = re.compile(r"[0-9a-z]{5}")
+
+LONGEST_CONTROL_DIRECTORY = 103 - len("/") - 40 - len(".0123456789abcdef")
+"""Bytes of a control socket's directory: macOS takes 103 for a socket's path; ssh adds a hash of 40 and, while it makes
+the socket, a suffix of 17. Linux takes 4 more."""
 
 
 def run(argv: list[str]) -> int:
     """Print the block, or write it to ``ssh_config`` in the directory of --output-dir, or install it in ~/.ssh."""
-    valued, flags = ("--settings", "--known-hosts-dir", "--output-dir"), ("--help", *_INSTALLING)
-    given = arguments.read(argv, valued, flags, usage=USAGE)
+    given = arguments.read(argv, _VALUED, _FLAGS, usage=USAGE)
     if "--help" in given.flags:
         print(USAGE)
         return 0
     if given.words:
         raise UsageError(f"ssh-config takes no {given.words[0]!r}; {USAGE}")
-    output = given.values["--output-dir"]
-    _check_together(given.flags, output)
+    output, cluster = given.values["--output-dir"], given.values["--cluster"]
+    installing = given.flags & set(_INSTALLING)
+    _check_together(installing, output)
+    if cluster and not _CLUSTER_ID.fullmatch(cluster):
+        raise UsageError(f"{cluster!r} is no cluster's id: give the five characters that its UUIDs begin with")
     directory = given.values["--known-hosts-dir"] or (
         os.path.join(output, "known_hosts") if output else known_hosts.cache_dir()
     )
-    text = block(given.values["--settings"], directory)
-    if given.flags:
-        _install(given.flags, text)
+    control_dir = "" if "--no-control-master" in given.flags else known_hosts.cache_dir("cm")
+    text = block(given.values["--settings"], directory, cluster=cluster, control_dir=control_dir)
+    if installing:
+        _install(installing, cluster, text)
     elif output:
         _replace(Path(output, "ssh_config"), text)
     else:
@@ -54,30 +66,73 @@ def _check_together(flags: set[str], output: str) -> None:
         raise UsageError(f"--dry-run goes with --install or --uninstall; {USAGE}")
 
 
-def _install(flags: set[str], text: str) -> None:
-    from proxycommand.ssh_install import SshDirectory
+def _install(flags: set[str], cluster: str, text: str) -> None:
+    from proxycommand.ssh_install import SshDirectory, read_by_ssh
 
-    place, dry_run = SshDirectory(), "--dry-run" in flags
+    place, dry_run = SshDirectory(cluster=cluster), "--dry-run" in flags
     change = place.uninstall(dry_run=dry_run) if "--uninstall" in flags else place.install(text, dry_run=dry_run)
     if dry_run:
         sys.stdout.write(change)
     else:
         print(f"{place.config} {'changed' if change else 'is as it should be already'}", file=sys.stderr)
+    if not read_by_ssh(place.directory):
+        tell(f"ssh does not read {place.config}: HOME is not this account's home; use ssh -F {place.config}")
 
 
-def block(settings_file: str, known_hosts_dir: str, detach_keys: str = "") -> str:
-    """Return the template filled in with absolute paths; an empty ``settings_file`` means the user's own settings."""
+def block(
+    settings_file: str, known_hosts_dir: str, detach_keys: str = "", *, cluster: str = "", control_dir: str = ""
+) -> str:
+    """Return the template filled in with absolute paths; an empty ``settings_file`` means the user's own settings.
+
+    ``cluster`` limits the block to that cluster's containers. Without ``control_dir``, where ssh's control sockets are,
+    no connection is shared.
+    """
     directory = os.path.abspath(known_hosts_dir)
+    hosts = _hosts(cluster)
     command = [*own_command(), "ssh-proxy"]
     if settings_file:
         command += ["--settings", os.path.abspath(settings_file)]
     command += ["--known-hosts-dir", directory]
     if detach_keys:
         command += ["--detach-keys", detach_keys]
+    control_master = _control_master(control_dir, hosts) if control_dir else ""
+    if control_master:
+        command += ["--control-dir", os.path.abspath(control_dir)]
     # In quotes, for the login name is the user's text and goes through a shell.
     proxy = " ".join(shlex.quote(word).replace("%", "%%") for word in command) + " --user '%r' '%h'"
-    template = Path(config_templates.__file__).with_name("ssh_config").read_text(encoding="utf-8")
-    return template.replace("@PROXY_COMMAND@", proxy).replace("@KNOWN_HOSTS_FILE@", _quoted(directory, "%h"))
+    filled = {
+        "@CONTROL_MASTER@\n": control_master,
+        "@HOSTS@": " ".join(hosts),
+        "@PROXY_COMMAND@": proxy,
+        "@KNOWN_HOSTS_FILE@": _quoted(directory, "%h"),
+    }
+    return _fill("ssh_config", filled)
+
+
+def _hosts(cluster: str) -> list[str]:
+    return [f"{cluster or '*'}-dz642-*", f"{cluster or '*'}-xvhdp-*", f"*.{cluster}.arv" if cluster else "*.arv"]
+
+
+def _control_master(directory: str, hosts: list[str]) -> str:
+    directory = os.path.abspath(directory)
+    if len(os.fsencode(directory)) > LONGEST_CONTROL_DIRECTORY:
+        return f"# No connection is shared: sockets in {directory} would have names that are too long for the system.\n"
+    # A pipe of ssh's is found again through /proc, a terminal anywhere.
+    arrive = "test -t 2 -o -p /dev/fd/2" if sys.platform == "linux" else "test -t 2"
+    filled = {
+        "@HOSTS@": " ".join(hosts),
+        "@HOST_LIST@": ",".join(hosts),
+        "@MESSAGES_ARRIVE@": arrive,
+        "@CONTROL_PATH@": _quoted(directory, "%C"),
+    }
+    return _fill("ssh_config_control_master", filled)
+
+
+def _fill(template: str, values: dict[str, str]) -> str:
+    text = Path(config_templates.__file__).with_name(template).read_text(encoding="utf-8")
+    for name, value in values.items():
+        text = text.replace(name, value)
+    return text
 
 
 def options(text: str) -> list[str]:

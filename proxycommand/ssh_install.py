@@ -7,36 +7,56 @@ else of ``config`` stays byte for byte, its mode and a symbolic link to it inclu
 from __future__ import annotations
 
 import difflib
+import glob
 import os
+import re
 
 from arv_ssh.errors import ArvSshError
 
 OWN_NAME = "arvados.conf"
+"""The name of our own file; that of one cluster's has the cluster's id in it."""
 _MADE = b"# arvados-client made the config file that includes this one.\n"
 """In our own file, where there was no ``config`` before: then an empty one is not left behind."""
 
 
 class SshDirectory:
-    """The ssh configuration in ``directory``, usually ~/.ssh."""
+    """The ssh configuration in ``directory``, usually ~/.ssh; ours is the block of ``cluster``, or that of all."""
 
-    def __init__(self, directory: str = "") -> None:
+    def __init__(self, directory: str = "", *, cluster: str = "") -> None:
         self.directory = directory or os.path.join(os.path.expanduser("~"), ".ssh")
         self.config = os.path.join(self.directory, "config")
-        self.own = os.path.join(self.directory, OWN_NAME)
+        self.own = os.path.join(self.directory, f"arvados-{cluster}.conf" if cluster else OWN_NAME)
+        self._for_all = not cluster
         # Unquoted where it can be: what completes host names in a shell follows only such a line.
         path = f'"{self.own}"' if any(letter.isspace() for letter in self.own) else self.own
         self._include = f"Include {path}\n".encode()
+        own = re.escape(os.fsencode(self.directory))
+        self._one_clusters = re.compile(rb'Include "?%s/arvados-[0-9a-z]{5}\.conf"?\n' % own)
 
     def install(self, block: str, *, dry_run: bool = False) -> str:
         """Have ``block`` in force, from whatever was there before; return the change as a unified diff."""
         config, own = _read(self.config), _read(self.own)
-        made = config is None or (own or b"").startswith(_MADE)
+        made = config is None or any((_read(path) or b"").startswith(_MADE) for path in self._all_own())
         text = (_MADE if made else b"") + block.encode()
         lines = (config or b"").splitlines(keepends=True)
         wanted = config or b""
         if self._include not in lines:
-            wanted = self._include + wanted
+            position = self._top(lines)
+            wanted = b"".join([*lines[:position], self._include, *lines[position:]])
         return self._apply([(self.own, own, text), (self.config, config, wanted)], dry_run)
+
+    def _all_own(self) -> list[str]:
+        return [self.own, *glob.glob(os.path.join(glob.escape(self.directory), "arvados*.conf"))]
+
+    def _top(self, lines: list[bytes]) -> int:
+        """Return where our line belongs: first, but a block for all clusters comes after those of single ones.
+
+        ssh takes the first value that it finds, so that theirs would otherwise never count.
+        """
+        position = 0
+        while self._for_all and position < len(lines) and self._one_clusters.fullmatch(lines[position]):
+            position += 1
+        return position
 
     def uninstall(self, *, dry_run: bool = False) -> str:
         """Take out what :meth:`install` put in; return the change as a unified diff."""
@@ -58,6 +78,19 @@ class SshDirectory:
             if not dry_run:
                 _write(path, after)
         return shown
+
+
+def read_by_ssh(directory: str) -> bool:
+    """Say whether ssh reads ``directory``/config by itself: it takes the account's home, whatever HOME is."""
+    try:
+        import pwd
+    except ImportError:
+        return True  # Windows, where both are the profile's directory
+    try:
+        home = pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return False  # an account without an entry: ssh itself ends with "No user exists"
+    return os.path.realpath(directory) == os.path.realpath(os.path.join(home, ".ssh"))
 
 
 def _read(path: str) -> bytes | None:
@@ -82,7 +115,7 @@ def _write(path: str, data: bytes | None) -> None:
     temporary = f"{real}.{os.getpid()}"
     try:
         if data is None:
-            return os.unlink(path)
+            return os.unlink(real)
         os.makedirs(os.path.dirname(real), mode=0o700, exist_ok=True)
         mode = os.stat(real).st_mode & 0o7777 if os.path.exists(real) else 0o600
         with open(temporary, "xb") as file:

@@ -11,15 +11,16 @@ import signal
 import sys
 
 from arv_ssh.client import controller, settings
+from arv_ssh.client.messages import tell
 from arv_ssh.client.relay import Relay
 from arv_ssh.errors import UsageError
 from proxycommand import arguments, known_hosts
 
 USAGE = (
     "usage: arvados-client ssh-proxy [--user NAME] [--settings FILE] [--known-hosts-dir DIR]"
-    " [--detach-keys KEYS] [--probe-only] HOST"
+    " [--control-dir DIR] [--detach-keys KEYS] [--probe-only] HOST"
 )
-_VALUED = ("--user", "--settings", "--known-hosts-dir", "--detach-keys")
+_VALUED = ("--user", "--settings", "--known-hosts-dir", "--control-dir", "--detach-keys")
 
 
 def run(argv: list[str]) -> int:
@@ -45,10 +46,12 @@ def run(argv: list[str]) -> int:
     if probe_only:
         session.connection.close()
         return 0
+    if given.values["--control-dir"]:
+        known_hosts.make_private(given.values["--control-dir"])
     if session.host_key:
         known_hosts.record(given.values["--known-hosts-dir"] or known_hosts.default_dir(), host, session.host_key)
     else:
-        print(f"arvados-client: {unvouched(host)}", file=sys.stderr, flush=True)
+        tell(unvouched(host))
     try:
         Relay(session.connection, 0, 1, session.first).run()
     finally:

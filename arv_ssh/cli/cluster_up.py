@@ -234,7 +234,8 @@ def _write_user_files(directory: ClusterDir, cluster: ClusterConfig, tokens: dic
         "SSL_CERT_FILE": str(directory.ca),
     }
     write_private(directory.env, "".join(f"export {name}={value}\n" for name, value in lines.items()))
-    arguments = ["ssh-config", "--settings", str(directory.env), "--output-dir", str(directory.root)]
+    own = ["--settings", str(directory.env), "--output-dir", str(directory.root)]
+    arguments = ["ssh-config", *own, "--no-control-master"]  # for tests and demos each session is one of its own
     made = subprocess.run(  # noqa: S603 - our own program
         [str(daemons.program("arvados-client")), *arguments],
         capture_output=True, text=True, timeout=START_TIMEOUT, env=daemons.environment(),

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from typing import TYPE_CHECKING, Any
 
+from arv_ssh.client.messages import tell
 from arv_ssh.errors import NotFound, Unavailable, UsageError
 from arv_ssh.upgrade import quote
 
@@ -58,11 +58,9 @@ def _choose(name: str, alive: list[dict[str, Any]]) -> dict[str, Any]:
         [request for request in alive if pattern.fullmatch(request["name"])],
     ):
         if len({request["container_uuid"] for request in same}) > 1:
-            print(
-                f"arvados-client: {name}.arv is {same[0]['uuid']}, the newest of {len(same)} that run; "
-                f"the others: {_list(same[1:])}",
-                file=sys.stderr, flush=True,
-            )  # fmt: skip
+            tell(
+                f"{name}.arv is {same[0]['uuid']}, the newest of {len(same)} that run; the others: {_list(same[1:])}"
+            )
         if same:
             return same[0]
     if len({request["container_uuid"] for request in alive}) > 1:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from arv_ssh.errors import UsageError
 from proxycommand import shell, ssh_config
+from tests.integration.terminal import TerminalSession
 from tests.unit.proxycommand.conftest import Run, Start
 from tests.unit.proxycommand.double import UNIT, Double, Peer
 from tests.unit.proxycommand.ssh_server import EchoServer
@@ -44,11 +48,12 @@ def gateway(key: paramiko.PKey | None = KEY) -> Callable[[Peer], None]:
     return script
 
 
-def write_config(server: Double, directory: Path) -> Path:
+def write_config(server: Double, directory: Path, control_dir: str = "") -> Path:
     """Write settings and ssh_config as for a cluster, and return the latter's path."""
     directory.mkdir(exist_ok=True)
     (directory / "env").write_text("".join(f"export {k}='{v}'\n" for k, v in server.environment().items()))
-    (directory / "config").write_text(ssh_config.block(str(directory / "env"), str(directory / "known hosts")))
+    text = ssh_config.block(str(directory / "env"), str(directory / "known hosts"), control_dir=control_dir)
+    (directory / "config").write_text(text)
     return directory / "config"
 
 
@@ -90,12 +95,53 @@ def test_stock_gateway_is_refused_until_accepted(double: Start, tmp_path: Path) 
     assert (code, out) == (7, b"_: x\n")
 
 
-def test_refusal_is_told_by_ssh_proxy(double: Start, tmp_path: Path) -> None:
-    """ssh ends with 255, and the reason is the line before its own."""
+@pytest.mark.parametrize("stderr", ["a pipe", "a file", "a socket", "a terminal"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_refusal_is_told_by_ssh_proxy(double: Start, tmp_path: Path, stderr: str, shared: bool) -> None:
+    """The reason is the line before ssh's own, wherever stderr leads, and also where ssh hides its ProxyCommand's."""
     server = double(lambda peer: peer.refuse("410 Gone", b'{"errors": ["container %s has ended"]}' % UUID.encode()))
-    code, _, err = ssh(write_config(server, tmp_path), UUID, "x")
+    with tempfile.TemporaryDirectory(prefix="s") as short:
+        config = write_config(server, tmp_path, short if shared else "")
+        command = ["ssh", "-F", str(config), UUID, "x"]
+        if stderr == "a terminal":
+            with TerminalSession(command) as session:
+                code, said = session.wait(), session.seen
+        elif stderr == "a pipe":
+            done = subprocess.run(command, stderr=subprocess.PIPE, timeout=3 * UNIT)
+            code, said = done.returncode, done.stderr
+        elif stderr == "a file":
+            with open(tmp_path / "said", "w+b") as file:
+                code = subprocess.run(command, stderr=file, timeout=3 * UNIT).returncode
+                file.seek(0)
+                said = file.read()
+        else:
+            ours, theirs = socket.socketpair()
+            with ours:
+                with theirs:
+                    code = subprocess.run(command, stderr=theirs, timeout=3 * UNIT).returncode
+                said = ours.recv(10000)
     assert code == 255
-    assert err.splitlines()[0] == f"arvados-client: container {UUID} has ended"
+    lines = [line for line in said.decode().splitlines() if line]
+    assert lines[0] == f"arvados-client: container {UUID} has ended"
+    assert lines[-1].startswith("Connection closed by UNKNOWN")
+
+
+def test_nothing_is_held_open(double: Start, tmp_path: Path) -> None:
+    """Who reads ssh's stdout and stderr to their ends is not kept by the shared connection that goes on."""
+    with tempfile.TemporaryDirectory(prefix="s") as short:
+        config = write_config(double(gateway()), tmp_path, short)
+        assert ssh(config, UUID, "x")[1] == b"_: x\n"  # reads both to their ends, within its time-out
+        check = subprocess.run(["ssh", "-F", str(config), "-O", "check", UUID], capture_output=True, timeout=UNIT)
+        assert b"Master running" in check.stderr
+        assert ssh(config, "-O", "exit", UUID)[0] == 0
+
+
+def test_null_is_respected(double: Start, client: Run) -> None:
+    """Who redirects ssh-proxy's stderr to /dev/null by hand gets what was asked for."""
+    server = double(lambda peer: peer.refuse("410 Gone", b""))
+    shell_line = f'"{sys.executable}" -m proxycommand ssh-proxy {UUID} 2>/dev/null; exit $?'
+    done = subprocess.run(["sh", "-c", shell_line], env=server.environment(), capture_output=True, timeout=UNIT)
+    assert (done.returncode, done.stderr) == (255, b"")
 
 
 def test_parallel_sessions(double: Start, tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,11 +18,12 @@ from tests.unit.proxycommand.double import UNIT
 UUID = "zzzzz-dz642-abcdeabcdeabcde"
 
 
-def read(config: Path, host: str) -> dict[str, str]:
+def read(config: Path, host: str, *, stderr: int = subprocess.PIPE) -> dict[str, str]:
     """Return what ``ssh -G`` makes of ``config`` for ``host``."""
     done = subprocess.run(
-        ["ssh", "-G", "-F", str(config), host], capture_output=True, text=True, check=True, timeout=UNIT
-    )
+        ["ssh", "-G", "-F", str(config), host],
+        stdout=subprocess.PIPE, stderr=stderr, text=True, check=True, timeout=UNIT,
+    )  # fmt: skip
     return {key: value for key, _, value in (line.partition(" ") for line in done.stdout.splitlines())}
 
 
@@ -54,7 +58,8 @@ def test_output_dir(tmp_path: Path, client: Run) -> None:
     out, err = process.communicate(timeout=UNIT)
     assert (process.returncode, out, err) == (0, b"", b"")
     text = (tmp_path / "ssh_config").read_text()
-    assert f"ssh-proxy --settings {tmp_path}/env --known-hosts-dir {tmp_path}/known_hosts --user '%r' '%h'" in text
+    assert f"ssh-proxy --settings {tmp_path}/env --known-hosts-dir {tmp_path}/known_hosts" in text
+    assert f" --control-dir {tmp_path}/.cache/arvados/cm --user '%r' '%h'" in text
     assert "@" not in text.replace("LOGIN@UUID", "")
     assert [path.name for path in tmp_path.iterdir()] == ["ssh_config"]
 
@@ -66,6 +71,60 @@ def test_printed(tmp_path: Path, client: Run) -> None:
     assert (process.returncode, err) == (0, b"")
     assert b"--settings" not in out
     assert f'UserKnownHostsFile "{tmp_path}/.cache/arvados/known_hosts/%h"'.encode() in out
+
+
+@pytest.mark.parametrize(
+    ("stderr", "shared"), [("a terminal", True), ("a pipe", True), ("a file", False), ("a socket", False)]
+)
+def test_shared_connections(tmp_path: Path, stderr: str, shared: bool) -> None:
+    """Connections are shared where a failure's reason still reaches the user, and nowhere else."""
+    config = tmp_path / "config"
+    config.write_text(ssh_config.block("", str(tmp_path), control_dir=str(tmp_path)[:20]))
+    opened: tuple[int, ...] = ()
+    if stderr == "a terminal":
+        opened = pty.openpty()
+    elif stderr == "a pipe":
+        opened = os.pipe()
+    elif stderr == "a file":
+        other = os.open(tmp_path / "stderr", os.O_WRONLY | os.O_CREAT)
+    else:
+        ours, theirs = socket.socketpair()
+        ours.close()
+        other = theirs.detach()
+    opened = opened or (other,)
+    found = read(config, UUID, stderr=opened[-1])
+    for descriptor in opened:
+        os.close(descriptor)
+    assert (found["controlmaster"], found.get("controlpersist")) == (("auto", "60") if shared else ("false", "no"))
+    assert ("controlpath" in found) == shared
+
+
+def test_shared_connections_can_be_off(tmp_path: Path, client: Run) -> None:
+    """--no-control-master leaves every word about it out, and the user's own settings in force."""
+    out, _ = client("ssh-config", "--no-control-master").communicate(timeout=UNIT)
+    assert b"ControlMaster" not in out and b"ControlPath" not in out and b"--control-dir" not in out
+    out, _ = client("ssh-config", env={"XDG_CACHE_HOME": "/short"}).communicate(timeout=UNIT)
+    assert b"    ControlMaster auto\n" in out
+
+
+def test_control_socket_with_too_long_a_name(tmp_path: Path) -> None:
+    """Where the home's path is too long for a socket, nothing is shared and the block says why; ssh takes the rest."""
+    config = tmp_path / "config"
+    config.write_text(ssh_config.block("", str(tmp_path), control_dir="/" + 45 * "d"))
+    assert "\n# No connection is shared: " in config.read_text()
+    assert "controlpath" not in read(config, UUID)
+    config.write_text(ssh_config.block("", str(tmp_path), control_dir="/" + 44 * "d"))
+    assert "\n    ControlMaster auto\n" in config.read_text()
+
+
+def test_one_cluster(tmp_path: Path, client: Run) -> None:
+    """--cluster limits the block to what is that cluster's: containers, requests, names."""
+    config = tmp_path / "config"
+    config.write_bytes(client("ssh-config", "--cluster", "xyzzy").communicate(timeout=UNIT)[0])
+    for host in ("xyzzy-dz642-abcdeabcdeabcde", "xyzzy-xvhdp-abcdeabcdeabcde", "job.xyzzy.arv"):
+        assert "proxycommand" in read(config, host)
+    for host in (UUID, "job.arv", "xyzzy"):
+        assert "proxycommand" not in read(config, host)
 
 
 def test_own_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -83,7 +142,11 @@ def test_own_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
-    [(["extra"], b"ssh-config takes no 'extra'; usage: "), (["--nope"], b"there is no option --nope; usage: ")],
+    [
+        (["extra"], b"ssh-config takes no 'extra'; usage: "),
+        (["--nope"], b"there is no option --nope; usage: "),
+        (["--cluster", "zzzzz-dz642"], b"'zzzzz-dz642' is no cluster's id: give the five characters"),
+    ],
 )
 def test_bad_arguments(client: Run, arguments: list[str], sentence: bytes) -> None:
     """A wrong command line is one line and exit 255."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from proxycommand.ssh_install import read_by_ssh
 from tests.unit.proxycommand.conftest import Run
 from tests.unit.proxycommand.double import UNIT
 
@@ -49,6 +52,49 @@ def test_ssh_reads_it(client: Run, tmp_path: Path) -> None:
     command = ["ssh", "-G", "-F", str(config), UUID]
     shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=UNIT).stdout
     assert "\nuser _\n" in shown and "ssh-proxy" in shown
+
+
+def test_two_clusters(client: Run, tmp_path: Path) -> None:
+    """Blocks of single clusters stand beside the one for all, before it, and each goes by itself."""
+    config = tmp_path / ".ssh" / "config"
+    for more in (["--cluster", "aaaaa"], [], ["--cluster", "bbbbb"], ["--cluster", "aaaaa"]):
+        ssh_config(client, "--install", *more)
+    names = ["arvados-bbbbb.conf", "arvados-aaaaa.conf", "arvados.conf"]
+    assert config.read_text() == "".join(f"Include {tmp_path}/.ssh/{name}\n" for name in names)
+    ssh_config(client, "--uninstall", "--cluster", "aaaaa")
+    assert config.read_text() == "".join(f"Include {tmp_path}/.ssh/{name}\n" for name in (names[0], names[2]))
+    ssh_config(client, "--uninstall")
+    ssh_config(client, "--uninstall", "--cluster", "bbbbb")
+    assert list((tmp_path / ".ssh").iterdir()) == []
+
+
+def test_one_clusters_settings_count(client: Run, tmp_path: Path) -> None:
+    """The block of one cluster wins over the one for all, though that was installed later."""
+    ssh_config(client, "--install", "--cluster", "zzzzz", "--settings", "/theirs")
+    ssh_config(client, "--install", "--settings", "/all")
+    for host, file in ((UUID, "/theirs"), (UUID.replace("zzzzz", "aaaaa"), "/all")):
+        command = ["ssh", "-G", "-F", str(tmp_path / ".ssh" / "config"), host]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=UNIT).stdout
+        assert f" --settings {file} " in shown
+
+
+def test_another_home(client: Run, tmp_path: Path) -> None:
+    """Where HOME is not the account's own, one line says that ssh will not read what was written."""
+    process = client("ssh-config", "--install")
+    _, err = process.communicate(timeout=UNIT)
+    assert process.returncode == 0
+    assert f"ssh does not read {tmp_path}/.ssh/config: HOME is not this account's home; use ssh -F" in err.decode()
+    assert read_by_ssh(os.path.join(pwd.getpwuid(os.getuid()).pw_dir, ".ssh"))
+
+
+def test_dangling_link(client: Run, tmp_path: Path) -> None:
+    """A config that is a link to nothing is one again afterwards."""
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh" / "config").symlink_to("../dotfiles")
+    ssh_config(client, "--install")
+    assert (tmp_path / "dotfiles").read_text().startswith("Include ")
+    ssh_config(client, "--uninstall")
+    assert (tmp_path / ".ssh" / "config").is_symlink() and not (tmp_path / "dotfiles").exists()
 
 
 def test_symbolic_link(client: Run, tmp_path: Path) -> None:
