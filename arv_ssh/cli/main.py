@@ -10,10 +10,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from arv_ssh.cli import cluster, controller
+from arv_ssh.cli import audit, cluster, controller
 from arv_ssh.errors import ArvSshError
 
-COMMANDS = (controller, cluster)
+COMMANDS = (controller, audit, cluster)
 """Modules with ``add_parser(commands)``, in the order of ``--help``."""
 
 

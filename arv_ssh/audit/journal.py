@@ -1,0 +1,154 @@
+"""The way of an audit record from who has it to the disk: a bounded queue and one thread that writes.
+
+Owns that nobody waits for the disk who did not ask to, that records keep their order, and the count of those that found
+no room. Knows nothing of what is recorded.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any
+
+from arv_ssh.audit.chain_file import ChainFile, timestamp
+from arv_ssh.log import event
+
+logger = logging.getLogger(__name__)
+
+LIMIT = 10_000
+"""Records that wait at most: some minutes of a busy process, and some 5 MB."""
+BATCH = 500
+"""Records written in one piece."""
+RETRY = 1.0
+"""Seconds between attempts to write while the disk refuses."""
+LOST = "audit.lost"
+"""The event that says how many records before it found no room."""
+
+_Item = tuple[dict[str, Any], "Future[None] | None"]
+
+
+class Journal:
+    """Writes records to ``file``. Any thread may call its methods; with ``sync`` each write goes through to the disk.
+
+    The thread begins with the first record, so that a process may fork before that.
+    """
+
+    def __init__(self, file: ChainFile, *, sync: bool, limit: int = LIMIT) -> None:
+        self._file = file
+        self._sync = sync
+        self._limit = limit
+        self._condition = threading.Condition()
+        self._waiting: deque[_Item] = deque()
+        self._urgent = 0
+        self._closing = False
+        self._failing = False
+        self._thread: threading.Thread | None = None
+        self._unreported = 0
+        self.lost = 0
+        """Records that were never written."""
+
+    def append(self, name: str, **fields: Any) -> None:
+        """Have a record written soon. Never blocks; with a full queue the record is lost, and counted."""
+        with self._condition:
+            if self._closing or len(self._waiting) >= self._limit:
+                self._lose(1)
+            else:
+                self._put(_record(name, fields), None)
+
+    def commit(self, name: str, **fields: Any) -> Future[None]:
+        """Have a record written at once; the future is done when it is on the disk, or has the OSError why not.
+
+        Never blocks. A future that is cancelled before the write began takes its record with it.
+        """
+        future: Future[None] = Future()
+        with self._condition:
+            if self._closing:
+                future.set_exception(OSError("the program is stopping"))
+            else:
+                self._put(_record(name, fields), future)
+        return future
+
+    def close(self, timeout: float) -> None:
+        """Write what waits and end the chain in good order; gives up after ``timeout`` seconds."""
+        with self._condition:
+            self._closing = True
+            self._condition.notify()
+            thread = self._thread
+        if thread is not None:
+            thread.join(timeout)
+
+    def _put(self, record: dict[str, Any], future: Future[None] | None) -> None:
+        self._waiting.append((record, future))
+        self._urgent += future is not None
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
+            self._thread.start()
+        self._condition.notify()
+
+    def _lose(self, count: int) -> None:
+        self.lost += count
+        self._unreported += count
+
+    # The writer's thread.
+
+    def _run(self) -> None:
+        while batch := self._next():
+            self._write(batch)
+        with suppress(OSError):  # verify tells a chain without its last record from one with it
+            self._file.close()
+
+    def _next(self) -> list[_Item]:
+        """Wait for something to write; nothing is the end."""
+        with self._condition:
+            if self._failing:
+                self._condition.wait_for(lambda: self._urgent or self._closing, RETRY)
+            self._condition.wait_for(lambda: self._waiting or self._closing)
+            taken = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+            self._urgent -= sum(future is not None for _, future in taken)
+        return taken
+
+    def _write(self, batch: list[_Item]) -> None:
+        batch = [item for item in batch if item[1] is None or item[1].set_running_or_notify_cancel()]
+        lost = self._unreported
+        if not batch and not lost:
+            return
+        report = [_record(LOST, {"records": lost})] if lost else []
+        try:
+            self._file.write([*report, *(record for record, _ in batch)], sync=self._sync)
+        except OSError as error:
+            self._failed(batch, error)
+            return
+        self._note(None)
+        with self._condition:
+            self._unreported -= lost
+        for _, future in batch:
+            if future is not None:
+                future.set_result(None)
+
+    def _failed(self, batch: list[_Item], error: OSError) -> None:
+        """Tell who waits, and keep the rest for the next attempt as far as there is room; at the end it is lost."""
+        self._note(error)
+        for _, future in batch:
+            if future is not None:
+                future.set_exception(error)
+        kept = [item for item in batch if item[1] is None]
+        with self._condition:
+            room = 0 if self._closing else max(0, self._limit - len(self._waiting))
+            self._lose(len(kept) - len(kept[:room]))
+            self._waiting.extendleft(reversed(kept[:room]))
+
+    def _note(self, error: OSError | None) -> None:
+        """Log that writing begins to fail, or works again."""
+        failing = error is not None
+        if failing != self._failing:
+            self._failing = failing
+            words = "audit records cannot be written" if failing else "audit records are written again"
+            event(logger, words, level=logging.ERROR if failing else logging.INFO, error=str(error), lost=self.lost)
+
+
+def _record(name: str, fields: dict[str, Any]) -> dict[str, Any]:
+    return {"time": timestamp(time.time()), "event": name, **fields}
