@@ -17,6 +17,10 @@ from arv_ssh.client.settings import Settings
 from arv_ssh.errors import ArvSshError, BadGateway, ConfigError, GatewayTimeout, Unavailable
 from arv_ssh.upgrade import UpgradeAnswer
 
+TYPE_CHECKING = False  # type checkers know the name without typing, which takes 4 ms to import
+if TYPE_CHECKING:
+    from arv_ssh.client.http_proxy import Proxy
+
 CONNECT_TIMEOUT = 20.0
 """Seconds for TCP and TLS together, all addresses of the host included."""
 
@@ -51,17 +55,38 @@ class Connection:
         self.sock.close()
 
 
+def _proxy(settings: Settings) -> Proxy | None:
+    if not any(name.lower() in ("https_proxy", "all_proxy") for name in os.environ):
+        return None
+    from arv_ssh.client import http_proxy  # 4 ms, for those who have one
+
+    return http_proxy.choose(settings.host, settings.port)
+
+
+class _Hop:
+    """What is connected to: the API host, or the proxy before it; ``variable`` is where it was named."""
+
+    def __init__(self, settings: Settings, proxy: Proxy | None) -> None:
+        where = proxy or settings
+        self.host = where.host
+        self.port = where.port
+        self.name = str(proxy) if proxy else settings.authority
+        self.variable = proxy.variable if proxy else "ARVADOS_API_HOST"
+        self.up = f"that {'the proxy' if proxy else 'the controller'} is up"
+
+
 def dial(settings: Settings, watch: int | None = None) -> Connection:
-    """Connect to the API host of ``settings``.
+    """Connect to the API host of ``settings``, through the proxy that the environment names for it.
 
     ``watch`` is a descriptor whose hang-up ends the wait with :class:`Abandoned`. Raise :class:`Unavailable`,
     :class:`GatewayTimeout` or :class:`BadGateway` with a sentence that names the host.
     """
     if not hasattr(select, "poll"):
         raise ArvSshError("this platform has no poll(); run arvados-client on Linux, macOS, or in WSL on Windows")
-    peer = settings.authority
+    proxy = _proxy(settings)
+    hop = _Hop(settings, proxy)
     deadline = time.monotonic() + CONNECT_TIMEOUT
-    addresses = _resolve(settings)
+    addresses = _resolve(hop)
     context: ssl.SSLContext | None = None
     for position, (family, address) in enumerate(addresses):
         share = (deadline - time.monotonic()) / (len(addresses) - position)
@@ -72,17 +97,18 @@ def dial(settings: Settings, watch: int | None = None) -> Connection:
             context = context or _context(settings)
             _finish(sock, started, time.monotonic() + share, watch)
             _tune(sock)
-            return _handshake(sock, context, settings, deadline, watch)
+            early = _open_tunnel(sock, proxy, settings, deadline, watch) if proxy else b""
+            return _handshake(sock, context, settings, early, deadline, watch)
         except OSError as error:
             sock.close()
             if isinstance(error, ssl.SSLError):
-                raise _tls_error(error, peer) from error
+                raise _tls_error(error, settings.authority) from error
             if position == len(addresses) - 1:
-                raise _connect_error(error, peer) from error
+                raise _connect_error(error, hop) from error
         except BaseException:
             sock.close()
             raise
-    raise Unavailable(f"the host {settings.host} has no address; check ARVADOS_API_HOST")
+    raise Unavailable(f"the host {hop.host} has no address; check {hop.variable}")
 
 
 def exchange(connection: Connection, request: bytes, watch: int | None = None) -> UpgradeAnswer:
@@ -104,14 +130,14 @@ def exchange(connection: Connection, request: bytes, watch: int | None = None) -
         raise BadGateway(f"the connection to {connection.peer} failed: {_reason(error)}; try again") from error
 
 
-def _resolve(settings: Settings) -> list[tuple[int, tuple[str, int]]]:
+def _resolve(hop: _Hop) -> list[tuple[int, tuple[str, int]]]:
     # As bytes: a str goes through the idna codec, whose import costs 4 ms.
-    name = settings.host.encode("ascii" if settings.host.isascii() else "idna")
+    name = hop.host.encode("ascii" if hop.host.isascii() else "idna")
     try:
-        found = socket.getaddrinfo(name, settings.port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(name, hop.port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
         raise Unavailable(
-            f"the host name {settings.host} cannot be resolved ({error.strerror}); check ARVADOS_API_HOST"
+            f"the host name {hop.host} cannot be resolved ({error.strerror}); check {hop.variable}"
         ) from error
     return [(family, address) for family, _, _, _, address in found]  # type: ignore[misc]
 
@@ -158,12 +184,36 @@ def _tune(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
+def _open_tunnel(
+    sock: socket.socket, proxy: Proxy, settings: Settings, deadline: float, watch: int | None
+) -> bytes:
+    """Have ``proxy`` connect us to the API host; return what it sent beyond its answer."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    authority = f"{host}:{settings.port}"
+    _send_bytes(sock, proxy.request(authority), deadline, watch)
+    answer = b""
+    while (early := proxy.answered(answer, authority)) is None:
+        _wait(sock, select.POLLIN, deadline, watch)
+        more = sock.recv(BUFFER_SIZE)
+        if not more:
+            raise BadGateway(f"{proxy} closed the connection before it answered; check {proxy.variable}")
+        answer += more
+    return early
+
+
 def _handshake(
-    sock: socket.socket, context: ssl.SSLContext, settings: Settings, deadline: float, watch: int | None
+    sock: socket.socket,
+    context: ssl.SSLContext,
+    settings: Settings,
+    early: bytes,
+    deadline: float,
+    watch: int | None,
 ) -> Connection:
     # As bytes for the same reason as in _resolve.
     name = settings.host.encode("ascii" if settings.host.isascii() else "idna")
     engine = tls.TlsEngine(context, server_side=False, server_hostname=name)
+    if early:
+        engine.receive(early)
     try:
         while not engine.handshake():
             _send(sock, engine, deadline, watch)
@@ -190,7 +240,11 @@ def _receive_plain(connection: Connection, deadline: float, watch: int | None) -
 
 
 def _send(sock: socket.socket, engine: tls.TlsEngine, deadline: float, watch: int | None) -> None:
-    data = memoryview(engine.outgoing())
+    _send_bytes(sock, engine.outgoing(), deadline, watch)
+
+
+def _send_bytes(sock: socket.socket, content: bytes, deadline: float, watch: int | None) -> None:
+    data = memoryview(content)
     while data:
         try:
             data = data[sock.send(data) :]
@@ -211,14 +265,13 @@ def _wait(sock: socket.socket, event: int, deadline: float, watch: int | None) -
         raise Abandoned("the program that started ssh-proxy went away")
 
 
-def _connect_error(error: OSError, peer: str) -> ArvSshError:
+def _connect_error(error: OSError, hop: _Hop) -> ArvSshError:
     if isinstance(error, TimeoutError) and error.errno is None:
         return GatewayTimeout(
-            f"{peer} did not answer within {CONNECT_TIMEOUT:.0f} s; check ARVADOS_API_HOST and the network"
+            f"{hop.name} did not answer within {CONNECT_TIMEOUT:.0f} s; check {hop.variable} and the network, "
+            "such as a firewall in between"
         )
-    return Unavailable(
-        f"cannot connect to {peer}: {_reason(error)}; check ARVADOS_API_HOST, and that the controller is up"
-    )
+    return Unavailable(f"cannot connect to {hop.name}: {_reason(error)}; check {hop.variable}, and {hop.up}")
 
 
 def _tls_error(error: ssl.SSLError, peer: str) -> ArvSshError:
