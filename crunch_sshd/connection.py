@@ -36,6 +36,9 @@ from crunch_sshd.transport import (
 
 logger = logging.getLogger(__name__)
 
+DISCONNECT_GRACE = 2.0
+"""Seconds in which a client must take the reason why its connection ends."""
+
 DEFAULT_USER = "_"
 """The SSH user name that stands for the image's default user."""
 
@@ -51,7 +54,7 @@ DROPBEAR_MACS = ("hmac-sha2-256",)
 class Login:
     """Who the controller proved: the login name ("" is the default user), the account it is, the session's password.
 
-    ``user_credential`` is "" where the session was not signed: then no password is right.
+    ``user_credential`` and ``user_uuid`` are "" where the session was not signed: then no password is right.
     """
 
     login_username: str
@@ -59,6 +62,7 @@ class Login:
     user_credential: str
     detach_keys: bytes
     request_id: str
+    user_uuid: str = ""
 
 
 class Connection(GatewayServer):
@@ -73,9 +77,11 @@ class Connection(GatewayServer):
         ended: Callable[[Connection], None],
         policy: Policy = DEFAULT_POLICY,
         options: SessionOptions | None = None,
+        container_ended: Callable[[], bool] = lambda: False,
     ) -> None:
         self._options = options or SessionOptions()
-        self._login = login
+        self._container_ended = container_ended
+        self.login = self._login = login
         self._runtime = runtime
         self._ended = ended
         self._lock = threading.Lock()
@@ -91,6 +97,20 @@ class Connection(GatewayServer):
     def start(self) -> None:
         """Begin the SSH handshake; returns at once."""
         self._transport.start_server(event=threading.Event(), server=self)
+
+    def end(self, reason: str) -> None:
+        """Tell the client why, and end the connection and everything its sessions run; returns at once.
+
+        A client that takes nothing is not waited for longer than :data:`DISCONNECT_GRACE`.
+        """
+        threading.Thread(target=self._disconnect, args=(reason,), name="disconnect", daemon=True).start()
+
+    def _disconnect(self, reason: str) -> None:
+        timer = threading.Timer(DISCONNECT_GRACE, self.close)
+        timer.daemon = True
+        timer.start()
+        self._transport.disconnect(reason)
+        timer.cancel()
 
     def close(self) -> None:
         """End the connection and everything its sessions run."""
@@ -153,6 +173,7 @@ class Connection(GatewayServer):
             self._options,
             self._login.detach_keys,
             self._forwarding.agent,
+            self._container_ended,
         )
         with self._lock:
             self._sessions.add(session)

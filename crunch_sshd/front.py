@@ -24,6 +24,10 @@ CLOCK_SKEW = 60
 """Seconds that the clocks of a controller and a node may differ."""
 
 Opened = Callable[[asyncio.Transport, bytes, Login], None]
+End = Callable[[Session, str], int]
+"""Ends a session's connections, with the reason that the client shows; returns how many there were."""
+LONGEST_REASON = 400
+"""Characters of a reason that OpenSSH shows."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +41,24 @@ class Identity:
 
 
 class Front:
-    """The handler of a gateway's HTTP requests. ``opened`` takes over the connection of each proven session."""
+    """The handler of a gateway's HTTP requests.
 
-    def __init__(self, identity: Identity, runtime: Runtime, *, accept_unsigned: bool, opened: Opened) -> None:
+    ``opened`` takes over the connection of each proven session, and ``end`` ends it before its time.
+    """
+
+    def __init__(
+        self, identity: Identity, runtime: Runtime, *, accept_unsigned: bool, opened: Opened, end: End
+    ) -> None:
         self._identity = identity
         self._runtime = runtime
         self._accept_unsigned = accept_unsigned
         self._opened = opened
+        self._end = end
 
     async def handle(self, request: Request) -> Response | Upgrade:
         """Answer one request: 101 for a proven session, else the error that says what is wrong."""
+        if request.path == "/end" and request.method == "POST":
+            return self._end_session(request)
         if request.path != "/ssh":
             raise NotFound(f"this is the gateway of a container; it has nothing at {request.path}")
         if request.method != "POST" or request.headers.get("upgrade", "").lower() != "ssh":
@@ -63,12 +75,25 @@ class Front:
             user_credential=credentials.user_credential(secret, session_token.encode(session)) if session else "",
             detach_keys=detach.parse(form.get("detach_keys", "")),
             request_id=session.request_id if session else request.request_id,
+            user_uuid=session.user_uuid if session else "",
         )
         headers = [
             ("X-Arvados-Authorization-Response", credentials.respond_auth(secret, proof)),
             ("X-Arvados-Ssh-Host-Key", public_line(secret)),
         ]
         return Upgrade("ssh", headers, lambda transport, early: self._opened(transport, early, login))
+
+    def _end_session(self, request: Request) -> Response:
+        """End the open session that the signed one in the request names: same user, same request id."""
+        proof = self._check_request(request)
+        session = self._session(request, proof)
+        if session is None:
+            raise Unauthorized("only a controller that signs sessions can end one")
+        reason = "".join(char if " " <= char <= "~" else "?" for char in request.form().get("reason", ""))
+        if not self._end(session, reason[:LONGEST_REASON]):
+            raise NotFound(f"the user {session.user_uuid} has no session {session.request_id} open here")
+        answer = ("X-Arvados-Authorization-Response", credentials.respond_auth(self._identity.secret, proof))
+        return Response(200, b"{}\n", headers=[answer])
 
     def _check_request(self, request: Request) -> str:
         """Return the controller's proof, checked."""

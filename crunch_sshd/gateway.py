@@ -19,9 +19,10 @@ from arv_ssh.listen import bind
 from arv_ssh.log import event
 from arv_ssh.relay import Relay
 from arv_ssh.session_options import SessionOptions
+from arv_ssh.session_token import Session
 from arv_ssh.tls_transport import TlsLayer
 from crunch_sshd import certificate
-from crunch_sshd.connection import Connection, Login
+from crunch_sshd.connection import DISCONNECT_GRACE, Connection, Login
 from crunch_sshd.front import Front, Identity
 from crunch_sshd.policy import DEFAULT_POLICY, Policy
 from crunch_sshd.runtimes import Runtime
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 LOGIN_GRACE = 30.0
 """Seconds for the SSH handshake and login after the 101; the controller's proof is no reason to wait longer."""
+TOLD_GRACE = 5.0
+"""Seconds in which whoever runs the container says how it ended, once its processes are gone."""
 GOODBYE = 2.0
 """Seconds for clients to take what they have been sent when the gateway stops."""
 SOCKET_BUFFER = 1024 * 1024
@@ -68,7 +71,8 @@ class Gateway:
         self._connections: set[Connection] = set()
         self._relays: set[Relay] = set()  # the event loop's own, as the next
         self._stopping = False
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
+        self._told = threading.Event()
         self._server: asyncio.AbstractServer | None = None
 
     def start(self) -> str:
@@ -84,7 +88,13 @@ class Gateway:
     async def _serve(self, listener: socket.socket, address: str) -> None:
         context, der = certificate.fresh()
         identity = Identity(self._container_uuid, self._secret, der, address)
-        front = Front(identity, self._runtime, accept_unsigned=self._accept_unsigned, opened=self._opened)
+        front = Front(
+            identity,
+            self._runtime,
+            accept_unsigned=self._accept_unsigned,
+            opened=self._opened,
+            end=self._end_session,
+        )
         self._server = await self._loop.create_server(
             lambda: TlsLayer(context, HttpConnection(front.handle), server_side=True), sock=listener
         )
@@ -94,7 +104,16 @@ class Gateway:
         outside, inside = socket.socketpair()
         for end in (outside, inside):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
-        connection = Connection(inside, self._secret, login, self._runtime, self._ended, self._policy, self._options)
+        connection = Connection(
+            inside,
+            self._secret,
+            login,
+            self._runtime,
+            self._ended,
+            self._policy,
+            self._options,
+            self._container_ended,
+        )
         with self._lock:
             self._connections.add(connection)
         connection.start()
@@ -129,12 +148,47 @@ class Gateway:
     def _ended(self, connection: Connection) -> None:
         with self._lock:
             self._connections.discard(connection)
+            self._lock.notify_all()
 
-    def stop(self) -> None:
-        """Stop serving and end every session, with what it runs. May be called twice."""
+    def _end_session(self, session: Session, reason: str) -> int:
+        """End the connections of a session; return how many. Event loop."""
+        with self._lock:
+            found = [
+                one for one in self._connections
+                if (one.login.user_uuid, one.login.request_id) == (session.user_uuid, session.request_id)
+            ]  # fmt: skip
+        for connection in found:
+            connection.end(reason)
+        event(logger, "session ended by a controller", container_uuid=self._container_uuid,
+              request_id=session.request_id, reason=reason, connections=len(found))  # fmt: skip
+        return len(found)
+
+    def _container_ended(self) -> bool:
+        """Say whether the container's end is why a session's program was killed; then its connection is told so.
+
+        Whoever runs the container knows how it ended, and says so with :meth:`stop`; else the bare fact is told.
+        """
+        if not self._runtime.has_ended():
+            return False
+        if not self._told.wait(TOLD_GRACE):
+            self._tell(f"container {self._container_uuid} has ended")
+        return True
+
+    def _tell(self, reason: str) -> None:
+        """Have every connection end, its client told why."""
+        self._told.set()
+        with self._lock:
+            connections = list(self._connections)
+        for connection in connections:
+            connection.end(reason)
+
+    def stop(self, reason: str = "") -> None:
+        """Stop serving and end every session, with what it runs; clients show ``reason``. May be called twice."""
         if not self._thread.is_alive():
             return
+        self._tell(reason or f"the gateway of container {self._container_uuid} is stopping")
         with self._lock:
+            self._lock.wait_for(lambda: not self._connections, DISCONNECT_GRACE)
             connections = list(self._connections)
         for connection in connections:
             connection.close()

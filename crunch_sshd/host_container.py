@@ -18,6 +18,9 @@ RESOLVE_IN_ROOT = 0x10
 LIMIT = 1024 * 1024
 """Bytes read of a file: /etc/passwd of the largest images has some 100 KB."""
 
+PF_EXITING = 0x4
+"""include/linux/sched.h"""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -53,6 +56,15 @@ class HostContainer:
                 if name == field:
                     return value.strip()
         return ""
+
+    def has_ended(self) -> bool:
+        """Say whether the first process has exited or is about to: the kernel then kills the rest of the container."""
+        try:
+            facts = self.read_process("stat").decode("utf-8", "replace")
+        except OSError:
+            return True
+        # The command's name may hold spaces and parentheses; of the fields behind it the seventh is the flags.
+        return bool(int(facts[facts.rindex(")") + 2 :].split()[6]) & PF_EXITING)
 
     def open_process(self, name: str, flags: int = os.O_RDONLY) -> int:
         """Return a descriptor of an entry of /proc/PID (proc(5)), e.g. ``cwd`` or ``environ``."""

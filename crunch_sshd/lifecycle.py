@@ -64,6 +64,7 @@ class Lifecycle:
         self._record = record
         self._events = events
         self._leftovers: list[str] = []
+        self._farewell = f"container {settings.uuid} was cancelled"
 
     def run(self) -> None:
         """Run the container to its end and record it.
@@ -119,6 +120,7 @@ class Lifecycle:
             stack.callback(self._release, container.stop)
             self._announce(None if self._settings.secret is None else self._open_gateway(stack, client, container))
             exit_code = self._wait(container)
+            self._farewell = f"container {self._settings.uuid} has ended (exit {exit_code})"
         log_dir = self._settings.log_dir
         return {"exit_code": exit_code} | ({"log": log_dir.absolute().as_uri()} if log_dir else {})
 
@@ -141,7 +143,7 @@ class Lifecycle:
                 raise
             log.event(logger, "ended before its gateway", container_uuid=self._settings.uuid, reason=str(error))
             return None
-        stack.callback(gateway.stop)
+        stack.callback(lambda: gateway.stop(self._farewell))
         return gateway.start()
 
     def _announce(self, gateway_address: str | None) -> None:

@@ -25,6 +25,8 @@ from crunch_sshd.transport import GatewayChannel
 
 logger = logging.getLogger(__name__)
 
+KILLED = 137
+"""The exit status after SIGKILL: what the kernel sends to all of a container when its first process ends."""
 LOST = 255
 """The exit status when the output was cut: what ssh itself uses for a lost connection, and never 0."""
 
@@ -41,7 +43,9 @@ class Session:
         options: SessionOptions,
         detach_keys: bytes = b"",
         make_agent: Callable[[], Agent | None] = lambda: None,
+        container_ended: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._container_ended = container_ended
         self._channel = channel
         self._account = account
         self._runtime = runtime
@@ -266,8 +270,8 @@ class Session:
 
     def _finish(self, status: int) -> None:
         """Send exit-status after all output, then close (RFC 4254 §6.10)."""
-        if self._gone.is_set():
-            return
+        if self._gone.is_set() or (status == KILLED and self._container_ended()):
+            return  # nobody is there to be told, or the whole connection ends and the client is told why
         self._gone.set()  # the program has ended by itself: what it left running is its own affair, as with sshd
         self._channel.shutdown_write()
         if self._death_signal is not None:

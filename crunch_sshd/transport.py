@@ -1,6 +1,6 @@
 """Paramiko's transport and channel with the doors a gateway needs, and the only place that opens private ones.
 
-Owns six departures from paramiko 5.1, each held by a test in ``tests/unit/crunch_sshd/test_transport.py``:
+Owns seven departures from paramiko 5.1, each held by a test in ``tests/unit/crunch_sshd/test_transport.py``:
 
 - channel messages go to the channel's own methods (paramiko calls its base class's), so that data can be written to a
   process by the transport thread, without a buffer and a hand-over in between;
@@ -11,6 +11,7 @@ Owns six departures from paramiko 5.1, each held by a test in ``tests/unit/crunc
 - what the transport thread has to send waits for the end of a key exchange, or of another thread's sending, instead
   of blocking the thread that must go on reading;
 - a key exchange message that a client sent on a wrong guess is left out (RFC 4253 §7.1);
+- the connection can be ended with a reason that the client shows (§11.1);
 - the socket is read in large pieces.
 
 Knows SSH messages; knows nothing of containers.
@@ -19,6 +20,7 @@ Knows SSH messages; knows nothing of containers.
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 import threading
 import time
@@ -30,6 +32,8 @@ import paramiko
 from paramiko import common
 from paramiko.kex_curve25519 import KexCurve25519
 from paramiko.message import Message
+
+logger = logging.getLogger(__name__)
 
 WINDOW_SIZE = 2 * 1024 * 1024
 """Bytes a client may send ahead on a channel: what OpenSSH itself uses; 64 MiB made uploads four times slower."""
@@ -46,6 +50,9 @@ OPEN_PROHIBITED = 1
 OPEN_CONNECT_FAILED = 2
 OPEN_UNKNOWN_TYPE = 3
 OPEN_RESOURCE_SHORTAGE = 4
+
+DISCONNECT_BY_APPLICATION = 11
+"""RFC 4253 §11.1."""
 
 
 class ChannelHandler(Protocol):
@@ -286,6 +293,22 @@ class GatewayTransport(paramiko.Transport):
             super().run()
         finally:
             self.server_object.transport_ended()
+
+    def disconnect(self, text: str) -> None:
+        """Tell the client why (RFC 4253 §11.1), after what is being sent, and close.
+
+        Any thread but the transport's. Blocks while the client takes nothing; :meth:`close` wakes it.
+        """
+        message = Message()
+        message.add_byte(common.cMSG_DISCONNECT)
+        message.add_int(DISCONNECT_BY_APPLICATION)
+        message.add_string(text)
+        message.add_string("en")
+        try:
+            self._send_user_message(message)
+        except (OSError, paramiko.SSHException) as error:
+            logger.debug("the client was gone before it could be told: %s", error)
+        self.close()
 
     def _send_user_message(self, data: Message | _Packet) -> None:
         """Send, after a key exchange if one is under way and after what was to be sent before.

@@ -53,9 +53,33 @@ async def connect(target: Target) -> GatewayConnection:
     Raises :class:`Unavailable` (cannot be reached), :class:`GatewayTimeout`, :class:`BadGateway` (refused us or failed
     the proofs), or Forbidden and BadRequest in the gateway's own words (the login name, the detach keys).
     """
+    form = {"detach_keys": target.detach_keys, "login_username": target.session.login_username}
+    dial = await _ask(target, "/ssh", form)
+    try:
+        return dial.connection()
+    except BaseException:
+        dial.abort()
+        raise
+
+
+async def end(target: Target, reason: str) -> None:
+    """Have the gateway end a session that is open: the one of ``target``'s user with its request id.
+
+    The client is told ``reason`` (SSH_MSG_DISCONNECT) by our gateways; a stock Arvados one knows no such request, and
+    raises :class:`BadGateway` as everything that is not a proven yes does; the rest is raised as by :func:`connect`.
+    """
+    dial = await _ask(target, "/end", {"reason": reason})
+    try:
+        dial.check(200)
+    finally:
+        dial.abort()
+
+
+async def _ask(target: Target, path: str, form: dict[str, str]) -> _Dial:
+    """Dial the gateway and send it one request; return with its answer, unchecked."""
     uuid = target.session.container_uuid
     host, port = _split_address(target.gateway_address, uuid)
-    dial = _Dial(target)
+    dial = _Dial(target, path, form)
     layer = TlsLayer(_CONTEXT, dial, server_side=False, server_hostname=None)
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
@@ -63,7 +87,7 @@ async def connect(target: Target) -> GatewayConnection:
             await dial.connected
         async with asyncio.timeout(ANSWER_TIMEOUT):
             await dial.answered
-        return dial.connection()
+        return dial
     except TimeoutError as error:
         layer.abort_if_open()
         raise GatewayTimeout(f"the gateway of container {uuid} did not answer in time; try again") from error
@@ -93,13 +117,15 @@ _CONTEXT: ssl.SSLContext = client_context(insecure=True)
 
 
 class _Dial(asyncio.Protocol):
-    """The HTTP exchange on a fresh TLS connection to a gateway."""
+    """The HTTP exchange on a fresh TLS connection to a gateway: ``form`` is sent to ``path``."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, path: str, form: dict[str, str]) -> None:
         loop = asyncio.get_running_loop()
         self.connected: asyncio.Future[None] = loop.create_future()
         self.answered: asyncio.Future[None] = loop.create_future()
         self._target = target
+        self._path = path
+        self._form = form
         self._answer = upgrade.UpgradeAnswer("the gateway")
         self._transport: asyncio.Transport
         self._proof = ""
@@ -124,12 +150,8 @@ class _Dial(asyncio.Protocol):
             ("X-Arvados-Session-Authorization", signature),
             ("X-Request-Id", target.session.request_id),
         ]
-        form = {
-            "detach_keys": target.detach_keys,
-            "login_username": target.session.login_username,
-            "uuid": target.session.container_uuid,
-        }
-        return upgrade.request("POST", "/ssh", target.gateway_address, headers, form)
+        form = self._form | {"uuid": target.session.container_uuid}
+        return upgrade.request("POST", self._path, target.gateway_address, headers, form)
 
     def data_received(self, data: bytes) -> None:
         self._feed(data)
@@ -159,16 +181,25 @@ class _Dial(asyncio.Protocol):
                 future.set_exception(error)
                 future.exception()  # read, so that a future nobody awaits any more is not reported
 
-    def connection(self) -> GatewayConnection:
-        """Check the answer and return the connection; raise what the answer means otherwise."""
+    def abort(self) -> None:
+        """Cut the connection."""
+        self._transport.abort()
+
+    def check(self, status: int) -> None:
+        """Raise unless the answer has that status and the gateway's own proof."""
         uuid, secret, answer = self._target.session.container_uuid, self._target.secret, self._answer
         if answer.status in (400, 403):  # what the user asked for, not what the gateway is
             raise answer.error()
-        if answer.status != 101:
+        if answer.status != status:
             raise BadGateway(f"the gateway of container {uuid} refused the session: {answer.error()}")
         proof = answer.headers.get("x-arvados-authorization-response", "")
         if not credentials.matches(proof, credentials.respond_auth(secret, self._proof)):
             raise BadGateway(f"what answers at the gateway address of container {uuid} is not its gateway")
+
+    def connection(self) -> GatewayConnection:
+        """Check the answer and return the connection; raise what the answer means otherwise."""
+        self.check(101)
+        uuid, secret, answer = self._target.session.container_uuid, self._target.secret, self._answer
         host_key = answer.headers.get("x-arvados-ssh-host-key")
         if host_key is not None and host_key != public_line(secret):
             raise BadGateway(f"the gateway of container {uuid} announced a host key that is not the container's")

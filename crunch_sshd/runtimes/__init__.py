@@ -146,6 +146,11 @@ class Runtime(ABC):
         container = self.host()
         return container.working_directory() if container is not None else "/"
 
+    def has_ended(self) -> bool:
+        """Say whether the container has ended, or is ending; False where that cannot be told."""
+        container = self.host()
+        return container is not None and container.has_ended()
+
     @abstractmethod
     def start(self, command: Command) -> Process:
         """Start a process. Raises :class:`StartFailed` when the runtime could not."""

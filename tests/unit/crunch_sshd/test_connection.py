@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 import paramiko
 import pytest
 
 from arv_ssh import host_key
+from crunch_sshd import connection as connection_module
 from crunch_sshd.connection import MACS
 from tests.unit.crunch_sshd.conftest import Connect
 from tests.unit.crunch_sshd.double import CREDENTIAL, DEADLINE, SECRET, Link, MemoryRuntime
@@ -110,3 +113,27 @@ def test_lost_connection_ends_every_session(link: Link, runtime: MemoryRuntime) 
     for process in processes:
         assert process.hung_up.wait(DEADLINE)
     assert link.ended.wait(DEADLINE)
+
+
+def test_end_tells_the_client_why(link: Link, runtime: MemoryRuntime, caplog: pytest.LogCaptureFixture) -> None:
+    """Ending a connection sends SSH_MSG_DISCONNECT with the reason, and hangs up what the sessions run."""
+    caplog.set_level(logging.INFO, "paramiko")
+    channel = link.open("sleep 1000000")
+    process = runtime.next()
+    link.server.end("the API token was revoked")
+    link.client.join(DEADLINE)
+    assert not link.client.is_alive() and channel.closed
+    assert "Disconnect (code 11): the API token was revoked" in caplog.text
+    assert process.hung_up.wait(DEADLINE)
+
+
+def test_end_does_not_wait_for_a_client_that_takes_nothing(
+    link: Link, runtime: MemoryRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection whose client stopped reading is closed all the same, after a short grace."""
+    monkeypatch.setattr(connection_module, "DISCONNECT_GRACE", 0.2)
+    channel = link.open("yes")
+    with channel.in_buffer._lock:  # type: ignore[attr-defined]  # the client's thread stops at the first output
+        runtime.next().say(b"y\n" * (1 << 20))
+        link.server.end("too late")
+        assert link.ended.wait(DEADLINE)

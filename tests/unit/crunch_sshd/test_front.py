@@ -13,7 +13,7 @@ import pytest
 
 from arv_ssh import credentials, host_key, session_token
 from arv_ssh.errors import BadGateway, BadRequest, Forbidden, HttpError, NotFound, Unauthorized
-from arv_ssh.http_server import Request, Upgrade
+from arv_ssh.http_server import Request, Response, Upgrade
 from arv_ssh.session_token import Session
 from crunch_sshd.connection import Login
 from crunch_sshd.front import CLOCK_SKEW, Front, Identity
@@ -42,13 +42,31 @@ def request(headers: dict[str, str], form: str = "", *, method: str = "POST", pa
     return Request(method, path, "", merged, form.encode(), "192.0.2.1", "req-of-http")
 
 
+def end(one: Request, known: int = 1) -> tuple[Response, list[tuple[str, str, str]]]:
+    """Return the answer to POST /end, and which sessions were to be ended with which reason; ``known`` are open."""
+    asked: list[tuple[str, str, str]] = []
+
+    def note(session: Session, reason: str) -> int:
+        asked.append((session.user_uuid, session.request_id, reason))
+        return known
+
+    front = Front(
+        Identity(UUID, SECRET, CERTIFICATE, ADDRESS), MemoryRuntime(), accept_unsigned=True,
+        opened=lambda transport, early, login: None, end=note,
+    )  # fmt: skip
+    answer = asyncio.run(front.handle(one))
+    assert isinstance(answer, Response)
+    return answer, asked
+
+
 def ask(one: Request, *, unsigned: bool = False) -> tuple[Upgrade, Login]:
     """Return the answer and the login that would be opened."""
     logins: list[Login] = []
     identity = Identity(UUID, SECRET, CERTIFICATE, ADDRESS)
     front = Front(
-        identity, MemoryRuntime(), accept_unsigned=unsigned, opened=lambda transport, early, login: logins.append(login)
-    )
+        identity, MemoryRuntime(), accept_unsigned=unsigned,
+        opened=lambda transport, early, login: logins.append(login), end=lambda session, reason: 0,
+    )  # fmt: skip
     answer = asyncio.run(front.handle(one))
     assert isinstance(answer, Upgrade)
     answer.start(None, b"")  # type: ignore[arg-type]
@@ -191,3 +209,36 @@ def test_wrong_detach_keys() -> None:
 def test_not_a_session_request(one: Request, kind: type[HttpError], sentence: str) -> None:
     """Anything but POST /ssh with Upgrade: ssh is refused."""
     refused(one, kind, sentence)
+
+
+def test_end() -> None:
+    """A signed POST /end ends that user's session of that request id; the gateway proves itself in its answer."""
+    text = session_token.encode(session(request_id="req-2"))
+    answer, asked = end(request(signed(text), "reason=your%20token%20expired", path="/end"))
+    assert asked == [("zzzzz-tpzed-xurymjxw79nv3jz", "req-2", "your token expired")]
+    assert answer.status == 200
+    assert answer.headers == [("X-Arvados-Authorization-Response", credentials.respond_auth(SECRET, PROOF))]
+
+
+def test_end_shows_printable_text_only() -> None:
+    """A reason reaches terminals: control characters are taken out, and it is no longer than ssh shows."""
+    _, asked = end(request(signed(session_token.encode(session())), "reason=%1B[2Ja%0A" + "b" * 1000, path="/end"))
+    assert asked[0][2] == ("?[2Ja?" + "b" * 1000)[:400]
+
+
+def test_end_of_nothing() -> None:
+    """Without such a session the answer is 404."""
+    with pytest.raises(NotFound, match="has no session req-1 open here"):
+        end(request(signed(session_token.encode(session())), "reason=x", path="/end"), known=0)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"x-arvados-session": session_token.encode(session())}, {"x-arvados-authorization": "wrong"},
+     signed(session_token.encode(session()), secret="another")],
+    ids=["unsigned", "no signature", "wrong proof", "another secret"],
+)  # fmt: skip
+def test_only_a_proven_controller_ends_sessions(headers: dict[str, str]) -> None:
+    """POST /end without a session that a controller signed is 401, also where unsigned sessions are accepted."""
+    with pytest.raises(Unauthorized):
+        end(request(headers, "reason=x", path="/end"))
