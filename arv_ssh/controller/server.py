@@ -18,12 +18,14 @@ from arv_ssh.api.in_process import InProcessAdapter
 from arv_ssh.config import ClusterConfig
 from arv_ssh.controller.sessions import Sessions
 from arv_ssh.controller.shell import PATH, ShellEndpoint
+from arv_ssh.embedded import discovery, routes
 from arv_ssh.embedded.api import EmbeddedApi
 from arv_ssh.errors import ConfigError, NotFound, Unauthorized
 from arv_ssh.http_server import HttpConnection, Request, Response, Upgrade
 from arv_ssh.tls_transport import TlsLayer
 
 HEALTH_PATH = "/_health/ping"
+EMBEDDED_PATHS = (routes.PREFIX, discovery.PATH)
 EMBEDDED_THREADS = 8
 """Requests of the embedded API under way at once; writes queue up at the database anyway."""
 BACKLOG = 1024
@@ -62,7 +64,7 @@ class Controller:
             return await self._shell.handle(found.group(1) or found.group(2), request)
         if request.path == HEALTH_PATH:
             return self._health(request)
-        if self._embedded is not None and request.path.startswith("/arvados/v1/"):
+        if self._embedded is not None and request.path.startswith(EMBEDDED_PATHS):
             answer = await asyncio.get_running_loop().run_in_executor(
                 self._pool,
                 self._embedded.handle,

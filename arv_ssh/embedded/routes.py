@@ -73,7 +73,7 @@ class Request:
             raise NotFound(f"this API has nothing at {self.path[:200]}; it has {', '.join(RESOURCES)}")
         if len(parts) == 1:
             return self._choose({"GET": self._list, "POST": self._create})(resource)
-        special = _SPECIAL.get((parts[0], len(parts), parts[-1]))
+        special = SPECIAL.get((parts[0], len(parts), parts[-1]))
         if special is not None:
             allowed, answer = special
             return self._select(resource, self._choose({allowed: answer})(self.call, parts[1]))
@@ -159,7 +159,7 @@ def _auth(call: Call, uuid: str) -> Fields:
     return records.render(token) | {"api_token": secret}
 
 
-_SPECIAL: dict[tuple[str, int, str], tuple[str, Callable[[Call, str], Fields]]] = {
+SPECIAL: dict[tuple[str, int, str], tuple[str, Callable[[Call, str], Fields]]] = {
     ("users", 2, "current"): ("GET", _current_user),
     ("api_client_authorizations", 2, "current"): ("GET", _current_token),
     ("containers", 2, "current"): ("GET", _current_container),
