@@ -25,6 +25,8 @@ AUDIT_DIRECTORY = "/var/log/arv-ssh/audit"
 RECORDING_DIRECTORY = "/var/log/arv-ssh/recordings"
 MAX_GATEWAY_TUNNELS = 1000
 """The default of stock Arvados' ``API.MaxGatewayTunnels``."""
+DRAIN_TIMEOUT = 3600.0
+"""Seconds that a stopping controller keeps its sessions; an hour is longer than most of them."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class ClusterConfig:
     """One cluster of a config file.
 
     ``api`` is the base URL of the API to ask, or None when this process serves the embedded API from ``database``
-    (an SQLAlchemy URL, which may hold a password).
+    (an SQLAlchemy URL, which may hold a password). ``run_directory`` is where this host's controllers meet, None for a
+    default; ``drain_timeout`` is in seconds.
     """
 
     cluster_id: str
@@ -98,6 +101,8 @@ class ClusterConfig:
     limits: Limits = Limits()
     auditing: Auditing = Auditing()
     max_gateway_tunnels: int = MAX_GATEWAY_TUNNELS
+    run_directory: Path | None = None
+    drain_timeout: float = DRAIN_TIMEOUT
     pass_through: bool = False
 
 
@@ -181,6 +186,11 @@ def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
         max_dispatch_attempts=int(_positive(containers, "MaxDispatchAttempts", 5, f"{where}.Containers")),
         limits=_limits(_section(access, "Limits", f"{where}.Containers.ShellAccess"), where),
         auditing=_auditing(access, f"{where}.Containers.ShellAccess"),
+        run_directory=(
+            _directory(access, "RunDirectory", "", f"{where}.Containers.ShellAccess")
+            if "RunDirectory" in access else None
+        ),
+        drain_timeout=_seconds(access, "DrainTimeout", DRAIN_TIMEOUT, f"{where}.Containers.ShellAccess"),
         max_gateway_tunnels=_count(
             api if isinstance(api, dict) else {}, "MaxGatewayTunnels", f"{where}.API", MAX_GATEWAY_TUNNELS
         ),
@@ -208,6 +218,13 @@ def _positive(section: dict[str, Any], key: str, default: float, where: str) -> 
     value = section.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise ConfigError(f"{where}.{key} is {value!r}; it must be a number above 0")
+    return float(value)
+
+
+def _seconds(section: dict[str, Any], key: str, default: float, where: str) -> float:
+    value = section.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise ConfigError(f"{where}.{key} is {value!r}; it must be a number of seconds from 0")
     return float(value)
 
 

@@ -25,6 +25,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--cluster", metavar="ID", help="the cluster, when the config has several")
     parser.add_argument("--api", metavar="URL", default="", help="the Arvados API to ask, where the config names none")
     parser.add_argument("--listen", metavar="HOST:PORT", help="default: the config's InternalURLs or ExternalURL")
+    parser.add_argument(
+        "--run-dir",
+        type=Path,
+        metavar="DIR",
+        help="where this host's controllers of the cluster find each other; mode 0700 (default: the config's "
+        "RunDirectory, else one for this user and cluster in /run)",
+    )
     parser.set_defaults(function=_controller)
 
 
@@ -49,5 +56,5 @@ def _controller(options: argparse.Namespace) -> int:
 
     first, *overlays = options.config or [DEFAULT_CONFIG]
     cluster = config.load(first, options.cluster, overlays=overlays, api=options.api)
-    run(cluster, listen_address(options.listen, cluster))
+    run(cluster, listen_address(options.listen, cluster), options.run_dir)
     return 0

@@ -16,6 +16,7 @@ from arv_ssh import credentials, tls
 from arv_ssh.api.client import ApiClient
 from arv_ssh.api.in_process import InProcessAdapter
 from arv_ssh.config import ClusterConfig
+from arv_ssh.controller.peers import Peers
 from arv_ssh.controller.sessions import Sessions
 from arv_ssh.controller.shell import PATH, ShellEndpoint
 from arv_ssh.embedded import discovery, routes
@@ -33,28 +34,35 @@ BACKLOG = 1024
 
 
 class Controller:
-    """One cluster's controller in one event loop. ``sessions`` are those open now, and take observers."""
+    """One cluster's controller in one event loop. ``sessions`` are those open now, and take observers.
 
-    def __init__(self, config: ClusterConfig) -> None:
-        self._config = config
+    ``peers`` are the cluster's other controllers, as seen from this one.
+    """
+
+    def __init__(self, config: ClusterConfig, peers: Peers) -> None:
+        self.config = config
+        self.peers = peers
         self._embedded = EmbeddedApi(config) if config.api is None else None
         self._pool = ThreadPoolExecutor(EMBEDDED_THREADS, thread_name_prefix="embedded")
         self.sessions = Sessions()
         self._shell = ShellEndpoint(config, _api_client(config, self._embedded), self.sessions)
         self._server: asyncio.Server | None = None
+        self._private: asyncio.Server | None = None
 
-    async def start(self, listener: socket.socket) -> None:
-        """Serve on a bound socket, with the config's TLS certificate."""
-        context = _server_context(self._config)
+    async def start(self, listener: socket.socket, private: socket.socket) -> None:
+        """Serve on a bound socket, with the config's TLS certificate, and without TLS on the process's private one."""
+        context = _server_context(self.config)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
             lambda: TlsLayer(context, HttpConnection(self.handle), server_side=True), sock=listener, backlog=BACKLOG
         )
+        self._private = await loop.create_unix_server(lambda: HttpConnection(self.handle), sock=private)
 
     async def stop(self) -> None:
         """Stop accepting and end all sessions."""
-        if self._server is not None:
-            self._server.close()
+        for server in (self._server, self._private):
+            if server is not None:
+                server.close()
         self._shell.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -75,7 +83,7 @@ class Controller:
         raise NotFound(f"this server has nothing at {request.path}")
 
     def _health(self, request: Request) -> Response:
-        expected = self._config.management_token
+        expected = self.config.management_token
         if not expected or not credentials.matches(request.token(), expected):
             raise Unauthorized("the health check needs the cluster's ManagementToken")
         return Response(200, b'{"health": "OK"}\n')

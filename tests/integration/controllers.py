@@ -78,6 +78,7 @@ def controller(
     log = directory / "controller.log"
     program = str(Path(sys.executable).with_name("arv-ssh"))
     command = [program, "controller", "--config", str(config), "--listen", "127.0.0.1:0"]
+    command += ["--run-dir", str(directory / "run")]  # the cluster's own controller is none of its siblings
     environment = os.environ | {"SSL_CERT_FILE": str(cluster.directory.ca)}
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
