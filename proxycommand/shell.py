@@ -12,10 +12,10 @@ from typing import NoReturn
 from arv_ssh.client import controller, settings
 from arv_ssh.errors import ArvSshError, UsageError
 from proxycommand import arguments, known_hosts, ssh_config
-from proxycommand.ssh_proxy import unvouched
+from proxycommand.ssh_proxy import open_session, unvouched
 
 USAGE = (
-    "usage: arvados-client shell [--user NAME] [--detach-keys KEYS] [--settings FILE] [--known-hosts-dir DIR]"
+    "usage: arvados-client shell [--wait] [--user NAME] [--detach-keys KEYS] [--settings FILE] [--known-hosts-dir DIR]"
     " [NAME@]UUID [SSH-OPTION...] [COMMAND...]"
 )
 _VALUED = ("--user", "--detach-keys", "--settings", "--known-hosts-dir")
@@ -25,8 +25,8 @@ _WITH_VALUE = frozenset("BbcDEeFIiJLlmOopQRSWw")
 
 def run(argv: list[str]) -> int:
     """Check the way to the container, then replace this process by ssh. Returns only when asked for help."""
-    given = arguments.read(argv, _VALUED, ("--help",), usage=USAGE, stop_at_word=True)
-    if given.flags:
+    given = arguments.read(argv, _VALUED, ("--wait", "--help"), usage=USAGE, stop_at_word=True)
+    if "--help" in given.flags:
         print(USAGE)
         return 0
     if not given.words:
@@ -36,7 +36,13 @@ def run(argv: list[str]) -> int:
     if at and given.values["--user"] not in ("", login):
         raise UsageError(f"--user {given.values['--user']} and {login}@ name two login names; give one of them")
     ssh_options, command = split(given.words[1:])
-    container = _probe(given.values["--settings"], target, user, given.values["--detach-keys"], ssh_options)
+    site = settings.load(given.values["--settings"], target=target)
+    container, session = open_session(
+        controller.Controller(site), target, user, given.values["--detach-keys"], wait="--wait" in given.flags
+    )
+    session.connection.close()
+    if not session.host_key and not any("stricthostkeychecking" in option.lower() for option in ssh_options):
+        raise ArvSshError(unvouched(container))
     directory = given.values["--known-hosts-dir"] or known_hosts.default_dir()
     block = ssh_config.block(given.values["--settings"], directory, given.values["--detach-keys"])
     _become(ssh_command(block, container, user, ssh_options, command))
@@ -61,17 +67,6 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
 def ssh_command(block: str, container: str, user: str, ssh_options: list[str], command: list[str]) -> list[str]:
     """Return ssh's argument list. The user's options come first, for ssh takes the first value of each."""
     return ["ssh", *ssh_options, "-l", user, *ssh_config.options(block), "--", container, *command]
-
-
-def _probe(settings_file: str, target: str, user: str, detach_keys: str, ssh_options: list[str]) -> str:
-    site = settings.load(settings_file, target=target)
-    front = controller.Controller(site)
-    container = front.resolve(target)
-    session = front.open_session(container, user, detach_keys)
-    session.connection.close()
-    if not session.host_key and not any("stricthostkeychecking" in option.lower() for option in ssh_options):
-        raise ArvSshError(unvouched(container))
-    return container
 
 
 def _become(command: list[str]) -> NoReturn:

@@ -19,12 +19,12 @@ from proxycommand import arguments, known_hosts
 
 USAGE = (
     "usage: arvados-client ssh-config [--cluster ID] [--settings FILE] [--known-hosts-dir DIR] [--no-control-master]"
-    " [--output-dir DIR | --install [--dry-run] | --uninstall [--dry-run]]"
+    " [--wait] [--output-dir DIR | --install [--dry-run] | --uninstall [--dry-run]]"
 )
 _COMMAND = "arvados-client"
 _VALUED = ("--cluster", "--settings", "--known-hosts-dir", "--output-dir")
 _INSTALLING = ("--install", "--uninstall", "--dry-run")
-_FLAGS = ("--help", "--no-control-master", *_INSTALLING)
+_FLAGS = ("--help", "--no-control-master", "--wait", *_INSTALLING)
 _CLUSTER_ID = re.compile(r"[0-9a-z]{5}")
 
 LONGEST_CONTROL_DIRECTORY = 103 - len("/") - 40 - len(".0123456789abcdef")
@@ -49,7 +49,8 @@ def run(argv: list[str]) -> int:
         os.path.join(output, "known_hosts") if output else known_hosts.cache_dir()
     )
     control_dir = "" if "--no-control-master" in given.flags else known_hosts.cache_dir("cm")
-    text = block(given.values["--settings"], directory, cluster=cluster, control_dir=control_dir)
+    wait = "--wait" in given.flags
+    text = block(given.values["--settings"], directory, cluster=cluster, control_dir=control_dir, wait=wait)
     if installing:
         _install(installing, cluster, text)
     elif output:
@@ -80,12 +81,18 @@ def _install(flags: set[str], cluster: str, text: str) -> None:
 
 
 def block(
-    settings_file: str, known_hosts_dir: str, detach_keys: str = "", *, cluster: str = "", control_dir: str = ""
+    settings_file: str,
+    known_hosts_dir: str,
+    detach_keys: str = "",
+    *,
+    cluster: str = "",
+    control_dir: str = "",
+    wait: bool = False,
 ) -> str:
     """Return the template filled in with absolute paths; an empty ``settings_file`` means the user's own settings.
 
     ``cluster`` limits the block to that cluster's containers. Without ``control_dir``, where ssh's control sockets are,
-    no connection is shared.
+    no connection is shared. ``wait`` lets ssh wait for containers that are still in the queue.
     """
     directory = os.path.abspath(known_hosts_dir)
     hosts = _hosts(cluster)
@@ -95,6 +102,8 @@ def block(
     command += ["--known-hosts-dir", directory]
     if detach_keys:
         command += ["--detach-keys", detach_keys]
+    if wait:
+        command.append("--wait")
     control_master = _control_master(control_dir, hosts) if control_dir else ""
     if control_master:
         command += ["--control-dir", os.path.abspath(control_dir)]

@@ -18,7 +18,7 @@ from proxycommand import arguments, known_hosts
 
 USAGE = (
     "usage: arvados-client ssh-proxy [--user NAME] [--settings FILE] [--known-hosts-dir DIR]"
-    " [--control-dir DIR] [--detach-keys KEYS] [--probe-only] HOST"
+    " [--control-dir DIR] [--detach-keys KEYS] [--wait] [--probe-only] HOST"
 )
 _VALUED = ("--user", "--settings", "--known-hosts-dir", "--control-dir", "--detach-keys")
 
@@ -28,7 +28,7 @@ def run(argv: list[str]) -> int:
 
     With --probe-only end as soon as the session is accepted.
     """
-    given = arguments.read(argv, _VALUED, ("--probe-only", "--help"), usage=USAGE)
+    given = arguments.read(argv, _VALUED, ("--wait", "--probe-only", "--help"), usage=USAGE)
     if "--help" in given.flags:
         print(USAGE)
         return 0
@@ -42,7 +42,7 @@ def run(argv: list[str]) -> int:
     site = settings.load(given.values["--settings"], target=host)
     watch = None if probe_only else 1
     front = controller.Controller(site, watch)
-    session = front.open_session(front.resolve(host), user, given.values["--detach-keys"])
+    _, session = open_session(front, host, user, given.values["--detach-keys"], wait="--wait" in given.flags)
     if probe_only:
         session.connection.close()
         return 0
@@ -57,6 +57,18 @@ def run(argv: list[str]) -> int:
     finally:
         session.connection.close()
     return 0
+
+
+def open_session(
+    front: controller.Controller, target: str, user: str, detach_keys: str, *, wait: bool
+) -> tuple[str, controller.Session]:
+    """Return the container that ``target`` leads to, and a session in it; with ``wait`` when it runs at last."""
+    if wait:
+        from arv_ssh.client.waiting import Wait
+
+        return Wait(front, target).open_session(user, detach_keys)
+    container = front.resolve(target)
+    return container, front.open_session(container, user, detach_keys)
 
 
 def unvouched(host: str) -> str:

@@ -56,18 +56,19 @@ class Controller:
     def __init__(self, settings: Settings, watch: int | None = None) -> None:
         self.settings = settings
         self.request_id = request_id.new()
-        self._watch = watch
+        self.watch = watch
 
-    def resolve(self, target: str) -> str:
+    def resolve(self, target: str, *, waiting: bool = False) -> str:
         """Return the container UUID of ``target``: one, or a container request's, or NAME.arv.
 
+        ``waiting`` lets a name lead to a container that does not run yet, too.
         Raise :class:`arv_ssh.errors.UsageError` for any other text, :class:`NotFound` or :class:`Unavailable` for a
         request without a container.
         """
         if target.endswith(NAME_SUFFIX):
             from arv_ssh.client import names
 
-            return names.find(self, target.removesuffix(NAME_SUFFIX))
+            return names.find(self, target.removesuffix(NAME_SUFFIX), waiting=waiting)
         if uuids.is_container(uuids.check_target(target)):
             return target
         # Only what is needed: a container request can have megabytes of mounts.
@@ -86,7 +87,7 @@ class Controller:
         import json
 
         wish = plain_request(f"/arvados/v1/{path}", self.settings.authority, self._headers())
-        connection = dial(self.settings, self._watch)
+        connection = dial(self.settings, self.watch)
         try:
             answer = self._exchange(connection, wish)
         finally:
@@ -105,7 +106,7 @@ class Controller:
         """Open a session in ``container`` as ``user`` (:data:`DEFAULT_LOGIN` for the image's own)."""
         form = {"login_username": "" if user == DEFAULT_LOGIN else user, "detach_keys": detach_keys}
         path = f"/arvados/v1/containers/{container}/ssh"
-        connection = dial(self.settings, self._watch)
+        connection = dial(self.settings, self.watch)
         try:
             answer = self._exchange(
                 connection, request("POST", path, self.settings.authority, self._headers(), form)
@@ -127,7 +128,7 @@ class Controller:
 
     def _exchange(self, connection: Connection, data: bytes) -> UpgradeAnswer:
         try:
-            return exchange(connection, data, self._watch)
+            return exchange(connection, data, self.watch)
         except (BadGateway, GatewayTimeout) as error:
             raise type(error)(f"{error} (request {self.request_id})") from error
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 PREFIX = "arvados-client: "
 
@@ -57,3 +58,48 @@ def _started_by_ssh() -> bool:
             return file.read().strip() == b"ssh"
     except OSError:
         return sys.platform == "darwin"  # no /proc; what is left is the terminal
+
+
+class Progress:
+    """How long something takes, on the user's stderr: one line that changes on a terminal, else a line now and then."""
+
+    FIRST_REPEAT = 60.0
+    """Seconds after which a line is repeated where there is no terminal; each further time it is twice as long."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._state = ""
+        self._next = 0.0
+        self._repeat = self.FIRST_REPEAT
+        self._line_open = False
+
+    def show(self, text: str, state: str) -> None:
+        """Show ``text`` and the time that went by; without a terminal only for a new ``state`` or after long."""
+        elapsed = time.monotonic() - self._started
+        descriptor = open_stderr()
+        try:
+            if os.isatty(descriptor):
+                width = os.get_terminal_size(descriptor).columns or 80
+                line = f"{PREFIX}{text} ({elapsed:.0f} s)"[: width - 1]
+                os.write(descriptor, f"\r{line}\x1b[K".encode(errors="backslashreplace"))
+                self._line_open = True
+            elif state != self._state or elapsed >= self._next:
+                self._repeat = self.FIRST_REPEAT if state != self._state else 2 * self._repeat
+                self._state, self._next = state, elapsed + self._repeat
+                os.write(descriptor, f"{PREFIX}{text} ({elapsed:.0f} s)\n".encode(errors="backslashreplace"))
+        except OSError:
+            pass  # nobody looks; the wait goes on all the same
+        finally:
+            close_stderr(descriptor)
+
+    def done(self) -> None:
+        """Clear the line on a terminal: what comes next begins where it stood."""
+        if self._line_open:
+            self._line_open = False
+            descriptor = open_stderr()
+            try:
+                os.write(descriptor, b"\r\x1b[K")
+            except OSError:
+                pass  # the terminal has gone
+            finally:
+                close_stderr(descriptor)

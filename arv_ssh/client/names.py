@@ -24,9 +24,10 @@ LISTED = 5
 _NAME = re.compile(r"[^/%\\\x00-\x1f]+")
 
 
-def find(controller: Controller, name: str) -> str:
+def find(controller: Controller, name: str, *, waiting: bool = False) -> str:
     """Return the UUID of the container of the caller's newest running request called ``name``.
 
+    With ``waiting`` one that is still in the queue counts as well as one that runs.
     Another one that runs under the same name is mentioned on stderr. Raise :class:`UsageError` when ``name`` is the
     beginning of several names, :class:`NotFound` or :class:`Unavailable` when nothing of it runs.
     """
@@ -38,7 +39,8 @@ def find(controller: Controller, name: str) -> str:
             f"you have no container request called {name!r} on {controller.settings.authority}; "
             "check the name, or give a UUID"
         )
-    running = _running(controller, [request["container_uuid"] for request in requests])
+    states = ["Running", "Locked", "Queued"] if waiting else ["Running"]
+    running = _in_state(controller, states, [request["container_uuid"] for request in requests])
     alive = [request for request in requests if request["container_uuid"] in running]
     if not alive:
         newest = requests[0]
@@ -89,8 +91,8 @@ def _requests(controller: Controller, name: str) -> list[dict[str, Any]]:
     )
 
 
-def _running(controller: Controller, containers: list[str]) -> set[str]:
-    filters = [["uuid", "in", sorted(set(containers))], ["state", "=", "Running"]]
+def _in_state(controller: Controller, states: list[str], containers: list[str]) -> set[str]:
+    filters = [["uuid", "in", sorted(set(containers))], ["state", "in", states]]
     return {item["uuid"] for item in _items(controller, "containers", filters=filters, select=["uuid"])}
 
 
