@@ -1,0 +1,414 @@
+"""yamux in an event loop: a protocol over one connection, whose streams are transports like any other.
+
+Owns the joining of :class:`arv_ssh.yamux.core.Core` to asyncio: back-pressure both ways, half-close, the keepalive that
+finds a dead peer, and the end of every stream when the connection is lost. Knows nothing of what a stream carries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
+
+from arv_ssh.relay import plain
+from arv_ssh.yamux import core
+from arv_ssh.yamux.core import Core
+from arv_ssh.yamux.frames import GoAway, LocalProtocolError, RemoteProtocolError
+
+logger = logging.getLogger(__name__)
+
+KEEPALIVE = 15.0
+"""Seconds of silence after which the peer is asked for a sign of life."""
+DEAD_AFTER = 45.0
+"""Seconds of silence after which it is taken for dead; three questions have gone unanswered then."""
+LINGER = 10.0
+"""Seconds that the peer has to end its direction after a stream was closed here; then the stream is reset."""
+HIGH_WATER = 512 * 1024
+"""Unsent bytes of a stream above which whoever feeds it is told to pause; as on a TLS connection."""
+
+Accept = Callable[[], asyncio.BaseProtocol]
+
+
+class Session(asyncio.Protocol):
+    """One yamux connection. ``client`` says which end; ``accept`` makes the protocol of each stream the peer opens.
+
+    Without ``accept`` the peer can open none. ``closed`` is called once, with the reason or None when :meth:`close` was
+    it; every stream has been told before.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: bool,
+        accept: Accept | None = None,
+        closed: Callable[[Session, Exception | None], Any] | None = None,
+        max_streams: int = core.MAX_STREAMS,
+    ) -> None:
+        self._core = Core(client=client, max_streams=max_streams if accept else 0)
+        self._accept = accept
+        self._closed = closed
+        self._streams: dict[int, Stream] = {}
+        self._waiting: set[Stream] = set()  # what has gone out matters to them: full, or closed and not all sent
+        self._lower: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._heard = self._loop.time()
+        self._lower_full = False
+        self._busy = False
+        self._over = False
+        self._error: Exception | None = None
+
+    def take(self, transport: asyncio.Transport, early: bytes = b"") -> None:
+        """Begin on an open, paused transport; ``early`` are bytes that were read from it before."""
+        transport.set_protocol(self)
+        self.connection_made(transport)
+        if early:
+            self.data_received(early)
+        if not self._over:
+            transport.resume_reading()
+
+    def connect(self, protocol: asyncio.BaseProtocol) -> Stream:
+        """Open a stream and give it to ``protocol``; raises :class:`ConnectionError` when the session takes no more.
+
+        The stream may be written at once. A refusal by the peer comes as a lost connection.
+        """
+        if self._over:
+            raise ConnectionResetError("the tunnel was lost")
+        try:
+            number = self._core.open()
+        except LocalProtocolError as error:
+            raise ConnectionRefusedError(f"the tunnel takes no more connections ({error})") from error
+        stream = self._add(number, protocol)
+        self.flush()
+        return stream
+
+    @property
+    def over(self) -> bool:
+        """Say whether the session has ended."""
+        return self._over
+
+    def close(self) -> None:
+        """End the session and every stream of it."""
+        if self._lower is not None and not self._over:
+            self._core.go_away()
+            self.flush()
+            self._lower.close()
+            self._end(None)
+
+    # The protocol's side: called by the transport below.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._lower = plain(transport)
+        self._timer = self._loop.call_later(KEEPALIVE, self._look_after)
+
+    def data_received(self, data: bytes) -> None:
+        if self._over:
+            return
+        self._heard = self._loop.time()
+        self._core.receive_data(data)
+        self._busy = True
+        try:
+            while not self._over and (event := self._core.next_event()) is not None:
+                _HANDLERS[type(event)](self, event)
+        except RemoteProtocolError as error:
+            self._fail(ConnectionAbortedError(f"the other end of the tunnel broke the protocol: {error}"))
+        finally:
+            self._busy = False
+        self.flush()
+
+    def eof_received(self) -> bool:
+        self._fail(ConnectionResetError("the other end of the tunnel closed it"))
+        return False
+
+    def pause_writing(self) -> None:
+        self._lower_full = True
+
+    def resume_writing(self) -> None:
+        self._lower_full = False
+        self.flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        reason = exc or ConnectionResetError("the connection below it was closed")
+        self._end(ConnectionResetError(f"the tunnel was lost: {reason}"))
+        self._lower = None
+
+    # What the core saw.
+
+    def _opened(self, event: core.StreamOpened) -> None:
+        assert self._accept is not None  # noqa: S101 - for mypy: without it the core refuses streams
+        self._add(event.stream_id, self._accept())
+
+    def _accepted(self, event: core.StreamAccepted) -> None:
+        """Nothing waits for it: a stream may be written before."""
+
+    def _data(self, event: core.DataReceived) -> None:
+        if stream := self._streams.get(event.stream_id):
+            stream.received(event.data)
+
+    def _eof(self, event: core.EofReceived) -> None:
+        if stream := self._streams.get(event.stream_id):
+            stream.ended()
+
+    def _reset(self, event: core.StreamReset) -> None:
+        if stream := self._streams.get(event.stream_id):
+            stream.lost(ConnectionResetError("the other end of the tunnel reset the connection"))
+
+    def _pong(self, event: core.PingAnswered) -> None:
+        """That something came is noted for all bytes alike."""
+
+    def _gone_away(self, event: core.GoneAway) -> None:
+        if event.code != GoAway.NORMAL:
+            self._fail(ConnectionAbortedError(f"the other end of the tunnel gave up on it (yamux code {event.code})"))
+
+    # Sending.
+
+    def flush(self) -> None:
+        """Send what the core has, as far as the connection below takes it."""
+        if self._busy or self._over or self._lower is None:
+            return
+        self._busy = True
+        try:
+            while not self._lower_full and (data := self._core.data_to_send()):
+                self._lower.write(data)
+        finally:
+            self._busy = False
+        for stream in list(self._waiting):
+            stream.sent()
+
+    def watch(self, stream: Stream) -> None:
+        """Call the stream's :meth:`Stream.sent` after each :meth:`flush`, until :meth:`unwatch`."""
+        self._waiting.add(stream)
+
+    def unwatch(self, stream: Stream) -> None:
+        """Undo :meth:`watch`."""
+        self._waiting.discard(stream)
+
+    def _look_after(self) -> None:
+        silence = self._loop.time() - self._heard
+        if silence >= DEAD_AFTER:
+            self._fail(TimeoutError(f"the other end of the tunnel was silent for {silence:.0f} s"))
+            return
+        if silence >= KEEPALIVE:
+            self._core.ping()
+            self.flush()
+        self._timer = self._loop.call_later(KEEPALIVE, self._look_after)
+
+    # Streams and the end.
+
+    def _add(self, number: int, protocol: asyncio.BaseProtocol) -> Stream:
+        stream = Stream(self, self._core, number, self._lower)
+        self._streams[number] = stream
+        stream.begin(protocol)
+        return stream
+
+    def forget(self, number: int) -> None:
+        """Let go of a stream that its protocol will hear of no more."""
+        self._streams.pop(number, None)
+        if self._core.is_open(number) and not self._over:
+            self._loop.call_later(LINGER, self._reset_lingering, number)
+
+    def _reset_lingering(self, number: int) -> None:
+        if not self._over:
+            self._core.reset(number)
+            self.flush()
+
+    def _fail(self, error: Exception) -> None:
+        """End a session that cannot go on; the core's last words go out first."""
+        self._busy = False
+        self._lower_full = False
+        self.flush()
+        if self._lower is not None:
+            self._lower.close() if not isinstance(error, TimeoutError) else self._lower.abort()
+        self._end(error)
+
+    def _end(self, error: Exception | None) -> None:
+        if self._over:
+            return
+        self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for stream in list(self._streams.values()):
+            stream.lost(error or ConnectionResetError("the tunnel was closed"))
+        if self._closed is not None:
+            self._closed(self, error)
+
+
+_HANDLERS: dict[type[core.Event], Callable[[Session, Any], None]] = {
+    core.StreamOpened: Session._opened,
+    core.StreamAccepted: Session._accepted,
+    core.DataReceived: Session._data,
+    core.EofReceived: Session._eof,
+    core.StreamReset: Session._reset,
+    core.PingAnswered: Session._pong,
+    core.GoneAway: Session._gone_away,
+}
+
+
+class Stream(asyncio.Transport):
+    """One stream as a transport; its methods are the standard's, and so is what it calls on its protocol."""
+
+    def __init__(self, session: Session, engine: Core, number: int, lower: asyncio.Transport | None) -> None:
+        super().__init__()
+        self._session = session
+        self._core = engine
+        self._number = number
+        self._lower = lower
+        self._protocol: asyncio.BaseProtocol
+        self._held: deque[bytes] = deque()
+        self._reading = True
+        self._eof_came = False
+        self._eof_told = False
+        self._eof_written = False
+        self._closing = False
+        self._lost = False
+        self._full = False
+        self._high, self._low = HIGH_WATER, HIGH_WATER // 4
+
+    # Called by the session.
+
+    def begin(self, protocol: asyncio.BaseProtocol) -> None:
+        """Tell ``protocol`` that its connection is made."""
+        self._protocol = protocol
+        self._guard(lambda: self._protocol.connection_made(self))
+
+    def received(self, data: bytes) -> None:
+        """Take what came, now or when reading is resumed; until then it counts against the window."""
+        if not self._closing:
+            self._held.append(data)
+            self._deliver()
+
+    def ended(self) -> None:
+        """Note the peer's end, told after what came before it."""
+        self._eof_came = True
+        self._deliver()
+
+    def lost(self, error: Exception | None) -> None:
+        """Let go of the stream and tell the protocol, once, when the loop comes to it."""
+        if self._lost:
+            return
+        self._lost = self._closing = True
+        self._held.clear()
+        self._session.unwatch(self)
+        self._session.forget(self._number)
+        asyncio.get_running_loop().call_soon(self._guard, lambda: self._protocol.connection_lost(error))
+
+    def sent(self) -> None:
+        """Look what has gone out: a feeder may go on, a closed stream is done."""
+        unsent = self._core.unsent(self._number)
+        if self._full and unsent <= self._low:
+            self._full = False
+            if not self._closing:
+                self._session.unwatch(self)
+            self._guard(self._protocol.resume_writing)
+        if self._closing and self._core.eof_sent(self._number):
+            self.lost(None)
+
+    def _deliver(self) -> None:
+        while self._held and self._reading and not self._closing:
+            data = self._held.popleft()
+            self._guard(lambda data=data: self._hand_over(data))  # type: ignore[misc]
+            self._core.consumed(self._number, len(data))
+        if self._eof_came and not (self._eof_told or self._held or self._closing) and self._reading:
+            self._eof_told = True
+            self._guard(self._tell_eof)
+        self._session.flush()
+
+    def _hand_over(self, data: bytes) -> None:
+        if isinstance(self._protocol, asyncio.BufferedProtocol):
+            _copy_to(self._protocol, data)
+        else:
+            cast(asyncio.Protocol, self._protocol).data_received(data)
+
+    def _tell_eof(self) -> None:
+        if not cast(asyncio.Protocol, self._protocol).eof_received():
+            self.close()
+
+    def _guard(self, call: Callable[[], Any]) -> None:
+        """Call the protocol; what it raises ends this stream and not the others."""
+        try:
+            call()
+        except Exception:
+            logger.exception("a connection in a tunnel failed")
+            self.abort()
+
+    # The transport's side: called by the protocol above.
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = protocol
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._protocol
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._lower.get_extra_info(name, default) if self._lower is not None else default
+
+    def is_reading(self) -> bool:
+        return self._reading and not self._closing
+
+    def pause_reading(self) -> None:
+        self._reading = False
+
+    def resume_reading(self) -> None:
+        if not self._reading and not self._closing:
+            self._reading = True
+            asyncio.get_running_loop().call_soon(self._deliver)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._eof_written and not self._closing:
+            raise RuntimeError("write() after write_eof()")
+        if self._closing or not data:
+            return
+        self._core.send(self._number, data if isinstance(data, bytes) else bytes(data))
+        self._session.flush()
+        if not self._full and self._core.unsent(self._number) > self._high:
+            self._full = True
+            self._session.watch(self)
+            self._guard(self._protocol.pause_writing)
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        if not self._closing and not self._eof_written:
+            self._eof_written = True
+            self._core.send_eof(self._number)
+            self._session.flush()
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def close(self) -> None:
+        """Send what was written, then the end; what comes after that is not for anybody."""
+        if self._closing:
+            return
+        self._closing = True
+        self._held.clear()
+        self._core.send_eof(self._number)
+        self._session.watch(self)
+        self._session.flush()
+
+    def abort(self) -> None:
+        if not self._lost:
+            self._core.reset(self._number)
+            self.lost(None)
+            self._session.flush()
+
+    def get_write_buffer_size(self) -> int:
+        return self._core.unsent(self._number)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        if high is None:
+            high = HIGH_WATER if low is None else 4 * low
+        self._high, self._low = high, high // 4 if low is None else low
+
+
+def _copy_to(protocol: asyncio.BufferedProtocol, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        buffer = memoryview(cast(memoryview, protocol.get_buffer(len(view))))
+        size = min(len(buffer), len(view))
+        buffer[:size] = view[:size]
+        protocol.buffer_updated(size)
+        view = view[size:]
