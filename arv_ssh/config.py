@@ -15,14 +15,17 @@ from urllib.parse import urlsplit
 import yaml
 
 from arv_ssh import destination, session_options
+from arv_ssh.audit.options import (
+    AUDIT_DIRECTORY,
+    AUDIT_MODES,
+    RECORDING_DIRECTORY,
+    RECORDING_MODES,
+    Auditing,
+)
 from arv_ssh.errors import ConfigError
 from arv_ssh.session_options import SessionOptions
 
 MODES = ("disabled", "default-off", "default-on")
-AUDIT_MODES = ("off", "on", "required")
-RECORDING_MODES = ("off", "tty")
-AUDIT_DIRECTORY = "/var/log/arv-ssh/audit"
-RECORDING_DIRECTORY = "/var/log/arv-ssh/recordings"
 MAX_GATEWAY_TUNNELS = 1000
 """The default of stock Arvados' ``API.MaxGatewayTunnels``."""
 DRAIN_TIMEOUT = 3600.0
@@ -59,19 +62,6 @@ class Limits:
     per_user: int = 0
     per_container: int = 0
     per_controller: int = 0
-
-
-@dataclass(frozen=True)
-class Auditing:
-    """What is written of sessions and where: ``Audit``, ``Recording`` and their directories under ``ShellAccess``.
-
-    ``audit`` is one of AUDIT_MODES; "required" means: no write, no session. ``recording`` is one of RECORDING_MODES.
-    """
-
-    audit: str = "off"
-    audit_directory: Path = Path(AUDIT_DIRECTORY)
-    recording: str = "off"
-    recording_directory: Path = Path(RECORDING_DIRECTORY)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ to it becomes a channel of its own (``auth-agent@openssh.com``), so any number o
 from __future__ import annotations
 
 from crunch_sshd.broker.client import Broker
+from crunch_sshd.channel_audit import ConnectionAudit
 from crunch_sshd.channel_relay import Relays
 from crunch_sshd.listener import Listener
 from crunch_sshd.transport import GatewayTransport
@@ -18,17 +19,18 @@ CHANNEL_TYPE = "auth-agent@openssh.com"
 class Agent:
     """One session's agent. The methods block for a moment; they are not for the transport thread."""
 
-    def __init__(self, transport: GatewayTransport, relays: Relays, broker: Broker) -> None:
+    def __init__(self, transport: GatewayTransport, relays: Relays, broker: Broker, audit: ConnectionAudit) -> None:
         self._transport = transport
         self._relays = relays
         self._broker = broker
+        self._audit = audit
         self._listener: Listener | None = None
 
     def open(self) -> dict[str, str]:
         """Make the socket; return the environment that names it. Raises :class:`BrokerError` when there is no place."""
         listening = self._broker.listen_agent()
         self._listener = Listener(
-            self._transport, self._relays, self._broker, listening, CHANNEL_TYPE, lambda _: ()
+            self._transport, self._relays, self._broker, listening, CHANNEL_TYPE, lambda _: (), self._audit
         )
         self._listener.start()
         return {VARIABLE: listening.path}

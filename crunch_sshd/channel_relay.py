@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from paramiko.message import Message
 
+from crunch_sshd.channel_audit import ChannelAudit, ConnectionAudit
 from crunch_sshd.stdin import Stdin
 from crunch_sshd.transport import GatewayChannel
 
@@ -64,7 +65,14 @@ class SocketSink:
 class ChannelRelay:
     """The handler of a channel that is, or will be, joined to ``sock``. ``over`` is called once, at its end."""
 
-    def __init__(self, channel: GatewayChannel, sock: socket.socket, over: Callable[[ChannelRelay], None]) -> None:
+    def __init__(
+        self,
+        channel: GatewayChannel,
+        sock: socket.socket,
+        over: Callable[[ChannelRelay], None],
+        audit: ChannelAudit | None = None,
+    ) -> None:
+        self.audit = audit or ConnectionAudit().channel("")
         self._channel = channel
         self._sock = sock
         self._over = over
@@ -106,6 +114,7 @@ class ChannelRelay:
         self._stdin.attach(self._sink)
         try:
             while data := self._sock.recv(READ_SIZE):
+                self.audit.sent += len(data)
                 self._channel.send_data(data)
         except OSError:
             pass  # the far end reset the connection, or the client closed the channel: either way nothing more comes
@@ -118,11 +127,13 @@ class ChannelRelay:
         with suppress(OSError):  # the connection is lost
             self._channel.close()
         self._sink.close()
+        self.audit.end()
         self._over(self)
 
     # The channel's handler.
 
     def data_received(self, data: bytes) -> None:
+        self.audit.received += len(data)
         self._stdin.data_received(data)
 
     def eof_received(self) -> None:
@@ -172,9 +183,9 @@ class Relays:
         with self._lock:
             self._reserved -= 1
 
-    def join(self, channel: GatewayChannel, sock: socket.socket) -> ChannelRelay:
-        """Return the relay for a reserved place; it gives the place back at its end."""
-        relay = ChannelRelay(channel, sock, self._over)
+    def join(self, channel: GatewayChannel, sock: socket.socket, audit: ChannelAudit | None = None) -> ChannelRelay:
+        """Return the relay for a reserved place; it gives the place back at its end, which ``audit`` is told of."""
+        relay = ChannelRelay(channel, sock, self._over, audit)
         with self._lock:
             self._running.add(relay)
             closed = self._closed

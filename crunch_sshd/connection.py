@@ -20,10 +20,12 @@ from paramiko.message import Message
 from arv_ssh import credentials
 from arv_ssh.host_key import private_pem
 from arv_ssh.session_options import SessionOptions
+from crunch_sshd.channel_audit import ConnectionAudit
 from crunch_sshd.forward import Forwarding
 from crunch_sshd.policy import DEFAULT_POLICY, Policy
 from crunch_sshd.runtimes import Account, Runtime
 from crunch_sshd.session import Session
+from crunch_sshd.session_watch import SessionWatch
 from crunch_sshd.transport import (
     OPEN_PROHIBITED,
     OPEN_RESOURCE_SHORTAGE,
@@ -55,6 +57,7 @@ class Login:
     """Who the controller proved: the login name ("" is the default user), the account it is, the session's password.
 
     ``user_credential`` and ``user_uuid`` are "" where the session was not signed: then no password is right.
+    ``client`` is the address that the controller says the user came from.
     """
 
     login_username: str
@@ -63,6 +66,7 @@ class Login:
     detach_keys: bytes
     request_id: str
     user_uuid: str = ""
+    client: str = ""
 
 
 class Connection(GatewayServer):
@@ -78,7 +82,9 @@ class Connection(GatewayServer):
         policy: Policy = DEFAULT_POLICY,
         options: SessionOptions | None = None,
         container_ended: Callable[[], bool] = lambda: False,
+        audit: ConnectionAudit | None = None,
     ) -> None:
+        self._audit = audit or ConnectionAudit()
         self._options = options or SessionOptions()
         self._container_ended = container_ended
         self.login = self._login = login
@@ -88,7 +94,7 @@ class Connection(GatewayServer):
         self._sessions: set[Session] = set()
         self._no_more_sessions = False
         self._transport = _transport(sock, secret)
-        self._forwarding = Forwarding(self._transport, runtime.host(), login.account, policy)
+        self._forwarding = Forwarding(self._transport, runtime.host(), login.account, policy, self._audit)
         self._openers: dict[str, Callable[[ChannelOpen], None]] = {
             "session": self._open_session,
             **self._forwarding.openers,
@@ -103,6 +109,7 @@ class Connection(GatewayServer):
 
         A client that takes nothing is not waited for longer than :data:`DISCONNECT_GRACE`.
         """
+        self._audit.reason = reason
         threading.Thread(target=self._disconnect, args=(reason,), name="disconnect", daemon=True).start()
 
     def _disconnect(self, reason: str) -> None:
@@ -151,18 +158,22 @@ class Connection(GatewayServer):
     def open_channel(self, wish: ChannelOpen) -> None:
         opener = self._openers.get(wish.kind)
         if opener is None:
-            wish.refuse(OPEN_UNKNOWN_TYPE, f"the channel type {wish.kind} is not supported")
+            self._refuse(wish, OPEN_UNKNOWN_TYPE, f"the channel type {wish.kind} is not supported")
         else:
             opener(wish)
 
     def _open_session(self, wish: ChannelOpen) -> None:
         if self._no_more_sessions:
-            wish.refuse(OPEN_PROHIBITED, "the client itself asked for no more sessions")
+            self._refuse(wish, OPEN_PROHIBITED, "the client itself asked for no more sessions")
         elif len(self._sessions) >= self._options.max_sessions:
             limit = self._options.max_sessions
-            wish.refuse(OPEN_RESOURCE_SHORTAGE, f"this connection has {limit} sessions open, its limit")
+            self._refuse(wish, OPEN_RESOURCE_SHORTAGE, f"this connection has {limit} sessions open, its limit")
         else:
             wish.accept(self._new_session)
+
+    def _refuse(self, wish: ChannelOpen, reason: int, sentence: str) -> None:
+        self._audit.channel(wish.kind).refuse(sentence)
+        wish.refuse(reason, sentence)
 
     def _new_session(self, channel: GatewayChannel) -> Session:
         session = Session(
@@ -174,6 +185,7 @@ class Connection(GatewayServer):
             self._login.detach_keys,
             self._forwarding.agent,
             self._container_ended,
+            SessionWatch(self._audit.channel("session")),
         )
         with self._lock:
             self._sessions.add(session)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from setproctitle import setproctitle
 
 from arv_ssh import uuids
+from arv_ssh.audit import options as audit_options
 from arv_ssh.errors import ArvSshError, ConfigError, UsageError
 from crunch_sshd import secret_argument
 
@@ -76,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="JSON",
         help="options of sessions: AcceptEnv (a list), MaxSessions, Subsystems (name: command in the container)",
     )
+    audit_options.add_arguments(result)
     # For the dispatcher and `arv-ssh cluster`, which do not talk to Docker themselves.
     result.add_argument("--clean-up", action="store_true", help=argparse.SUPPRESS)
     result.add_argument("--check-engine", action="store_true", help=argparse.SUPPRESS)
@@ -167,6 +169,7 @@ def _run(options: argparse.Namespace, secret: str | None, host: str, port: int) 
         options.runtime,
         policy.from_json(options.forwarding),
         session_options.from_json(options.sessions),
+        audit_options.from_arguments(options),
     )
     Lifecycle(settings, record, events).run()
     return 0

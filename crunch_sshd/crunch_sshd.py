@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from setproctitle import setproctitle
 
 from arv_ssh import __version__, log, session_options, uuids
+from arv_ssh.audit import options as audit_options
 from arv_ssh.errors import ArvSshError, UsageError
 from crunch_sshd import secret_argument
 from crunch_sshd.crunch_run import split_address
@@ -52,6 +53,7 @@ def _serve(options: argparse.Namespace) -> int:
         accept_unsigned_sessions=options.accept_unsigned_sessions,
         policy=policy.from_json(options.forwarding),
         options=session_options.from_json(options.sessions),
+        auditing=audit_options.from_arguments(options),
     )
     print(gateway.start(), flush=True)
     events.wait_for(lambda: False)
@@ -115,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="let a stock Arvados controller in, which proves the container but signs no session",
     )
+    audit_options.add_arguments(parser)
     return parser
 
 

@@ -14,9 +14,11 @@ from functools import partial
 
 from paramiko.message import Message
 
+from arv_ssh.audit.trail import NotRecorded, text
 from arv_ssh.log import event
-from crunch_sshd.agent import Agent
+from crunch_sshd.agent import CHANNEL_TYPE, Agent
 from crunch_sshd.broker.client import Broker, BrokerError
+from crunch_sshd.channel_audit import ChannelAudit, ConnectionAudit
 from crunch_sshd.channel_relay import ChannelRelay, Relays
 from crunch_sshd.host_container import HostContainer
 from crunch_sshd.policy import Policy
@@ -50,13 +52,21 @@ class Forwarding:
     """All forwarding of one SSH connection. ``container`` None means that the gateway may not enter it."""
 
     def __init__(
-        self, transport: GatewayTransport, container: HostContainer | None, account: Account, policy: Policy
+        self,
+        transport: GatewayTransport,
+        container: HostContainer | None,
+        account: Account,
+        policy: Policy,
+        audit: ConnectionAudit | None = None,
     ) -> None:
+        self._audit = audit or ConnectionAudit()
         self._transport = transport
         self._policy = policy
         self._broker = Broker(container, account) if container is not None else None
         self._relays = Relays(MAX_FORWARDS)
-        self._remote = RemoteForwards(transport, self._relays, self._broker) if self._broker is not None else None
+        self._remote = (
+            RemoteForwards(transport, self._relays, self._broker, self._audit) if self._broker is not None else None
+        )
         self.openers: dict[str, Callable[[ChannelOpen], None]] = {
             "direct-tcpip": self._direct_tcpip,
             "direct-streamlocal@openssh.com": self._direct_streamlocal,
@@ -72,6 +82,7 @@ class Forwarding:
         refusal = self._refusal(RemoteForwards.KINDS[kind])
         if refusal or self._remote is None:
             event(logger, "forwarding is refused", request=kind, reason=refusal)  # the reply has no place for it
+            self._audit.channel(kind).refuse(refusal)
             reply(False, ())
         else:
             self._remote.request(kind, message, reply)
@@ -82,8 +93,9 @@ class Forwarding:
         refusal = self._refusal("agent")
         if refusal or self._broker is None:
             event(logger, "forwarding is refused", request="auth-agent-req@openssh.com", reason=refusal)
+            self._audit.channel(CHANNEL_TYPE).refuse(refusal)
             return None
-        return Agent(self._transport, self._relays, self._broker)
+        return Agent(self._transport, self._relays, self._broker, self._audit)
 
     def close(self) -> None:
         """End everything; the connection is over. Does not block."""
@@ -108,12 +120,16 @@ class Forwarding:
 
     def _open(self, wish: ChannelOpen, kind: str, name: str, connect: Callable[[Broker], socket.socket]) -> None:
         refusal = self._refusal(kind)
+        audit = self._audit.channel(wish.kind, target=text(name))
         if refusal or self._broker is None:
+            audit.refuse(refusal)
             wish.refuse(OPEN_PROHIBITED, refusal)
         elif not self._relays.reserve():
-            wish.refuse(OPEN_RESOURCE_SHORTAGE, f"this connection has {MAX_FORWARDS} forwardings open, its limit")
+            shortage = f"this connection has {MAX_FORWARDS} forwardings open, its limit"
+            audit.refuse(shortage)
+            wish.refuse(OPEN_RESOURCE_SHORTAGE, shortage)
         else:
-            work = partial(self._relay, wish, name, partial(connect, self._broker))
+            work = partial(self._relay, wish, name, partial(connect, self._broker), audit)
             threading.Thread(target=work, name="forward", daemon=True).start()
 
     def _connect(self, broker: Broker, host: str, port: int) -> socket.socket:
@@ -125,14 +141,21 @@ class Forwarding:
             raise Prohibited(f"forwarding to {host} port {port} is not allowed by this cluster's configuration")
         return broker.connect(allowed, port)
 
-    def _relay(self, wish: ChannelOpen, name: str, connect: Callable[[], socket.socket]) -> None:
+    def _relay(
+        self, wish: ChannelOpen, name: str, connect: Callable[[], socket.socket], audit: ChannelAudit
+    ) -> None:
         """Connect, answer the wish, and be the thread of what comes of it."""
         try:
+            audit.begin()
             sock = connect()
-        except (BrokerError, Prohibited) as error:
+        except (BrokerError, Prohibited, NotRecorded) as error:
             self._relays.release()
+            audit.reason = str(error)
+            audit.end()
             if isinstance(error, Prohibited):
                 wish.refuse(OPEN_PROHIBITED, str(error))
+            elif isinstance(error, NotRecorded):
+                wish.refuse(OPEN_RESOURCE_SHORTAGE, str(error))
             else:
                 wish.refuse(OPEN_CONNECT_FAILED, f"connect to {_printable(name)}: {error}")
             return
@@ -140,7 +163,7 @@ class Forwarding:
         relays: list[ChannelRelay] = []
 
         def join(channel: GatewayChannel) -> ChannelRelay:
-            relays.append(self._relays.join(channel, sock))
+            relays.append(self._relays.join(channel, sock, audit))
             return relays[0]
 
         wish.accept(join)

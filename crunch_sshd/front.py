@@ -23,6 +23,9 @@ from crunch_sshd.runtimes import Runtime
 CLOCK_SKEW = 60
 """Seconds that the clocks of a controller and a node may differ."""
 
+MAX_ADDRESS = 64
+"""Characters of the user's address; the longest, an IPv6 address with a zone, has fewer."""
+
 Opened = Callable[[asyncio.Transport, bytes, Login], None]
 End = Callable[[Session, str], int]
 """Ends a session's connections, with the reason that the client shows; returns how many there were."""
@@ -76,6 +79,7 @@ class Front:
             detach_keys=detach.parse(form.get("detach_keys", "")),
             request_id=session.request_id if session else request.request_id,
             user_uuid=session.user_uuid if session else "",
+            client=request.headers.get("x-forwarded-for", "")[:MAX_ADDRESS],
         )
         headers = [
             ("X-Arvados-Authorization-Response", credentials.respond_auth(secret, proof)),

@@ -14,6 +14,8 @@ from typing import Any
 
 import uvloop
 
+from arv_ssh.audit.options import Auditing
+from arv_ssh.audit.trail import Trail
 from arv_ssh.http_server import HttpConnection
 from arv_ssh.listen import bind
 from arv_ssh.log import event
@@ -22,6 +24,7 @@ from arv_ssh.session_options import SessionOptions
 from arv_ssh.session_token import Session
 from arv_ssh.tls_transport import TlsLayer
 from crunch_sshd import certificate
+from crunch_sshd.channel_audit import GatewayAudit
 from crunch_sshd.connection import DISCONNECT_GRACE, Connection, Login
 from crunch_sshd.front import Front, Identity
 from crunch_sshd.policy import DEFAULT_POLICY, Policy
@@ -57,6 +60,7 @@ class Gateway:
         accept_unsigned_sessions: bool = False,
         policy: Policy = DEFAULT_POLICY,
         options: SessionOptions | None = None,
+        auditing: Auditing = Auditing(),  # noqa: B008 - frozen
     ) -> None:
         self._container_uuid = container_uuid
         self._secret = secret
@@ -66,6 +70,7 @@ class Gateway:
         self._accept_unsigned = accept_unsigned_sessions
         self._policy = policy
         self._options = options or SessionOptions()
+        self._audit = GatewayAudit(Trail(auditing.audit, auditing.audit_directory, f"gateway-{container_uuid}"))
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)
         self._connections: set[Connection] = set()
@@ -104,6 +109,13 @@ class Gateway:
         outside, inside = socket.socketpair()
         for end in (outside, inside):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+        fields: dict[str, Any] = {
+            "container_uuid": self._container_uuid,
+            "request_id": login.request_id,
+            "user_uuid": login.user_uuid,
+            "login_username": login.login_username,
+        }
+        audit = self._audit.connection(**fields, client=login.client)
         connection = Connection(
             inside,
             self._secret,
@@ -113,15 +125,11 @@ class Gateway:
             self._policy,
             self._options,
             self._container_ended,
+            audit,
         )
         with self._lock:
             self._connections.add(connection)
         connection.start()
-        fields: dict[str, Any] = {
-            "container_uuid": self._container_uuid,
-            "request_id": login.request_id,
-            "login_username": login.login_username,
-        }
         event(logger, "session opened", **fields)
 
         def done(relay: Relay, error: Exception | None) -> None:
@@ -195,6 +203,7 @@ class Gateway:
         self._loop.call_soon_threadsafe(self._stop)
         self._thread.join()
         self._loop.close()
+        self._audit.close()
 
     def _stop(self) -> None:
         """Close what is open, so that clients see an end and not a cut, then stop the loop."""

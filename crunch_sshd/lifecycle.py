@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from arv_ssh import log
+from arv_ssh.audit.options import Auditing
 from arv_ssh.errors import ArvSshError, HttpError, Unprocessable
 from arv_ssh.session_options import SessionOptions
 from crunch_sshd import container_options, docker_engine
@@ -50,6 +51,7 @@ class Settings:
     runtime: str = "auto"
     forwarding: Policy = DEFAULT_POLICY
     sessions: SessionOptions = field(default_factory=SessionOptions)
+    auditing: Auditing = Auditing()
 
 
 class Interrupted(Exception):
@@ -136,6 +138,7 @@ class Lifecycle:
                 accept_unsigned_sessions=self._settings.accept_unsigned_sessions,
                 policy=self._settings.forwarding,
                 options=self._settings.sessions,
+                auditing=self._settings.auditing,
             )
         except (ArvSshError, OSError) as error:
             # A runtime looks into the container's first process: a short command may be over by then.

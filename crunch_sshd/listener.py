@@ -11,7 +11,9 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from arv_ssh.audit.trail import NotRecorded, text
 from crunch_sshd.broker.client import Broker, BrokerError, Listening
+from crunch_sshd.channel_audit import ChannelAudit, ConnectionAudit
 from crunch_sshd.channel_relay import ChannelRelay, Relays, shut_down
 from crunch_sshd.transport import GatewayChannel, GatewayTransport
 
@@ -35,7 +37,9 @@ class Listener:
         listening: Listening,
         kind: str,
         fields: Fields,
+        audit: ConnectionAudit,
     ) -> None:
+        self._audit = audit
         self._transport = transport
         self._relays = relays
         self._broker = broker
@@ -75,23 +79,37 @@ class Listener:
                         logger.warning("cannot accept a connection for %s: %s", self._kind, error.strerror)
                         self._closed.wait(SHORTAGE_PAUSE)
                     continue
-                if not self._relays.reserve():
-                    connection.close()
-                    continue
-                self._offer(connection, peer)
+                self._accepted(connection, peer)
 
-    def _offer(self, connection: socket.socket, peer: Any) -> None:
+    def _accepted(self, connection: socket.socket, peer: Any) -> None:
+        fields = self._fields(peer)
+        audit = self._audit.channel(self._kind, target=text(" ".join(map(str, fields))))
+        if not self._relays.reserve():
+            connection.close()
+            audit.refuse("this connection has as many forwardings open as it may")
+            return
+        try:
+            audit.begin()
+        except NotRecorded as error:
+            self._relays.release()
+            connection.close()
+            audit.refuse(str(error))
+            return
+        self._offer(connection, fields, audit)
+
+    def _offer(self, connection: socket.socket, fields: Sequence[str | int], audit: ChannelAudit) -> None:
         relays: list[ChannelRelay] = []
 
         def join(channel: GatewayChannel) -> ChannelRelay:
-            relays.append(self._relays.join(channel, connection))
+            relays.append(self._relays.join(channel, connection, audit))
             return relays[0]
 
         def answered(refusal: str) -> None:
             if refusal:
                 logger.info("the client refused a channel of the type %s: %s", self._kind, refusal)
+                audit.reason = f"the client refused it: {refusal}"
                 relays[0].end()
             else:
                 relays[0].start()
 
-        self._transport.offer_channel(self._kind, self._fields(peer), join, answered)
+        self._transport.offer_channel(self._kind, fields, join, answered)

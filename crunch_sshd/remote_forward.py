@@ -13,8 +13,10 @@ from queue import SimpleQueue
 
 from paramiko.message import Message
 
+from arv_ssh.audit.trail import NotRecorded, text
 from arv_ssh.log import event
 from crunch_sshd.broker.client import Broker, BrokerError, Listening
+from crunch_sshd.channel_audit import ChannelAudit, ConnectionAudit
 from crunch_sshd.channel_relay import Relays
 from crunch_sshd.listener import Fields, Listener
 from crunch_sshd.transport import GatewayTransport
@@ -42,12 +44,13 @@ class RemoteForwards:
     }
     """The global requests, and the policy's kind that each belongs to."""
 
-    def __init__(self, transport: GatewayTransport, relays: Relays, broker: Broker) -> None:
+    def __init__(self, transport: GatewayTransport, relays: Relays, broker: Broker, audit: ConnectionAudit) -> None:
+        self._audit = audit
         self._transport = transport
         self._relays = relays
         self._broker = broker
         self._lock = threading.Lock()
-        self._listeners: dict[Key, Listener] = {}
+        self._listeners: dict[Key, tuple[Listener, ChannelAudit]] = {}
         self._closed = False
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -78,20 +81,28 @@ class RemoteForwards:
             step()
         with self._lock:
             listeners, self._listeners = list(self._listeners.values()), {}
-        for listener in listeners:
+        for listener, audit in listeners:
             listener.close()
+            audit.end()
 
     def _listen(self, key: Key, reply: Reply) -> None:
         host, port = key
+        if port == NO_PORT:
+            audit = self._audit.channel("streamlocal-forward@openssh.com", target=text(host))
+        else:
+            audit = self._audit.channel("tcpip-forward", target=text(f"{host} port {port}"))
         try:
+            audit.begin()
             listener = self._listener(host, port)
-        except BrokerError as error:
+        except (BrokerError, NotRecorded) as error:
             event(logger, "cannot listen for a client", host=host, port=port, error=str(error))
+            audit.reason = str(error)
+            audit.end()
             reply(False, ())
             return
         allocated = listener.listening.port
         with self._lock:
-            self._listeners[host, allocated or NO_PORT] = listener
+            self._listeners[host, allocated or NO_PORT] = listener, audit
         reply(True, (allocated,) if port == 0 else ())
         listener.start()  # only now: the client cannot place a connection for a port that it does not know yet
 
@@ -107,11 +118,13 @@ class RemoteForwards:
         return self._made(listening, "forwarded-tcpip", lambda peer: (host, bound, peer[0], peer[1]))
 
     def _made(self, listening: Listening, kind: str, fields: Fields) -> Listener:
-        return Listener(self._transport, self._relays, self._broker, listening, kind, fields)
+        return Listener(self._transport, self._relays, self._broker, listening, kind, fields, self._audit)
 
     def _cancel(self, key: Key, reply: Reply) -> None:
         with self._lock:
-            listener = self._listeners.pop(key, None)
-        if listener is not None:
+            found = self._listeners.pop(key, None)
+        if found is not None:
+            listener, audit = found
             listener.close()
-        reply(listener is not None, ())
+            audit.end()
+        reply(found is not None, ())

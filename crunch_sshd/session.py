@@ -20,6 +20,7 @@ from crunch_sshd.agent import Agent
 from crunch_sshd.broker.client import BrokerError
 from crunch_sshd.detach import DetachKeys
 from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, StartFailed, Terminal
+from crunch_sshd.session_watch import SessionWatch
 from crunch_sshd.stdin import Stdin
 from crunch_sshd.transport import GatewayChannel
 
@@ -44,6 +45,7 @@ class Session:
         detach_keys: bytes = b"",
         make_agent: Callable[[], Agent | None] = lambda: None,
         container_ended: Callable[[], bool] = lambda: False,
+        watch: SessionWatch | None = None,
     ) -> None:
         self._container_ended = container_ended
         self._channel = channel
@@ -65,6 +67,7 @@ class Session:
         self._make_agent = make_agent
         self._agent: Agent | None = None
         self._detach_keys = DetachKeys(detach_keys) if detach_keys else None
+        self._watch = watch or SessionWatch()
         self._requests: dict[str, Callable[[Message], bool]] = {
             "pty-req": self._pty_req,
             "env": self._env,
@@ -80,6 +83,7 @@ class Session:
     # The channel's handler.
 
     def data_received(self, data: bytes) -> None:
+        self._watch.audit.received += len(data)
         if self._detach_keys is not None and self._terminal is not None:
             data = self._detach_keys.feed(data)
             if self._detach_keys.complete and not self._gone.is_set():
@@ -106,6 +110,7 @@ class Session:
         self._stdin.close()
         self._abandon()
         if not self._started:
+            self._watch.audit.refuse("the client asked for no program")
             self._over(self)
 
     # The requests.
@@ -130,23 +135,25 @@ class Session:
         return self._agent is not None
 
     def _shell(self, message: Message) -> bool:
-        return self._program(lambda: commands.login_shell(self._account))
+        return self._program(lambda: commands.login_shell(self._account), "shell")
 
     def _exec(self, message: Message) -> bool:
         text = message.get_binary()
-        return self._program(lambda: commands.shell_command(self._account, text))
+        return self._program(lambda: commands.shell_command(self._account, text), "exec", text)
 
     def _subsystem(self, message: Message) -> bool:
-        line = self._options.subsystems.get(_text(message))
+        name = message.get_binary()
+        line = self._options.subsystems.get(name.decode("utf-8", "replace"))
         if line is None or self._started:
             return False
         self._start = lambda command: subsystems.start(line, command, self._runtime)
-        return self._program(lambda: [line])
+        return self._program(lambda: [line], "subsystem", name)
 
-    def _program(self, arguments: Callable[[], list[str]]) -> bool:
+    def _program(self, arguments: Callable[[], list[str]], request: str, asked: bytes = b"") -> bool:
         """Take the channel's one program (RFC 4254 §6.5); a second is refused."""
         if self._started:
             return False
+        self._watch.asked(request, asked, self._terminal, self._agent is not None)
         try:
             self._command = Command(
                 argv=arguments(),
@@ -166,6 +173,7 @@ class Session:
             process = self._process
         if process is not None:
             process.resize(self._terminal)
+        self._watch.resized(self._terminal)
         return True
 
     def _signal(self, message: Message) -> bool:
@@ -185,6 +193,7 @@ class Session:
     def _detach(self) -> None:
         """End the session and leave the program running; :meth:`_relay` goes on to read what it says."""
         self._gone.set()
+        self._watch.audit.reason = "detached"
         self._channel.send_request("exit-status", 0)
         self._channel.close()
 
@@ -197,11 +206,13 @@ class Session:
             self._over(self)  # before the client knows, so that it may open another session at once
             self._finish(status)
         except OSError:
-            pass  # the channel is closed: the client is gone, and closed() has ended the program
+            # The channel is closed: the client is gone, and closed() has ended the program.
+            self._watch.audit.lost()
         finally:
             self._stdin.close()
             self._close_agent()
             self._over(self)
+            self._watch.end()
 
     def _close_agent(self) -> None:
         if self._agent is not None:
@@ -209,16 +220,24 @@ class Session:
 
     def _execute(self) -> int:
         try:
+            self._watch.begin()
             if self._refusal is not None:
                 raise self._refusal
             assert self._command is not None  # noqa: S101 - replied() starts this thread with one of the two
-            return self._pump(self._start(self._with_agent(self._command)))
+            status = self._pump(self._start(self._with_agent(self._command)))
+            self._watch.check()
         except StartFailed as error:
-            self._say(str(error))
-            return error.exit_status
+            status = error.exit_status
+            self._fail(error)
         except ArvSshError as error:
-            self._say(str(error))
-            return LOST
+            status = LOST
+            self._fail(error)
+        self._watch.audit.outcome = {"exit_status": status, "signal": self._death_signal}
+        return status
+
+    def _fail(self, error: Exception) -> None:
+        self._watch.audit.reason = str(error)
+        self._say(str(error))
 
     def _with_agent(self, command: Command) -> Command:
         """Return the command with SSH_AUTH_SOCK, where the client asked for its agent and there is a place for it."""
@@ -256,9 +275,10 @@ class Session:
             _hang_up(process)
         if self._terminal is not None and self._command is not None and self._terminal != self._command.terminal:
             process.resize(self._terminal)  # it changed while the program started
-        self._stdin.attach(process)
+        self._stdin.attach(self._watch.sink(process))
         while (output := process.read()) is not None:
             stream, data = output
+            self._watch.output(stream, data)
             try:
                 self._channel.send_data(data, stream.value)
             except OSError:
@@ -270,8 +290,12 @@ class Session:
 
     def _finish(self, status: int) -> None:
         """Send exit-status after all output, then close (RFC 4254 §6.10)."""
-        if self._gone.is_set() or (status == KILLED and self._container_ended()):
-            return  # nobody is there to be told, or the whole connection ends and the client is told why
+        if self._gone.is_set():
+            self._watch.audit.lost()
+            return
+        if status == KILLED and self._container_ended():
+            self._watch.audit.lost()
+            return  # the whole connection ends, and the client is told why
         self._gone.set()  # the program has ended by itself: what it left running is its own affair, as with sshd
         self._channel.shutdown_write()
         if self._death_signal is not None:

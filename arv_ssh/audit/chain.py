@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-START = "file.start"
+START = "audit.begin"
 """The event of a file's first record: which process writes it, and which file it continues, if any."""
-END = "file.end"
+END = "audit.end"
 """The event of a file's last record: its process stopped in good order, or went on in the file that ``next`` names."""
 
 

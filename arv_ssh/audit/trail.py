@@ -36,9 +36,10 @@ class Trail:
 
     def __init__(self, mode: str = "off", directory: Path = Path(), program: str = "") -> None:
         self._directory = directory
-        self._required = mode == "required"
+        self.required = mode == "required"
+        """Whether nothing may begin that is not on the disk."""
         file = ChainFile(directory, program)
-        self._journal = None if mode == "off" else Journal(file, sync=self._required)
+        self._journal = None if mode == "off" else Journal(file, sync=self.required)
 
     @property
     def on(self) -> bool:
@@ -60,28 +61,33 @@ class Trail:
 
         Not for an event loop, nor for a thread that must go on reading.
         """
-        if (future := self._commit(name, fields)) is not None:
+        if (future := self.commit(name, **fields)) is not None:
             try:
                 future.result(PATIENCE)
             except (OSError, TimeoutError, CancelledError) as error:
                 future.cancel()
-                raise self._refusal(error) from error
+                raise self.refusal(error) from error
 
     async def begin_async(self, name: str, **fields: Any) -> None:
         """Do as :meth:`begin` without blocking the event loop."""
-        if (future := self._commit(name, fields)) is not None:
+        if (future := self.commit(name, **fields)) is not None:
             try:
                 await asyncio.wait_for(asyncio.wrap_future(future), PATIENCE)
             except (OSError, TimeoutError) as error:
-                raise self._refusal(error) from error
+                raise self.refusal(error) from error
 
-    def _commit(self, name: str, fields: dict[str, Any]) -> Future[None] | None:
-        if self._journal is None or not self._required:
+    def commit(self, name: str, **fields: Any) -> Future[None] | None:
+        """Record what is about to happen; return what is done once it is on the disk, None where nobody waits for that.
+
+        Never blocks.
+        """
+        if self._journal is None or not self.required:
             self.note(name, **fields)
             return None
         return self._journal.commit(name, **fields)
 
-    def _refusal(self, error: BaseException) -> NotRecorded:
+    def refusal(self, error: BaseException) -> NotRecorded:
+        """Return what to tell a user when a record was not written for ``error``; the log gets the details."""
         late = not isinstance(error, OSError) or isinstance(error, TimeoutError)
         reason = f"it takes more than {PATIENCE:.0f} s" if late else getattr(error, "strerror", None) or str(error)
         where = str(self._directory)
@@ -99,7 +105,11 @@ class Trail:
 OFF = Trail()
 
 
-def text(value: str) -> str:
-    """Return a client's text as a record keeps it: of bounded length, and printable as JSON whatever it holds."""
-    value = value.encode("utf-8", "backslashreplace").decode()
+def text(value: str | bytes) -> str:
+    """Return a client's text as a record keeps it: of bounded length, and what is no UTF-8 in it as backslash escapes.
+
+    A str holds such bytes as ``os.fsdecode`` has them.
+    """
+    raw = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
+    value = raw.decode("utf-8", "backslashreplace")
     return value if len(value) <= MAX_TEXT else f"{value[:MAX_TEXT]}… ({len(value)} characters)"

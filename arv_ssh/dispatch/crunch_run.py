@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from arv_ssh import credentials
+from arv_ssh.audit.options import Auditing
 from arv_ssh.config import Forwarding
 from arv_ssh.errors import ArvSshError, ConfigError
 from arv_ssh.process_lock import ProcessLock
@@ -34,6 +35,7 @@ class CrunchRun:
     log_dir: Path
     forwarding: Forwarding = Forwarding()
     sessions: SessionOptions = field(default_factory=SessionOptions)
+    auditing: Auditing = Auditing()
 
     def check(self) -> None:
         """Raise :class:`ConfigError` when the program cannot be executed."""
@@ -52,7 +54,7 @@ class CrunchRun:
                 arguments += ["--forwarding", json.dumps(asdict(self.forwarding))]
             if self.sessions != SessionOptions():
                 arguments += ["--sessions", self.sessions.to_json()]
-            arguments.append(uuid)
+            arguments += [*self.auditing.to_arguments(), uuid]
             return self._spawn(lock, uuid, arguments, self._environment(token), (reader,))
 
     def clean_up(self, lock: ProcessLock, uuid: str) -> subprocess.Popen[bytes]:

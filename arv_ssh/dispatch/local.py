@@ -79,6 +79,7 @@ def _run(options: argparse.Namespace, cluster: ClusterConfig) -> None:
         log_dir=_directory(options.log_dir, "--log-dir"),
         forwarding=cluster.forwarding,
         sessions=cluster.sessions,
+        auditing=cluster.auditing,
     )
     runner.check()
     if not runner.api_host:

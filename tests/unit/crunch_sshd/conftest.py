@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -28,9 +29,9 @@ def connect(runtime: MemoryRuntime) -> Iterator[Connect]:
     before = set(threading.enumerate())
     links: list[Link] = []
 
-    def start(name: str = "", *, credential: str | None = None, detach_keys: bytes = b"") -> Link:
+    def start(name: str = "", *, credential: str | None = None, detach_keys: bytes = b"", audit: Any = None) -> Link:
         how = {} if credential is None else {"credential": credential}
-        links.append(Link(runtime, login(name, detach_keys=detach_keys, **how)))
+        links.append(Link(runtime, login(name, detach_keys=detach_keys, **how), audit))
         return links[-1]
 
     yield start

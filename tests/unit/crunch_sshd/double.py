@@ -11,6 +11,7 @@ from typing import Any
 import paramiko
 
 from arv_ssh.errors import Forbidden
+from crunch_sshd.channel_audit import ConnectionAudit
 from crunch_sshd.connection import Connection, Login
 from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, Terminal
 
@@ -156,10 +157,10 @@ class MemoryRuntime(Runtime):
 class Link:
     """One SSH connection: the gateway's server on one end of a socketpair, paramiko's client on the other."""
 
-    def __init__(self, runtime: Runtime, login: Login) -> None:
+    def __init__(self, runtime: Runtime, login: Login, audit: ConnectionAudit | None = None) -> None:
         self.ended = threading.Event()
         near, far = socket.socketpair()
-        self.server = Connection(far, SECRET, login, runtime, lambda connection: self.ended.set())
+        self.server = Connection(far, SECRET, login, runtime, lambda connection: self.ended.set(), audit=audit)
         self.server.start()
         # The packet size of OpenSSH; paramiko's window is smaller, which is no matter.
         self.client = paramiko.Transport(near, default_max_packet_size=32 * 1024)

@@ -41,7 +41,7 @@ def test_records_and_ends(tmp_path: Path) -> None:
         journal.append("x", text=f"\u2028 {number}\n")
     journal.close(DEADLINE)
     found = records(tmp_path / "audit")
-    assert [one["event"] for one in found] == ["file.start", "x", "x", "x", "file.end"]
+    assert [one["event"] for one in found] == ["audit.begin", "x", "x", "x", "audit.end"]
     assert [one["number"] for one in found] == [0, 1, 2, 3, 4]
     assert (found[0]["program"], found[0]["pid"], found[0]["continues"]) == ("test", os.getpid(), None)
     assert main.main(["audit", "verify", str(tmp_path / "audit")]) == 0
@@ -121,7 +121,7 @@ def test_full_disk_keeps_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("arv_ssh.audit.chain_file.os.write", write)
     wait_for(lambda: any(one["event"] == "second" for one in records(tmp_path)))
     journal.close(DEADLINE)
-    assert [one["event"] for one in records(tmp_path)] == ["file.start", "first", "second", "file.end"]
+    assert [one["event"] for one in records(tmp_path)] == ["audit.begin", "first", "second", "audit.end"]
     (path,) = tmp_path.glob("*.jsonl")
     assert check(path.read_bytes().splitlines(keepends=True), None).problems == []
 
@@ -163,11 +163,11 @@ def test_required_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         trail.begin("late")
     file.release.set()
     trail.close()
-    assert [one["event"] for one in records(tmp_path)] == ["file.start", "hangs", "file.end"]
+    assert [one["event"] for one in records(tmp_path)] == ["audit.begin", "hangs", "audit.end"]
 
 
 def test_text_of_clients() -> None:
     """A client's text is bounded, and what is no Unicode can be written."""
     assert text("ls /tmp") == "ls /tmp"
-    assert text("a\udcffb") == "a\\udcffb"
+    assert text("a\udcffb") == text(b"a\xffb") == "a\\xffb"
     assert text("y" * 20_000).endswith("… (20000 characters)")
