@@ -14,6 +14,7 @@ USAGE = """usage: arvados-client COMMAND [OPTIONS]
 
   shell [U@]UUID [COMMAND...]  open a shell in a running container, or run a command there
   ssh-config [--install]       print (or install) the ssh_config block that makes `ssh UUID`, scp and rsync work
+  forward UUID LOCAL:REMOTE... let local ports lead into a running container, until Ctrl-C
   ssh-proxy HOST               what ssh runs as its ProxyCommand; you need not
   --version                    print the version
 """
@@ -47,6 +48,10 @@ def _dispatch(argv: list[str]) -> int:
         return run(rest)
     if command == "ssh-config":
         from proxycommand.ssh_config import run
+
+        return run(rest)
+    if command == "forward":
+        from proxycommand.forward import run
 
         return run(rest)
     if command in ("--version", "version"):

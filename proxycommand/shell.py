@@ -12,7 +12,7 @@ from typing import NoReturn
 from arv_ssh.client import controller, settings
 from arv_ssh.errors import ArvSshError, UsageError
 from proxycommand import arguments, known_hosts, ssh_config
-from proxycommand.ssh_proxy import open_session, unvouched
+from proxycommand.ssh_proxy import open_session
 
 USAGE = (
     "usage: arvados-client shell [--wait] [--user NAME] [--detach-keys KEYS] [--settings FILE] [--known-hosts-dir DIR]"
@@ -42,7 +42,7 @@ def run(argv: list[str]) -> int:
     )
     session.connection.close()
     if not session.host_key and not any("stricthostkeychecking" in option.lower() for option in ssh_options):
-        raise ArvSshError(unvouched(container))
+        raise ArvSshError(controller.unvouched(container))
     directory = given.values["--known-hosts-dir"] or known_hosts.default_dir()
     block = ssh_config.block(given.values["--settings"], directory, given.values["--detach-keys"])
     _become(ssh_command(block, container, user, ssh_options, command))

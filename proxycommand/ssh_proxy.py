@@ -51,7 +51,7 @@ def run(argv: list[str]) -> int:
     if session.host_key:
         known_hosts.record(given.values["--known-hosts-dir"] or known_hosts.default_dir(), host, session.host_key)
     else:
-        tell(unvouched(host))
+        tell(controller.unvouched(host))
     try:
         Relay(session.connection, 0, 1, session.first).run()
     finally:
@@ -69,14 +69,6 @@ def open_session(
         return Wait(front, target).open_session(user, detach_keys)
     container = front.resolve(target)
     return container, front.open_session(container, user, detach_keys)
-
-
-def unvouched(host: str) -> str:
-    """Say what a session without a host key header means: nothing is written, so strict checking refuses."""
-    return (
-        f"the controller vouches for no host key of {host} (its gateway is a stock Arvados one), so ssh refuses it "
-        "unless it knows the key already; -o StrictHostKeyChecking=accept-new takes the key it shows"
-    )
 
 
 def _end_in_order_on_hang_up() -> None:

@@ -23,6 +23,7 @@ NAME_SUFFIX = ".arv"
 """Ends a host name that is a container request's name."""
 
 HOST_KEY_HEADER = "x-arvados-ssh-host-key"
+USER_CREDENTIAL_HEADER = "x-arvados-ssh-user-credential"
 _REQUEST_ID_HEADER = "x-request-id"
 
 _NEXT_STEP = {
@@ -38,12 +39,14 @@ _SERVERS_FAULT = (500, 502, 504)
 class Session:
     """An accepted session: the connection now carries SSH, beginning with ``first``.
 
-    ``host_key`` is None when the controller cannot vouch for the gateway's key (a stock Arvados gateway).
+    ``host_key`` is None when the controller cannot vouch for the gateway's key (a stock Arvados gateway), and so is
+    ``user_credential``, the password of this one session for libraries that cannot log in without any.
     """
 
     def __init__(self, connection: Connection, answer: UpgradeAnswer) -> None:
         self.connection = connection
         self.host_key = answer.headers.get(HOST_KEY_HEADER)
+        self.user_credential = answer.headers.get(USER_CREDENTIAL_HEADER)
         self.first = answer.trailing
 
 
@@ -153,3 +156,11 @@ class Controller:
             return answer.error()
         said = f"{answer.status} {answer.reason}".rstrip()
         return from_status(answer.status, f"{what}: {host} answered {said} and gave no reason; {step}{found_by}")
+
+
+def unvouched(host: str) -> str:
+    """Say what a session without a host key header means: nothing is written, so strict checking refuses."""
+    return (
+        f"the controller vouches for no host key of {host} (its gateway is a stock Arvados one), so ssh refuses it "
+        "unless it knows the key already; -o StrictHostKeyChecking=accept-new takes the key it shows"
+    )

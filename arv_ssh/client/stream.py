@@ -1,0 +1,69 @@
+"""An accepted session as a plain socket, for SSH libraries that live in the same process.
+
+Owns one thread, which alone uses the TLS connection: OpenSSL must not be read and written by two threads at once, and
+an SSH library does just that. Knows nothing of SSH itself.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+
+from arv_ssh.client.controller import DEFAULT_LOGIN, Controller, Session, unvouched
+from arv_ssh.client.relay import Relay
+from arv_ssh.client.settings import load
+from arv_ssh.errors import ArvSshError
+
+CLOSE_TIMEOUT = 10.0
+"""Seconds to wait for a thread at the end; it takes milliseconds, and a hang at exit would be worse than a thread."""
+
+
+class SessionStream:
+    """The bytes of one session in ``container``, at ``socket``; the library that gets it may close it.
+
+    ``host_key`` is the gateway's, as ``ssh-ed25519 AAAA…``, and ``user_credential`` the password for ``user``.
+    ``ended`` is set when no more bytes will come; ``failure`` then says why, unless the end was in order.
+    """
+
+    def __init__(self, container: str, user: str, session: Session) -> None:
+        if session.host_key is None or session.user_credential is None:
+            session.connection.close()
+            raise ArvSshError(unvouched(container))
+        self.container, self.user = container, user
+        self.host_key, self.user_credential = session.host_key, session.user_credential
+        self.socket, self._inner = socket.socketpair()
+        self.ended = threading.Event()
+        self.failure: ArvSshError | None = None
+        self._thread = threading.Thread(target=self._relay, args=(session,), name=f"arv-ssh {container}", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the session and wait for its thread; closing twice does nothing more."""
+        self.socket.close()
+        self._thread.join(CLOSE_TIMEOUT)
+
+    def _relay(self, session: Session) -> None:
+        # Two descriptors, for the relay polls each direction by its own.
+        stdin, stdout = self._inner.fileno(), os.dup(self._inner.fileno())
+        try:
+            Relay(session.connection, stdin, stdout, session.first).run()
+        except ArvSshError as error:
+            self.failure = error
+        finally:
+            os.close(stdout)
+            self._inner.close()
+            session.connection.close()
+            self.ended.set()
+
+
+def open_stream(target: str, user: str = "", settings_file: str = "") -> SessionStream:
+    """Open a session in the container that ``target`` leads to: its UUID, its container request's, or NAME.arv.
+
+    ``user`` is a login name of the container, "" the image's own. ``settings_file`` as with ``--settings``. Raise
+    :class:`ArvSshError` with a sentence for the user, whatever is in the way.
+    """
+    front = Controller(load(settings_file, target=target))
+    container = front.resolve(target)
+    login = user or DEFAULT_LOGIN
+    return SessionStream(container, login, front.open_session(container, login, ""))

@@ -1,0 +1,60 @@
+"""``arvados-client forward``: ports of this machine that lead into a container, until Ctrl-C.
+
+Owns the command line and the end; the forwarding is :mod:`arv_ssh.client.forward`'s, which scripts use too.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import signal
+
+from arv_ssh.errors import UsageError
+from proxycommand import arguments
+
+USAGE = "usage: arvados-client forward [--user NAME] [--settings FILE] UUID LOCAL:REMOTE..."
+_VALUED = ("--user", "--settings")
+_PAIR = re.compile(r"([0-9]{1,5}):(.+)")
+
+
+def run(argv: list[str]) -> int:
+    """Listen, print where, and wait for Ctrl-C, SIGTERM or the session's end."""
+    given = arguments.read(argv, _VALUED, ("--help",), usage=USAGE)
+    if given.flags:
+        print(USAGE)
+        return 0
+    if len(given.words) < 2:
+        raise UsageError(f"forward needs a container's UUID and where to forward to, such as 8888:8888; {USAGE}")
+    target, *texts = given.words
+    # Late, for paramiko takes 200 ms to import, and a wrong command line should not.
+    from arv_ssh.client.forward import Forwarding, parse_remote
+
+    pairs = [(local, parse_remote(remote)) for local, remote in map(_split, texts)]
+    _say_what_fails()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with Forwarding(target, pairs, user=given.values["--user"], settings_file=given.values["--settings"]) as ways:
+            for port, (_, (host, remote_port)) in zip(ways.ports, pairs, strict=True):
+                print(f"127.0.0.1:{port} leads to {host}:{remote_port} of {target}", flush=True)
+            ways.wait()
+    except KeyboardInterrupt:
+        pass  # the way this command is meant to end
+    return 0
+
+
+def _split(text: str) -> tuple[int, str]:
+    found = _PAIR.fullmatch(text)
+    if not found or int(found.group(1)) > 65535:
+        raise UsageError(f"{text!r} is not LOCAL:REMOTE; give a port of this machine, or 0 for any, and one in there")
+    return int(found.group(1)), found.group(2)
+
+
+def _say_what_fails() -> None:
+    """Have a connection that leads nowhere said in one line, ours; paramiko's and sshtunnel's own are left out."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("arvados-client: %(message)s"))
+    own = logging.getLogger("arv_ssh.client.forward")
+    own.addHandler(handler)
+    own.propagate = False
+    logging.getLogger("paramiko").addHandler(logging.NullHandler())
+    logging.getLogger("paramiko").propagate = False
