@@ -1,4 +1,4 @@
-"""Who may enter a container: the decision table of ``Containers.ShellAccess``.
+"""Who may enter a container: the decision table of ``Containers.ShellAccess``; and the mark that the first one leaves.
 
 Pure: records come in, a refusal is raised. The order is the caller's promise: mode, then reading the record (404 is the
 API's answer), then :func:`check_allowed`, then :func:`check_state`.
@@ -14,6 +14,9 @@ from arv_ssh.config import ShellAccess
 from arv_ssh.errors import ContainerEnded, Forbidden, Unavailable
 
 Record = Mapping[str, Any]
+
+FIRST_SESSION = "arv-ssh:interactive_session"
+"""The key in a container's properties under which the first session is noted."""
 
 
 def check_enabled(policy: ShellAccess) -> None:
@@ -58,6 +61,19 @@ def check_state(container: Record, now: datetime | None = None) -> None:
         raise Unavailable(f"container {uuid} is not running yet (it is {state}); try again when it is Running")
     if not container.get("gateway_address"):
         raise Unavailable(f"container {uuid} is running without a gateway, so it cannot be entered")
+
+
+def mark(container: Record, user_uuid: str, request_id: str, now: datetime) -> dict[str, Any]:
+    """Return the attributes that mark ``container`` as entered, and by whom and when where its record has room for it.
+
+    Containers of stock Arvados have no ``properties``: who entered is in the controller's log and audit then.
+    """
+    marked: dict[str, Any] = {"interactive_session_started": True}
+    if isinstance(container.get("properties"), Mapping):
+        at = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        noted = {"user_uuid": user_uuid, "at": at, "request_id": request_id}
+        marked["properties"] = {**container["properties"], FIRST_SESSION: noted}
+    return marked
 
 
 def _ending(container: Record, now: datetime) -> str:

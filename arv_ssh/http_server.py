@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -85,6 +86,15 @@ def error_response(error: HttpError, request_id: str) -> Response:
     return Response(error.status, body)
 
 
+def origin_form(target: str) -> str:
+    """Return path and query of a request's target: Arvados' own clients send the whole URL (RFC 9112 §3.2.2)."""
+    scheme, separator, rest = target.partition("://")
+    if not separator or scheme.lower() not in ("http", "https"):
+        return target
+    remaining = re.sub("^[^/?]*", "", rest)
+    return remaining if remaining.startswith("/") else f"/{remaining}"
+
+
 class HttpConnection(asyncio.Protocol):
     """The server's end of one HTTP/1.1 connection."""
 
@@ -145,8 +155,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _read_request(self, head: h11.Request) -> Request:
         assert self._transport is not None  # noqa: S101
-        target = head.target.decode("ascii", "replace")
-        path, _, query = target.partition("?")
+        path, _, query = origin_form(head.target.decode("ascii", "replace")).partition("?")
         headers = {name.decode(): value.decode("latin-1") for name, value in head.headers}
         peer = self._transport.get_extra_info("peername")
         request_id = headers.get("x-request-id", "")

@@ -11,6 +11,7 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -97,7 +98,7 @@ class ShellEndpoint:
         connection = await gateways.connect(gateways.Target(secret, gateway_address, session, detach_keys))
         try:
             await self._sessions.opening(live)
-            await self._in_thread(self._mark, grant.container)
+            await self._in_thread(self._mark, grant.container, live)
         except BaseException:
             connection.transport.abort()
             raise
@@ -135,11 +136,12 @@ class ShellEndpoint:
         except HttpError as error:
             raise BadGateway(f"the API did not tell whose container {uuid} is: {error}") from error
 
-    def _mark(self, container: dict[str, Any]) -> None:
+    def _mark(self, container: dict[str, Any], session: LiveSession) -> None:
         if container.get("interactive_session_started"):
             return
+        mark = access.mark(container, session.user_uuid, session.request_id, datetime.now(UTC))
         try:
-            self._root.update("containers", container["uuid"], {"interactive_session_started": True})
+            self._root.update("containers", container["uuid"], mark)
         except HttpError as error:
             raise BadGateway(f"container {container['uuid']} could not be marked as entered: {error}") from error
 

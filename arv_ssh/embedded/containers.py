@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import select
 
+from arv_ssh.access import FIRST_SESSION
 from arv_ssh.embedded import records, tokens
 from arv_ssh.embedded.call import Attributes, Call
 from arv_ssh.embedded.matching import container_ended
@@ -38,7 +39,7 @@ _WAITING = frozenset({"log", "priority", "runtime_status"})
 PERMITTED: dict[str, frozenset[str]] = {
     QUEUED: _WAITING,
     LOCKED: _WAITING | {"gateway_address"},
-    RUNNING: _PROGRESS | {"interactive_session_started", "priority", "started_at"},
+    RUNNING: _PROGRESS | {"interactive_session_started", "priority", "properties", "started_at"},
     COMPLETE: frozenset(),
     CANCELLED: frozenset(),
 }
@@ -48,7 +49,7 @@ ENDING: dict[str, frozenset[str]] = {
     CANCELLED: _PROGRESS | {"exit_code", "finished_at"},
 }
 """What may be recorded together with the step to an end, and never after."""
-NOT_BY_ITSELF = frozenset({"interactive_session_started", "priority"})
+NOT_BY_ITSELF = frozenset({"interactive_session_started", "priority", "properties"})
 """What a container's own token may not record: that is the controller's and the users' part."""
 
 
@@ -65,6 +66,7 @@ def update(call: Call, container: Container, attributes: Attributes) -> None:
     records.refuse(container, changed, permitted, f"while it is {new}" if new == old else f"on the way to {new}")
     if changed.get("interactive_session_started") is False:
         raise Unprocessable(f"interactive_session_started of {records.label(container)} cannot be taken back")
+    _keep_first_session(container, changed)
     records.apply(call, container, changed)
     if new == old:
         return
@@ -74,6 +76,13 @@ def update(call: Call, container: Container, attributes: Attributes) -> None:
         unlock(call, container)
     else:
         _enter(call, container, new)
+
+
+def _keep_first_session(container: Container, changed: Attributes) -> None:
+    """Leave the note of the first session as it is: of two that begin at once, each would note itself."""
+    noted = container.properties.get(FIRST_SESSION)
+    if noted is not None and "properties" in changed:
+        changed["properties"] = {**(changed["properties"] or {}), FIRST_SESSION: noted}
 
 
 def _check_may_update(call: Call, container: Container) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import pytest
 
+from arv_ssh.access import FIRST_SESSION
 from arv_ssh.cli.cluster_up import USER_UUIDS
+from tests.integration.conftest import Ssh
 from tests.integration.controllers import Controller, controller, new_user, submit
 from tests.integration.embedded_cluster import EmbeddedCluster
 
@@ -140,8 +143,32 @@ def test_the_first_session_marks_the_container(
     assert not cluster.container(uuid)["interactive_session_started"]
     assert submit(root, USER_UUIDS["active"], **work)["container_uuid"] == uuid
     assert default_on.status(uuid, scene.tokens["owner"])[0] == 101
-    assert cluster.container(uuid)["interactive_session_started"] is True
+    marked = cluster.container(uuid)
+    assert marked["interactive_session_started"] is True
+    note = marked["properties"][FIRST_SESSION]
+    assert note["user_uuid"] == USER_UUIDS["active"] and note["request_id"].startswith("req-")
     assert submit(root, USER_UUIDS["active"], **work)["container_uuid"] != uuid
+    # Who comes later is not who marked it.
+    assert default_on.status(uuid, scene.tokens["admin"])[0] == 101
+    assert cluster.container(uuid)["properties"][FIRST_SESSION] == note
+
+
+def test_a_container_entered_by_ssh_is_not_reused(cluster: EmbeddedCluster, ssh: Ssh) -> None:
+    """An equal request shares a container that nobody has entered, and not one that somebody entered by ssh."""
+    root = cluster.api()
+    work = {"command": ["sleep", "1000003"], "use_existing": True}
+    uuid = submit(root, USER_UUIDS["active"], **work)["container_uuid"]
+    cluster.wait_for_state(uuid, "Running")
+    assert submit(root, USER_UUIDS["active"], **work)["container_uuid"] == uuid
+    before = datetime.now(UTC).replace(microsecond=0)
+    assert ssh(uuid, "true").returncode == 0
+    note = cluster.container(uuid)["properties"][FIRST_SESSION]
+    assert note["user_uuid"] == USER_UUIDS["active"]
+    assert before <= datetime.fromisoformat(note["at"]) <= datetime.now(UTC)
+    fresh = submit(root, USER_UUIDS["active"], **work)["container_uuid"]
+    assert fresh != uuid
+    cluster.wait_for_state(fresh, "Running")
+    assert submit(root, USER_UUIDS["active"], **work)["container_uuid"] == fresh
 
 
 def test_another_api_host(

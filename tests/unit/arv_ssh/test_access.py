@@ -151,3 +151,24 @@ def test_ended(record: dict[str, Any], ending: str) -> None:
     with pytest.raises(ContainerEnded) as caught:
         access.check_state(container(**record), now=datetime(2026, 1, 1, 12, tzinfo=UTC))
     assert str(caught.value) == f"container {CONTAINER} has ended {ending}"
+
+
+def test_mark_says_who_and_when() -> None:
+    """The first session is noted beside what the container's properties hold already."""
+    container = {"uuid": CONTAINER, "properties": {"mine": 1}}
+    now = datetime(2030, 1, 31, 12, 0, 5, tzinfo=UTC)
+    assert access.mark(container, USERS["owner"]["uuid"], "req-1", now) == {
+        "interactive_session_started": True,
+        "properties": {
+            "mine": 1,
+            "arv-ssh:interactive_session": {
+                "user_uuid": USERS["owner"]["uuid"], "at": "2030-01-31T12:00:05Z", "request_id": "req-1",
+            },
+        },
+    }  # fmt: skip
+
+
+def test_mark_of_a_record_without_properties() -> None:
+    """A container of stock Arvados, which has no such attribute, is sent none."""
+    now = datetime(2030, 1, 31, tzinfo=UTC)
+    assert access.mark({"uuid": CONTAINER}, "user", "req-1", now) == {"interactive_session_started": True}

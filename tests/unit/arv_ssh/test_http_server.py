@@ -460,3 +460,31 @@ def test_time_out_does_not_touch_an_upgraded_connection(monkeypatch: pytest.Monk
         assert not wire.is_closing()
 
     run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "query"),
+    [
+        ("https://zzzzz.example.org:443/arvados/v1/x?a=b", "/arvados/v1/x", "a=b"),
+        ("HTTP://10.0.0.7:34567/ssh", "/ssh", ""),
+        ("http://host?a=http://other/", "/", "a=http://other/"),
+        ("http://host", "/", ""),
+        ("/path?u=http://host/", "/path", "u=http://host/"),
+        ("/http://host/path", "/http://host/path", ""),
+    ],
+)
+def test_whole_url_as_target(target: str, path: str, query: str) -> None:
+    """A request for a whole URL, as stock Arvados sends it, is for that URL's path and query."""
+    seen: list[tuple[str, str]] = []
+
+    async def handler(request: Request) -> Response:
+        seen.append((request.path, request.query))
+        return OK
+
+    async def scenario() -> None:
+        wire = opened(handler)
+        wire.receive(f"GET {target} HTTP/1.1\r\nHost: host\r\n\r\n".encode())
+        await answered(wire)
+
+    run(scenario())
+    assert seen == [(path, query)]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from arv_ssh.access import FIRST_SESSION
 from arv_ssh.embedded.containers import TRANSITIONS
 from arv_ssh.errors import Forbidden, NotFound, Unauthorized, Unprocessable
 from tests.unit.arv_ssh.embedded.cluster import ACTIVE, ROOT_TOKEN, SPECTATOR, Cluster
@@ -229,3 +230,21 @@ def test_containers_are_not_deleted(cluster: Cluster) -> None:
     """A container stays as history; the refusal says how to cancel."""
     with pytest.raises(Forbidden, match="set the priority of its requests to 0"):
         cluster.root.delete("containers", cluster.container("Queued"))
+
+
+def test_first_session_stays_noted(cluster: Cluster) -> None:
+    """Of two sessions that mark a container at once, the first one's note stays, and other properties change freely."""
+    uuid = cluster.container("Running")
+    started = {"interactive_session_started": True}
+    for user in ("first", "second"):
+        note = {FIRST_SESSION: {"user_uuid": user}, "last": user}
+        marked = cluster.root.update("containers", uuid, started | {"properties": note})
+    assert marked["properties"] == {FIRST_SESSION: {"user_uuid": "first"}, "last": "second"}
+    assert cluster.root.update("containers", uuid, {"properties": {}})["properties"].keys() == {FIRST_SESSION}
+
+
+def test_a_containers_own_token_does_not_write_its_properties(cluster: Cluster) -> None:
+    """What noted who entered cannot be forged from inside the container's own crunch-run."""
+    uuid = cluster.container("Running")
+    with pytest.raises(Forbidden, match="may not change its properties"):
+        cluster.container_client(uuid).update("containers", uuid, {"properties": {FIRST_SESSION: {}}})
