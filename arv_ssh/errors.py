@@ -41,6 +41,8 @@ class HttpError(ArvSshError):
     """A failure that travels as an HTTP status and ``{"errors": [message]}``."""
 
     status = 500
+    dial_failure = ""
+    """Why a gateway could not be reached or trusted, in a word, where that is the failure; for those who count."""
 
 
 class BadRequest(HttpError):

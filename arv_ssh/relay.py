@@ -7,6 +7,7 @@ one side ends that direction only), and the end. Knows nothing of what the bytes
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -21,6 +22,8 @@ class RelayEnd(asyncio.Protocol):
         self._early = early
         self.transport: asyncio.Transport | None = None
         self.received = 0
+        self.first_received: float | None = None
+        """When the first byte came, in unix seconds."""
         self.ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -39,6 +42,8 @@ class RelayEnd(asyncio.Protocol):
             self.transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
+        if not self.received:
+            self.first_received = time.time()
         self.received += len(data)
         if self.other.transport is not None:
             self.other.transport.write(data)

@@ -37,22 +37,41 @@ class GatewayConnection:
     host_key: str | None
 
 
+class NotTheGateway(BadGateway):
+    """What answers at the address has not proven to be the container's gateway."""
+
+
 @dataclass(frozen=True)
 class Target:
-    """What to dial: the container's gateway, for one session."""
+    """What to dial: the container's gateway, for one session. ``client`` is the address that the user came from."""
 
     secret: str
     gateway_address: str
     session: Session
     detach_keys: str
+    client: str = ""
 
 
 async def connect(target: Target) -> GatewayConnection:
     """Open a session's connection to a gateway, proven both ways.
 
     Raises :class:`Unavailable` (cannot be reached), :class:`GatewayTimeout`, :class:`BadGateway` (refused us or failed
-    the proofs), or Forbidden and BadRequest in the gateway's own words (the login name, the detach keys).
+    the proofs), or Forbidden and BadRequest in the gateway's own words (the login name, the detach keys). All but those
+    carry their ``dial_failure``.
     """
+    try:
+        return await _connect(target)
+    except HttpError as error:
+        error.dial_failure = _dial_failure(error)
+        raise
+
+
+def _dial_failure(error: HttpError) -> str:
+    causes = {Unavailable: "unreachable", GatewayTimeout: "timeout", NotTheGateway: "proof", BadGateway: "refused"}
+    return next((word for kind, word in causes.items() if isinstance(error, kind)), "")
+
+
+async def _connect(target: Target) -> GatewayConnection:
     form = {"detach_keys": target.detach_keys, "login_username": target.session.login_username}
     dial = await _ask(target, "/ssh", form)
     try:
@@ -149,6 +168,7 @@ class _Dial(asyncio.Protocol):
             ("X-Arvados-Session", session),
             ("X-Arvados-Session-Authorization", signature),
             ("X-Request-Id", target.session.request_id),
+            *([("X-Forwarded-For", target.client)] if target.client else []),
         ]
         form = self._form | {"uuid": target.session.container_uuid}
         return upgrade.request("POST", self._path, target.gateway_address, headers, form)
@@ -194,7 +214,7 @@ class _Dial(asyncio.Protocol):
             raise BadGateway(f"the gateway of container {uuid} refused the session: {answer.error()}")
         proof = answer.headers.get("x-arvados-authorization-response", "")
         if not credentials.matches(proof, credentials.respond_auth(secret, self._proof)):
-            raise BadGateway(f"what answers at the gateway address of container {uuid} is not its gateway")
+            raise NotTheGateway(f"what answers at the gateway address of container {uuid} is not its gateway")
 
     def connection(self) -> GatewayConnection:
         """Check the answer and return the connection; raise what the answer means otherwise."""
@@ -202,5 +222,5 @@ class _Dial(asyncio.Protocol):
         uuid, secret, answer = self._target.session.container_uuid, self._target.secret, self._answer
         host_key = answer.headers.get("x-arvados-ssh-host-key")
         if host_key is not None and host_key != public_line(secret):
-            raise BadGateway(f"the gateway of container {uuid} announced a host key that is not the container's")
+            raise NotTheGateway(f"the gateway of container {uuid} announced a host key that is not the container's")
         return GatewayConnection(self._transport, answer.trailing, host_key)

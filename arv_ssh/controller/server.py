@@ -1,7 +1,7 @@
 """The controller's HTTPS server: which path goes where.
 
-Owns the routing and the life of the listening socket. Every request ends in the shell endpoint, the embedded API, or
-the health check.
+Owns the routing and the life of the listening socket. Every request ends in the shell endpoint, the embedded API,
+the health check, or the metrics.
 """
 
 from __future__ import annotations
@@ -12,16 +12,20 @@ import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor
 
-from arv_ssh import credentials, tls
+from arv_ssh import tls
 from arv_ssh.api.client import ApiClient
 from arv_ssh.api.in_process import InProcessAdapter
+from arv_ssh.audit.trail import Trail
 from arv_ssh.config import ClusterConfig
+from arv_ssh.controller import management, metrics
+from arv_ssh.controller.audit import SessionAudit
+from arv_ssh.controller.metrics import MetricsEndpoint, SessionMetrics
 from arv_ssh.controller.peers import Peers
 from arv_ssh.controller.sessions import Sessions
 from arv_ssh.controller.shell import PATH, ShellEndpoint
 from arv_ssh.embedded import discovery, routes
 from arv_ssh.embedded.api import EmbeddedApi
-from arv_ssh.errors import ConfigError, NotFound, Unauthorized
+from arv_ssh.errors import ConfigError, NotFound
 from arv_ssh.http_server import HttpConnection, Request, Response, Upgrade
 from arv_ssh.tls_transport import TlsLayer
 
@@ -45,6 +49,10 @@ class Controller:
         self._embedded = EmbeddedApi(config) if config.api is None else None
         self._pool = ThreadPoolExecutor(EMBEDDED_THREADS, thread_name_prefix="embedded")
         self.sessions = Sessions()
+        trail = Trail(config.auditing.audit, config.auditing.audit_directory, "controller")
+        self._audit = SessionAudit(trail)
+        self.sessions.observe(self._audit)
+        self._metrics = MetricsEndpoint(SessionMetrics(self.sessions, trail), peers, config.management_token)
         self._shell = ShellEndpoint(config, _api_client(config, self._embedded), self.sessions)
         self._server: asyncio.Server | None = None
         self._private: asyncio.Server | None = None
@@ -65,13 +73,17 @@ class Controller:
                 server.close()
         self._shell.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
+        await self._audit.close()
 
     async def handle(self, request: Request) -> Response | Upgrade:
         """Route one request."""
         if found := PATH.fullmatch(request.path):
             return await self._shell.handle(found.group(1) or found.group(2), request)
         if request.path == HEALTH_PATH:
-            return self._health(request)
+            management.check(request, self.config.management_token)
+            return Response(200, b'{"health":"OK"}\n')
+        if request.path == metrics.PATH:
+            return await self._metrics.handle(request)
         if self._embedded is not None and request.path.startswith(EMBEDDED_PATHS):
             answer = await asyncio.get_running_loop().run_in_executor(
                 self._pool,
@@ -81,12 +93,6 @@ class Controller:
             )  # fmt: skip
             return Response(answer.status, answer.body)
         raise NotFound(f"this server has nothing at {request.path}")
-
-    def _health(self, request: Request) -> Response:
-        expected = self.config.management_token
-        if not expected or not credentials.matches(request.token(), expected):
-            raise Unauthorized("the health check needs the cluster's ManagementToken")
-        return Response(200, b'{"health": "OK"}\n')
 
 
 def _server_context(config: ClusterConfig) -> ssl.SSLContext:

@@ -76,6 +76,12 @@ class LiveSession:
         return self.relay.b.received if self.relay else 0
 
     @property
+    def first_byte_seconds(self) -> float | None:
+        """Return the time from the request to the gateway's first byte, None while there is none."""
+        first = self.relay.b.first_received if self.relay else None
+        return None if first is None else first - self.started
+
+    @property
     def seconds(self) -> float:
         """Return the time since the session was asked for."""
         return time.time() - self.started

@@ -95,7 +95,8 @@ class ShellEndpoint:
             gateway_address=gateway_address,
         )
         attempt.session_id = live.id
-        connection = await gateways.connect(gateways.Target(secret, gateway_address, session, detach_keys))
+        target = gateways.Target(secret, gateway_address, session, detach_keys, attempt.peer)
+        connection = await gateways.connect(target)
         try:
             await self._sessions.opening(live)
             await self._in_thread(self._mark, grant.container, live)

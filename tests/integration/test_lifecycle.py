@@ -45,7 +45,7 @@ def test_private_socket(cluster: EmbeddedCluster, tmp_path: Path) -> None:
     with controller(cluster, tmp_path, POLICY, ManagementToken="the-management-token") as running:
         (path,) = (tmp_path / "run").glob("*.sock")
         assert get(path, "/_health/ping", "the-management-token") == (200, {"health": "OK"})
-        assert get(path, "/_health/ping", "another")[0] == 401
+        assert get(path, "/_health/ping", "another")[0] == 403
         assert running.root.current_user()["is_admin"]
     assert not path.exists()
 

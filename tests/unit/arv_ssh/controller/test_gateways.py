@@ -13,7 +13,7 @@ import pytest
 
 from arv_ssh import credentials, host_key
 from arv_ssh.controller import gateways
-from arv_ssh.controller.gateways import GatewayConnection, Target
+from arv_ssh.controller.gateways import GatewayConnection, NotTheGateway, Target
 from arv_ssh.errors import BadGateway, BadRequest, Forbidden, GatewayTimeout, HttpError, Unavailable
 from arv_ssh.session_token import Session
 from crunch_sshd import certificate
@@ -56,6 +56,10 @@ def dial(one: Target, use: Callable[[GatewayConnection], Awaitable[None]] | None
     asyncio.run(asyncio.wait_for(scenario(), 30))
 
 
+CAUSES = {NotTheGateway: "proof", BadGateway: "refused", GatewayTimeout: "timeout"}
+"""What is counted for each failure."""
+
+
 def impostor(one: Target, answer: bytes | None, kind: type[HttpError], sentence: str) -> None:
     """Dial a TLS server that gives ``answer`` to anything (None: it says nothing), and expect to be told off."""
 
@@ -81,7 +85,7 @@ def impostor(one: Target, answer: bytes | None, kind: type[HttpError], sentence:
         try:
             with pytest.raises(HttpError, match=sentence) as caught:
                 await gateways.connect(replace(one, gateway_address=f"127.0.0.1:{port}"))
-            assert type(caught.value) is kind
+            assert type(caught.value) is kind and caught.value.dial_failure == CAUSES[kind]
             assert SECRET not in str(caught.value)
             await done.wait()
         finally:
@@ -137,8 +141,9 @@ def test_nobody_listens() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         where = f"127.0.0.1:{unused.getsockname()[1]}"
-        with pytest.raises(Unavailable, match=f"cannot be reached at {where}.*node may be down"):
+        with pytest.raises(Unavailable, match=f"cannot be reached at {where}.*node may be down") as caught:
             dial(target(where))
+        assert caught.value.dial_failure == "unreachable"
 
 
 @pytest.mark.parametrize("wrong", ["", "host", "host:", ":22", "host:port", "host:0", "host:99999", "[::1"])
@@ -170,13 +175,13 @@ def test_silent_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unproven_gateway(headers: str) -> None:
     """What cannot prove that it knows the container's secret is not its gateway, whatever host key it names."""
     key = f"X-Arvados-Ssh-Host-Key: {host_key.public_line(SECRET)}\r\n"
-    impostor(target(""), (HEAD + headers + key + "\r\n").encode(), BadGateway, "is not its gateway")
+    impostor(target(""), (HEAD + headers + key + "\r\n").encode(), NotTheGateway, "is not its gateway")
 
 
 def test_wrong_host_key() -> None:
     """A proven gateway that announces another host key is refused."""
     headers = f"X-Arvados-Authorization-Response: {RESPOND}\r\nX-Arvados-Ssh-Host-Key: ssh-ed25519 AAAA\r\n"
-    impostor(target(""), (HEAD + headers + "\r\n").encode(), BadGateway, "host key that is not the container's")
+    impostor(target(""), (HEAD + headers + "\r\n").encode(), NotTheGateway, "host key that is not the container's")
 
 
 @pytest.mark.parametrize(
