@@ -13,6 +13,7 @@ from arv_ssh.errors import ArvSshError, UsageError
 USAGE = """usage: arvados-client COMMAND [OPTIONS]
 
   shell [U@]UUID [COMMAND...]  open a shell in a running container, or run a command there
+  ls [--json]                  list the containers that run or wait, and whether you can enter them
   ssh-config [--install]       print (or install) the ssh_config block that makes `ssh UUID`, scp and rsync work
   forward UUID LOCAL:REMOTE... let local ports lead into a running container, until Ctrl-C
   ssh-proxy HOST               what ssh runs as its ProxyCommand; you need not
@@ -52,6 +53,10 @@ def _dispatch(argv: list[str]) -> int:
         return run(rest)
     if command == "forward":
         from proxycommand.forward import run
+
+        return run(rest)
+    if command == "ls":
+        from proxycommand.ls import run
 
         return run(rest)
     if command in ("--version", "version"):

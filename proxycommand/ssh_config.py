@@ -15,7 +15,7 @@ from pathlib import Path
 import config_templates
 from arv_ssh.client.messages import tell
 from arv_ssh.errors import UsageError
-from proxycommand import arguments, known_hosts
+from proxycommand import arguments, host_names, known_hosts
 
 USAGE = (
     "usage: arvados-client ssh-config [--cluster ID] [--settings FILE] [--known-hosts-dir DIR] [--no-control-master]"
@@ -51,6 +51,7 @@ def run(argv: list[str]) -> int:
     control_dir = "" if "--no-control-master" in given.flags else known_hosts.cache_dir("cm")
     wait = "--wait" in given.flags
     text = block(given.values["--settings"], directory, cluster=cluster, control_dir=control_dir, wait=wait)
+    text = _fill("ssh_config_host_names", {"@HOST_NAMES@": _unquoted(host_names.directory(), "*.conf")}) + text
     if installing:
         _install(installing, cluster, text)
     elif output:
@@ -100,6 +101,8 @@ def block(
     if settings_file:
         command += ["--settings", os.path.abspath(settings_file)]
     command += ["--known-hosts-dir", directory]
+    if cluster:
+        command += ["--cluster", cluster]
     if detach_keys:
         command += ["--detach-keys", detach_keys]
     if wait:
@@ -135,6 +138,11 @@ def _control_master(directory: str, hosts: list[str]) -> str:
         "@CONTROL_PATH@": _quoted(directory, "%C"),
     }
     return _fill("ssh_config_control_master", filled)
+
+
+def _unquoted(directory: str, name: str) -> str:
+    """Return the path with quotes only where they must be: what completes host names in a shell reads none."""
+    return _quoted(directory, name) if re.search(r"[\s\"\\%]", directory) else f"{directory}/{name}"
 
 
 def _fill(template: str, values: dict[str, str]) -> str:

@@ -18,9 +18,9 @@ from proxycommand import arguments, known_hosts
 
 USAGE = (
     "usage: arvados-client ssh-proxy [--user NAME] [--settings FILE] [--known-hosts-dir DIR]"
-    " [--control-dir DIR] [--detach-keys KEYS] [--wait] [--probe-only] HOST"
+    " [--control-dir DIR] [--cluster ID] [--detach-keys KEYS] [--wait] [--probe-only] HOST"
 )
-_VALUED = ("--user", "--settings", "--known-hosts-dir", "--control-dir", "--detach-keys")
+_VALUED = ("--user", "--settings", "--known-hosts-dir", "--control-dir", "--cluster", "--detach-keys")
 
 
 def run(argv: list[str]) -> int:
@@ -40,6 +40,7 @@ def run(argv: list[str]) -> int:
     _open_standard_descriptors()
     _end_in_order_on_hang_up()
     site = settings.load(given.values["--settings"], target=host)
+    site.cluster = given.values["--cluster"] or site.cluster
     watch = None if probe_only else 1
     front = controller.Controller(site, watch)
     _, session = open_session(front, host, user, given.values["--detach-keys"], wait="--wait" in given.flags)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from arv_ssh import __version__, uuids
 from arv_ssh.client import request_id
-from arv_ssh.client.settings import Settings
+from arv_ssh.client.settings import Settings, cluster_file
 from arv_ssh.client.transport import Connection, dial, exchange
 from arv_ssh.errors import BadGateway, GatewayTimeout, HttpError, NotFound, Unavailable, from_status
 from arv_ssh.upgrade import UpgradeAnswer, plain_request, quote, request
@@ -71,7 +71,8 @@ class Controller:
         if target.endswith(NAME_SUFFIX):
             from arv_ssh.client import names
 
-            return names.find(self, target.removesuffix(NAME_SUFFIX), waiting=waiting)
+            name = target.removesuffix(NAME_SUFFIX)
+            return names.find(self, name.removesuffix(f".{self.settings.cluster}"), waiting=waiting)
         if uuids.is_container(uuids.check_target(target)):
             return target
         # Only what is needed: a container request can have megabytes of mounts.
@@ -138,6 +139,16 @@ class Controller:
     def _not_arvados(self, what: str) -> NotFound:
         return NotFound(f"{self.settings.authority} answered with no {what}; check ARVADOS_API_HOST")
 
+    def _other_cluster(self, what: str) -> str:
+        """Say what to do when ``what`` is of another cluster than the token, as their UUIDs have it; else ""."""
+        wanted, (_, _, token) = what.rpartition(" ")[2][:5], self.settings.token[:8].partition("v2/")
+        if uuids.kind(what.rpartition(" ")[2]) is None or not token or token == wanted:
+            return ""
+        return (
+            f"{what} is of cluster {wanted}, and the token for {self.settings.authority} is of cluster {token}; write "
+            f"the settings of {wanted} to {cluster_file(wanted)}"
+        )
+
     def _refusal(self, answer: UpgradeAnswer, what: str) -> HttpError:
         """Say what was refused and what to do, where the server's own words may not."""
         host = self.settings.authority
@@ -149,6 +160,8 @@ class Controller:
             step = "" if ";" in reason else f"; {step}"
             return from_status(401, f"{host} does not accept the token{said}{step}")
         found_by = f" (request {answer.headers.get(_REQUEST_ID_HEADER) or self.request_id})"
+        if answer.status == 404 and (other := self._other_cluster(what)):
+            return from_status(404, other)
         if reason:
             named = reason if what.rsplit(" ", 1)[-1] in reason else f"{what}: {reason}"
             return from_status(answer.status, named + (found_by if answer.status in _SERVERS_FAULT else ""))

@@ -6,13 +6,12 @@ any one character. A name may be cut short where only one request is meant.
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from arv_ssh.client.listing import page
 from arv_ssh.client.messages import tell
 from arv_ssh.errors import NotFound, Unavailable, UsageError
-from arv_ssh.upgrade import quote
 
 if TYPE_CHECKING:
     from arv_ssh.client.controller import Controller
@@ -77,7 +76,7 @@ def _list(requests: list[dict[str, Any]]) -> str:
 
 def _requests(controller: Controller, name: str) -> list[dict[str, Any]]:
     me = controller.get("users/current", "user of this token")["uuid"]
-    return _items(
+    return page(
         controller,
         "container_requests",
         filters=[
@@ -88,19 +87,11 @@ def _requests(controller: Controller, name: str) -> list[dict[str, Any]]:
         ],
         select=["uuid", "name", "container_uuid", "created_at"],
         order=["created_at desc"],
+        limit=LOOKED_AT,
     )
 
 
 def _in_state(controller: Controller, states: list[str], containers: list[str]) -> set[str]:
     filters = [["uuid", "in", sorted(set(containers))], ["state", "in", states]]
-    return {item["uuid"] for item in _items(controller, "containers", filters=filters, select=["uuid"])}
-
-
-def _items(controller: Controller, resource: str, **parameters: Any) -> list[dict[str, Any]]:
-    parameters |= {"limit": LOOKED_AT, "count": "none"}
-    query = "&".join(
-        f"{key}={quote(value if isinstance(value, str) else json.dumps(value, separators=(',', ':')))}"
-        for key, value in parameters.items()
-    )
-    items = controller.get(f"{resource}?{query}", "list of container requests").get("items")
-    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+    found = page(controller, "containers", filters=filters, select=["uuid"], limit=LOOKED_AT)
+    return {item["uuid"] for item in found}

@@ -16,15 +16,19 @@ _KEYS = ("ARVADOS_API_HOST", "ARVADOS_API_TOKEN", "ARVADOS_API_HOST_INSECURE", "
 _TRUE = ("1", "t", "true", "y", "yes")
 _HOST = re.compile(r"(?:https://)?(?:\[([0-9A-Fa-f:.%]+)\]|([^\s/:@\[\]]+))(?::([0-9]{1,5}))?/?")
 _TOKEN = re.compile(r"[!-~]+")
-_CLUSTER = re.compile(r"([0-9a-z]{5})-[0-9a-z]{5}-")
+_CLUSTER = re.compile(r"([0-9a-z]{5})-[0-9a-z]{5}-|.+\.([0-9a-z]{5})\.arv")
+"""Where a UUID and NAME.zzzzz.arv have the id of their cluster."""
 HTTPS_PORT = 443
 
 
 class Settings:
     """One API host and one user's token for it.
 
-    ``ca_file`` is the value of ``SSL_CERT_FILE``, None for the system's own CAs. The token is not part of ``repr``.
+    ``ca_file`` is the value of ``SSL_CERT_FILE``, None for the system's own CAs. ``cluster`` is a cluster's id when
+    these settings are of that one alone, else "". The token is not part of ``repr``.
     """
+
+    cluster = ""
 
     def __init__(self, host: str, port: int, token: str, *, insecure: bool = False, ca_file: str | None = None) -> None:
         self.host = host
@@ -49,11 +53,16 @@ def default_file(environ: Mapping[str, str] | None = None) -> str:
     return _own_file("settings.conf", environ)
 
 
-def cluster_file(target: str, environ: Mapping[str, str] | None = None) -> str:
-    """Return the path of the settings of the cluster that the UUID ``target`` is of; "" when there is no such file."""
-    found = _CLUSTER.match(target)
-    path = _own_file(f"{found.group(1)}.conf", os.environ if environ is None else environ) if found else ""
-    return path if path and os.path.lexists(path) else ""
+def cluster_file(cluster: str, environ: Mapping[str, str] | None = None) -> str:
+    """Return the path of a cluster's own settings, where they would be."""
+    return _own_file(f"{cluster}.conf", os.environ if environ is None else environ)
+
+
+def _cluster_of(target: str, environ: Mapping[str, str]) -> str:
+    """Return the id of the cluster that ``target`` is of, when it has settings of its own; else ""."""
+    found = _CLUSTER.fullmatch(target) or _CLUSTER.match(target)
+    cluster = (found.group(1) or found.group(2)) if found else ""
+    return cluster if cluster and os.path.lexists(cluster_file(cluster, environ)) else ""
 
 
 def _own_file(name: str, environ: Mapping[str, str]) -> str:
@@ -61,8 +70,12 @@ def _own_file(name: str, environ: Mapping[str, str]) -> str:
     return os.path.join(base, "arvados", name)
 
 
-def load(path: str | None = None, environ: Mapping[str, str] | None = None, target: str = "") -> Settings:
-    """Return the settings in force; ``path`` is the file of --settings, ``target`` the UUID they are wanted for.
+def load(
+    path: str | None = None, environ: Mapping[str, str] | None = None, target: str = "", *, cluster: str = ""
+) -> Settings:
+    """Return the settings in force; ``path`` is the file of --settings, ``target`` the UUID or name they are for.
+
+    ``cluster`` is the id of a cluster whose settings are wanted, whatever the target; without ``path`` they must exist.
 
     Without ``path`` the file of the target's own cluster, ~/.config/arvados/zzzzz.conf, comes before anything else when
     there is one; the environment's token counts only with the same host beside it.
@@ -73,20 +86,23 @@ def load(path: str | None = None, environ: Mapping[str, str] | None = None, targ
     """
     environ = os.environ if environ is None else environ
     ours = {key: environ[key] for key in _KEYS if key in environ}
+    own_cluster = cluster or _cluster_of(target, environ)
     if path:
         values = _with_file(_read(path), ours)
         source = path
-    elif own := cluster_file(target, environ):
-        file = _read(own)
+    elif own_cluster:
+        source = cluster_file(own_cluster, environ)
+        file = _read(source)
         named = bool(ours.get("ARVADOS_API_HOST"))
         # A token without a host was written down for settings.conf's. The CA file is a matter of the machine.
         values = {"SSL_CERT_FILE": ours.get("SSL_CERT_FILE", ""), **_with_file(file, ours if named else {})}
-        source = own
     else:
         default = default_file(environ)
         values = _with_environment(ours, _read(default) if os.path.lexists(default) else {})
         source = f"the environment and {default}"
-    return _check(values, source)
+    found = _check(values, source)
+    found.cluster = own_cluster
+    return found
 
 
 def _with_file(file: dict[str, str], ours: dict[str, str]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from arv_ssh.config import ClusterConfig
 from arv_ssh.controller import gateways
 from arv_ssh.controller.sessions import Attempt, LiveSession, Sessions, peer_address
 from arv_ssh.errors import BadGateway, BadRequest, ClientClosed, Forbidden, HttpError, Unauthorized
-from arv_ssh.http_server import Request, Upgrade
+from arv_ssh.http_server import Request, Response, Upgrade
 from arv_ssh.session_token import Session
 
 PATH = re.compile(r"/arvados/v1/(?:containers/([^/]+)/ssh|connect/([^/]+)/ssh)")
@@ -52,8 +52,15 @@ class ShellEndpoint:
         self._pool = ThreadPoolExecutor(API_THREADS, thread_name_prefix="api")
         self._sessions = sessions
 
-    async def handle(self, uuid: str, request: Request) -> Upgrade:
-        """Answer one request for a session with an upgrade, or raise the error to answer with."""
+    async def handle(self, uuid: str, request: Request) -> Upgrade | Response:
+        """Answer one request for a session with an upgrade, or raise the error to answer with.
+
+        A GET asks whether this user may enter now: it is answered by the same decisions, and nothing is opened.
+        """
+        if request.method == "GET":
+            asked = Attempt(request.request_id, uuid, "", peer_address(request))
+            await self._in_thread(self._authorize, asked, request.token())
+            return Response(200, b'{"shell": "allowed"}\n')
         login_username = request.form().get("login_username", "")
         attempt = Attempt(request.request_id, uuid, login_username, peer_address(request))
         try:
@@ -70,7 +77,7 @@ class ShellEndpoint:
 
     async def _begin(self, attempt: Attempt, request: Request) -> Upgrade:
         if request.method != "POST":
-            raise BadRequest("the shell endpoint takes POST")
+            raise BadRequest("the shell endpoint takes POST, and GET to ask")
         if request.headers.get("upgrade", "").lower() != "ssh":
             raise BadRequest("the shell endpoint needs the header Upgrade: ssh; use arvados-client ssh-proxy")
         uuid = attempt.container_uuid

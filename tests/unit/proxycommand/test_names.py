@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -69,6 +70,30 @@ def test_name(
     assert (process.returncode, out) == (255, b"")
     for words in said:
         assert words in err.decode()
+
+
+@pytest.mark.parametrize(
+    ("host", "name"), [("my.job.zzzzz.arv", "my.job"), ("my.job.fastq.arv", "my.job.fastq"), ("zzzzz.arv", "zzzzz")]
+)
+def test_of_another_cluster(double: Start, client: Run, tmp_path: Path, host: str, name: str) -> None:
+    """NAME.zzzzz.arv is a name on the cluster zzzzz when that has settings of its own; else the dot is the name's."""
+    server, asked = serve(double, {1: name}, {1})
+    other, _ = serve(double, {}, set())
+    directory = tmp_path / ".config" / "arvados"
+    directory.mkdir(parents=True)
+    here = "".join(f"{key}={value}\n" for key, value in server.environment().items())
+    (directory / ("zzzzz.conf" if name == "my.job" else "settings.conf")).write_text(here)
+    elsewhere = other.environment() if name == "my.job" else {}
+    client("ssh-proxy", host, env=elsewhere).communicate(timeout=UNIT)
+    assert json.loads(asked[1]["filters"])[0] == ["name", "ilike", f"{name}%"]
+    assert not other.requests
+
+
+def test_the_blocks_own_cluster(double: Start, client: Run) -> None:
+    """A block of one cluster names it to ssh-proxy, for names with its id and settings from a file of any name."""
+    server, asked = serve(double, {1: "job"}, {1})
+    client("ssh-proxy", "--cluster", "xyzzy", "job.xyzzy.arv", env=server.environment()).communicate(timeout=UNIT)
+    assert json.loads(asked[1]["filters"])[0] == ["name", "ilike", "job%"]
 
 
 def test_only_the_callers(double: Start, client: Run) -> None:

@@ -179,6 +179,11 @@ def test_cluster_file(tmp_path: Path) -> None:
     assert found(uuid, ARVADOS_API_HOST="z.example.org", ARVADOS_API_TOKEN="mine") == ("z.example.org", "mine")
     assert found("yyyyy-dz642-abcdeabcdeabcde") == ("s.example.org", "token-s")
     assert found("yyyyy-dz642-abcdeabcdeabcde", **A) == ("a.example.org", "token-a")
+    assert found("my.job.zzzzz.arv") == ("z.example.org", "token-z")
+    assert found("my.job.fastq.arv") == found(".zzzzz.arv") == ("s.example.org", "token-s")
+    assert settings.load("", environ, "", cluster="zzzzz").host == "z.example.org"
+    with pytest.raises(ConfigError, match="cannot read the settings file .*/arvados/yyyyy.conf"):
+        settings.load("", environ, "", cluster="yyyyy")
     assert found("../zz-dz642-x") == found("job.arv") == ("s.example.org", "token-s")
     assert settings.load("", environ | {"SSL_CERT_FILE": "/ca.pem"}, uuid).ca_file == "/ca.pem"
     own.unlink()

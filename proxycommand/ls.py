@@ -1,0 +1,166 @@
+"""``arvados-client ls``: the containers that run or wait and that this user can see, and whether they can be entered.
+
+Owns the table and the JSON. What is shown of a container is its record's; whether it may be entered the controller
+decides, which is asked for each: a client cannot see all requests of a container, so it would have to guess.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+from arv_ssh.client.controller import Controller
+from arv_ssh.client.listing import list_all
+from arv_ssh.client.settings import load
+from arv_ssh.errors import (
+    BadRequest,
+    ContainerEnded,
+    Forbidden,
+    HttpError,
+    MethodNotAllowed,
+    NotFound,
+    Unavailable,
+    UsageError,
+)
+from proxycommand import arguments, host_names
+
+USAGE = "usage: arvados-client ls [--json | --uuids] [--cluster ID] [--settings FILE]"
+
+ASKED_AT_ONCE = 8
+"""Questions to the controller that are under way together; each is a connection of its own."""
+
+_STATES = ["Running", "Locked", "Queued"]
+_CONTAINER = ["uuid", "state", "priority", "started_at", "created_at", "gateway_address"]
+_REQUEST = ["uuid", "name", "container_uuid", "created_at"]
+
+Row = dict[str, Any]
+
+
+def run(argv: list[str]) -> int:
+    """Print a line for each container, or JSON, or the UUIDs of those that can be entered."""
+    given = arguments.read(argv, ("--cluster", "--settings"), ("--json", "--uuids", "--help"), usage=USAGE)
+    if "--help" in given.flags:
+        print(USAGE)
+        return 0
+    if given.words or len(given.flags) > 1:
+        raise UsageError(f"ls takes no {' '.join(given.words) or '--json together with --uuids'}; {USAGE}")
+    cluster = given.values["--cluster"]
+    controller = Controller(load(given.values["--settings"], cluster=cluster))
+    rows = _rows(controller)
+    host_names.remember(controller.settings.authority, rows)
+    if "--json" in given.flags:
+        print(json.dumps(rows, indent=2))
+    elif "--uuids" in given.flags:
+        print("".join(f"{row['uuid']}\n" for row in rows if row["shell"] == "allowed"), end="")
+    elif rows:
+        _print_table(rows)
+    else:
+        print(f"no container that you can see runs or waits on {controller.settings.authority}")
+    return 0
+
+
+def _rows(controller: Controller) -> list[Row]:
+    containers = list_all(controller, "containers", [["state", "in", _STATES], ["priority", ">", 0]], _CONTAINER)
+    requests = _newest_requests(controller, [container["uuid"] for container in containers])
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+        answers = list(pool.map(lambda container: _may_enter(controller, container), containers))
+    rows = [
+        _row(container, requests.get(container["uuid"], {}), *answer)
+        for container, answer in zip(containers, answers, strict=True)
+        if answer[0] != "ended"
+    ]
+    # Those that run first, and of each state the youngest first: what one has just started.
+    rows.sort(key=lambda row: row["since"] or "", reverse=True)
+    return sorted(rows, key=lambda row: _STATES.index(row["state"]))
+
+
+def _newest_requests(controller: Controller, containers: list[str]) -> dict[str, Row]:
+    """Return the newest request of each container, of those that this user can see."""
+    found: dict[str, Row] = {}
+    for start in range(0, len(containers), 50):  # 50 UUIDs make a query of 2 KB, which every proxy lets through
+        filters = [["container_uuid", "in", containers[start : start + 50]]]
+        for request in list_all(controller, "container_requests", filters, _REQUEST):
+            before = found.get(request["container_uuid"])
+            if before is None or before["created_at"] < request["created_at"]:
+                found[request["container_uuid"]] = request
+    return found
+
+
+def _may_enter(controller: Controller, container: Row) -> tuple[str, str | None]:
+    """Return "allowed"; or "refused", "not yet" or "unknown", and the reason; or "ended", for what just has."""
+    uuid = container["uuid"]
+    try:
+        controller.get(f"containers/{uuid}/ssh", "container", uuid)
+    except ContainerEnded:
+        return "ended", None
+    except (BadRequest, MethodNotAllowed, NotFound):
+        # A stock Arvados controller, or one of ours before this question existed, has no GET there.
+        return "unknown", "this controller does not tell beforehand; try"
+    except Unavailable as error:
+        # The same status says that nobody may enter any container.
+        return "not yet" if "not running" in str(error) else "refused", str(error)
+    except Forbidden as error:
+        return "refused", str(error)
+    except HttpError as error:
+        return "unknown", str(error)
+    return "allowed", None
+
+
+def _row(container: Row, request: Row, shell: str, reason: str | None) -> Row:
+    running = container["state"] == "Running"
+    return {
+        "uuid": container["uuid"],
+        "container_request_uuid": request.get("uuid"),
+        "name": request.get("name"),
+        "state": container["state"],
+        "since": (container.get("started_at") if running else None) or container.get("created_at"),
+        "node": (container.get("gateway_address") or "").rpartition(":")[0].strip("[]") or None,
+        "shell": shell,
+        "reason": reason,
+    }
+
+
+def _print_table(rows: list[Row]) -> None:
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else 80
+    now = datetime.now(UTC)
+    shown = [("UUID", "STATE", "SINCE", "SHELL", "NODE", "NAME")]
+    words = {"allowed": "yes", "refused": "no", "not yet": "later", "unknown": "?"}
+    shown += [
+        (
+            row["uuid"], row["state"], _age(row["since"], now), words[row["shell"]], _printable(row["node"] or "-"),
+            _printable(row["name"] or "-"),
+        )
+        for row in rows
+    ]  # fmt: skip
+    node = min(max(len(line[4]) for line in shown), 15)
+    for line, row in zip(shown, [None, *rows], strict=True):
+        text = f"{line[0]:27}  {line[1]:7}  {line[2]:6}  {line[3]:5}  {_cut(line[4], node):{node}}  {line[5]}"
+        print(_cut(text, width).rstrip())
+        if row and row["reason"] and row["shell"] != "not yet":
+            reason = f"{words[row['shell']]}: {row['reason']}".replace(f"container {row['uuid']}", "it")
+            print(textwrap.fill(_printable(reason), width, initial_indent="    ", subsequent_indent="    "))
+
+
+def _printable(text: str) -> str:
+    """Return ``text`` without what a terminal would obey: a name is another user's to choose."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _age(since: str | None, now: datetime) -> str:
+    if not since:
+        return "-"
+    seconds = max(0, int((now - datetime.fromisoformat(since)).total_seconds()))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
