@@ -1,13 +1,18 @@
 """The Arvados API as a client: records over HTTPS, or from the embedded API inside the same process.
 
-Owns the way from a call to a record, and from any failure to one of :mod:`arv_ssh.errors` with a sentence. Blocking;
-whoever has an event loop calls it from a thread. Knows nothing of what a record means.
+Owns the way from a call to a record, which calls are tried again, and the way from any failure to one of
+:mod:`arv_ssh.errors`; the sentences are :mod:`arv_ssh.api.failures`'s. Blocking; whoever has an event loop calls it
+from a thread. Knows nothing of what a record means.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
+import time
+from collections.abc import Callable
+from functools import partial
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -17,16 +22,8 @@ import urllib3
 from requests.adapters import BaseAdapter, HTTPAdapter
 
 from arv_ssh import uuids
-from arv_ssh.errors import (
-    BadGateway,
-    ConfigError,
-    GatewayTimeout,
-    HttpError,
-    NotFound,
-    Unauthorized,
-    Unavailable,
-    from_status,
-)
+from arv_ssh.api import failures
+from arv_ssh.errors import BadGateway, ConfigError, GatewayTimeout, NotFound, Unauthorized, Unavailable
 
 Record = dict[str, Any]
 Records = list[Record]
@@ -37,6 +34,10 @@ LONGEST_QUERY = 4000
 """Bytes of a query string; a longer one goes into the body of a POST with _method=GET, as Arvados' own clients do."""
 PAGE = 1000
 """Records asked for at once; Arvados' own limit is the same."""
+RETRY_PAUSES = (0.3, 1.0)
+"""Seconds before the second and the third attempt, give or take half; a controller that restarts is back by then."""
+RETRY_STATUSES = frozenset({502, 503, 504})
+"""Answers of somebody who could not reach, or not yet serve, what was asked. The others are answers to the question."""
 CONNECTIONS = 32
 """Connections kept open to the API host: as many as threads of a controller that ask it."""
 
@@ -64,23 +65,26 @@ class ApiClient:
         self._base_url = base_url.rstrip("/")
         self._host = urlsplit(self._base_url).netloc
         self._token = token
+        self._request_id = ""
         self._verify = verify
         self._timeout = timeout
+        # What is in this process has no network to fail, and waits for its database itself.
+        self._retry_pauses = RETRY_PAUSES if adapter is None else ()
         self._session = _session(adapter)
 
-    def with_token(self, token: str) -> ApiClient:
-        """Return a client with another token over the same connections."""
+    def with_token(self, token: str, request_id: str = "") -> ApiClient:
+        """Return a client with another token over the same connections; its calls say that they are for a request."""
         other = object.__new__(ApiClient)
-        other.__dict__.update(self.__dict__, _token=token)
+        other.__dict__.update(self.__dict__, _token=token, _request_id=request_id)
         return other
 
     def close(self) -> None:
         """Close the connections, those of clients made by :meth:`with_token` too."""
         self._session.close()
 
-    def current_user(self, request_id: str = "") -> Record:
+    def current_user(self) -> Record:
         """Return the user whose token this is."""
-        return self._call("GET", "users/current", request_id=request_id)
+        return self._call("GET", "users/current")
 
     def get(self, resource: str, uuid: str, *, select: Names | None = None) -> Record:
         """Return one record of ``resource`` ("containers", "container_requests", …)."""
@@ -122,9 +126,10 @@ class ApiClient:
         """Make a record and return it."""
         return self._call("POST", resource, body={_singular(resource): attributes})
 
-    def update(self, resource: str, uuid: str, attributes: Record) -> Record:
-        """Change a record's attributes and return it."""
-        return self._call("PATCH", _path(resource, uuid), body={_singular(resource): attributes})
+    def update(self, resource: str, uuid: str, attributes: Record, *, repeatable: bool = False) -> Record:
+        """Change a record's attributes and return it; ``repeatable`` when doing it twice is the same as once."""
+        body = {_singular(resource): attributes}
+        return self._call("PATCH", _path(resource, uuid), body=body, repeatable=repeatable)
 
     def delete(self, resource: str, uuid: str) -> Record:
         """Delete a record and return it as it was."""
@@ -149,11 +154,12 @@ class ApiClient:
         parameters: dict[str, str] | None = None,
         *,
         body: Record | None = None,
-        request_id: str = "",
+        repeatable: bool = False,
     ) -> Record:
         headers = {"Authorization": f"Bearer {_sendable(self._token)}", "Accept": "application/json"}
-        if request_id:
-            headers["X-Request-Id"] = request_id
+        if self._request_id:
+            headers["X-Request-Id"] = self._request_id
+        repeatable = repeatable or method == "GET"
         url, data = f"{self._base_url}/arvados/v1/{path}", None
         query = urlencode(parameters or {})
         if len(query) > LONGEST_QUERY:
@@ -161,7 +167,21 @@ class ApiClient:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
         elif query:
             url = f"{url}?{query}"
-        return self._read(self._send(method, url, headers, data, body))
+        send = partial(self._send, method, url, headers, data, body)
+        return self._read(path, self._with_retries(send) if repeatable else send())
+
+    def _with_retries(self, send: Callable[[], requests.Response]) -> requests.Response:
+        """Send until there is an answer, some times at most. A time-out is not tried again: somebody waits for this."""
+        for pause in self._retry_pauses:
+            try:
+                response = send()
+            except Unavailable:
+                pass  # refused, or cut
+            else:
+                if response.status_code not in RETRY_STATUSES:
+                    return response
+            time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - so that many do not come back at once
+        return send()
 
     def _send(
         self, method: str, url: str, headers: dict[str, str], data: str | None, body: Record | None
@@ -184,22 +204,16 @@ class ApiClient:
         except requests.exceptions.RequestException as error:
             raise BadGateway(f"the API host {self._host} answered in broken HTTP ({_root_cause(error)})") from error
 
-    def _read(self, response: requests.Response) -> Record:
+    def _read(self, path: str, response: requests.Response) -> Record:
         try:
             answer = response.json()
         except ValueError:
             answer = None
         if response.status_code >= 300:
-            raise self._error(response.status_code, answer)
+            raise failures.error(self._host, path, response.status_code, answer)
         if not isinstance(answer, dict):
             raise BadGateway(f"the API host {self._host} answered with something else than a JSON record")
         return answer
-
-    def _error(self, status: int, answer: Any) -> HttpError:
-        errors = answer.get("errors") if isinstance(answer, dict) else None
-        if isinstance(errors, list) and errors:
-            return from_status(status, "; ".join(str(error) for error in errors))
-        return from_status(status, f"the API host {self._host} answered with status {status} and no reason")
 
 
 def _session(adapter: BaseAdapter | None) -> requests.Session:

@@ -20,7 +20,16 @@ from arv_ssh.api.client import ApiClient
 from arv_ssh.config import ClusterConfig
 from arv_ssh.controller import gateways
 from arv_ssh.controller.sessions import Attempt, LiveSession, Sessions, peer_address
-from arv_ssh.errors import BadGateway, BadRequest, ClientClosed, Forbidden, HttpError, Unauthorized
+from arv_ssh.errors import (
+    BadGateway,
+    BadRequest,
+    ClientClosed,
+    Forbidden,
+    GatewayTimeout,
+    HttpError,
+    Unauthorized,
+    Unavailable,
+)
 from arv_ssh.http_server import Request, Response, Upgrade
 from arv_ssh.session_token import Session
 
@@ -48,7 +57,6 @@ class ShellEndpoint:
     def __init__(self, config: ClusterConfig, api: ApiClient, sessions: Sessions) -> None:
         self._config = config
         self._api = api
-        self._root = api.with_token(config.system_root_token)
         self._pool = ThreadPoolExecutor(API_THREADS, thread_name_prefix="api")
         self._sessions = sessions
 
@@ -122,36 +130,39 @@ class ShellEndpoint:
         access.check_enabled(self._config.shell_access)
         if not token:
             raise Unauthorized("no API token was sent; set ARVADOS_API_TOKEN to a token of this cluster")
-        as_user = self._api.with_token(token)
+        as_user = self._api.with_token(token, attempt.request_id)
         user = as_user.current_user()
         attempt.user_uuid = user["uuid"]
         uuid = attempt.container_uuid
-        if "all" not in as_user.get("api_client_authorizations", "current")["scopes"]:
+        if "all" not in (as_user.get("api_client_authorizations", "current").get("scopes") or ()):
             raise Forbidden("this token is limited to some requests, and entering containers is none of them")
         container = as_user.get("containers", uuid)
-        access.check_allowed(self._config.shell_access, user, container, self._requests(uuid))
+        access.check_allowed(self._config.shell_access, user, container, self._requests(uuid, attempt.request_id))
         access.check_state(container)
         return Grant(user["uuid"], container)
 
-    def _requests(self, uuid: str) -> list[dict[str, Any]]:
+    def _requests(self, uuid: str, request_id: str) -> list[dict[str, Any]]:
         """Return all requests that the container serves, seen as root: a user may not be able to read the others'."""
         try:
-            return self._root.list_all(
+            return self._as_root(request_id).list_all(
                 "container_requests",
                 filters=[["container_uuid", "=", uuid]],
                 select=["uuid", "modified_by_user_uuid"],
             )
         except HttpError as error:
-            raise BadGateway(f"the API did not tell whose container {uuid} is: {error}") from error
+            raise _as_roots(error, f"the API did not tell whose container {uuid} is") from error
 
     def _mark(self, container: dict[str, Any], session: LiveSession) -> None:
         if container.get("interactive_session_started"):
             return
         mark = access.mark(container, session.user_uuid, session.request_id, datetime.now(UTC))
         try:
-            self._root.update("containers", container["uuid"], mark)
+            self._as_root(session.request_id).update("containers", container["uuid"], mark, repeatable=True)
         except HttpError as error:
-            raise BadGateway(f"container {container['uuid']} could not be marked as entered: {error}") from error
+            raise _as_roots(error, f"container {container['uuid']} could not be marked as entered") from error
+
+    def _as_root(self, request_id: str) -> ApiClient:
+        return self._api.with_token(self._config.system_root_token, request_id)
 
     def _relay(
         self, connection: gateways.GatewayConnection, live: LiveSession, client: asyncio.Transport, early: bytes
@@ -162,6 +173,14 @@ class ShellEndpoint:
         """End all sessions and the API threads."""
         self._sessions.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _as_roots(error: HttpError, what: str) -> HttpError:
+    """Return the failure of a call that the controller made for itself: none of it is the user's fault."""
+    if isinstance(error, Unauthorized):
+        return BadGateway(f"{what}: it does not accept this controller's SystemRootToken; its administrator must look")
+    kind = type(error) if isinstance(error, Unavailable | GatewayTimeout) else BadGateway
+    return kind(f"{what}: {error}")
 
 
 def _credential_headers(

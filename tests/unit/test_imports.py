@@ -24,7 +24,8 @@ FORBIDDEN_PACKAGES = {
 
 PURE = (
     "arv_ssh.errors", "arv_ssh.credentials", "arv_ssh.uuids", "arv_ssh.access", "arv_ssh.upgrade",
-    "arv_ssh.session_token", "arv_ssh.destination", "arv_ssh.audit.chain", "arv_ssh.yamux.frames", "arv_ssh.yamux.core",
+    "arv_ssh.session_token", "arv_ssh.api.failures", "arv_ssh.destination",
+    "arv_ssh.audit.chain", "arv_ssh.yamux.frames", "arv_ssh.yamux.core",
     "crunch_sshd.policy", "crunch_sshd.broker.dns", "crunch_sshd.broker.resolv_conf",
 )  # fmt: skip
 IMPURE = {

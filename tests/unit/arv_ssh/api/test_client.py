@@ -6,7 +6,7 @@ import json
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from arv_ssh import errors
+from arv_ssh.api import client as client_module
 from arv_ssh.api.client import ApiClient
 from arv_ssh.cli import certificates
 
@@ -73,8 +74,9 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def api(server: Server) -> Iterator[ApiClient]:
-    """Give a client of that server."""
+def api(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiClient]:
+    """Give a client of that server, which loses no time between two attempts."""
+    monkeypatch.setattr(client_module, "RETRY_PAUSES", (0.0, 0.0))
     client = ApiClient(server.url, "token", timeout=30)
     yield client
     client.close()
@@ -82,7 +84,7 @@ def api(server: Server) -> Iterator[ApiClient]:
 
 def test_calls(server: Server, api: ApiClient) -> None:
     """Each call is Arvados' method and path, with the attributes under the record's name."""
-    api.current_user("req-1")
+    api.with_token("token", "req-1").current_user()
     api.get("containers", UUID, select=["uuid"])
     api.create("api_client_authorizations", {"scopes": ["all"]})
     api.update("containers", UUID, {"state": "Running"})
@@ -137,12 +139,11 @@ def test_list_all(server: Server, api: ApiClient) -> None:
 @pytest.mark.parametrize(
     ("answer", "error", "message"),
     [
-        ((401, {}, '{"errors": ["get a new one"]}'), errors.Unauthorized, "^get a new one$"),
+        ((401, {}, '{"errors": ["get a new token"]}'), errors.Unauthorized, "^get a new token$"),
         ((403, {}, '{"errors": ["a", "b"]}'), errors.Forbidden, "^a; b$"),
         ((404, {}, '{"errors": ["gone"]}'), errors.NotFound, "^gone$"),
         ((405, {}, '{"errors": ["no"]}'), errors.MethodNotAllowed, "^no$"),
         ((422, {}, '{"errors": ["illegal"]}'), errors.Unprocessable, "^illegal$"),
-        ((503, {}, "<html>"), errors.Unavailable, "answered with status 503 and no reason$"),
         ((500, {}, '{"errors": []}'), errors.BadGateway, "answered with status 500 and no reason$"),
         ((400, {}, "[]"), errors.BadRequest, "answered with status 400 and no reason$"),
         ((302, {"Location": "http://127.0.0.1:1/"}, ""), errors.BadGateway, "answered with status 302"),
@@ -159,6 +160,75 @@ def test_errors(
     server.answers = [answer]
     with pytest.raises(error, match=message):
         api.current_user()
+
+
+BUSY = (503, {}, '{"errors": ["busy"]}')
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_safe_calls_are_tried_again(server: Server, api: ApiClient, status: int) -> None:
+    """A read, or a write that may be repeated, survives a server that cannot serve yet."""
+    server.answers = [(status, {}, "<html>"), BUSY, (200, {}, '{"uuid": "x"}')]
+    assert api.current_user() == {"uuid": "x"}
+    server.answers = [BUSY, (200, {}, "{}")]
+    api.update("containers", UUID, {"state": "Running"}, repeatable=True)
+    assert [method for method, *_ in server.seen] == ["GET"] * 3 + ["PATCH"] * 2
+
+
+def test_attempts_have_an_end(server: Server, api: ApiClient) -> None:
+    """The third failure is the caller's, with the server's words; what has no words is said so."""
+    server.answers = [BUSY] * 3
+    with pytest.raises(errors.Unavailable, match="^busy$"):
+        api.get("containers", UUID)
+    server.answers = [(503, {}, "<html>")] * 3
+    with pytest.raises(errors.Unavailable, match="answered with status 503 and no reason$"):
+        api.get("containers", UUID)
+    assert len(server.seen) == 6
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 500])
+def test_answers_to_the_question_are_final(server: Server, api: ApiClient, status: int) -> None:
+    """No other answer is asked for twice."""
+    server.answers = [(status, {}, '{"errors": ["no"]}')]
+    with pytest.raises(errors.HttpError):
+        api.current_user()
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("call", ["create", "update", "lock", "delete"])
+def test_other_calls_are_sent_once(server: Server, api: ApiClient, call: str) -> None:
+    """What may not be done twice is not sent twice."""
+    calls: dict[str, Callable[[], Any]] = {
+        "create": lambda: api.create("container_requests", {}),
+        "update": lambda: api.update("containers", UUID, {"priority": 1}),
+        "lock": lambda: api.lock(UUID),
+        "delete": lambda: api.delete("container_requests", "zzzzz-xvhdp-abcdeabcdeabcde"),
+    }
+    server.answers = [BUSY]
+    with pytest.raises(errors.Unavailable, match="^busy$"):
+        calls[call]()
+    assert len(server.seen) == 1
+
+
+def test_cut_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read goes on after connections that are cut without an answer, as those of a restarted server are."""
+    monkeypatch.setattr(client_module, "RETRY_PAUSES", (0.0, 0.0))
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve_third() -> None:
+            for reply in (b"", b"", answer):
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(reply)
+
+        thread = threading.Thread(target=serve_third)
+        thread.start()
+        api = ApiClient(f"http://127.0.0.1:{listener.getsockname()[1]}", "token")
+        assert api.current_user() == {}
+        api.close()
+        thread.join(30)
 
 
 def test_tokens_share_connections_and_nothing_else(server: Server, api: ApiClient) -> None:

@@ -125,7 +125,10 @@ def test_what_is_known_of_a_refusal(scene: Scene) -> None:
     first, second = scene.transcript.attempts
     assert (first.container_uuid, first.user_uuid, first.login_username) == ("nonsense", "", "crunch")
     assert (second.container_uuid, second.user_uuid, second.peer) == (other, USER, "203.0.113.9")
-    assert scene.transcript.lines == ["refused 401 the API token is not valid", "refused 404 no such record"]
+    assert scene.transcript.lines == [
+        "refused 401 the API token is not valid",
+        f"refused 404 container {other} was not found, or may not be read with this token: no such record",
+    ]
 
 
 def test_a_gateway_that_cannot_be_reached(scene: Scene) -> None:
