@@ -1,0 +1,1 @@
+"""The benchmarks of ``scripts/bench``: arv-ssh beside stock tools on the same machine. No test asks them anything."""

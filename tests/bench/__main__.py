@@ -1,0 +1,72 @@
+"""The command line of ``scripts/bench``: which rows, how long, and where the result goes."""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import signal
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests.bench import latencies, report, transfers
+from tests.bench.places import Places
+from tests.bench.rows import FULL, QUICK
+from tests.bench.target import Failed
+
+COMPARISONS = [*transfers.ROWS, *latencies.ROWS]
+
+
+def main() -> int:
+    """Run the rows asked for; print the table and write the JSON file."""
+    options = _parser().parse_args()
+    names = [row.name for row in COMPARISONS]
+    if options.list:
+        print("\n".join(names))
+        return 0
+    unknown = [word for word in options.rows if not fnmatch.filter(names, word)]
+    if unknown:
+        print(f"bench: there is no row {', '.join(unknown)}; scripts/bench --list names them", file=sys.stderr)
+        return 2
+    wanted = [name for name in names if not options.rows or any(fnmatch.fnmatch(name, word) for word in options.rows)]
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        return _run(wanted, options)
+    except Failed as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("bench: interrupted; what was started is ended", file=sys.stderr)
+        return 130
+
+
+def _run(wanted: list[str], options: argparse.Namespace) -> int:
+    scale = QUICK if options.quick else FULL
+    results = []
+    with tempfile.TemporaryDirectory(prefix="arv-ssh-bench-") as directory, ExitStack() as stack:
+        # A second Ctrl-C must not stop the ending of what was started.
+        stack.callback(signal.signal, signal.SIGINT, signal.default_int_handler)
+        places = Places(Path(directory), stack)
+        for row in COMPARISONS:
+            if row.name in wanted:
+                results.append(row.run(places, scale))
+                print(report.progress(results[-1]), file=sys.stderr, flush=True)
+        stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    print(report.table(results))
+    if options.json:
+        options.json.write_text(report.as_json(results, quick=options.quick))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="names of rows, * and ? allowed; without any: all")
+    parser.add_argument("--list", action="store_true", help="print the names of the rows")
+    parser.add_argument("--quick", action="store_true", help="less of everything: under 3 minutes")
+    parser.add_argument("--json", type=Path, metavar="FILE", default=Path("bench.json"), help="default: bench.json")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

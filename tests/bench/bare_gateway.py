@@ -1,0 +1,29 @@
+"""The gateway's SSH server alone on a TCP port: no TLS, no HTTP, no controller. Arguments: container id, port."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+from crunch_sshd.connection import Connection, Login
+from crunch_sshd.docker_engine import connect
+from crunch_sshd.runtimes.choose import choose
+
+
+def main() -> None:
+    """Serve the container's default user to whoever connects, until a signal ends the process."""
+    container, port = sys.argv[1], int(sys.argv[2])
+    runtime = choose("auto", connect(), container, "benchmark")
+    login = Login("", runtime.account(""), "", b"", "req-benchmark")
+    connections: set[Connection] = set()
+    with socket.create_server(("127.0.0.1", port), backlog=1024) as listener:
+        while True:
+            client, _ = listener.accept()
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = Connection(client, "benchmark", login, runtime, connections.discard)
+            connections.add(connection)
+            connection.start()
+
+
+if __name__ == "__main__":
+    main()

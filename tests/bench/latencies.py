@@ -1,0 +1,157 @@
+"""How long a person waits: for a login, for a key's echo, for fifty logins at once, for ssh-proxy to begin."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from tests.bench.places import Places
+from tests.bench.rows import Comparison, Sample, Scale, percentile
+from tests.bench.target import TIMEOUT, Failed, Target, run
+
+LOGIN_REPEATS = 15
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    """Return the time that ``work`` takes."""
+    start = time.perf_counter()
+    work()
+    return (time.perf_counter() - start) * 1000
+
+
+def cold_login(places: Places, scale: Scale, stack: ExitStack) -> tuple[Sample, Sample]:
+    """Measure ``ssh UUID true`` and the same by way of sshd and docker exec."""
+    ours = places.path.ssh("true", options=("-n",))
+    reference = places.sshd.ssh("docker", "exec", places.engine_container, "true", options=("-n",))
+    return lambda: milliseconds(lambda: run(ours)), lambda: milliseconds(lambda: run(reference))
+
+
+def shared_login(places: Places, scale: Scale, stack: ExitStack) -> tuple[Sample, Sample]:
+    """Measure ``ssh UUID true`` over a connection that is open, and docker exec."""
+    ours = stack.enter_context(places.path.shared()).ssh("true", options=("-n",))
+    reference = ["docker", "exec", places.engine_container, "true"]
+    return lambda: milliseconds(lambda: run(ours)), lambda: milliseconds(lambda: run(reference))
+
+
+def many_logins(places: Places, scale: Scale, stack: ExitStack) -> tuple[Sample, Sample]:
+    """Measure many ``ssh … true`` side by side, to the end of the last."""
+
+    def all_of(target: Target) -> None:
+        command = target.ssh("true", options=("-n",))
+        started = [
+            subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            for _ in range(scale.logins)
+        ]
+        failed = sum(process.wait(TIMEOUT) != 0 for process in started)
+        if failed:
+            raise Failed(f"{failed} of {scale.logins} parallel logins to {target.host} failed")
+
+    path, sshd = places.path, places.sshd
+    return lambda: milliseconds(lambda: all_of(path)), lambda: milliseconds(lambda: all_of(sshd))
+
+
+class Echo:
+    """A session on a terminal whose line discipline sends each key back."""
+
+    def __init__(self, target: Target, stack: ExitStack) -> None:
+        process = subprocess.Popen(
+            target.ssh("echo ready; exec cat >/dev/null", options=("-tt",)),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert process.stdin and process.stdout
+        stack.enter_context(process)
+        stack.callback(process.kill)
+        self._keys, self._screen = process.stdin.fileno(), process.stdout.fileno()
+        said = b""
+        while b"ready\r\n" not in said:
+            more = os.read(self._screen, 4096)
+            if not more:
+                raise Failed(f"the session to {target.host} ended before it began")
+            said += more
+
+    def key(self) -> float:
+        """Type a key and wait for its echo; return the milliseconds."""
+        return milliseconds(self._key)
+
+    def _key(self) -> None:
+        os.write(self._keys, b"x")
+        if os.read(self._screen, 16) != b"x":
+            raise Failed("a key's echo was not the key")
+
+
+def echo(places: Places, scale: Scale, stack: ExitStack) -> tuple[Sample, Sample]:
+    """Measure keys one by one, the two sides in turns."""
+    return Echo(places.path, stack).key, Echo(places.chain, stack).key
+
+
+def first_byte(places: Places, scale: Scale, stack: ExitStack) -> tuple[Sample, Sample]:
+    """Measure ssh-proxy from its start to its first byte on the network, and bare Python with the same modules."""
+    listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    listener.settimeout(TIMEOUT)
+    settings = places.directory / "first-byte.env"
+    places.cluster  # noqa: B018 - its CA file is used
+    settings.write_text(
+        f"ARVADOS_API_HOST=127.0.0.1:{listener.getsockname()[1]}\nARVADOS_API_TOKEN=token\n"
+        f"SSL_CERT_FILE={places.cluster.directory.ca}\n"
+    )
+    proxy = [
+        str(Path(sys.executable).with_name("arvados-client")), "ssh-proxy", "--settings", str(settings),
+        "--known-hosts-dir", str(places.directory), "--user", "_", places.container_uuid,
+    ]  # fmt: skip
+    reference = [sys.executable, "-I", "-c", "import ssl, socket, selectors"]
+    return lambda: milliseconds(lambda: _to_first_byte(listener, proxy)), lambda: milliseconds(lambda: run(reference))
+
+
+def _to_first_byte(listener: socket.socket, command: list[str]) -> None:
+    with _started(command):
+        client, _ = listener.accept()
+        with client:
+            if not client.recv(1):
+                raise Failed("ssh-proxy sent nothing")
+
+
+@contextmanager
+def _started(command: list[str]) -> Iterator[None]:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, **pipes) as process:  # type: ignore[call-overload]
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def _logins(scale: Scale) -> int:
+    return max(scale.repeats, LOGIN_REPEATS)
+
+
+def _keys(scale: Scale) -> int:
+    return scale.keys
+
+
+ROWS = [
+    Comparison(
+        "login-cold", "whole path: ssh UUID true, cold", "ssh to sshd running docker exec", "ms", 1.0, 0.5, cold_login,
+        repeats=_logins,
+    ),
+    Comparison(
+        "login-shared", "the same over a ControlMaster", "docker exec CTR true", "ms", 1.2, 0.8, shared_login,
+        repeats=_logins,
+    ),
+    Comparison(
+        "echo-median", "whole path: keystroke echo, median", "C-chain", "ms", 1.5, 1.0, echo, repeats=_keys,
+    ),
+    Comparison(
+        "echo-p99", "whole path: keystroke echo, p99", "C-chain", "ms", 1.5, 1.0, echo, percentile(0.99), _keys,
+    ),
+    Comparison("logins-parallel", "whole path: parallel ssh UUID true", "sshd", "ms", 1.0, 0.5, many_logins),
+    Comparison(
+        "proxy-first-byte", "ssh-proxy to first byte", "python -I -c 'import ssl, socket, selectors'", "ms", 1.5, 1.2,
+        first_byte, repeats=_logins,
+    ),
+]  # fmt: skip

@@ -1,0 +1,67 @@
+"""What a run says: a Markdown table for people, JSON for programs, and the machine it ran on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.bench.rows import Result
+
+HEAD = "| row | what | against | ours | reference | ratio | must | aim | |\n|---|---|---|---|---|---|---|---|---|"
+
+
+def table(results: Sequence[Result]) -> str:
+    """Return the results as a Markdown table."""
+    return "\n".join([HEAD, *map(_line, results)])
+
+
+def progress(result: Result) -> str:
+    """Return one line for a result."""
+    ours, reference = result.values
+    return f"{result.row.name}: {ours:.1f} and {reference:.1f} {result.row.unit}, {result.ratio:.2f}× {verdict(result)}"
+
+
+def verdict(result: Result) -> str:
+    """Return what the ratio comes to in a word."""
+    return "aim" if result.reaches(result.row.aim) else "reached" if result.reaches(result.row.must) else "MISSED"
+
+
+def _line(result: Result) -> str:
+    row = result.row
+    ours, reference = result.values
+    bound = "≥" if row.is_rate else "≤"
+    cells = [
+        row.name, row.what, row.against, f"{ours:.4g} {row.unit}", f"{reference:.4g} {row.unit}",
+        f"{result.ratio:.2f}×", f"{bound} {row.must:g}×", f"{bound} {row.aim:g}×", verdict(result),
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def as_json(results: Sequence[Result], *, quick: bool) -> str:
+    """Return everything that was measured, with the machine."""
+    rows = [
+        {
+            "name": result.row.name, "what": result.row.what, "against": result.row.against, "unit": result.row.unit,
+            "ours": result.ours, "reference": result.reference, "ratio": result.ratio, "must": result.row.must,
+            "aim": result.row.aim, "verdict": verdict(result),
+        }
+        for result in results
+    ]  # fmt: skip
+    return json.dumps({"time": int(time.time()), "quick": quick, "machine": machine(), "rows": rows}, indent=1) + "\n"
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures depend on."""
+    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    said = subprocess.run(["ssh", "-V"], capture_output=True, text=True, timeout=10).stderr
+    return {
+        "cpu": cpu[0].partition(":")[2].strip() if cpu else platform.machine(), "cores": os.cpu_count(),
+        "kernel": platform.release(), "python": platform.python_version(), "ssh": said.strip(),
+        "load": os.getloadavg()[0],
+    }  # fmt: skip
