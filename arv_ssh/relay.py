@@ -104,6 +104,12 @@ class Relay:
             if end.transport is not None:
                 end.transport.close()
 
+    def abort(self) -> None:
+        """Cut both sides, whatever is still to be written."""
+        for end in (self.a, self.b):
+            if end.transport is not None:
+                end.transport.abort()
+
     @property
     def broken(self) -> bool:
         """Say whether a side is lost already: one that comes after that has nobody to talk to."""

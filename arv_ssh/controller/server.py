@@ -7,10 +7,12 @@ the health check, or the metrics.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from arv_ssh import tls
 from arv_ssh.api.client import ApiClient
@@ -21,14 +23,21 @@ from arv_ssh.controller import management, metrics
 from arv_ssh.controller.audit import SessionAudit
 from arv_ssh.controller.metrics import MetricsEndpoint, SessionMetrics
 from arv_ssh.controller.peers import Peers
+from arv_ssh.controller.revocation import Revocation
 from arv_ssh.controller.sessions import Sessions
 from arv_ssh.controller.shell import PATH, ShellEndpoint
 from arv_ssh.embedded import discovery, routes
 from arv_ssh.embedded.api import EmbeddedApi
 from arv_ssh.errors import ConfigError, NotFound
 from arv_ssh.http_server import HttpConnection, Request, Response, Upgrade
+from arv_ssh.log import event
 from arv_ssh.tls_transport import TlsLayer
 
+logger = logging.getLogger(__name__)
+
+FIXED = ("cluster_id", "system_root_token", "api", "api_insecure", "database", "tls_certificate", "tls_key",
+         "management_token", "auditing")  # fmt: skip
+"""What a config that is read again cannot change: the API and the secrets that everything open was made with."""
 HEALTH_PATH = "/_health/ping"
 EMBEDDED_PATHS = (routes.PREFIX, discovery.PATH)
 EMBEDDED_THREADS = 8
@@ -53,7 +62,9 @@ class Controller:
         self._audit = SessionAudit(trail)
         self.sessions.observe(self._audit)
         self._metrics = MetricsEndpoint(SessionMetrics(self.sessions, trail), peers, config.management_token)
-        self._shell = ShellEndpoint(config, _api_client(config, self._embedded), self.sessions)
+        api = _api_client(config, self._embedded)
+        self._shell = ShellEndpoint(config, api, self.sessions)
+        self._revocation = Revocation(config, api, self.sessions)
         self._server: asyncio.Server | None = None
         self._private: asyncio.Server | None = None
 
@@ -65,12 +76,27 @@ class Controller:
             lambda: TlsLayer(context, HttpConnection(self.handle), server_side=True), sock=listener, backlog=BACKLOG
         )
         self._private = await loop.create_unix_server(lambda: HttpConnection(self.handle), sock=private)
+        self._revocation.start()
+
+    async def reload(self, config: ClusterConfig) -> None:
+        """Decide by ``config`` from here on, and look at once whether open sessions may go on.
+
+        What the process was built on stays as it was until it is started again: see :data:`FIXED`.
+        """
+        fixed = {name: getattr(self.config, name) for name in FIXED}
+        if changed := [name for name, value in fixed.items() if getattr(config, name) != value]:
+            event(logger, "the new config changes what only a restart can change", level=logging.WARNING, keys=changed)
+        self.config = replace(config, **fixed)
+        self._shell.reload(self.config)
+        self._revocation.config = self.config
+        self._revocation.look_now()
 
     async def stop(self) -> None:
         """Stop accepting and end all sessions."""
         for server in (self._server, self._private):
             if server is not None:
                 server.close()
+        self._revocation.close()
         self._shell.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
         await self._audit.close()

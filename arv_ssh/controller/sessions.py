@@ -50,7 +50,10 @@ class Attempt:
 
 @dataclass(eq=False)
 class LiveSession:
-    """One session of a user in a container. ``started`` is in unix seconds, ``peer`` the client's address."""
+    """One session of a user in a container. ``started`` is in unix seconds, ``peer`` the client's address.
+
+    ``checked`` is when (monotonic seconds) the API said last that it may go on; ``closed`` is set when both sides are.
+    """
 
     request_id: str
     container_uuid: str
@@ -62,6 +65,8 @@ class LiveSession:
     gateway_address: str = ""
     id: str = field(default_factory=lambda: "ses-" + secrets.token_hex(10))
     relay: Relay | None = field(default=None, repr=False)
+    checked: float = field(default_factory=time.monotonic, repr=False)
+    closed: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
     reason: str = ""
     error: str = ""
 
@@ -87,10 +92,15 @@ class LiveSession:
         return time.time() - self.started
 
     def end(self, reason: str) -> None:
-        """Cut the session, for one of REASONS; what was read already is still written."""
+        """Close the session, for one of REASONS; what was read already is still written."""
         self.reason = self.reason or reason
         if self.relay is not None:
             self.relay.close()
+
+    def cut(self) -> None:
+        """Close both sides at once, whatever is on its way."""
+        if self.relay is not None:
+            self.relay.abort()
 
 
 class Observer:
@@ -183,6 +193,7 @@ class Sessions:
             del self._live[session.id]
             session.error = str(error) if error else ""
             session.reason = session.reason or (GATEWAY_LEFT if relay.first_to_end is relay.b else CLIENT_LEFT)
+            session.closed.set()
             self._tell(lambda observer: observer.closed(session, session.reason))
 
         (client_transport, client_early), (gateway_transport, gateway_early) = client, gateway

@@ -169,6 +169,10 @@ class ShellEndpoint:
     ) -> None:
         self._sessions.run(live, (client, early), (connection.transport, connection.early))
 
+    def reload(self, config: ClusterConfig) -> None:
+        """Decide by ``config`` from here on."""
+        self._config = config
+
     def close(self) -> None:
         """End all sessions and the API threads."""
         self._sessions.close()
