@@ -107,15 +107,21 @@ class Connection(GatewayServer):
     def end(self, reason: str) -> None:
         """Tell the client why, and end the connection and everything its sessions run; returns at once.
 
-        A client that takes nothing is not waited for longer than :data:`DISCONNECT_GRACE`.
+        The reason also goes to the stderr of each session: where several share a connection (ControlMaster), or with
+        clients other than ssh, nobody sees what the connection itself is told. A client that takes nothing is not
+        waited for longer than :data:`DISCONNECT_GRACE`.
         """
         self._audit.reason = reason
-        threading.Thread(target=self._disconnect, args=(reason,), name="disconnect", daemon=True).start()
+        with self._lock:
+            sessions = list(self._sessions)
+        threading.Thread(target=self._disconnect, args=(reason, sessions), name="disconnect", daemon=True).start()
 
-    def _disconnect(self, reason: str) -> None:
+    def _disconnect(self, reason: str, sessions: list[Session]) -> None:
         timer = threading.Timer(DISCONNECT_GRACE, self.close)
         timer.daemon = True
         timer.start()
+        for session in sessions:
+            session.tell(reason)
         self._transport.disconnect(reason)
         timer.cancel()
 

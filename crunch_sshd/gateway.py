@@ -184,11 +184,11 @@ class Gateway:
 
     def _tell(self, reason: str) -> None:
         """Have every connection end, its client told why."""
-        self._told.set()
         with self._lock:
             connections = list(self._connections)
         for connection in connections:
             connection.end(reason)
+        self._told.set()
 
     def stop(self, reason: str = "") -> None:
         """Stop serving and end every session, with what it runs; clients show ``reason``. May be called twice."""

@@ -203,6 +203,9 @@ class Session:
         try:
             status = self._execute()
             self._close_agent()
+            if status == KILLED and self._container_ended():
+                self._watch.audit.lost()
+                return  # the whole connection ends, and the client is told why
             self._over(self)  # before the client knows, so that it may open another session at once
             self._finish(status)
         except OSError:
@@ -293,9 +296,6 @@ class Session:
         if self._gone.is_set():
             self._watch.audit.lost()
             return
-        if status == KILLED and self._container_ended():
-            self._watch.audit.lost()
-            return  # the whole connection ends, and the client is told why
         self._gone.set()  # the program has ended by itself: what it left running is its own affair, as with sshd
         self._channel.shutdown_write()
         if self._death_signal is not None:
@@ -303,6 +303,14 @@ class Session:
         # After exit-signal too: stock ssh knows only this one, and would end with 255.
         self._channel.send_request("exit-status", status)
         self._channel.close()
+
+    def tell(self, sentence: str) -> None:
+        """Write a sentence to the client's stderr, if it takes anything now. Any thread but the transport's."""
+        try:
+            if self._channel.send_ready():
+                self._say(sentence)
+        except OSError:
+            logger.debug("the channel is closed already")
 
     def _say(self, sentence: str) -> None:
         self._channel.send_data(f"arv-ssh: {sentence}\r\n".encode(), Output.STDERR.value)

@@ -18,5 +18,6 @@ def test_the_containers_end(cluster: EmbeddedCluster, ssh: Ssh) -> None:
         ssh(uuid, "touch /tmp/end")
         _, stderr = command.communicate(timeout=DEADLINE)
         sentence = f"container {uuid} has ended (exit 3)"
-        assert sentence in stderr.decode() and command.returncode == 255
-        terminal.expect(sentence)
+        assert f"arv-ssh: {sentence}\r\n" in stderr.decode() and f":11: {sentence}" in stderr.decode()
+        assert command.returncode == 255
+        terminal.expect(f":11: {sentence}")

@@ -116,13 +116,14 @@ def test_lost_connection_ends_every_session(link: Link, runtime: MemoryRuntime) 
 
 
 def test_end_tells_the_client_why(link: Link, runtime: MemoryRuntime, caplog: pytest.LogCaptureFixture) -> None:
-    """Ending a connection sends SSH_MSG_DISCONNECT with the reason, and hangs up what the sessions run."""
+    """An ended connection's client gets the reason on each session's stderr and in SSH_MSG_DISCONNECT."""
     caplog.set_level(logging.INFO, "paramiko")
     channel = link.open("sleep 1000000")
     process = runtime.next()
     link.server.end("the API token was revoked")
     link.client.join(DEADLINE)
     assert not link.client.is_alive() and channel.closed
+    assert channel.recv_stderr(1000) == b"arv-ssh: the API token was revoked\r\n"
     assert "Disconnect (code 11): the API token was revoked" in caplog.text
     assert process.hung_up.wait(DEADLINE)
 
