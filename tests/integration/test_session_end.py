@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from arv_ssh.cli.cluster_up import USER_UUIDS
 from tests.integration.conftest import Ssh
+from tests.integration.controllers import Controller, controller, new_user, submit
 from tests.integration.embedded_cluster import EmbeddedCluster
-from tests.timing import DEADLINE
+from tests.integration.people import Person, ending
+from tests.timing import DEADLINE, SECOND
 
 UNTIL_TOLD = ("sh", "-c", "until [ -e /tmp/end ]; do sleep 0.1; done; exit 3")
 """A container's program that ends with exit status 3 once somebody makes a file."""
@@ -21,3 +32,59 @@ def test_the_containers_end(cluster: EmbeddedCluster, ssh: Ssh) -> None:
         assert f"arv-ssh: {sentence}\r\n" in stderr.decode() and f":11: {sentence}" in stderr.decode()
         assert command.returncode == 255
         terminal.expect(f":11: {sentence}")
+
+
+@pytest.fixture(scope="module")
+def beside(cluster: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]:
+    """A controller that lets administrators in everywhere and users into what is theirs."""
+    directory = tmp_path_factory.mktemp("beside")
+    with controller(cluster, directory, {"Mode": "default-on", "Admin": True, "User": True}) as one:
+        yield one
+
+
+def a_running_container(cluster: EmbeddedCluster, user_uuid: str) -> tuple[str, str]:
+    """Return the UUIDs of a request of that user and of its container, once that runs."""
+    request = submit(cluster.api(), user_uuid)
+    cluster.wait_for_state(request["container_uuid"], "Running")
+    return str(request["uuid"]), str(request["container_uuid"])
+
+
+def token_of(token: str) -> str:
+    """Return a token's UUID."""
+    return token.split("/")[1]
+
+
+def test_revocation(cluster: EmbeddedCluster, beside: Controller, tmp_path: Path) -> None:
+    """A right that is lost ends an open session within 30 s, and ssh says which; another's session goes on."""
+    root = cluster.api()
+    people: dict[str, Person] = {}
+    containers: dict[str, str] = {}
+    requests: dict[str, str] = {}
+    for name in ("revoked", "expired", "hidden", "shared", "untouched"):
+        uuid, token = new_user(root, f"end-{name}")
+        people[name] = Person(tmp_path / name, beside, token)
+        requests[name], containers[name] = a_running_container(cluster, uuid)
+    boss, token = new_user(root, "end-boss")
+    root.update("users", boss, {"is_admin": True})
+    people["boss"], containers["boss"] = Person(tmp_path / "boss", beside, token), containers["shared"]
+    with ExitStack() as stack:
+        sessions = {name: stack.enter_context(one.session(containers[name])) for name, one in people.items()}
+        began = time.monotonic()
+        root.delete("api_client_authorizations", token_of(people["revoked"].token))
+        expiry = datetime.now(UTC).isoformat()
+        root.update("api_client_authorizations", token_of(people["expired"].token), {"expires_at": expiry})
+        root.update("container_requests", requests["hidden"], {"owner_uuid": USER_UUIDS["admin"]})
+        root.update("container_requests", requests["shared"], {"name": "an administrator's now"})
+        root.update("users", boss, {"is_admin": False})
+        said = {name: ending(sessions[name]) for name in people if name != "untouched"}
+        assert time.monotonic() - began < 30 * max(1, SECOND)
+        assert "the API token is not valid" in said["revoked"]
+        assert "the API token expired at" in said["expired"]
+        assert f"you may not read container {containers['hidden']} any more" in said["hidden"]
+        assert "requests that other users submitted" in said["shared"]
+        assert f"you may not read container {containers['shared']} any more" in said["boss"]
+        assert all("Received disconnect" in text for text in said.values())
+        assert sessions["untouched"].poll() is None
+    log = beside.log.read_text()
+    assert log.count('"reason": "revoked: ') == 5
+    assert not any(one.token.rpartition("/")[2] in log for one in people.values())
