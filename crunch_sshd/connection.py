@@ -10,6 +10,7 @@ import io
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -38,6 +39,9 @@ from crunch_sshd.transport import (
 
 logger = logging.getLogger(__name__)
 
+SHOW_TIME = 0.25
+"""Seconds for a client to show what a session's stderr got: ssh leaves when it reads SSH_MSG_DISCONNECT, and may
+then leave unwritten what came just before."""
 DISCONNECT_GRACE = 2.0
 """Seconds in which a client must take the reason why its connection ends."""
 
@@ -122,6 +126,8 @@ class Connection(GatewayServer):
         timer.start()
         for session in sessions:
             session.tell(reason)
+        if sessions:
+            time.sleep(SHOW_TIME)
         self._transport.disconnect(reason)
         timer.cancel()
 
