@@ -16,6 +16,8 @@ USAGE = """usage: arvados-client COMMAND [OPTIONS]
   ls [--json]                  list the containers that run or wait, and whether you can enter them
   ssh-config [--install]       print (or install) the ssh_config block that makes `ssh UUID`, scp and rsync work
   forward UUID LOCAL:REMOTE... let local ports lead into a running container, until Ctrl-C
+  doctor [UUID]                walk the way one step at a time, and say what to do where it ends
+  speedtest UUID               measure the way into a container: connect, echo, MB/s each way
   ssh-proxy HOST               what ssh runs as its ProxyCommand; you need not
   --version                    print the version
 """
@@ -49,6 +51,14 @@ def _dispatch(argv: list[str]) -> int:
         return run(rest)
     if command == "ssh-config":
         from proxycommand.ssh_config import run
+
+        return run(rest)
+    if command == "doctor":
+        from proxycommand.doctor import run
+
+        return run(rest)
+    if command == "speedtest":
+        from proxycommand.speedtest import run
 
         return run(rest)
     if command == "forward":

@@ -50,11 +50,12 @@ def _split(text: str) -> tuple[int, str]:
 
 
 def _say_what_fails() -> None:
-    """Have a connection that leads nowhere said in one line, ours; paramiko's and sshtunnel's own are left out."""
+    """Have a connection that leads nowhere said in one line, ours."""
+    from arv_ssh.client.connect import silence_paramiko
+
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("arvados-client: %(message)s"))
     own = logging.getLogger("arv_ssh.client.forward")
     own.addHandler(handler)
     own.propagate = False
-    logging.getLogger("paramiko").addHandler(logging.NullHandler())
-    logging.getLogger("paramiko").propagate = False
+    silence_paramiko()

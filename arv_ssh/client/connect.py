@@ -5,6 +5,8 @@ Owns the login. How the bytes get there is :mod:`arv_ssh.client.stream`'s.
 
 from __future__ import annotations
 
+import logging
+
 import paramiko
 
 from arv_ssh.client.stream import CLOSE_TIMEOUT, SessionStream, open_stream
@@ -72,6 +74,13 @@ def connect(target: str, *, user: str = "", settings_file: str = "") -> Containe
         client.close()
         raise
     return client
+
+
+def silence_paramiko() -> None:
+    """Keep paramiko's own log, tracebacks among it, off the stderr of a program that has its own words for failures."""
+    own = logging.getLogger("paramiko")
+    own.addHandler(logging.NullHandler())
+    own.propagate = False
 
 
 def host_key(stream: SessionStream) -> paramiko.PKey:

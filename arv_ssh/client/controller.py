@@ -41,6 +41,7 @@ class Session:
 
     ``host_key`` is None when the controller cannot vouch for the gateway's key (a stock Arvados gateway), and so is
     ``user_credential``, the password of this one session for libraries that cannot log in without any.
+    ``timing`` is what took the controller how long, as the Server-Timing header has it; "" where it does not say.
     """
 
     def __init__(self, connection: Connection, answer: UpgradeAnswer) -> None:
@@ -48,6 +49,7 @@ class Session:
         self.host_key = answer.headers.get(HOST_KEY_HEADER)
         self.user_credential = answer.headers.get(USER_CREDENTIAL_HEADER)
         self.first = answer.trailing
+        self.timing = answer.headers.get("server-timing", "")
 
 
 class Controller:

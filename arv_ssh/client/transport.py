@@ -19,6 +19,8 @@ from arv_ssh.upgrade import UpgradeAnswer
 
 TYPE_CHECKING = False  # type checkers know the name without typing, which takes 4 ms to import
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from arv_ssh.client.http_proxy import Proxy
 
 CONNECT_TIMEOUT = 20.0
@@ -75,10 +77,11 @@ class _Hop:
         self.up = f"that {'the proxy' if proxy else 'the controller'} is up"
 
 
-def dial(settings: Settings, watch: int | None = None) -> Connection:
+def dial(settings: Settings, watch: int | None = None, passed: Callable[[str, str], None] | None = None) -> Connection:
     """Connect to the API host of ``settings``, through the proxy that the environment names for it.
 
-    ``watch`` is a descriptor whose hang-up ends the wait with :class:`Abandoned`. Raise :class:`Unavailable`,
+    ``watch`` is a descriptor whose hang-up ends the wait with :class:`Abandoned`. ``passed`` is told of each step when
+    it is done (DNS, TCP, proxy, TLS), and what came of it. Raise :class:`Unavailable`,
     :class:`GatewayTimeout` or :class:`BadGateway` with a sentence that names the host.
     """
     if not hasattr(select, "poll"):
@@ -86,7 +89,9 @@ def dial(settings: Settings, watch: int | None = None) -> Connection:
     proxy = _proxy(settings)
     hop = _Hop(settings, proxy)
     deadline = time.monotonic() + CONNECT_TIMEOUT
+    passed = passed or _untold
     addresses = _resolve(hop)
+    passed("DNS", ", ".join(dict.fromkeys(address[0] for _, address in addresses)))
     context: ssl.SSLContext | None = None
     for position, (family, address) in enumerate(addresses):
         share = (deadline - time.monotonic()) / (len(addresses) - position)
@@ -97,8 +102,13 @@ def dial(settings: Settings, watch: int | None = None) -> Connection:
             context = context or _context(settings)
             _finish(sock, started, time.monotonic() + share, watch)
             _tune(sock)
+            passed("TCP", f"connected to {address[0]}, port {address[1]}")
             early = _open_tunnel(sock, proxy, settings, deadline, watch) if proxy else b""
-            return _handshake(sock, context, settings, early, deadline, watch)
+            if proxy:
+                passed("proxy", f"through {proxy}")
+            connection = _handshake(sock, context, settings, early, deadline, watch)
+            passed("TLS", "not checked (ARVADOS_API_HOST_INSECURE)" if settings.insecure else "a trusted certificate")
+            return connection
         except OSError as error:
             sock.close()
             if isinstance(error, ssl.SSLError):
@@ -109,6 +119,10 @@ def dial(settings: Settings, watch: int | None = None) -> Connection:
             sock.close()
             raise
     raise Unavailable(f"the host {hop.host} has no address; check {hop.variable}")
+
+
+def _untold(step: str, detail: str) -> None:
+    """Tell nobody: only a diagnosis wants to know."""
 
 
 def exchange(connection: Connection, request: bytes, watch: int | None = None) -> UpgradeAnswer:

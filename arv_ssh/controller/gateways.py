@@ -29,12 +29,15 @@ ANSWER_TIMEOUT = 30.0
 class GatewayConnection:
     """A proven connection to a gateway: a paused transport and the SSH bytes that came with its answer.
 
-    ``host_key`` is None for a stock Arvados gateway, whose host key nobody can know beforehand.
+    ``host_key`` is None for a stock Arvados gateway, whose host key nobody can know beforehand. ``dialled`` and
+    ``proven`` are the seconds that TCP and TLS took, and the exchange of the proofs after them.
     """
 
     transport: asyncio.Transport
     early: bytes
     host_key: str | None
+    dialled: float = 0.0
+    proven: float = 0.0
 
 
 class NotTheGateway(BadGateway):
@@ -148,9 +151,11 @@ class _Dial(asyncio.Protocol):
         self._answer = upgrade.UpgradeAnswer("the gateway")
         self._transport: asyncio.Transport
         self._proof = ""
+        self._times = [loop.time()]  # when it began, was connected, was answered
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = plain(transport)
+        self._times.append(asyncio.get_running_loop().time())
         self._proof = credentials.request_auth(
             self._target.secret, self._transport.get_extra_info("peer_certificate")
         )
@@ -189,6 +194,7 @@ class _Dial(asyncio.Protocol):
         if complete and not self.answered.done():
             # What follows waits in the kernel until the relay takes over.
             self._transport.pause_reading()
+            self._times.append(asyncio.get_running_loop().time())
             self.answered.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -223,4 +229,5 @@ class _Dial(asyncio.Protocol):
         host_key = answer.headers.get("x-arvados-ssh-host-key")
         if host_key is not None and host_key != public_line(secret):
             raise NotTheGateway(f"the gateway of container {uuid} announced a host key that is not the container's")
-        return GatewayConnection(self._transport, answer.trailing, host_key)
+        began, connected, answered = self._times
+        return GatewayConnection(self._transport, answer.trailing, host_key, connected - began, answered - connected)

@@ -89,7 +89,9 @@ class ShellEndpoint:
         if request.headers.get("upgrade", "").lower() != "ssh":
             raise BadRequest("the shell endpoint needs the header Upgrade: ssh; use arvados-client ssh-proxy")
         uuid = attempt.container_uuid
+        began = time.monotonic()
         grant = await self._in_thread(self._authorize, attempt, request.token())
+        allowed = time.monotonic() - began
         session = Session(
             container_uuid=uuid,
             exp=int(time.time()) + session_token.LIFETIME,
@@ -120,7 +122,7 @@ class ShellEndpoint:
             raise
         if connection.transport.is_closing():
             raise BadGateway(f"the gateway of container {uuid} went away; try again")
-        headers = _credential_headers(connection, secret, session)
+        headers = [*_credential_headers(connection, secret, session), _timing_header(allowed, connection)]
         return Upgrade("ssh", headers, partial(self._relay, connection, live))
 
     async def _in_thread(self, call: Any, *arguments: Any) -> Any:
@@ -185,6 +187,12 @@ def _as_roots(error: HttpError, what: str) -> HttpError:
         return BadGateway(f"{what}: it does not accept this controller's SystemRootToken; its administrator must look")
     kind = type(error) if isinstance(error, Unavailable | GatewayTimeout) else BadGateway
     return kind(f"{what}: {error}")
+
+
+def _timing_header(allowed: float, connection: gateways.GatewayConnection) -> tuple[str, str]:
+    """Say what took how long, for ``arvados-client doctor`` (W3C Server Timing; milliseconds)."""
+    took = {"policy": allowed, "gateway": connection.dialled, "proofs": connection.proven}
+    return "Server-Timing", ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in took.items())
 
 
 def _credential_headers(

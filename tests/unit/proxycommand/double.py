@@ -104,7 +104,9 @@ class Peer:
         self.flush()
         data = b""
         while b"\r\n\r\n" not in data:
-            data += self.recv()
+            piece = self.recv()
+            assert piece, "the client ended without a request"
+            data += piece
         head, _, self.body = data.partition(b"\r\n\r\n")
         self.request = head.decode()
         length = next((int(v) for n, v in map(_header, self.request.split("\r\n")[1:]) if n == "content-length"), 0)

@@ -1,0 +1,211 @@
+"""The way to a prompt, walked one step at a time: what ``arvados-client doctor`` finds out.
+
+Owns the order of the steps and what to do at each; the sentence that says what is wrong comes from the layer that
+knows. Uses the same code as a session does, so that what passes here passes there. Prints nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from arv_ssh.client import http_proxy, settings
+from arv_ssh.client.controller import DEFAULT_LOGIN, Controller, Session
+from arv_ssh.client.transport import dial
+from arv_ssh.errors import ArvSshError, ConfigError, ContainerEnded, HttpError, Unavailable
+from arv_ssh.upgrade import quote
+
+if TYPE_CHECKING:
+    from arv_ssh.client.connect import ContainerClient
+
+OLDEST_OPENSSH = (8, 4)
+"""The first whose UserKnownHostsFile knows %h, on which checking host keys without a prompt rests."""
+
+ADVICE = {
+    "settings": "set ARVADOS_API_HOST and ARVADOS_API_TOKEN, or write them to ~/.config/arvados/settings.conf",
+    "OpenSSH": "install the OpenSSH client, 8.4 or newer; until then arv_ssh.connect() from Python works",
+    "DNS": "check the name for a typo, and this machine's network: a VPN may have to be up",
+    "TCP": "check host and port; where a firewall lets only a proxy through, set HTTPS_PROXY to it",
+    "proxy": "check HTTPS_PROXY with whoever runs the proxy, or name the host in NO_PROXY to go without it",
+    "TLS": "set SSL_CERT_FILE to the file of the CA that signed the cluster's certificate",
+    "token": "copy a current token of this very cluster: in the Workbench under «Get API token»",
+    "record": "check the UUID and whose token it is; --wait waits for what is queued, and what has ended stays so",
+    "policy": "ask who submitted the container, or the cluster's administrator: Containers.ShellAccess decides",
+    "gateway": "the container's node or its crunch-run may have died: see whether it still runs, tell an administrator",
+    "proofs": "tell an administrator: something else than this container's gateway answers at its address",
+    "SSH handshake": "try again, and report it to an administrator with the request's id if it lasts",
+    "exec": "run a program of the image by its name: ssh UUID PROGRAM; sftp and forwarding need no shell",
+}
+"""The steps in their order, and what to do where one fails."""
+
+TO_THE_TOKEN = tuple(ADVICE)[: tuple(ADVICE).index("record")]
+_IN_SESSION = tuple(ADVICE)[tuple(ADVICE).index("policy") : tuple(ADVICE).index("SSH handshake")]
+_BY_STATUS = {401: "token", 403: "policy", 404: "policy", 410: "policy", 429: "policy", 502: "proofs"}
+"""Which step of the controller an error's status means; the others are the gateway's, unless they say «disabled»."""
+
+_TIMING = re.compile(r"([a-z]+);dur=([0-9.]+)")
+_EXEC_TIMEOUT = 30.0
+
+
+class Step:
+    """One step of the way. ``seconds`` is None where the time is part of another step's."""
+
+    def __init__(self, name: str, ok: bool, seconds: float | None, detail: str) -> None:
+        self.name, self.ok, self.seconds, self.detail = name, ok, seconds, detail
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what ``--json`` shows of it."""
+        seconds = None if self.seconds is None else round(self.seconds, 6)
+        shown = {"step": self.name, "ok": self.ok, "seconds": seconds, "detail": self.detail}
+        return shown if self.ok else {**shown, "advice": ADVICE[self.name]}
+
+
+class Diagnosis:
+    """A walk to ``target``, or as far as the token when that is empty; ``report`` gets each step when it is done."""
+
+    def __init__(
+        self, target: str, report: Callable[[Step], None], *, user: str = "", settings_file: str = ""
+    ) -> None:
+        self._target, self._user, self._settings_file = target, user or DEFAULT_LOGIN, settings_file
+        self._report = report
+        self._ahead = [name for name in ADVICE if name != "proxy" and (target or name in TO_THE_TOKEN)]
+        self._since = time.monotonic()
+
+    def run(self) -> bool:
+        """Walk until the end or the first failure; say whether there was none."""
+        try:
+            self._walk()
+        except ArvSshError as error:
+            self._done(Step(self._failing(error), False, self._elapsed(), str(error)))
+            return False
+        return True
+
+    def _walk(self) -> None:
+        site = settings.load(self._settings_file, target=self._target)
+        self._pass("settings", f"{site.authority}, {_where(self._settings_file, self._target)}")
+        self._pass("OpenSSH", _openssh())
+        self._expect_proxy(site)
+        dial(site, passed=self._pass).close()
+        front = Controller(site)
+        user = front.get("users/current", "user of this token")
+        self._pass("token", f"{user.get('username') or user.get('email') or 'a user'}, {user.get('uuid')}")
+        if self._target:
+            self._enter(front)
+
+    def _expect_proxy(self, site: settings.Settings) -> None:
+        try:
+            wanted = http_proxy.choose(site.host, site.port)
+        except ArvSshError:
+            self._ahead.insert(0, "proxy")
+            raise
+        if wanted:
+            self._ahead.insert(self._ahead.index("TCP") + 1, "proxy")
+
+    def _failing(self, error: ArvSshError) -> str:
+        """Return the step that failed: the next, but for the CA file, which is read while TCP is under way."""
+        return "TLS" if isinstance(error, ConfigError) and self._ahead[0] == "TCP" else self._ahead[0]
+
+    def _enter(self, front: Controller) -> None:
+        container = front.resolve(self._target)
+        self._pass("record", _running(front, container))
+        session = self._open(front, container)
+        # Late, for paramiko takes 200 ms to import, and whoever has no session does not need it.
+        from arv_ssh.client.connect import ContainerClient, silence_paramiko
+        from arv_ssh.client.stream import SessionStream
+
+        silence_paramiko()
+        self._since = time.monotonic()
+        stream = SessionStream(container, self._user, session)
+        try:
+            client = ContainerClient(stream)
+        except BaseException:
+            stream.close()
+            raise
+        with client:
+            client.log_in()
+            kind = stream.host_key.split(" ")[0]
+            self._pass("SSH handshake", f"the {kind} key that the controller vouches for, login {self._user}")
+            self._pass("exec", _exec(client))
+
+    def _open(self, front: Controller, container: str) -> Session:
+        """Open the session: one request, whose failure tells how far the controller came."""
+        try:
+            session = front.open_session(container, self._user, "")
+        except HttpError as error:
+            at = "policy" if "disabled" in str(error) else _BY_STATUS.get(error.status, "gateway")
+            for name in _IN_SESSION[: _IN_SESSION.index(at)] if at in _IN_SESSION else ():
+                self._pass(name, "", timed=False)
+            self._ahead = [at]
+            raise
+        took = dict(_TIMING.findall(session.timing))
+        rest = self._elapsed() - sum(float(took[name]) for name in took if name in _IN_SESSION) / 1000
+        details = ("you may enter", "answers the controller", "it is this container's own")
+        for name, detail in zip(_IN_SESSION, details, strict=True):
+            seconds = float(took[name]) / 1000 if name in took else None
+            if name == _IN_SESSION[0]:
+                seconds = (seconds or 0) + rest  # the way to the controller and back
+            self._done(Step(name, True, seconds, detail))
+        return session
+
+    def _pass(self, name: str, detail: str, *, timed: bool = True) -> None:
+        self._done(Step(name, True, self._elapsed() if timed else None, detail))
+        if timed:
+            self._since = time.monotonic()
+
+    def _done(self, step: Step) -> None:
+        if step.name in self._ahead:  # a host's second address repeats steps
+            self._ahead.remove(step.name)
+            self._report(step)
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._since
+
+
+def _where(settings_file: str, target: str) -> str:
+    file = settings_file or settings.cluster_file(target)
+    return f"from {file}" if file else f"from the environment and {settings.default_file()}"
+
+
+def _openssh() -> str:
+    """Return the version of ssh; raise when there is none, or an old one."""
+    try:
+        done = subprocess.run(["ssh", "-V"], capture_output=True, text=True)  # noqa: S607 - the user's own ssh
+    except OSError as error:
+        raise ArvSshError(f"there is no ssh program on the PATH ({error.strerror})") from error
+    said = (done.stderr or done.stdout).strip().split(",")[0]
+    found = re.search(r"OpenSSH\D*(\d+)\.(\d+)", said)
+    if not found:
+        raise ArvSshError(f"ssh on the PATH says it is {said!r}, which is not OpenSSH")
+    if (int(found.group(1)), int(found.group(2))) < OLDEST_OPENSSH:
+        raise ArvSshError(f"ssh on the PATH is {said}, which is too old")
+    return said
+
+
+def _running(front: Controller, container: str) -> str:
+    """Return how the container stands; raise unless it runs."""
+    select = quote('["uuid","state","started_at","exit_code"]')
+    record = front.get(f"containers/{container}?select={select}", "container", container)
+    state = record.get("state")
+    if state in ("Complete", "Cancelled"):
+        raise ContainerEnded(f"container {container} has ended: {state}, exit code {record.get('exit_code')}")
+    if state != "Running":
+        raise Unavailable(f"container {container} does not run yet: it is {state}")
+    return f"{container}, Running since {record.get('started_at')}"
+
+
+def _exec(client: ContainerClient) -> str:
+    """Run a shell that does nothing; raise when the container has none."""
+    import paramiko
+
+    try:
+        _, stdout, stderr = client.exec_command("exit 0", timeout=_EXEC_TIMEOUT)
+        status = stdout.channel.recv_exit_status()
+        said = stderr.read().decode(errors="replace").strip()
+    except (paramiko.SSHException, OSError) as error:
+        raise ArvSshError(f"container {client.container} executes nothing: {error or 'no answer in time'}") from error
+    if status:
+        raise ArvSshError(f"container {client.container} has no shell: {said or f'exit status {status}'}")
+    return "a shell ran, and ended with status 0"

@@ -1,0 +1,60 @@
+"""``arvados-client doctor``: shows the walk of :mod:`proxycommand.diagnosis`, for people or as JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+
+from arv_ssh.errors import UsageError
+from proxycommand import arguments
+from proxycommand.diagnosis import ADVICE, Diagnosis, Step
+
+USAGE = "usage: arvados-client doctor [--json] [--user NAME] [--settings FILE] [UUID]"
+_VALUED = ("--user", "--settings")
+_FAILED = 255
+_GREEN, _RED, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[0m"
+
+
+def run(argv: list[str]) -> int:
+    """Walk the way to UUID, or without one as far as the token; 0 when each step passed, else 255."""
+    given = arguments.read(argv, _VALUED, ("--json", "--help"), usage=USAGE)
+    if "--help" in given.flags:
+        print(USAGE)
+        return 0
+    if len(given.words) > 1:
+        raise UsageError(f"doctor takes one UUID, not {len(given.words)}; {USAGE}")
+    target = given.words[0] if given.words else ""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal of another age still shows the rest
+    steps: list[Step] = []
+    report = steps.append if "--json" in given.flags else _show
+    diagnosis = Diagnosis(
+        target, report, user=given.values["--user"], settings_file=given.values["--settings"]
+    )
+    ok = diagnosis.run()
+    if "--json" in given.flags:
+        print(json.dumps({"target": target or None, "ok": ok, "steps": [step.as_json() for step in steps]}, indent=2))
+    elif ok:
+        print(f"\nAll is well: ssh {target} has a way in." if target else "\nAll is well as far as the token.")
+    return 0 if ok else _FAILED
+
+
+def _show(step: Step) -> None:
+    good, bad, arrow = ("✓", "✗", "→") if _can_show("✓✗→") else ("ok", "FAILED", "->")
+    mark = good if step.ok else bad
+    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+        mark = f"{_GREEN if step.ok else _RED}{mark}{_PLAIN}"
+    took = "" if step.seconds is None else f"{step.seconds * 1000:.0f} ms"
+    print(f"{mark} {step.name:<13} {took:>8}  {step.detail}".rstrip(), flush=True)
+    if not step.ok:
+        print(f"{arrow} {ADVICE[step.name]}", flush=True)
+
+
+def _can_show(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
