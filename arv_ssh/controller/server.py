@@ -21,6 +21,7 @@ from arv_ssh.audit.trail import Trail
 from arv_ssh.config import ClusterConfig
 from arv_ssh.controller import management, metrics
 from arv_ssh.controller.audit import SessionAudit
+from arv_ssh.controller.limits import SessionLimits
 from arv_ssh.controller.metrics import MetricsEndpoint, SessionMetrics
 from arv_ssh.controller.peers import Peers
 from arv_ssh.controller.revocation import Revocation
@@ -63,7 +64,7 @@ class Controller:
         self.sessions.observe(self._audit)
         self._metrics = MetricsEndpoint(SessionMetrics(self.sessions, trail), peers, config.management_token)
         api = _api_client(config, self._embedded)
-        self._shell = ShellEndpoint(config, api, self.sessions)
+        self._shell = ShellEndpoint(config, api, self.sessions, SessionLimits(config.limits, peers.run_dir))
         self._revocation = Revocation(config, api, self.sessions)
         self._server: asyncio.Server | None = None
         self._private: asyncio.Server | None = None

@@ -19,6 +19,7 @@ from arv_ssh import access, credentials, session_token
 from arv_ssh.api.client import ApiClient
 from arv_ssh.config import ClusterConfig
 from arv_ssh.controller import gateways
+from arv_ssh.controller.limits import SessionLimits
 from arv_ssh.controller.sessions import Attempt, LiveSession, Sessions, peer_address
 from arv_ssh.errors import (
     BadGateway,
@@ -54,11 +55,13 @@ class ShellEndpoint:
     Each request is told to ``sessions``: it comes to a session there, or is refused.
     """
 
-    def __init__(self, config: ClusterConfig, api: ApiClient, sessions: Sessions) -> None:
+    def __init__(self, config: ClusterConfig, api: ApiClient, sessions: Sessions, limits: SessionLimits) -> None:
         self._config = config
         self._api = api
         self._pool = ThreadPoolExecutor(API_THREADS, thread_name_prefix="api")
         self._sessions = sessions
+        self._limits = limits
+        sessions.observe(limits)
 
     async def handle(self, uuid: str, request: Request) -> Upgrade | Response:
         """Answer one request for a session with an upgrade, or raise the error to answer with.
@@ -112,6 +115,7 @@ class ShellEndpoint:
             gateway_address=gateway_address,
         )
         attempt.session_id = live.id
+        await self._limits.take(live)
         target = gateways.Target(secret, gateway_address, session, detach_keys, attempt.peer)
         connection = await gateways.connect(target)
         try:
@@ -174,10 +178,12 @@ class ShellEndpoint:
     def reload(self, config: ClusterConfig) -> None:
         """Decide by ``config`` from here on."""
         self._config = config
+        self._limits.reload(config.limits)
 
     def close(self) -> None:
         """End all sessions and the API threads."""
         self._sessions.close()
+        self._limits.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Coroutine, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ import pytest
 from arv_ssh import config
 from arv_ssh.api.client import ApiClient
 from arv_ssh.api.in_process import InProcessAdapter
+from arv_ssh.config import Limits
 from arv_ssh.controller import gateways
+from arv_ssh.controller.limits import SessionLimits
 from arv_ssh.controller.sessions import Sessions
 from arv_ssh.controller.shell import ShellEndpoint
 from arv_ssh.embedded.api import ApiAnswer
@@ -68,9 +71,11 @@ class Scene:
         self.api = Api()
         self.sessions, self.transcript = Sessions(), Transcript()
         self.sessions.observe(self.transcript)
+        self.limits = SessionLimits(Limits(), Path("/nonexistent"))
         self.gateway: Wire | HttpError = Wire()
         self.endpoint = ShellEndpoint(
-            CONFIG, ApiClient("https://api.invalid", "", adapter=InProcessAdapter(self.api.handle)), self.sessions
+            CONFIG, ApiClient("https://api.invalid", "", adapter=InProcessAdapter(self.api.handle)), self.sessions,
+            self.limits,
         )
         monkeypatch.setattr(gateways, "connect", self._connect)
 
