@@ -41,7 +41,11 @@ class EmbeddedApi:
 
     def __init__(self, config: ClusterConfig) -> None:
         if not config.database:
-            raise ConfigError(f"Clusters.{config.cluster_id}.EmbeddedAPI.Database is not set; name a file there")
+            where = f"Clusters.{config.cluster_id}"
+            raise ConfigError(
+                f"nothing says which API to ask: give --api URL or {where}.API for a real Arvados, "
+                f"or set {where}.EmbeddedAPI.Database for an embedded API"
+            )
         self._config = config
         self._store = Store(config.database)
         self._ensure_root()

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from arv_ssh import upgrade
+from arv_ssh import config, upgrade
 from arv_ssh.api.client import ApiClient
 from tests.integration.embedded_cluster import EmbeddedCluster
 from tests.timing import DEADLINE, wait_for
@@ -73,11 +73,18 @@ def controller(
     own = yaml.safe_load(cluster.directory.config.read_text())["Clusters"][CLUSTER_ID]
     merged = {key: value for key, value in (own | section).items() if value is not None}
     merged["Containers"] = own["Containers"] | {"ShellAccess": shell_access}
-    config = directory / "config.yml"
-    config.write_text(yaml.safe_dump({"Clusters": {CLUSTER_ID: merged}}))
+    file = directory / "config.yml"
+    file.write_text(yaml.safe_dump({"Clusters": {CLUSTER_ID: merged}}))
+    with started(cluster, directory, ["--config", str(file)]) as running:
+        yield running
+
+
+@contextmanager
+def started(cluster: EmbeddedCluster, directory: Path, options: list[str]) -> Iterator[Controller]:
+    """Run a controller with these options on a free port, its log in ``directory``, until the end of the block."""
     log = directory / "controller.log"
     program = str(Path(sys.executable).with_name("arv-ssh"))
-    command = [program, "controller", "--config", str(config), "--listen", "127.0.0.1:0"]
+    command = [program, "controller", *options, "--listen", "127.0.0.1:0"]
     command += ["--run-dir", str(directory / "run")]  # the cluster's own controller is none of its siblings
     environment = os.environ | {"SSL_CERT_FILE": str(cluster.directory.ca)}
     with log.open("wb") as output:
@@ -85,7 +92,8 @@ def controller(
     try:
         wait_for(lambda: _port(log) or process.poll() is not None, "the controller to listen")
         assert process.poll() is None, log.read_text()
-        yield Controller(f"127.0.0.1:{_port(log)}", cluster.directory.ca, own["SystemRootToken"], log)
+        token = config.load(cluster.directory.config).system_root_token
+        yield Controller(f"127.0.0.1:{_port(log)}", cluster.directory.ca, token, log)
     finally:
         process.terminate()
         process.wait(DEADLINE)

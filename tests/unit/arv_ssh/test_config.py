@@ -64,6 +64,19 @@ def test_stock_file(tmp_path: Path) -> None:
     assert cluster.max_dispatch_attempts == 10
 
 
+def test_whole_stock_file(tmp_path: Path) -> None:
+    """A file with all the sections of a whole site, as tests/stock has it, is read as it stands."""
+    text = (Path(__file__).parents[2] / "stock" / "config.yml").read_text(encoding="utf-8")
+    cluster = config.load(write(tmp_path, text.replace("@CERTIFICATE@", "/etc/c.pem").replace("@KEY@", "/etc/k.pem")))
+    assert cluster.shell_access == ShellAccess(mode="default-on", admin=True, user=True)
+    assert cluster.internal_urls == ("http://10.1.2.3:8003", "http://10.1.2.4:8003")
+    assert (cluster.tls_certificate, cluster.tls_key) == (Path("/etc/c.pem"), Path("/etc/k.pem"))
+    assert (cluster.max_gateway_tunnels, cluster.max_dispatch_attempts) == (800, 10)
+    # What is ours has its default: no API named, no limits, no audit, nothing passed through.
+    assert (cluster.api, cluster.database, cluster.pass_through) == (None, None, False)
+    assert (cluster.limits, cluster.auditing) == (config.Limits(), config.Auditing())
+
+
 def test_secrets_stay_out_of_repr(tmp_path: Path) -> None:
     """A config that ends up in a log or a traceback shows no token."""
     assert "s3cret" not in repr(config.load(write(tmp_path, STOCK)))
