@@ -52,32 +52,34 @@ def run(argv: list[str]) -> int:
         raise UsageError(f"ls takes no {' '.join(given.words) or '--json together with --uuids'}; {USAGE}")
     cluster = given.values["--cluster"]
     controller = Controller(load(given.values["--settings"], cluster=cluster))
-    rows = _rows(controller)
-    host_names.remember(controller.settings.authority, rows)
+    listed = rows(controller)
     if "--json" in given.flags:
-        print(json.dumps(rows, indent=2))
+        print(json.dumps(listed, indent=2))
     elif "--uuids" in given.flags:
-        print("".join(f"{row['uuid']}\n" for row in rows if row["shell"] == "allowed"), end="")
-    elif rows:
-        _print_table(rows)
+        print("".join(f"{row['uuid']}\n" for row in listed if row["shell"] == "allowed"), end="")
+    elif listed:
+        _print_table(listed)
     else:
         print(f"no container that you can see runs or waits on {controller.settings.authority}")
     return 0
 
 
-def _rows(controller: Controller) -> list[Row]:
+def rows(controller: Controller) -> list[Row]:
+    """Return what is listed, as --json has it, and let shells complete it from now on."""
     containers = list_all(controller, "containers", [["state", "in", _STATES], ["priority", ">", 0]], _CONTAINER)
     requests = _newest_requests(controller, [container["uuid"] for container in containers])
     with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
         answers = list(pool.map(lambda container: _may_enter(controller, container), containers))
-    rows = [
+    found = [
         _row(container, requests.get(container["uuid"], {}), *answer)
         for container, answer in zip(containers, answers, strict=True)
         if answer[0] != "ended"
     ]
     # Those that run first, and of each state the youngest first: what one has just started.
-    rows.sort(key=lambda row: row["since"] or "", reverse=True)
-    return sorted(rows, key=lambda row: _STATES.index(row["state"]))
+    found.sort(key=lambda row: row["since"] or "", reverse=True)
+    found.sort(key=lambda row: _STATES.index(row["state"]))
+    host_names.remember(controller.settings.authority, found)
+    return found
 
 
 def _newest_requests(controller: Controller, containers: list[str]) -> dict[str, Row]:
@@ -126,7 +128,7 @@ def _row(container: Row, request: Row, shell: str, reason: str | None) -> Row:
     }
 
 
-def _print_table(rows: list[Row]) -> None:
+def _print_table(listed: list[Row]) -> None:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else 80
     now = datetime.now(UTC)
     shown = [("UUID", "STATE", "SINCE", "SHELL", "NODE", "NAME")]
@@ -136,10 +138,10 @@ def _print_table(rows: list[Row]) -> None:
             row["uuid"], row["state"], _age(row["since"], now), words[row["shell"]], _printable(row["node"] or "-"),
             _printable(row["name"] or "-"),
         )
-        for row in rows
+        for row in listed
     ]  # fmt: skip
     node = min(max(len(line[4]) for line in shown), 15)
-    for line, row in zip(shown, [None, *rows], strict=True):
+    for line, row in zip(shown, [None, *listed], strict=True):
         text = f"{line[0]:27}  {line[1]:7}  {line[2]:6}  {line[3]:5}  {_cut(line[4], node):{node}}  {line[5]}"
         print(_cut(text, width).rstrip())
         if row and row["reason"] and row["shell"] != "not yet":

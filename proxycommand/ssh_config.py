@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 
 import config_templates
+from arv_ssh.client.controller import Controller
 from arv_ssh.client.messages import tell
-from arv_ssh.errors import UsageError
+from arv_ssh.errors import ArvSshError, UsageError
 from proxycommand import arguments, host_names, known_hosts
 
 USAGE = (
@@ -54,6 +55,8 @@ def run(argv: list[str]) -> int:
     text = _fill("ssh_config_host_names", {"@HOST_NAMES@": _unquoted(host_names.directory(), "*.conf")}) + text
     if installing:
         _install(installing, cluster, text)
+        if installing == {"--install"}:
+            _complete_names(given.values["--settings"], cluster)
     elif output:
         _replace(Path(output, "ssh_config"), text)
     else:
@@ -79,6 +82,19 @@ def _install(flags: set[str], cluster: str, text: str) -> None:
         print(f"{place.config} {'changed' if change else 'is as it should be already'}", file=sys.stderr)
     if not read_by_ssh(place.directory):
         tell(f"ssh does not read {place.config}: HOME is not this account's home; use ssh -F {place.config}")
+
+
+def _complete_names(settings_file: str, cluster: str) -> None:
+    """Let shells complete what runs now; and say at once when the settings do not lead to a cluster yet."""
+    from arv_ssh.client import settings
+    from proxycommand import ls
+
+    try:
+        count = len(ls.rows(Controller(settings.load(settings_file, cluster=cluster))))
+    except ArvSshError as error:
+        tell(f"the block is installed, but there are no host names to complete yet: {error}")
+    else:
+        print(f"host names to complete: {count} (arvados-client ls looks again)", file=sys.stderr)
 
 
 def block(
