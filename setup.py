@@ -15,7 +15,16 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=[f"{name}{rest}" for name in PACKAGES for rest in ("", ".*")]),
-    package_data={"config_templates": ["*"]},
+    package_data={"config_templates": ["*", "*/*"]},
+    # Where man, bash-completion and zsh look below the prefix that something is installed in.
+    data_files=[
+        ("share/man/man1", ["docs/man/arvados-client.1", "docs/man/arv-ssh.1"]),
+        ("share/man/man8", [f"docs/man/{name}.8" for name in ("crunch-run", "crunch-sshd", "crunch-dispatch-local")]),
+        ("share/bash-completion/completions", [
+            f"config_templates/bash-completion/{name}" for name in ("arvados-client", "arv-ssh")
+        ]),
+        ("share/zsh/site-functions", [f"config_templates/zsh/_{name}" for name in ("arvados-client", "arv-ssh")]),
+    ],
     install_requires=[
         "paramiko>=5.1,<6",
         "requests>=2.31,<3",
@@ -39,11 +48,15 @@ setup(
             "pytest>=8.3,<10", "pytest-timeout>=2.3,<3", "hypothesis>=6.100,<7",
             # Clients that the integration tests drive: an SSH library that is not paramiko, ansible, and the auditor.
             "asyncssh>=2.18,<3", "ansible-core>=2.16,<3", "ssh-audit>=3.3,<4",
+            # Builds the wheel and the sdist that the tests install, without a network.
+            "setuptools>=70.1",
             # Arvados' own client library, which the embedded API must satisfy.
             "arvados-python-client>=3.0,<4",
         ],
         "dev": [
             "ruff>=0.11,<1", "mypy>=1.15,<3", "types-requests", "types-PyYAML", "types-paramiko", "types-docker",
+            # Makes the completions (scripts/generate); this very version, for what it makes is kept and compared.
+            "shtab==1.13.0",
         ],
     },
     entry_points={

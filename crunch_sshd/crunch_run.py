@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from setproctitle import setproctitle
 
-from arv_ssh import uuids
+from arv_ssh import __version__, uuids
 from arv_ssh.audit import options as audit_options
 from arv_ssh.errors import ArvSshError, ConfigError, UsageError
 from crunch_sshd import secret_argument
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 DEFAULT_HOST = "127.0.0.1"
 """Where the gateway listens when nothing is said: right for one machine; a node of a cluster names its own address."""
+
+EXAMPLES = """examples:
+  crunch-run --gateway-auth-secret file:/run/secret --gateway-address 10.0.0.7 zzzzz-dz642-abcdeabcdeabcde
+"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,8 +41,13 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """Return the command line's description."""
     result = _Parser(
-        prog="crunch-run", description="Run one Arvados container with a gateway for SSH.", allow_abbrev=False
+        prog="crunch-run",
+        description="Run one Arvados container with a gateway for SSH.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
+    result.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     result.add_argument("uuid", nargs="?", metavar="CONTAINER_UUID", help="the container, which must be Locked")
     result.add_argument(
         secret_argument.OPTION,

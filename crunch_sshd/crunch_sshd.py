@@ -18,10 +18,15 @@ from crunch_sshd.crunch_run import split_address
 if TYPE_CHECKING:
     from crunch_sshd.runtimes import Runtime
 
+EXAMPLES = """examples:
+  crunch-sshd --container-uuid zzzzz-dz642-abcdeabcdeabcde --docker-container web --gateway-auth-secret env:SECRET
+  crunch-sshd --container-uuid zzzzz-dz642-abcdeabcdeabcde --runtime namespace --pid 4242 --gateway-auth-secret fd:3
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; print the gateway address to record on stdout."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     log.configure()
     try:
         return _serve(options)
@@ -81,44 +86,50 @@ def _check_place(options: argparse.Namespace) -> None:
         raise UsageError("--docker-container is missing; give the container's name or id, or --runtime namespace --pid")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="crunch-sshd", description=__doc__)
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    parser.add_argument("--container-uuid", required=True, metavar="UUID")
-    parser.add_argument("--docker-container", metavar="NAME", help="the container's name or id on its engine")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's description."""
+    result = argparse.ArgumentParser(
+        prog="crunch-sshd",
+        description="Serve sessions in a container that something else runs.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    result.add_argument("--container-uuid", required=True, metavar="UUID")
+    result.add_argument("--docker-container", metavar="NAME", help="the container's name or id on its engine")
+    result.add_argument(
         "--pid", type=int, metavar="N", help="with --runtime namespace: the container's program, as this host sees it"
     )
-    parser.add_argument(
+    result.add_argument(
         secret_argument.OPTION,
         required=True,
         metavar="SECRET",
         help="the container's secret, or where it is: env:NAME, file:PATH, fd:N",
     )
-    parser.add_argument("--gateway-address", default="127.0.0.1", metavar="HOST[:PORT]", help="where to listen")
-    parser.add_argument(
+    result.add_argument("--gateway-address", default="127.0.0.1", metavar="HOST[:PORT]", help="where to listen")
+    result.add_argument(
         "--runtime", default="auto", choices=["auto", "docker", "oci", "namespace"], help="how sessions execute"
     )
-    parser.add_argument("--advertise", metavar="HOST", help="the host to record, where it differs from the one above")
-    parser.add_argument(
+    result.add_argument("--advertise", metavar="HOST", help="the host to record, where it differs from the one above")
+    result.add_argument(
         "--sessions",
         default="{}",
         metavar="JSON",
         help="options of sessions: AcceptEnv (a list), MaxSessions, Subsystems (name: command in the container)",
     )
-    parser.add_argument(
+    result.add_argument(
         "--forwarding",
         default="{}",
         metavar="JSON",
         help="what users may forward: local, remote, unix, agent (true or false), destinations (a list of patterns)",
     )
-    parser.add_argument(
+    result.add_argument(
         "--accept-unsigned-sessions",
         action="store_true",
         help="let a stock Arvados controller in, which proves the container but signs no session",
     )
-    audit_options.add_arguments(parser)
-    return parser
+    audit_options.add_arguments(result)
+    return result
 
 
 if __name__ == "__main__":

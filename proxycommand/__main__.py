@@ -18,8 +18,14 @@ USAGE = """usage: arvados-client COMMAND [OPTIONS]
   forward UUID LOCAL:REMOTE... let local ports lead into a running container, until Ctrl-C
   doctor [UUID]                walk the way one step at a time, and say what to do where it ends
   speedtest UUID               measure the way into a container: connect, echo, MB/s each way
+  completion bash|zsh          print what lets a shell complete these words
   ssh-proxy HOST               what ssh runs as its ProxyCommand; you need not
   --version                    print the version
+
+examples:
+  arvados-client ssh-config --install       once; from then on ssh UUID, scp, sftp and rsync work
+  arvados-client shell zzzzz-dz642-abcdeabcdeabcde
+  arvados-client COMMAND --help             the options of a command, and examples
 """
 FAILED = 255
 """What ssh itself ends with when it could not get in; every failure of ours is one of those."""
@@ -41,6 +47,8 @@ def main() -> int:
 
 def _dispatch(argv: list[str]) -> int:
     command, rest = (argv[0], argv[1:]) if argv else ("--help", [])
+    if rest[:1] in (["--help"], ["-h"]) and _show_help(command):
+        return 0
     if command == "ssh-proxy":
         from proxycommand.ssh_proxy import run
 
@@ -65,6 +73,10 @@ def _dispatch(argv: list[str]) -> int:
         from proxycommand.forward import run
 
         return run(rest)
+    if command == "completion":
+        from proxycommand.completion import run
+
+        return run(rest)
     if command == "ls":
         from proxycommand.ls import run
 
@@ -78,6 +90,16 @@ def _dispatch(argv: list[str]) -> int:
         print(USAGE, end="")
         return 0
     raise UsageError(f"there is no command {command!r}; see arvados-client --help")
+
+
+def _show_help(command: str) -> bool:
+    """Print the help of ``command``; say whether there is such a command."""
+    from proxycommand.command_line import command_parsers
+
+    found = command_parsers().get(command)
+    if found:
+        print(found.format_help(), end="")
+    return found is not None
 
 
 if __name__ == "__main__":

@@ -18,11 +18,21 @@ from arv_ssh.errors import UsageError
 TAMPERED = 1
 """The exit status when a file is not as it was written."""
 
+EXAMPLES = """examples:
+  arv-ssh audit verify /var/log/arv-ssh/audit
+"""
+
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``audit``."""
     group = commands.add_parser("audit", help="check audit files").add_subparsers(metavar="COMMAND", required=True)
-    verify = group.add_parser("verify", help="say whether audit files are as they were written")
+    verify = group.add_parser(
+        "verify",
+        help="say whether audit files are as they were written",
+        description="Say whether audit files are as they were written.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     verify.add_argument(
         "files", nargs="+", type=Path, metavar="FILE", help=f"an audit file, or a directory with *{SUFFIX} in it"
     )

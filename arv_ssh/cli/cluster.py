@@ -6,17 +6,34 @@ import argparse
 import json
 from pathlib import Path
 
+UP_EXAMPLES = """examples:
+  arv-ssh cluster up --dir /tmp/cluster
+"""
+DOWN_EXAMPLES = """examples:
+  arv-ssh cluster down --dir /tmp/cluster
+"""
+RUN_EXAMPLES = """examples:
+  arv-ssh cluster run --dir /tmp/cluster --image arv-ssh/debian:test -- sleep 86400
+  arv-ssh cluster run --dir /tmp/cluster --image arv-ssh/debian:test --user crunch --mount /data:/data:ro -- sleep 86400
+"""
+
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``cluster``."""
     cluster = commands.add_parser("cluster", help="an embedded cluster on this machine")
     actions = cluster.add_subparsers(metavar="ACTION", required=True)
-    for name, function, text in (
-        ("up", _up, "start it and print what it is, as JSON"),
-        ("down", _down, "stop it and its containers"),
-        ("run", _run, "run a command in a new container and print its UUID, as JSON, once it is Running"),
+    for name, function, text, examples in (
+        ("up", _up, "start it and print what it is, as JSON", UP_EXAMPLES),
+        ("down", _down, "stop it and its containers", DOWN_EXAMPLES),
+        ("run", _run, "run a command in a new container and print its UUID, as JSON, once it is Running", RUN_EXAMPLES),
     ):
-        action = actions.add_parser(name, help=text, description=text)
+        action = actions.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         action.add_argument("--dir", type=Path, required=True, metavar="DIR", help="the cluster's directory")
         action.set_defaults(function=function)
         if name == "run":

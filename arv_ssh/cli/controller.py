@@ -11,10 +11,21 @@ from arv_ssh.errors import ConfigError, UsageError
 
 DEFAULT_CONFIG = Path("/etc/arvados/config.yml")
 
+EXAMPLES = """examples:
+  arv-ssh controller --config /etc/arvados/config.yml
+  arv-ssh controller --config /etc/arvados/config.yml --config shell-access.yml --listen 127.0.0.1:9004
+"""
+
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``controller``."""
-    parser = commands.add_parser("controller", help="serve a cluster's shell endpoint")
+    parser = commands.add_parser(
+        "controller",
+        help="serve a cluster's shell endpoint",
+        description="Serve a cluster's shell endpoint.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "--config",
         type=Path,

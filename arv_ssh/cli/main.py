@@ -10,16 +10,28 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from arv_ssh import __version__
 from arv_ssh.cli import audit, cluster, controller
 from arv_ssh.errors import ArvSshError
 
 COMMANDS = (controller, audit, cluster)
 """Modules with ``add_parser(commands)``, in the order of ``--help``."""
 
+EXAMPLES = """examples:
+  arv-ssh controller --config /etc/arvados/config.yml
+  arv-ssh cluster up --dir /tmp/cluster
+"""
+
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's description. A command after ``--`` is taken off before."""
-    result = argparse.ArgumentParser(prog="arv-ssh", description="Run the controller, or a whole cluster for tests.")
+    result = argparse.ArgumentParser(
+        prog="arv-ssh",
+        description="Run the controller, or a whole cluster for tests.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = result.add_subparsers(metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(commands)

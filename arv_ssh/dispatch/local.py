@@ -18,7 +18,7 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from urllib.parse import urlsplit
 
-from arv_ssh import config, log, process_lock
+from arv_ssh import __version__, config, log, process_lock
 from arv_ssh.api.client import ApiClient
 from arv_ssh.config import ClusterConfig
 from arv_ssh.dispatch.crunch_run import CrunchRun
@@ -31,12 +31,20 @@ DEFAULT_CONFIG = Path("/etc/arvados/config.yml")
 DEFAULT_STATE_DIR = Path("/var/lib/arv-ssh/dispatch")
 DEFAULT_LOG_DIR = Path("/var/log/arv-ssh/containers")
 
+EXAMPLES = """examples:
+  crunch-dispatch-local --config /etc/arvados/config.yml
+"""
+
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's description."""
     result = argparse.ArgumentParser(
-        prog="crunch-dispatch-local", description="Run a cluster's queued containers on this machine."
+        prog="crunch-dispatch-local",
+        description="Run a cluster's queued containers on this machine.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    result.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     result.add_argument(
         "--config", type=Path, default=DEFAULT_CONFIG, help="the cluster's config (default: %(default)s)"
     )
@@ -50,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path(sys.executable).with_name("crunch-run"),
         metavar="PROGRAM",
-        help="the crunch-run to start (default: %(default)s)",
+        help="the crunch-run to start (default: the one beside this program)",
     )
     result.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     return result

@@ -131,3 +131,32 @@ def test_what_ssh_proxy_imports() -> None:
     assert status == "255" and done.stderr.startswith("arvados-client: "), done.stderr
     assert {"proxycommand.ssh_proxy", "ssl"} <= set(loaded)
     assert SSH_PROXY_NEVER & set(loaded) == set()
+
+
+NOT_ON_WINDOWS = ("fcntl", "grp", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty", "_posixsubprocess")
+LACKING = {
+    "os": ("fork", "geteuid", "getuid", "mkfifo", "openpty", "register_at_fork", "O_NOCTTY", "O_NONBLOCK"),
+    "select": ("poll", "epoll", "POLLIN", "POLLOUT", "POLLERR", "POLLHUP", "POLLNVAL"),
+    "signal": ("SIGALRM", "SIGCHLD", "SIGHUP", "SIGKILL", "SIGPIPE", "SIGUSR1", "SIGWINCH", "setitimer"),
+    "socket": ("AF_UNIX", "SCM_RIGHTS", "sendmsg"),
+}
+"""What Python on Windows does not have, of what would tempt a client; macOS lacks less."""
+
+
+def test_the_client_starts_without_unix() -> None:
+    """Every module of the client is imported where there is neither a Unix module nor a Unix name; help is shown."""
+    client = [name for name in modules() if name.split(".")[0] == "proxycommand" or name.startswith("arv_ssh.client")]
+    program = (
+        # What is not ours was written for both kinds of systems, and has looked around already.
+        "import asyncio, concurrent.futures, getpass, json, logging, os, paramiko, select, shutil, signal, socket\n"
+        "import socketserver, sshtunnel, statistics, subprocess, sys, tempfile, threading\n"
+        f"for name in {NOT_ON_WINDOWS}: sys.modules[name] = None\n"
+        f"for module, names in {LACKING}.items():\n"
+        "    for name in names: vars(sys.modules[module]).pop(name, None)\n"
+        "import importlib\n"
+        f"for name in {client}: importlib.import_module(name)\n"
+        "sys.argv = ['arvados-client', 'forward', '--help']\n"
+        "sys.exit(sys.modules['proxycommand.__main__'].main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("usage: arvados-client forward")
