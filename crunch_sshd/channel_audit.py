@@ -13,6 +13,8 @@ from typing import Any
 
 from arv_ssh.audit.chain_file import timestamp
 from arv_ssh.audit.trail import OFF, NotRecorded, Trail, text
+from crunch_sshd import recording
+from crunch_sshd.recording import Recordings
 
 BEGIN = "channel.begin"
 END = "channel.end"
@@ -68,6 +70,11 @@ class ChannelAudit:
     def on(self) -> bool:
         """Say whether anything of it is recorded."""
         return self._trail.on
+
+    @property
+    def name(self) -> str:
+        """Return what tells the channel from all others of its container: the request's id and its number."""
+        return f"{self._facts.get('container_uuid', '')}-{self._facts.get('request_id', '')}-{self._facts['channel']}"
 
     @property
     def required(self) -> bool:
@@ -128,8 +135,15 @@ class ChannelAudit:
 class ConnectionAudit:
     """One SSH connection; ``facts`` (who, where from, which container) are told in every record of its channels."""
 
-    def __init__(self, trail: Trail = OFF, channels: OpenChannels | None = None, **facts: Any) -> None:
+    def __init__(
+        self,
+        trail: Trail = OFF,
+        channels: OpenChannels | None = None,
+        recordings: Recordings = recording.OFF,
+        **facts: Any,
+    ) -> None:
         self.trail = trail
+        self.recordings = recordings
         self.channels = channels or OpenChannels()
         self.reason = ""
         """Why the gateway ends the connection."""
@@ -143,19 +157,21 @@ class ConnectionAudit:
 
 
 class GatewayAudit:
-    """The audit of one gateway, to be closed after its connections."""
+    """The audit of one gateway and its recordings, to be closed after its connections."""
 
-    def __init__(self, trail: Trail = OFF) -> None:
+    def __init__(self, trail: Trail = OFF, recordings: Recordings = recording.OFF) -> None:
         self._trail = trail
+        self._recordings = recordings
         self._channels = OpenChannels()
 
     def connection(self, **facts: Any) -> ConnectionAudit:
         """Return the audit of a connection."""
-        return ConnectionAudit(self._trail, self._channels, **facts)
+        return ConnectionAudit(self._trail, self._channels, self._recordings, **facts)
 
     def close(self) -> None:
         """Write what waits, the ends of all channels among it. Blocks for some seconds at most."""
         for channel in self._channels.wait(LAST_ENDS):
             channel.reason = channel.reason or "the gateway stopped"
             channel.end()
+        self._recordings.close()
         self._trail.close()

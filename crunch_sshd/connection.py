@@ -197,7 +197,7 @@ class Connection(GatewayServer):
             self._login.detach_keys,
             self._forwarding.agent,
             self._container_ended,
-            SessionWatch(self._audit.channel("session")),
+            SessionWatch(self._audit.channel("session"), self._audit.recordings),
         )
         with self._lock:
             self._sessions.add(session)

@@ -28,6 +28,7 @@ from crunch_sshd.channel_audit import GatewayAudit
 from crunch_sshd.connection import DISCONNECT_GRACE, Connection, Login
 from crunch_sshd.front import Front, Identity
 from crunch_sshd.policy import DEFAULT_POLICY, Policy
+from crunch_sshd.recording import Recordings
 from crunch_sshd.runtimes import Runtime
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,10 @@ class Gateway:
         self._accept_unsigned = accept_unsigned_sessions
         self._policy = policy
         self._options = options or SessionOptions()
-        self._audit = GatewayAudit(Trail(auditing.audit, auditing.audit_directory, f"gateway-{container_uuid}"))
+        self._audit = GatewayAudit(
+            Trail(auditing.audit, auditing.audit_directory, f"gateway-{container_uuid}"),
+            Recordings(None if auditing.recording == "off" else auditing.recording_directory),
+        )
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)
         self._connections: set[Connection] = set()

@@ -7,7 +7,9 @@ is not watched costs a count, and so does most of what is.
 from __future__ import annotations
 
 from arv_ssh.audit.trail import text
+from crunch_sshd import recording
 from crunch_sshd.channel_audit import ChannelAudit, ConnectionAudit
+from crunch_sshd.recording import Recording, Recordings
 from crunch_sshd.runtimes import Output, Process, Terminal
 from crunch_sshd.sftp_audit import SftpAudit
 from crunch_sshd.stdin import Sink
@@ -19,8 +21,11 @@ SFTP = b"sftp"
 class SessionWatch:
     """Watches one session channel. Its methods say on which of the session's two threads they are called."""
 
-    def __init__(self, audit: ChannelAudit | None = None) -> None:
+    def __init__(self, audit: ChannelAudit | None = None, recordings: Recordings = recording.OFF) -> None:
         self.audit = audit or ConnectionAudit().channel("session")
+        self._recordings = recordings
+        self._terminal: Terminal | None = None
+        self._recording: Recording | None = None
         self._sftp: SftpAudit | None = None
 
     def asked(self, request: str, argument: bytes, terminal: Terminal | None, agent: bool) -> None:
@@ -28,16 +33,24 @@ class SessionWatch:
         named = {"exec": "command", "subsystem": "subsystem"}.get(request)
         facts = {named: text(argument)} if named else {}
         self.audit.add(request=request, **facts, terminal=terminal.term if terminal else None, agent=agent)
+        self._terminal = terminal
         if self.audit.on and request == "subsystem" and argument == SFTP:
             self._sftp = SftpAudit(self.audit)
 
     def resized(self, terminal: Terminal) -> None:
         """Note the terminal's new size. Transport thread."""
+        self._terminal = terminal
+        if self._recording is not None:
+            self._recording.resize(terminal)
 
     # The program's thread.
 
     def begin(self) -> None:
         """Record that the program is about to start; raises :class:`arv_ssh.audit.trail.NotRecorded`."""
+        if self._terminal is not None:
+            self._recording = self._recordings.begin(self.audit.name, self._terminal)
+            if self._recording is not None:
+                self.audit.add(recording=self._recording.name)
         self.audit.begin()
 
     def sink(self, process: Process) -> Sink:
@@ -47,6 +60,8 @@ class SessionWatch:
     def output(self, stream: Output, data: bytes) -> None:
         """Look at what the program says, before it is sent."""
         self.audit.sent += len(data)
+        if self._recording is not None:
+            self._recording.output(data)
         if self._sftp is not None and stream is Output.STDOUT:
             self._sftp.answers(data)
 
@@ -59,4 +74,7 @@ class SessionWatch:
         """Record the end, however it came."""
         if self._sftp is not None:
             self._sftp.end()
+        if self._recording is not None:
+            self._recording.end()
+            self.audit.outcome["recording_lost"] = self._recording.lost
         self.audit.end()
