@@ -56,7 +56,7 @@ class ChannelAudit:
     """
 
     def __init__(self, connection: ConnectionAudit, facts: dict[str, Any]) -> None:
-        self._connection = connection
+        self.connection = connection
         self._trail, self._channels = connection.trail, connection.channels
         self._facts = facts
         self._lock = threading.Lock()
@@ -87,7 +87,7 @@ class ChannelAudit:
 
     def lost(self) -> None:
         """Note that it ends with its connection, or because the client closed it. Any thread."""
-        self.reason = self.reason or self._connection.reason or "the client left"
+        self.reason = self.reason or self.connection.reason or "the client left"
 
     def begin(self) -> None:
         """Record the beginning; where that is required, returns only when it is on the disk.
@@ -133,7 +133,7 @@ class ChannelAudit:
 
 
 class ConnectionAudit:
-    """One SSH connection; ``facts`` (who, where from, which container) are told in every record of its channels."""
+    """One SSH connection; ``facts`` are told in every record of its channels."""
 
     def __init__(
         self,
@@ -147,12 +147,13 @@ class ConnectionAudit:
         self.channels = channels or OpenChannels()
         self.reason = ""
         """Why the gateway ends the connection."""
-        self._facts = facts
+        self.facts = facts
+        """Who, where from, which container and which request: what the log's lines of a connection say, too."""
         self._numbers = itertools.count()
 
     def channel(self, kind: str, **facts: Any) -> ChannelAudit:
         """Return the audit of a channel of the type ``kind``. Any thread."""
-        numbered = {**self._facts, "channel": next(self._numbers), "type": text(kind), **facts}
+        numbered = {**self.facts, "channel": next(self._numbers), "type": text(kind), **facts}
         return ChannelAudit(self, numbered)
 
 

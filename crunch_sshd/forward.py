@@ -81,7 +81,8 @@ class Forwarding:
             return False
         refusal = self._refusal(RemoteForwards.KINDS[kind])
         if refusal or self._remote is None:
-            event(logger, "forwarding is refused", request=kind, reason=refusal)  # the reply has no place for it
+            # The reply has no place for it.
+            event(logger, "forwarding is refused", **self._audit.facts, request=kind, reason=refusal)
             self._audit.channel(kind).refuse(refusal)
             reply(False, ())
         else:
@@ -92,7 +93,7 @@ class Forwarding:
         """Return the agent's place in a session, to be opened later; None when it is not allowed or not possible."""
         refusal = self._refusal("agent")
         if refusal or self._broker is None:
-            event(logger, "forwarding is refused", request="auth-agent-req@openssh.com", reason=refusal)
+            event(logger, "forwarding is refused", **self._audit.facts, request=CHANNEL_TYPE, reason=refusal)
             self._audit.channel(CHANNEL_TYPE).refuse(refusal)
             return None
         return Agent(self._transport, self._relays, self._broker, self._audit)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from arv_ssh.audit.trail import NotRecorded, text
+from arv_ssh.log import event
 from crunch_sshd.broker.client import Broker, BrokerError, Listening
 from crunch_sshd.channel_audit import ChannelAudit, ConnectionAudit
 from crunch_sshd.channel_relay import ChannelRelay, Relays, shut_down
@@ -76,7 +77,7 @@ class Listener:
                     connection, peer = sock.accept()
                 except OSError as error:
                     if not self._closed.is_set():
-                        logger.warning("cannot accept a connection for %s: %s", self._kind, error.strerror)
+                        self._log("cannot accept a connection", logging.WARNING, error.strerror)
                         self._closed.wait(SHORTAGE_PAUSE)
                     continue
                 self._accepted(connection, peer)
@@ -106,10 +107,13 @@ class Listener:
 
         def answered(refusal: str) -> None:
             if refusal:
-                logger.info("the client refused a channel of the type %s: %s", self._kind, refusal)
+                self._log("the client refused a channel", logging.INFO, refusal)
                 audit.reason = f"the client refused it: {refusal}"
                 relays[0].end()
             else:
                 relays[0].start()
 
         self._transport.offer_channel(self._kind, fields, join, answered)
+
+    def _log(self, message: str, level: int, error: str | None) -> None:
+        event(logger, message, level=level, **self._audit.facts, type=self._kind, error=error)

@@ -95,7 +95,8 @@ class RemoteForwards:
             audit.begin()
             listener = self._listener(host, port)
         except (BrokerError, NotRecorded) as error:
-            event(logger, "cannot listen for a client", host=host, port=port, error=str(error))
+            facts = self._audit.facts
+            event(logger, "cannot listen for a client", **facts, host=host, port=port, error=str(error))
             audit.reason = str(error)
             audit.end()
             reply(False, ())

@@ -271,11 +271,11 @@ class Session:
             process, self._process = self._process, None
         if process is not None:
             # Not a daemon: when the gateway itself is told to end, it still ends what its sessions run.
-            threading.Thread(target=_hang_up, args=(process,), name="hang-up", daemon=False).start()
+            threading.Thread(target=self._hang_up, args=(process,), name="hang-up", daemon=False).start()
 
     def _relay(self, process: Process) -> int:
         if self._gone.is_set():  # the client left while the program started
-            _hang_up(process)
+            self._hang_up(process)
         if self._terminal is not None and self._command is not None and self._terminal != self._command.terminal:
             process.resize(self._terminal)  # it changed while the program started
         self._stdin.attach(self._watch.sink(process))
@@ -315,14 +315,14 @@ class Session:
     def _say(self, sentence: str) -> None:
         self._channel.send_data(f"arv-ssh: {sentence}\r\n".encode(), Output.STDERR.value)
 
-
-def _hang_up(process: Process) -> None:
-    try:
-        process.hang_up()
-    except ArvSshError as error:  # the engine is gone, say; there is no client left to tell
-        event(logger, "a session's processes may be left over", level=logging.ERROR, error=str(error))
-    finally:
-        process.close()
+    def _hang_up(self, process: Process) -> None:
+        try:
+            process.hang_up()
+        except ArvSshError as error:  # the engine is gone, say; there is no client left to tell
+            facts = self._watch.audit.connection.facts
+            event(logger, "a session's processes may be left over", level=logging.ERROR, **facts, error=str(error))
+        finally:
+            process.close()
 
 
 def _sized(message: Message, terminal: Terminal) -> Terminal:
