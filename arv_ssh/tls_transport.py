@@ -12,6 +12,8 @@ import ssl
 import threading
 from typing import Any, cast
 
+from arv_ssh import dead_peers
+from arv_ssh.dead_peers import DeadPeerWatch
 from arv_ssh.tls import TlsEngine
 
 RECEIVE_SIZE = 256 * 1024
@@ -19,6 +21,12 @@ RECEIVE_SIZE = 256 * 1024
 
 HIGH_WATER = 512 * 1024
 """Unsent bytes above which whoever feeds a connection is told to pause."""
+
+HANDSHAKE_TIMEOUT = 20.0
+"""Seconds for the TLS handshake; who says nothing holds a connection for no longer."""
+
+LINGER = 30.0
+"""Seconds for a peer to take what is on its way when its connection is closed."""
 
 PLAIN_HTTP_ANSWER = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
@@ -54,6 +62,7 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
         self._closing = False
         self._lost = False
         self._error: Exception | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._lower: asyncio.Transport
 
     # The protocol's side: called by the TCP transport below.
@@ -61,6 +70,8 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._lower = cast(asyncio.Transport, transport)
         self._lower.set_write_buffer_limits(high=HIGH_WATER)
+        self._watch = DeadPeerWatch(self._lower, self._peer_is_dead)
+        self._timer = asyncio.get_running_loop().call_later(HANDSHAKE_TIMEOUT, self.abort)
         self._run()
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -85,6 +96,8 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
+        self._watch.close()
+        self._stop_timer()
         self._app.connection_lost(self._error or exc)
 
     # The engine's turn: take everything as far as it goes, then send what that left.
@@ -99,6 +112,7 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
             if not self._app_made:
                 self._flush()
                 self._app_made = True
+                self._stop_timer()
                 self._app.connection_made(self)
             self._deliver()
         except ssl.SSLError as error:
@@ -125,7 +139,7 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
             self._engine.outgoing()
             self._lower.write(PLAIN_HTTP_ANSWER)
         self._flush()
-        self._lower.close()
+        self._close_lower()
 
     def _flush(self) -> None:
         ciphertext = self._engine.outgoing()
@@ -183,7 +197,22 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
         if self._app_made:
             self._say_goodbye()
         self._closing = True
+        self._close_lower()
+
+    def _close_lower(self) -> None:
+        """Close what is below once everything is sent; a peer that does not take it is not waited for."""
         self._lower.close()
+        self._stop_timer()
+        if not self._lost:
+            self._timer = asyncio.get_running_loop().call_later(LINGER, self._lower.abort)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _peer_is_dead(self) -> None:
+        self._error = TimeoutError(f"the peer has acknowledged nothing for {dead_peers.PATIENCE:g} s")
+        self.abort()
 
     def _say_goodbye(self) -> None:
         try:

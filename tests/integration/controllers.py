@@ -64,27 +64,30 @@ class Controller:
 
 @contextmanager
 def controller(
-    cluster: EmbeddedCluster, directory: Path, shell_access: dict[str, Any], **section: Any
+    cluster: EmbeddedCluster, directory: Path, shell_access: dict[str, Any], host: str = "127.0.0.1", **section: Any
 ) -> Iterator[Controller]:
     """Run a controller with the certificates and root token of ``cluster``, stopped at the end of the block.
 
-    ``section`` overrides keys of the cluster's own config: its database, unless another is given, is shared.
+    It listens on ``host``; its ``address`` is on the loopback. ``section`` overrides keys of the cluster's own config:
+    its database, unless another is given, is shared.
     """
     own = yaml.safe_load(cluster.directory.config.read_text())["Clusters"][CLUSTER_ID]
     merged = {key: value for key, value in (own | section).items() if value is not None}
     merged["Containers"] = own["Containers"] | {"ShellAccess": shell_access}
     file = directory / "config.yml"
     file.write_text(yaml.safe_dump({"Clusters": {CLUSTER_ID: merged}}))
-    with started(cluster, directory, ["--config", str(file)]) as running:
+    with started(cluster, directory, ["--config", str(file)], host) as running:
         yield running
 
 
 @contextmanager
-def started(cluster: EmbeddedCluster, directory: Path, options: list[str]) -> Iterator[Controller]:
+def started(
+    cluster: EmbeddedCluster, directory: Path, options: list[str], host: str = "127.0.0.1"
+) -> Iterator[Controller]:
     """Run a controller with these options on a free port, its log in ``directory``, until the end of the block."""
     log = directory / "controller.log"
     program = str(Path(sys.executable).with_name("arv-ssh"))
-    command = [program, "controller", *options, "--listen", "127.0.0.1:0"]
+    command = [program, "controller", *options, "--listen", f"{host}:0"]
     command += ["--run-dir", str(directory / "run")]  # the cluster's own controller is none of its siblings
     environment = os.environ | {"SSL_CERT_FILE": str(cluster.directory.ca)}
     with log.open("wb") as output:

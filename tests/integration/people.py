@@ -16,11 +16,17 @@ ARVADOS_CLIENT = str(Path(sys.executable).with_name("arvados-client"))
 
 
 class Person:
-    """Somebody with ``token``, whose ``home`` has the ssh_config for the controller."""
+    """Somebody with ``token``, whose ``home`` has the ssh_config for the controller.
 
-    def __init__(self, home: Path, controller: Controller, token: str) -> None:
+    ``prefix`` comes before the command line of ssh; ``settings`` are added to the environment.
+    """
+
+    def __init__(
+        self, home: Path, controller: Controller, token: str, *, prefix: tuple[str, ...] = (), **settings: str
+    ) -> None:
         home.mkdir(mode=0o700)
         self.token = token
+        self._prefix = prefix
         self._config = str(home / "ssh_config")
         self.environment = {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -28,7 +34,7 @@ class Person:
             "ARVADOS_API_HOST": controller.address,
             "ARVADOS_API_TOKEN": token,
             "SSL_CERT_FILE": str(controller.ca),
-        }
+        } | settings
         made = subprocess.run(
             [ARVADOS_CLIENT, "ssh-config", "--no-control-master", "--output-dir", str(home)],
             env=self.environment, capture_output=True, text=True, timeout=DEADLINE,
@@ -37,7 +43,7 @@ class Person:
 
     def command(self, *arguments: str) -> list[str]:
         """Return the command line of ssh."""
-        return ["ssh", "-F", self._config, *arguments]
+        return [*self._prefix, "ssh", "-F", self._config, *arguments]
 
     def ssh(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run ssh to its end."""
@@ -47,10 +53,12 @@ class Person:
         )  # fmt: skip
 
     @contextmanager
-    def session(self, uuid: str, *options: str) -> Iterator[subprocess.Popen[str]]:
-        """Open a session that stays open by itself; it is there when the block begins, and gone after it."""
+    def session(
+        self, uuid: str, *options: str, command: str = "echo ready; exec sleep 1000000"
+    ) -> Iterator[subprocess.Popen[str]]:
+        """Open a session that stays open by itself and says "ready"; it is gone after the block."""
         with subprocess.Popen(
-            self.command(*options, uuid, "echo ready; exec sleep 1000000"), env=self.environment,
+            self.command(*options, uuid, command), env=self.environment,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         ) as process:  # fmt: skip
             try:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from arv_ssh import tls_transport
 from arv_ssh.tls import TlsEngine, client_context
 from arv_ssh.tls_transport import TlsLayer
 from crunch_sshd import certificate
@@ -339,3 +340,48 @@ def test_extra_info() -> None:
         await server.lost.wait()
 
     run(scenario())
+
+
+def test_a_silent_handshake_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who connects and does not speak TLS is cut off after the handshake's time."""
+    monkeypatch.setattr(tls_transport, "HANDSHAKE_TIMEOUT", 0.05)
+
+    async def scenario() -> None:
+        app, guest = Peer(), Peer()
+        loop = asyncio.get_running_loop()
+        near, far = socket.socketpair()
+        await loop.create_connection(lambda: TlsLayer(CONTEXT, app, server_side=True), sock=far)
+        await loop.create_connection(lambda: guest, sock=near)
+        await guest.eof.wait()
+        guest.transport.close()
+        await app.lost.wait()
+        assert not app.connected.is_set()
+
+    run(scenario())
+
+
+def test_a_handshake_in_time_has_all_the_time_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the handshake nothing of its time-out is left."""
+    monkeypatch.setattr(tls_transport, "HANDSHAKE_TIMEOUT", 0.2)
+
+    async def scenario(client: Peer, server: Peer) -> None:
+        over = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.3, over.set)
+        await over.wait()
+        assert not client.lost.is_set() and not server.lost.is_set()
+
+    over_tls(scenario)
+
+
+def test_closing_does_not_wait_for_who_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A closed connection whose peer does not take what is on its way is cut after a time."""
+    monkeypatch.setattr(tls_transport, "LINGER", 0.05)
+
+    async def scenario(client: Peer, server: Peer) -> None:
+        client.transport.pause_reading()
+        server.transport.write(os.urandom(8 << 20))
+        server.transport.close()
+        await server.lost.wait()
+        client.transport.abort()
+
+    over_tls(scenario)
