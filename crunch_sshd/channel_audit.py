@@ -19,6 +19,7 @@ from crunch_sshd.recording import Recordings
 BEGIN = "channel.begin"
 END = "channel.end"
 REFUSED = "channel.refused"
+CONNECTION_REFUSED = "connection.refused"
 LAST_ENDS = 2.0
 """Seconds for channels to end by themselves once their connections are closed."""
 
@@ -150,6 +151,10 @@ class ConnectionAudit:
         self.facts = facts
         """Who, where from, which container and which request: what the log's lines of a connection say, too."""
         self._numbers = itertools.count()
+
+    def refuse(self, reason: str) -> None:
+        """Record that the connection was not to be. Any thread."""
+        self.trail.note(CONNECTION_REFUSED, **self.facts, reason=text(reason))
 
     def channel(self, kind: str, **facts: Any) -> ChannelAudit:
         """Return the audit of a channel of the type ``kind``. Any thread."""

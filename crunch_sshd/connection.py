@@ -155,15 +155,18 @@ class Connection(GatewayServer):
         return "none,password"
 
     def check_auth_none(self, username: str) -> int:
-        return AUTH_SUCCESSFUL if self._is_user(username) else AUTH_FAILED
+        return self._answer(username, True)
 
     def check_auth_password(self, username: str, password: str) -> int:
         expected = self._login.user_credential
         known = bool(expected) and isinstance(password, str) and credentials.matches(password, expected)
-        return AUTH_SUCCESSFUL if known and self._is_user(username) else AUTH_FAILED
+        return self._answer(username, known)
 
-    def _is_user(self, username: str) -> bool:
-        return username == (self._login.login_username or DEFAULT_USER)
+    def _answer(self, username: str, known: bool) -> int:
+        if known and username == (self._login.login_username or DEFAULT_USER):
+            return AUTH_SUCCESSFUL
+        self._audit.refuse(f"the login as {username!r} failed")
+        return AUTH_FAILED
 
     # Channels (RFC 4254 §5.1).
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from arv_ssh import credentials, session_token
-from arv_ssh.errors import BadGateway, BadRequest, NotFound, Unauthorized
+from arv_ssh.errors import BadGateway, BadRequest, HttpError, NotFound, Unauthorized
 from arv_ssh.host_key import public_line
 from arv_ssh.http_server import Request, Response, Upgrade
 from arv_ssh.session_token import Session
@@ -29,6 +29,7 @@ MAX_ADDRESS = 64
 Opened = Callable[[asyncio.Transport, bytes, Login], None]
 End = Callable[[Session, str], int]
 """Ends a session's connections, with the reason that the client shows; returns how many there were."""
+Refused = Callable[[Request, HttpError], None]
 LONGEST_REASON = 400
 """Characters of a reason that OpenSSH shows."""
 
@@ -46,12 +47,21 @@ class Identity:
 class Front:
     """The handler of a gateway's HTTP requests.
 
-    ``opened`` takes over the connection of each proven session, and ``end`` ends it before its time.
+    ``opened`` takes over the connection of each proven session, and ``end`` ends it before its time; ``refused`` is
+    told of every request that comes to nothing.
     """
 
     def __init__(
-        self, identity: Identity, runtime: Runtime, *, accept_unsigned: bool, opened: Opened, end: End
+        self,
+        identity: Identity,
+        runtime: Runtime,
+        *,
+        accept_unsigned: bool,
+        opened: Opened,
+        end: End,
+        refused: Refused = lambda request, error: None,
     ) -> None:
+        self._refused = refused
         self._identity = identity
         self._runtime = runtime
         self._accept_unsigned = accept_unsigned
@@ -60,6 +70,13 @@ class Front:
 
     async def handle(self, request: Request) -> Response | Upgrade:
         """Answer one request: 101 for a proven session, else the error that says what is wrong."""
+        try:
+            return await self._handle(request)
+        except HttpError as error:
+            self._refused(request, error)
+            raise
+
+    async def _handle(self, request: Request) -> Response | Upgrade:
         if request.path == "/end" and request.method == "POST":
             return self._end_session(request)
         if request.path != "/ssh":

@@ -16,7 +16,8 @@ import uvloop
 
 from arv_ssh.audit.options import Auditing
 from arv_ssh.audit.trail import Trail
-from arv_ssh.http_server import HttpConnection
+from arv_ssh.errors import HttpError
+from arv_ssh.http_server import HttpConnection, Request
 from arv_ssh.listen import bind
 from arv_ssh.log import event
 from arv_ssh.relay import Relay
@@ -103,10 +104,16 @@ class Gateway:
             accept_unsigned=self._accept_unsigned,
             opened=self._opened,
             end=self._end_session,
+            refused=self._refused,
         )
         self._server = await self._loop.create_server(
             lambda: TlsLayer(context, HttpConnection(front.handle), server_side=True), sock=listener
         )
+
+    def _refused(self, request: Request, error: HttpError) -> None:
+        """Record a request that came to nothing; who sent it is known by the address alone. Event loop."""
+        facts = {"container_uuid": self._container_uuid, "request_id": request.request_id, "peer": request.peer}
+        self._audit.connection(**facts, status=error.status).refuse(str(error))
 
     def _opened(self, transport: asyncio.Transport, early: bytes, login: Login) -> None:
         """Join a proven session's connection to an SSH server of its own. Event loop."""

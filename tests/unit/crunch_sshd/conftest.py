@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.crunch_sshd.double import DEADLINE, Link, MemoryRuntime, login
+from crunch_sshd import forward
+from tests.unit.crunch_sshd.double import DEADLINE, Link, LocalBroker, MemoryRuntime, login
 
 Connect = Callable[..., Link]
 
@@ -51,3 +53,15 @@ def link(connect: Connect) -> Link:
     one = connect()
     one.client.auth_none("_")
     return one
+
+
+@pytest.fixture
+def broker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LocalBroker]:
+    """The broker that connections get, in a container that may be entered."""
+    one = LocalBroker()
+    one.directory = str(tmp_path)
+    monkeypatch.setattr(forward, "Broker", lambda container, account: one)
+    monkeypatch.setattr(MemoryRuntime, "host", lambda self: "a container")
+    yield one
+    while not one.far.empty():  # what a test had no interest in
+        one.far.get().close()

@@ -11,6 +11,7 @@ from typing import Any
 import paramiko
 
 from arv_ssh.errors import Forbidden
+from crunch_sshd.broker.client import BrokerError, Found, Listening
 from crunch_sshd.channel_audit import ConnectionAudit
 from crunch_sshd.connection import Connection, Login
 from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, Terminal
@@ -152,6 +153,63 @@ class MemoryRuntime(Runtime):
 
     def next(self) -> ScriptedProcess:
         return self.started.get(timeout=DEADLINE)
+
+
+class LocalBroker:
+    """A broker without a container. What it connects to is the near end of a pair; the test has the far one."""
+
+    def __init__(self) -> None:
+        self.far: queue.Queue[socket.socket] = queue.Queue()
+        self.error: BrokerError | None = None
+        self.gate = threading.Event()
+        self.gate.set()
+        self.asked = threading.Semaphore(0)
+        self.removed: list[str] = []
+        self.closed = threading.Event()
+        self.directory = ""
+
+    def resolve(self, host: str) -> list[Found]:
+        return [Found("127.0.0.1", True)]
+
+    def connect(self, addresses: list[str], port: int) -> socket.socket:
+        self.asked.release()
+        assert self.gate.wait(DEADLINE)
+        if self.error is not None:
+            raise self.error
+        near, far = socket.socketpair()
+        self.far.put(far)
+        return near
+
+    def connect_unix(self, path: str) -> socket.socket:
+        return self.connect([path], 0)
+
+    def listen(self, host: str, port: int) -> Listening:
+        assert self.gate.wait(DEADLINE)
+        if self.error is not None:
+            raise self.error
+        sock = socket.create_server(("127.0.0.1", port))
+        return Listening(1, [sock], port=sock.getsockname()[1])
+
+    def listen_unix(self, path: str) -> Listening:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind(path)
+        sock.listen()
+        return Listening(2, [sock], path=path)
+
+    def listen_agent(self) -> Listening:
+        return self.listen_unix(f"{self.directory}/agent")
+
+    def remove(self, listening: Listening) -> None:
+        self.removed.append(listening.path)
+
+    def close(self) -> None:
+        self.closed.set()
+        self.gate.set()
+
+    def next(self) -> socket.socket:
+        sock = self.far.get(timeout=DEADLINE)
+        sock.settimeout(DEADLINE)
+        return sock
 
 
 class Link:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import paramiko
 import pytest
 
 from arv_ssh.audit.trail import Trail
+from crunch_sshd import channel_audit
+from crunch_sshd.broker.client import BrokerError
 from crunch_sshd.channel_audit import GatewayAudit
 from crunch_sshd.sftp import wire
 from tests.timing import wait_for
 from tests.unit.crunch_sshd.conftest import Connect
-from tests.unit.crunch_sshd.double import DEADLINE, Link, MemoryRuntime, read_to_end
+from tests.unit.crunch_sshd.double import DEADLINE, Link, LocalBroker, MemoryRuntime, read_to_end
 from tests.unit.crunch_sshd.sftp.client import packet
 
 FACTS = {"user_uuid": "zzzzz-tpzed-xurymjxw79nv3jz", "request_id": "req-1"}
@@ -26,11 +29,12 @@ Records = list[dict[str, Any]]
 class Audited:
     """A connection whose channels are recorded in ``directory``."""
 
-    def __init__(self, connect: Connect, mode: str, directory: Path) -> None:
+    def __init__(self, connect: Connect, mode: str, directory: Path, user: str) -> None:
         self._directory = directory
         self._audit = GatewayAudit(Trail(mode, directory, "gateway"))
         self.link: Link = connect(audit=self._audit.connection(**FACTS))
-        self.link.client.auth_none("_")
+        with suppress(paramiko.AuthenticationException):
+            self.link.client.auth_none(user)
 
     def now(self) -> Records:
         """Return the records of channels written so far."""
@@ -47,8 +51,8 @@ class Audited:
 def audited(connect: Connect, tmp_path: Path) -> Iterator[Callable[..., Audited]]:
     made: list[Audited] = []
 
-    def start(mode: str = "on", directory: Path = tmp_path / "audit") -> Audited:
-        made.append(Audited(connect, mode, directory))
+    def start(mode: str = "on", directory: Path = tmp_path / "audit", user: str = "_") -> Audited:
+        made.append(Audited(connect, mode, directory, user))
         return made[-1]
 
     yield start
@@ -197,3 +201,54 @@ def test_sftp_required(
     _, said, status = read_to_end(channel)
     assert (status, process.stdin.endswith(first)) == (255, True)
     assert b"No space left on device" in said
+
+
+def test_login_that_fails(audited: Callable[..., Audited]) -> None:
+    """A login that is not the session's is recorded."""
+    audit = audited(user="root")
+    assert [(one["event"], one["reason"]) for one in audit.records()] == [
+        ("connection.refused", "the login as 'root' failed")
+    ]
+
+
+def test_forwarding(audited: Callable[..., Audited], broker: LocalBroker) -> None:
+    """A forwarded connection has its target and bytes; one that cannot be made has the reason."""
+    audit = audited()
+    channel = audit.link.client.open_channel("direct-tcpip", ("db", 5432), ("127.0.0.1", 9), timeout=DEADLINE)
+    channel.settimeout(DEADLINE)
+    with broker.next() as far:
+        far.sendall(b"hello")
+        assert channel.recv(5) == b"hello"
+        channel.sendall(b"abc")
+        assert far.recv(3) == b"abc"
+    channel.close()
+    broker.error = BrokerError("Connection refused")
+    with pytest.raises(paramiko.ChannelException):
+        audit.link.client.open_channel("direct-tcpip", ("db", 1), ("127.0.0.1", 9), timeout=DEADLINE)
+    wait_for(lambda: len(audit.now()) == 4)
+    ends = {one["target"]: one for one in audit.records() if one["event"] == "channel.end"}
+    made, failed = ends["db port 5432"], ends["db port 1"]
+    assert (made["bytes_from_client"], made["bytes_to_client"], made["reason"]) == (3, 5, "")
+    assert (failed["type"], failed["reason"]) == ("direct-tcpip", "Connection refused")
+
+
+def test_forwarding_required(audited: Callable[..., Audited], broker: LocalBroker, tmp_path: Path) -> None:
+    """Where the record cannot be written, nothing is connected to."""
+    (tmp_path / "file").touch()
+    audit = audited("required", tmp_path / "file")
+    with pytest.raises(paramiko.ChannelException, match="Resource shortage"):
+        audit.link.client.open_channel("direct-tcpip", ("db", 5432), ("127.0.0.1", 9), timeout=DEADLINE)
+    assert broker.far.empty()
+
+
+def test_end_of_the_gateway(
+    audited: Callable[..., Audited], runtime: MemoryRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A channel that is still open when the gateway stops has an end on record."""
+    monkeypatch.setattr(channel_audit, "LAST_ENDS", 0.1)
+    audit = audited()
+    audit.link.open("sleep")
+    runtime.next()
+    wait_for(lambda: len(audit.now()) == 1)
+    _, end = audit.records()
+    assert (end["event"], end["reason"]) == ("channel.end", "the gateway stopped")

@@ -6,7 +6,6 @@ import queue
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, cast
 
 import paramiko
@@ -15,82 +14,13 @@ from paramiko import common
 from paramiko.message import Message
 
 from arv_ssh import destination
-from crunch_sshd import forward, transport
-from crunch_sshd.broker.client import BrokerError, Found, Listening
+from crunch_sshd import transport
+from crunch_sshd.broker.client import BrokerError
 from crunch_sshd.channel_relay import ChannelRelay, Relays
 from crunch_sshd.forward import Forwarding
 from crunch_sshd.policy import Policy
 from tests.unit.crunch_sshd.conftest import Connect
-from tests.unit.crunch_sshd.double import DEADLINE, ROOT, Link, MemoryRuntime
-
-
-class LocalBroker:
-    """A broker without a container. What it connects to is the near end of a pair; the test has the far one."""
-
-    def __init__(self) -> None:
-        self.far: queue.Queue[socket.socket] = queue.Queue()
-        self.error: BrokerError | None = None
-        self.gate = threading.Event()
-        self.gate.set()
-        self.asked = threading.Semaphore(0)
-        self.removed: list[str] = []
-        self.closed = threading.Event()
-        self.directory = ""
-
-    def resolve(self, host: str) -> list[Found]:
-        return [Found("127.0.0.1", True)]
-
-    def connect(self, addresses: list[str], port: int) -> socket.socket:
-        self.asked.release()
-        assert self.gate.wait(DEADLINE)
-        if self.error is not None:
-            raise self.error
-        near, far = socket.socketpair()
-        self.far.put(far)
-        return near
-
-    def connect_unix(self, path: str) -> socket.socket:
-        return self.connect([path], 0)
-
-    def listen(self, host: str, port: int) -> Listening:
-        assert self.gate.wait(DEADLINE)
-        if self.error is not None:
-            raise self.error
-        sock = socket.create_server(("127.0.0.1", port))
-        return Listening(1, [sock], port=sock.getsockname()[1])
-
-    def listen_unix(self, path: str) -> Listening:
-        sock = socket.socket(socket.AF_UNIX)
-        sock.bind(path)
-        sock.listen()
-        return Listening(2, [sock], path=path)
-
-    def listen_agent(self) -> Listening:
-        return self.listen_unix(f"{self.directory}/agent")
-
-    def remove(self, listening: Listening) -> None:
-        self.removed.append(listening.path)
-
-    def close(self) -> None:
-        self.closed.set()
-        self.gate.set()
-
-    def next(self) -> socket.socket:
-        sock = self.far.get(timeout=DEADLINE)
-        sock.settimeout(DEADLINE)
-        return sock
-
-
-@pytest.fixture
-def broker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LocalBroker]:
-    """The broker that connections get, in a container that may be entered."""
-    one = LocalBroker()
-    one.directory = str(tmp_path)
-    monkeypatch.setattr(forward, "Broker", lambda container, account: one)
-    monkeypatch.setattr(MemoryRuntime, "host", lambda self: "a container")
-    yield one
-    while not one.far.empty():  # what a test had no interest in
-        one.far.get().close()
+from tests.unit.crunch_sshd.double import DEADLINE, ROOT, Link, LocalBroker, MemoryRuntime
 
 
 @pytest.fixture
