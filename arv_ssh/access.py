@@ -56,7 +56,8 @@ def check_state(container: Record, now: datetime | None = None) -> None:
     """Raise unless the container is running and has a gateway: 503 before that, 410 after."""
     uuid, state = container["uuid"], container["state"]
     if state in ("Complete", "Cancelled"):
-        raise ContainerEnded(f"container {uuid} has ended ({_ending(container, now or datetime.now(UTC))})")
+        ending = _ending(container, now or datetime.now(UTC))
+        raise ContainerEnded(f"container {uuid} has ended ({ending}){_reason(container)}")
     if state != "Running":
         raise Unavailable(f"container {uuid} is not running yet (it is {state}); try again when it is Running")
     if not container.get("gateway_address"):
@@ -74,6 +75,13 @@ def mark(container: Record, user_uuid: str, request_id: str, now: datetime) -> d
         noted = {"user_uuid": user_uuid, "at": at, "request_id": request_id}
         marked["properties"] = {**container["properties"], FIRST_SESSION: noted}
     return marked
+
+
+def _reason(container: Record) -> str:
+    """Return why a container was given up, as its runtime_status says: that no engine answers, for example."""
+    status = container.get("runtime_status")
+    error = status.get("error") if isinstance(status, Mapping) else None
+    return f": {' '.join(str(error).split())}" if error and container["state"] == "Cancelled" else ""
 
 
 def _ending(container: Record, now: datetime) -> str:

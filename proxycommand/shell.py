@@ -44,7 +44,7 @@ def run(argv: list[str]) -> int:
     if not session.host_key and not any("stricthostkeychecking" in option.lower() for option in ssh_options):
         raise ArvSshError(controller.unvouched(container))
     directory = given.values["--known-hosts-dir"] or known_hosts.default_dir()
-    block = ssh_config.block(given.values["--settings"], directory, given.values["--detach-keys"])
+    block = ssh_config.block(given.values["--settings"], directory, given.values["--detach-keys"], host=container)
     _become(ssh_command(block, container, user, ssh_options, command))
 
 

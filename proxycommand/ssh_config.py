@@ -28,6 +28,9 @@ _INSTALLING = ("--install", "--uninstall", "--dry-run")
 _FLAGS = ("--help", "--no-control-master", "--wait", *_INSTALLING)
 _CLUSTER_ID = re.compile(r"[0-9a-z]{5}")
 
+NEEDED_OPENSSH = "8.4"
+"""The first one to know %h in UserKnownHostsFile; an older one looks for a file of that very name."""
+
 LONGEST_CONTROL_DIRECTORY = 103 - len("/") - 40 - len(".0123456789abcdef")
 """Bytes of a control socket's directory: macOS takes 103 for a socket's path; ssh adds a hash of 40 and, while it makes
 the socket, a suffix of 17. Linux takes 4 more."""
@@ -105,11 +108,13 @@ def block(
     cluster: str = "",
     control_dir: str = "",
     wait: bool = False,
+    host: str = "",
 ) -> str:
     """Return the template filled in with absolute paths; an empty ``settings_file`` means the user's own settings.
 
     ``cluster`` limits the block to that cluster's containers. Without ``control_dir``, where ssh's control sockets are,
     no connection is shared. ``wait`` lets ssh wait for containers that are still in the queue.
+    ``host`` makes it a block for that one alone, which older versions of OpenSSH understand too.
     """
     directory = os.path.abspath(known_hosts_dir)
     hosts = _hosts(cluster)
@@ -119,6 +124,8 @@ def block(
     command += ["--known-hosts-dir", directory]
     if cluster:
         command += ["--cluster", cluster]
+    if not host:
+        command += ["--needs-openssh", NEEDED_OPENSSH]
     if detach_keys:
         command += ["--detach-keys", detach_keys]
     if wait:
@@ -132,7 +139,7 @@ def block(
         "@CONTROL_MASTER@\n": control_master,
         "@HOSTS@": " ".join(hosts),
         "@PROXY_COMMAND@": proxy,
-        "@KNOWN_HOSTS_FILE@": _quoted(directory, "%h"),
+        "@KNOWN_HOSTS_FILE@": _quoted(directory, host or "%h"),
     }
     return _fill("ssh_config", filled)
 

@@ -7,6 +7,7 @@ what ``ssl`` and ``socket`` need anyway. Everything it says is one line on stder
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 
@@ -16,11 +17,18 @@ from arv_ssh.client.relay import Relay
 from arv_ssh.errors import UsageError
 from proxycommand import arguments, known_hosts
 
+TYPE_CHECKING = False  # type checkers know the name without its import at run time
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 USAGE = (
     "usage: arvados-client ssh-proxy [--user NAME] [--settings FILE] [--known-hosts-dir DIR]"
-    " [--control-dir DIR] [--cluster ID] [--detach-keys KEYS] [--wait] [--probe-only] HOST"
+    " [--control-dir DIR] [--cluster ID] [--needs-openssh X.Y] [--detach-keys KEYS] [--wait]"
+    " [--probe-only] HOST"
 )
-_VALUED = ("--user", "--settings", "--known-hosts-dir", "--control-dir", "--cluster", "--detach-keys")
+_VALUED = (
+    "--user", "--settings", "--known-hosts-dir", "--control-dir", "--cluster", "--needs-openssh", "--detach-keys",
+)  # fmt: skip
 
 
 def run(argv: list[str]) -> int:
@@ -53,8 +61,9 @@ def run(argv: list[str]) -> int:
         known_hosts.record(given.values["--known-hosts-dir"] or known_hosts.default_dir(), host, session.host_key)
     else:
         tell(controller.unvouched(host))
+    greeted = _client_check(given.values["--needs-openssh"]) if given.values["--needs-openssh"] else None
     try:
-        Relay(session.connection, 0, 1, session.first).run()
+        Relay(session.connection, 0, 1, session.first, greeted).run()
     finally:
         session.connection.close()
     return 0
@@ -70,6 +79,21 @@ def open_session(
         return Wait(front, target).open_session(user, detach_keys)
     container = front.resolve(target)
     return container, front.open_session(container, user, detach_keys)
+
+
+def _client_check(needed: str) -> Callable[[bytes], None]:
+    """Return what warns when a client's identification is that of an OpenSSH before ``needed``, such as "8.4"."""
+
+    def check(identification: bytes) -> None:
+        found = re.match(rb"SSH-2\.0-OpenSSH_([0-9]+)\.([0-9]+)", identification)
+        if found and [int(number) for number in found.groups()] < [int(number) for number in needed.split(".")]:
+            version = b".".join(found.groups()).decode()
+            tell(
+                f"this ssh is OpenSSH {version}, which cannot find the host key that it is told; upgrade to {needed}, "
+                "or use arvados-client shell"
+            )
+
+    return check
 
 
 def _end_in_order_on_hang_up() -> None:

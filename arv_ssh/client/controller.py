@@ -30,6 +30,8 @@ _NEXT_STEP = {
     401: "set ARVADOS_API_TOKEN to a current token",
     403: "ask who runs the container, or the cluster's administrator",
     404: "check the UUID, and that ARVADOS_API_HOST is a controller with shell access",
+    405: "check that ARVADOS_API_HOST is a controller with shell access",
+    501: "check that ARVADOS_API_HOST is a controller with shell access",
     429: "close a session, or try again later",
 }
 _SERVERS_FAULT = (500, 502, 504)
@@ -166,6 +168,10 @@ class Controller:
             return from_status(404, other)
         if reason:
             named = reason if what.rsplit(" ", 1)[-1] in reason else f"{what}: {reason}"
+            if answer.status == 503 and "not running" in reason:
+                named += " (--wait waits for it)"
+            if answer.status == 410:
+                named = f"{named.rstrip('.')}; submit it again to enter it"
             return from_status(answer.status, named + (found_by if answer.status in _SERVERS_FAULT else ""))
         if answer.status < 400:
             return answer.error()

@@ -17,6 +17,10 @@ import sys
 from arv_ssh.client.transport import BUFFER_SIZE, Connection
 from arv_ssh.errors import BadGateway
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 CHECK_INTERVAL = 5.0
 """Seconds of silence after which the peer's signs of life are looked at."""
 
@@ -29,9 +33,19 @@ _LAST_ACK_RECV = 56
 
 
 class Relay:
-    """One session's bytes. ``first`` are bytes for stdout that came with the answer's head."""
+    """One session's bytes. ``first`` are bytes for stdout that came with the answer's head.
 
-    def __init__(self, connection: Connection, stdin: int, stdout: int, first: bytes = b"") -> None:
+    ``greeted`` is told the first bytes from stdin, which are the client's identification (RFC 4253 §4.2).
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        stdin: int,
+        stdout: int,
+        first: bytes = b"",
+        greeted: Callable[[bytes], None] | None = None,
+    ) -> None:
         self._sock = connection.sock
         self._engine = connection.engine
         self._peer = connection.peer
@@ -41,6 +55,7 @@ class Relay:
         self._stdin_ended = False
         self._stdout_gone = False  # nobody reads it any more
         self._down_done = False  # the peer's EOF is passed on, or nobody is there to pass it to
+        self._greeted = greeted
         self._poll = select.poll()
         self._polled: dict[int, int] = {}
 
@@ -113,6 +128,9 @@ class Relay:
             return
         except OSError:
             data = b""  # a terminal that hung up says EIO, a socket that was reset ECONNRESET
+        if self._greeted:
+            self._greeted(data)
+            self._greeted = None
         if data:
             self._engine.write(data)
         else:

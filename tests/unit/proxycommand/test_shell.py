@@ -122,7 +122,7 @@ def test_refusal_is_told_by_ssh_proxy(double: Start, tmp_path: Path, stderr: str
                 said = ours.recv(10000)
     assert code == 255
     lines = [line for line in said.decode().splitlines() if line]
-    assert lines[0] == f"arvados-client: container {UUID} has ended"
+    assert lines[0] == f"arvados-client: container {UUID} has ended; submit it again to enter it"
     assert lines[-1].startswith("Connection closed by UNKNOWN")
 
 

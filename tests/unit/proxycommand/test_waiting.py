@@ -64,7 +64,8 @@ def test_without_wait(double: Start, client: Run) -> None:
     """Without --wait the state is told at once."""
     process = client("ssh-proxy", UUID, env=serve(double, QUEUED, RUNNING).environment())
     _, err = process.communicate(timeout=UNIT)
-    assert (process.returncode, err.decode()) == (255, f"arvados-client: container {UUID} is not running yet\n")
+    sentence = f"arvados-client: container {UUID} is not running yet (--wait waits for it)\n"
+    assert (process.returncode, err.decode()) == (255, sentence)
 
 
 def test_on_a_terminal(double: Start) -> None:
