@@ -27,6 +27,7 @@ class SftpAudit:
         self._server: Sink
         self._seen = 0
         self._asked: list[Future[None]] = []
+        self._late = False
         self.refusal: NotRecorded | None = None
         """Why the session must end: a record could not be written."""
 
@@ -52,7 +53,7 @@ class SftpAudit:
         """Pass on what is recorded; what is not yet is not taken."""
         if not self._seen:
             self._look(data)
-        if any(not future.done() for future in self._asked):
+        if not (self._late or all(future.done() for future in self._asked)):
             return 0
         self._check()
         taken = self._server.write(data[: self._seen])
@@ -70,7 +71,8 @@ class SftpAudit:
         """End the session when a record could not be written: the server gets no more to do."""
         asked, self._asked = self._asked, []
         for future in asked:
-            error = TimeoutError() if future.cancelled() else future.exception()
+            future.cancel()  # one that is done stays what it is; the record of one that is late may still be written
+            error = future.exception() if future.done() and not future.cancelled() else TimeoutError()
             if error is not None:
                 self.refusal = self._audit.refusal(error)
                 self._server.close_stdin()
@@ -78,9 +80,8 @@ class SftpAudit:
 
     def wait_writable(self, timeout: float) -> bool:
         """Wait for the disk, then for the server."""
-        if self._asked and wait(self._asked, PATIENCE).not_done:
-            for future in self._asked:
-                future.cancel()
+        if self._asked:
+            self._late = bool(wait(self._asked, PATIENCE).not_done)
         return True if self._asked else self._server.wait_writable(timeout)
 
     def close_stdin(self) -> None:

@@ -12,10 +12,13 @@ from typing import Any
 import paramiko
 import pytest
 
+from arv_ssh.audit import trail
+from arv_ssh.audit.chain_file import ChainFile
 from arv_ssh.audit.trail import Trail
-from crunch_sshd import channel_audit
+from crunch_sshd import channel_audit, sftp_audit
 from crunch_sshd.broker.client import BrokerError
 from crunch_sshd.channel_audit import GatewayAudit
+from crunch_sshd.runtimes import StartFailed
 from crunch_sshd.sftp import wire
 from tests.timing import wait_for
 from tests.unit.crunch_sshd.conftest import Connect
@@ -100,8 +103,6 @@ def test_shell_of_a_client_that_left(audited: Callable[..., Audited], runtime: M
 
 def test_program_that_cannot_start(audited: Callable[..., Audited], runtime: MemoryRuntime) -> None:
     """A program that could not be started has the reason in its end."""
-    from crunch_sshd.runtimes import StartFailed
-
     runtime.error = StartFailed("no such shell", 127)
     audit = audited()
     assert read_to_end(audit.link.open("x"))[2] == 127
@@ -171,12 +172,11 @@ def test_sftp_required(
     audit = audited("required")
     channel = sftp(audit.link)
     process = runtime.next()
-    release, failing = threading.Event(), threading.Event()
-    from arv_ssh.audit.chain_file import ChainFile
-
+    release, failing, waiting = threading.Event(), threading.Event(), threading.Event()
     real = ChainFile.write
 
     def write(file: ChainFile, records: Any, *, sync: bool) -> None:
+        waiting.set()
         assert release.wait(DEADLINE)
         if failing.is_set():
             raise OSError(28, "No space left on device")
@@ -187,7 +187,7 @@ def test_sftp_required(
     channel.sendall(packet(wire.INIT, 3))
     process.until(lambda: len(process.stdin) == 9)
     channel.sendall(first)
-    wait_for(lambda: audit.link.server._audit is not None)
+    assert waiting.wait(DEADLINE)
     assert process.stdin == packet(wire.INIT, 3), "the record is not written yet"
     release.set()
     process.until(lambda: process.stdin.endswith(first))
@@ -252,3 +252,30 @@ def test_end_of_the_gateway(
     wait_for(lambda: len(audit.now()) == 1)
     _, end = audit.records()
     assert (end["event"], end["reason"]) == ("channel.end", "the gateway stopped")
+
+
+def test_sftp_required_in_time(
+    audited: Callable[..., Audited], runtime: MemoryRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that hangs in the middle of a record ends the session after a while; the server is asked for nothing."""
+    audit = audited("required")
+    channel = sftp(audit.link)
+    process = runtime.next()
+    monkeypatch.setattr(sftp_audit, "PATIENCE", 0.1)
+    monkeypatch.setattr(trail, "PATIENCE", 0.1)
+    release, real = threading.Event(), ChainFile.write
+
+    def write(file: ChainFile, records: Any, *, sync: bool) -> None:
+        assert release.wait(DEADLINE)
+        real(file, records, sync=sync)
+
+    monkeypatch.setattr(ChainFile, "write", write)
+    channel.sendall(packet(wire.INIT, 3))
+    process.until(lambda: len(process.stdin) == 9)
+    channel.sendall(packet(wire.REMOVE, 1, b"/one"))
+    assert process.stdin_closed.wait(DEADLINE)
+    process.end()
+    _, said, status = read_to_end(channel)
+    release.set()
+    assert (status, process.stdin) == (255, packet(wire.INIT, 3))
+    assert b"it takes more than" in said

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -59,13 +60,16 @@ def end(one: Request, known: int = 1) -> tuple[Response, list[tuple[str, str, st
     return answer, asked
 
 
-def ask(one: Request, *, unsigned: bool = False) -> tuple[Upgrade, Login]:
-    """Return the answer and the login that would be opened."""
+def ask(
+    one: Request, *, unsigned: bool = False, refused: Callable[[Request, HttpError], None] = lambda request, error: None
+) -> tuple[Upgrade, Login]:
+    """Return the answer and the login that would be opened; ``refused`` is told what comes to nothing."""
     logins: list[Login] = []
     identity = Identity(UUID, SECRET, CERTIFICATE, ADDRESS)
     front = Front(
         identity, MemoryRuntime(), accept_unsigned=unsigned,
         opened=lambda transport, early, login: logins.append(login), end=lambda session, reason: 0,
+        refused=refused,
     )  # fmt: skip
     answer = asyncio.run(front.handle(one))
     assert isinstance(answer, Upgrade)
@@ -74,10 +78,20 @@ def ask(one: Request, *, unsigned: bool = False) -> tuple[Upgrade, Login]:
 
 
 def refused(one: Request, kind: type[HttpError], sentence: str, *, unsigned: bool = False) -> None:
+    told: list[tuple[Request, HttpError]] = []
     with pytest.raises(HttpError, match=sentence) as caught:
-        ask(one, unsigned=unsigned)
-    assert type(caught.value) is kind
+        ask(one, unsigned=unsigned, refused=lambda request, error: told.append((request, error)))
+    assert type(caught.value) is kind and told == [(one, caught.value)]
     assert SECRET not in str(caught.value) and PROOF not in str(caught.value)
+
+
+def test_who_and_where_from() -> None:
+    """The login says who the user is and the address that the controller names, of bounded length."""
+    text = session_token.encode(session())
+    _, login = ask(request(signed(text) | {"x-forwarded-for": "192.0.2.77"}))
+    assert (login.user_uuid, login.client) == (session().user_uuid, "192.0.2.77")
+    _, login = ask(request(signed(text) | {"x-forwarded-for": "x" * 1000}))
+    assert len(login.client) == 64
 
 
 def test_proven_session() -> None:
