@@ -85,6 +85,7 @@ class ClusterConfig:
     database: str | None = field(repr=False)
     api_insecure: bool = False
     dispatch_poll_interval: float = 10.0
+    gateway_tunnel: str = ""
     max_dispatch_attempts: int = 5
     forwarding: Forwarding = Forwarding()
     sessions: SessionOptions = field(default_factory=SessionOptions)
@@ -173,6 +174,7 @@ def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
         database=str(embedded["Database"]) if "Database" in embedded else None,
         api_insecure=_flag(tls, "Insecure", f"{where}.TLS"),
         dispatch_poll_interval=_positive(local, "PollInterval", 10.0, f"{where}.Containers.LocalDispatch"),
+        gateway_tunnel=_tunnel(local, str(controller.get("ExternalURL") or ""), f"{where}.Containers.LocalDispatch"),
         max_dispatch_attempts=int(_positive(containers, "MaxDispatchAttempts", 5, f"{where}.Containers")),
         limits=_limits(_section(access, "Limits", f"{where}.Containers.ShellAccess"), where),
         auditing=_auditing(access, f"{where}.Containers.ShellAccess"),
@@ -263,6 +265,20 @@ def _url(value: str, where: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"{where} is {value!r}; it must be a URL such as https://zzzzz.example.org")
     return value.rstrip("/")
+
+
+def _tunnel(local: dict[str, Any], external_url: str, where: str) -> str:
+    """Read ``GatewayTunnel``: a controller's URL, or true for the cluster's own."""
+    value = local.get("GatewayTunnel", False)
+    if value is False:
+        return ""
+    url = external_url if value is True else value
+    if not isinstance(url, str) or not url.startswith("https://"):
+        raise ConfigError(
+            f"{where}.GatewayTunnel is {value!r}; it must be true (and Services.Controller.ExternalURL an https URL), "
+            "false, or the https URL of a controller"
+        )
+    return _url(url, f"{where}.GatewayTunnel")
 
 
 def _file(tls: dict[str, Any], key: str, where: str) -> Path | None:

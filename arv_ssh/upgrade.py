@@ -33,12 +33,14 @@ def quote(text: str) -> str:
     return "".join(chr(byte) if byte in _UNRESERVED else f"%{byte:02X}" for byte in text.encode())
 
 
-def request(method: str, path: str, host: str, headers: list[tuple[str, str]], form: dict[str, str]) -> bytes:
-    """Return the request that asks to go on as SSH, with ``form`` as its body."""
+def request(
+    method: str, path: str, host: str, headers: list[tuple[str, str]], form: dict[str, str], *, protocol: str = "ssh"
+) -> bytes:
+    """Return the request that asks to go on as SSH (or another ``protocol``), with ``form`` as its body."""
     body = "&".join(f"{quote(name)}={quote(value)}" for name, value in form.items()).encode()
     own = [
         ("Connection", "upgrade"),
-        ("Upgrade", "ssh"),
+        ("Upgrade", protocol),
         ("Content-Type", "application/x-www-form-urlencoded"),
         ("Content-Length", str(len(body))),
     ]
@@ -63,16 +65,18 @@ class UpgradeAnswer:
 
     ``peer`` is how error sentences name the server. Until :meth:`receive` has returned True, ``status`` is 0.
     ``headers`` has lower-case keys, repeated ones joined with ", ". ``trailing`` holds what followed a 101's head:
-    it belongs to SSH.
+    it belongs to SSH, or to what ``protocol`` the request asked for.
     """
 
-    def __init__(self, peer: str = "the server") -> None:
+    def __init__(self, peer: str = "the server", protocol: str = "ssh") -> None:
         self.status = 0
         self.reason = ""
         self.headers: dict[str, str] = {}
         self.body = b""
         self.trailing = b""
         self._peer = peer
+        self._protocol = protocol
+        self._name = "SSH" if protocol == "ssh" else f"a {protocol}"
         self._buffer = bytearray()
         self._reader: h11.Connection | None = None
         self._cut = False
@@ -139,8 +143,8 @@ class UpgradeAnswer:
             if not found:
                 raise BadGateway(f"{self._peer} answered with a malformed HTTP header")
             self._add_header(found.group(1), found.group(2))
-        if self.headers.get("upgrade", "").lower() != "ssh":
-            raise BadGateway(f"{self._peer} switched to another protocol than SSH")
+        if self.headers.get("upgrade", "").lower() != self._protocol:
+            raise BadGateway(f"{self._peer} switched to another protocol than {self._name}")
         self.status, self.reason, self.trailing = 101, reason, rest
 
     def _add_header(self, name: str, value: str) -> None:
@@ -187,5 +191,5 @@ class UpgradeAnswer:
     def _no_reason(self) -> str:
         what = f"{self._peer} answered {self.status} {self.reason}".rstrip()
         if self.status < 400:
-            return f"{what} instead of switching to SSH; is it an Arvados controller with shell access?"
+            return f"{what} instead of switching to {self._name}; is it an Arvados controller with shell access?"
         return f"{what} and gave no reason"

@@ -36,6 +36,10 @@ class ContainerRecord:
         self._uuid = uuid
         self._pause = pause
 
+    def with_pause(self, pause: Callable[[float], bool]) -> ContainerRecord:
+        """Return the same record for another thread, which waits in a way of its own."""
+        return ContainerRecord(self._api, self._uuid, pause)
+
     def get(self) -> dict[str, Any]:
         """Return the record as it is now."""
         return self._patiently(lambda: self._api.get("containers", self._uuid), "read", PATIENCE)

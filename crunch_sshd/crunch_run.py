@@ -22,6 +22,7 @@ from crunch_sshd import secret_argument
 
 if TYPE_CHECKING:
     from arv_ssh.api.client import ApiClient
+    from crunch_sshd.tunnel import Uplink
 
 DEFAULT_HOST = "127.0.0.1"
 """Where the gateway listens when nothing is said: right for one machine; a node of a cluster names its own address."""
@@ -59,6 +60,11 @@ def parser() -> argparse.ArgumentParser:
         default=DEFAULT_HOST,
         metavar="HOST[:PORT]",
         help="where the gateway listens (default: %(default)s, any free port)",
+    )
+    result.add_argument(
+        "--gateway-tunnel",
+        metavar="URL",
+        help="listen nowhere; keep a tunnel open to this controller, for nodes that controllers cannot connect to",
     )
     result.add_argument(
         "--runtime",
@@ -142,12 +148,26 @@ def api_client(environment: Mapping[str, str]) -> ApiClient:
             raise ConfigError(f"{name} is not set; the dispatcher sets it, or export it to run crunch-run by hand")
     from arv_ssh.api.client import ApiClient
 
-    insecure = environment.get("ARVADOS_API_HOST_INSECURE", "").lower() in ("1", "t", "true", "y", "yes")
     return ApiClient(
         f"https://{environment['ARVADOS_API_HOST']}",
         environment["ARVADOS_API_TOKEN"],
-        verify=not insecure and (environment.get("SSL_CERT_FILE") or True),
+        verify=not _insecure(environment) and (environment.get("SSL_CERT_FILE") or True),
     )
+
+
+def uplink(url: str | None, environment: Mapping[str, str]) -> Uplink | None:
+    """Return the uplink that ``--gateway-tunnel`` asks for; its certificate is checked as the API host's."""
+    if not url:
+        return None
+    from arv_ssh.tls import client_context
+    from crunch_sshd import tunnel
+
+    context = client_context(insecure=_insecure(environment), ca_file=environment.get("SSL_CERT_FILE") or None)
+    return tunnel.uplink(url, context)
+
+
+def _insecure(environment: Mapping[str, str]) -> bool:
+    return environment.get("ARVADOS_API_HOST_INSECURE", "").lower() in ("1", "t", "true", "y", "yes")
 
 
 def _seal_descriptors() -> None:
@@ -179,6 +199,7 @@ def _run(options: argparse.Namespace, secret: str | None, host: str, port: int) 
         policy.from_json(options.forwarding),
         session_options.from_json(options.sessions),
         audit_options.from_arguments(options),
+        uplink(options.gateway_tunnel, os.environ),
     )
     Lifecycle(settings, record, events).run()
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from arv_ssh import __version__, log, session_options, uuids
 from arv_ssh.audit import options as audit_options
 from arv_ssh.errors import ArvSshError, UsageError
 from crunch_sshd import secret_argument
-from crunch_sshd.crunch_run import split_address
+from crunch_sshd.crunch_run import split_address, uplink
 
 if TYPE_CHECKING:
     from crunch_sshd.runtimes import Runtime
@@ -25,7 +26,7 @@ EXAMPLES = """examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; print the gateway address to record on stdout."""
+    """Serve until SIGTERM or SIGINT; print the gateway address to record on stdout, each time a tunnel changes it."""
     options = parser().parse_args(arguments)
     log.configure()
     try:
@@ -59,8 +60,12 @@ def _serve(options: argparse.Namespace) -> int:
         policy=policy.from_json(options.forwarding),
         options=session_options.from_json(options.sessions),
         auditing=audit_options.from_arguments(options),
+        uplink=uplink(options.gateway_tunnel, os.environ),
+        moved=lambda address: print(address, flush=True),
     )
-    print(gateway.start(), flush=True)
+    address = gateway.start()
+    if not options.gateway_tunnel:
+        print(address, flush=True)
     events.wait_for(lambda: False)
     gateway.stop()
     return 0
@@ -107,6 +112,9 @@ def parser() -> argparse.ArgumentParser:
         help="the container's secret, or where it is: env:NAME, file:PATH, fd:N",
     )
     result.add_argument("--gateway-address", default="127.0.0.1", metavar="HOST[:PORT]", help="where to listen")
+    result.add_argument(
+        "--gateway-tunnel", metavar="URL", help="listen nowhere; keep a tunnel open to this controller"
+    )
     result.add_argument(
         "--runtime", default="auto", choices=["auto", "docker", "oci", "namespace"], help="how sessions execute"
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from arv_ssh import credentials, session_token
 from arv_ssh.errors import BadGateway, BadRequest, HttpError, NotFound, Unauthorized
@@ -67,6 +67,10 @@ class Front:
         self._accept_unsigned = accept_unsigned
         self._opened = opened
         self._end = end
+
+    def moved(self, address: str) -> None:
+        """Take ``address`` for the gateway's from here on: sessions must be signed for it. Event loop."""
+        self._identity = replace(self._identity, address=address)
 
     async def handle(self, request: Request) -> Response | Upgrade:
         """Answer one request: 101 for a proven session, else the error that says what is wrong."""

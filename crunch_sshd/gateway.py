@@ -10,6 +10,7 @@ import asyncio
 import logging
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import uvloop
@@ -31,6 +32,7 @@ from crunch_sshd.front import Front, Identity
 from crunch_sshd.policy import DEFAULT_POLICY, Policy
 from crunch_sshd.recording import Recordings
 from crunch_sshd.runtimes import Runtime
+from crunch_sshd.tunnel import Tunnel, Uplink
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,8 @@ LOGIN_GRACE = 30.0
 """Seconds for the SSH handshake and login after the 101; the controller's proof is no reason to wait longer."""
 TOLD_GRACE = 5.0
 """Seconds in which whoever runs the container says how it ended, once its processes are gone."""
+FIRST_TUNNEL = 10.0
+"""Seconds to wait for a tunnel before the container is announced without the gateway's address, which then follows."""
 GOODBYE = 2.0
 """Seconds for clients to take what they have been sent when the gateway stops."""
 SOCKET_BUFFER = 1024 * 1024
@@ -48,6 +52,8 @@ class Gateway:
     """Serves SSH sessions into one container until :meth:`stop`.
 
     ``port`` 0 takes a free one. ``advertise`` is the host to record where it differs from the one bound (0.0.0.0).
+    With ``uplink`` there is no listening socket: controllers come through a tunnel, and ``moved`` is called, in the
+    event loop, with the address to record whenever one stands.
     """
 
     def __init__(
@@ -63,6 +69,8 @@ class Gateway:
         policy: Policy = DEFAULT_POLICY,
         options: SessionOptions | None = None,
         auditing: Auditing = Auditing(),  # noqa: B008 - frozen
+        uplink: Uplink | None = None,
+        moved: Callable[[str], Any] | None = None,
     ) -> None:
         self._container_uuid = container_uuid
         self._secret = secret
@@ -76,6 +84,11 @@ class Gateway:
             Trail(auditing.audit, auditing.audit_directory, f"gateway-{container_uuid}"),
             Recordings(None if auditing.recording == "off" else auditing.recording_directory),
         )
+        self._uplink = uplink
+        self._tell_moved = moved
+        self._tunnel: Tunnel | None = None
+        self._tunnel_stood = threading.Event()
+        self._address = ""
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)
         self._connections: set[Connection] = set()
@@ -86,18 +99,25 @@ class Gateway:
         self._server: asyncio.AbstractServer | None = None
 
     def start(self) -> str:
-        """Begin to serve; return the address "host:port" to record. Raises :class:`ConfigError` when it cannot bind."""
-        listener = bind(*self._listen_on)
-        host = f"[{self._advertise}]" if ":" in self._advertise else self._advertise
-        address = f"{host}:{listener.getsockname()[1]}"
+        """Begin to serve; return the address to record: "host:port", or "tunnel URL" ("" while no tunnel stands).
+
+        Raises :class:`ConfigError` when it cannot bind.
+        """
+        listener = None if self._uplink else bind(*self._listen_on)
+        if listener is not None:
+            host = f"[{self._advertise}]" if ":" in self._advertise else self._advertise
+            self._address = f"{host}:{listener.getsockname()[1]}"
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._serve(listener, address), self._loop).result()
+        asyncio.run_coroutine_threadsafe(self._serve(listener), self._loop).result()
+        if listener is None:
+            self._tunnel_stood.wait(FIRST_TUNNEL)
+        address = self._address
         event(logger, "gateway is listening", container_uuid=self._container_uuid, gateway_address=address)
         return address
 
-    async def _serve(self, listener: socket.socket, address: str) -> None:
+    async def _serve(self, listener: socket.socket | None) -> None:
         context, der = certificate.fresh()
-        identity = Identity(self._container_uuid, self._secret, der, address)
+        identity = Identity(self._container_uuid, self._secret, der, self._address)
         front = Front(
             identity,
             self._runtime,
@@ -106,9 +126,22 @@ class Gateway:
             end=self._end_session,
             refused=self._refused,
         )
-        self._server = await self._loop.create_server(
-            lambda: TlsLayer(context, HttpConnection(front.handle), server_side=True), sock=listener
-        )
+
+        def accept() -> TlsLayer:
+            return TlsLayer(context, HttpConnection(front.handle), server_side=True)
+
+        def moved(address: str) -> None:
+            front.moved(address)
+            self._address = address
+            self._tunnel_stood.set()
+            if self._tell_moved is not None:
+                self._tell_moved(address)
+
+        if listener is not None:
+            self._server = await self._loop.create_server(accept, sock=listener)
+        elif self._uplink is not None:
+            self._tunnel = Tunnel(self._uplink, self._container_uuid, self._secret, accept, moved)
+            self._tunnel.start()
 
     def _refused(self, request: Request, error: HttpError) -> None:
         """Record a request that came to nothing; who sent it is known by the address alone. Event loop."""
@@ -146,7 +179,7 @@ class Gateway:
         def done(relay: Relay, error: Exception | None) -> None:
             self._relays.discard(relay)
             if self._stopping and not self._relays:
-                self._loop.call_soon(self._loop.stop)  # once the loop has let go of the relay's sockets
+                self._leave()
             event(logger, "session closed", **fields, error=str(error) if error else None)
 
         relay = Relay(transport, early_a=early, done=done)
@@ -222,8 +255,14 @@ class Gateway:
             self._server.close()
         self._stopping = True
         if not self._relays:
-            self._loop.stop()
-            return
+            self._leave()
         for relay in list(self._relays):
             relay.close()
         self._loop.call_later(GOODBYE, self._loop.stop)
+
+    def _leave(self) -> None:
+        """Stop the loop, once it has let go of the relays' sockets and the tunnel has sent what it was given."""
+        if self._tunnel is None:
+            self._loop.call_soon(self._loop.stop)
+        else:
+            self._tunnel.close(lambda: self._loop.call_soon(self._loop.stop))

@@ -19,6 +19,7 @@ from arv_ssh.audit.options import Auditing
 from arv_ssh.errors import ArvSshError, HttpError, Unprocessable
 from arv_ssh.session_options import SessionOptions
 from crunch_sshd import container_options, docker_engine
+from crunch_sshd.address_record import AddressRecord
 from crunch_sshd.container import Container
 from crunch_sshd.container_record import PATIENCE, ContainerRecord
 from crunch_sshd.docker_engine import DockerClient
@@ -26,6 +27,7 @@ from crunch_sshd.events import Events
 from crunch_sshd.gateway import Gateway
 from crunch_sshd.policy import DEFAULT_POLICY, Policy
 from crunch_sshd.runtimes.choose import choose
+from crunch_sshd.tunnel import Uplink
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ class Settings:
     forwarding: Policy = DEFAULT_POLICY
     sessions: SessionOptions = field(default_factory=SessionOptions)
     auditing: Auditing = Auditing()
+    uplink: Uplink | None = None
 
 
 class Interrupted(Exception):
@@ -66,6 +69,7 @@ class Lifecycle:
         self._record = record
         self._events = events
         self._leftovers: list[str] = []
+        self._addresses = AddressRecord(record)
         self._farewell = f"container {settings.uuid} was cancelled"
 
     def run(self) -> None:
@@ -120,7 +124,11 @@ class Lifecycle:
             self._check_signal()
             container.start(stdout, stderr)
             stack.callback(self._release, container.stop)
-            self._announce(None if self._settings.secret is None else self._open_gateway(stack, client, container))
+            address = None if self._settings.secret is None else self._open_gateway(stack, client, container)
+            self._announce(address)
+            if self._settings.uplink is not None:
+                self._addresses.start(address or "")
+                stack.callback(self._addresses.stop)
             exit_code = self._wait(container)
             self._farewell = f"container {self._settings.uuid} has ended (exit {exit_code})"
         log_dir = self._settings.log_dir
@@ -139,6 +147,8 @@ class Lifecycle:
                 policy=self._settings.forwarding,
                 options=self._settings.sessions,
                 auditing=self._settings.auditing,
+                uplink=self._settings.uplink,
+                moved=self._addresses.moved,
             )
         except (ArvSshError, OSError) as error:
             # A runtime looks into the container's first process: a short command may be over by then.

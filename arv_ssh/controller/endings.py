@@ -60,4 +60,4 @@ def _target(session: LiveSession, system_root_token: str) -> gateways.Target:
         user_uuid=session.user_uuid,
     )
     secret = credentials.container_secret(system_root_token, session.container_uuid)
-    return gateways.Target(secret, session.gateway_address, proof, "")
+    return gateways.Target(secret, session.gateway_address, proof, "", dialer=session.dialer)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from dataclasses import dataclass
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from arv_ssh import credentials, session_token, upgrade
@@ -44,15 +45,45 @@ class NotTheGateway(BadGateway):
     """What answers at the address has not proven to be the container's gateway."""
 
 
+Made = asyncio.BaseProtocol
+"""The protocol that a dialled connection is given to."""
+
+
+class Dialer(Protocol):
+    """A way to the gateways that an address may name."""
+
+    async def dial(self, uuid: str, address: str, protocol: Made) -> None:
+        """Connect ``protocol`` to the gateway of container ``uuid`` at ``address``, as its record has it.
+
+        Raises :class:`OSError` when it cannot be reached, or an HttpError that says more.
+        """
+
+
+class TcpDialer:
+    """The way to a gateway whose address is "host:port"."""
+
+    async def dial(self, uuid: str, address: str, protocol: Made) -> None:
+        """Connect over TCP; see :class:`Dialer`."""
+        host, port = _split_address(address, uuid)
+        await asyncio.get_running_loop().create_connection(lambda: protocol, host, port)
+
+
+DIRECT = TcpDialer()
+
+
 @dataclass(frozen=True)
 class Target:
-    """What to dial: the container's gateway, for one session. ``client`` is the address that the user came from."""
+    """What to dial: the container's gateway, for one session, in the way of ``dialer``.
+
+    ``client`` is the address that the user came from.
+    """
 
     secret: str
     gateway_address: str
     session: Session
     detach_keys: str
     client: str = ""
+    dialer: Dialer = DIRECT
 
 
 async def connect(target: Target) -> GatewayConnection:
@@ -100,12 +131,11 @@ async def end(target: Target, reason: str) -> None:
 async def _ask(target: Target, path: str, form: dict[str, str]) -> _Dial:
     """Dial the gateway and send it one request; return with its answer, unchecked."""
     uuid = target.session.container_uuid
-    host, port = _split_address(target.gateway_address, uuid)
     dial = _Dial(target, path, form)
     layer = TlsLayer(_CONTEXT, dial, server_side=False, server_hostname=None)
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
-            await asyncio.get_running_loop().create_connection(lambda: layer, host, port)
+            await target.dialer.dial(uuid, target.gateway_address, layer)
             await dial.connected
         async with asyncio.timeout(ANSWER_TIMEOUT):
             await dial.answered
@@ -122,6 +152,14 @@ async def _ask(target: Target, path: str, form: dict[str, str]) -> _Dial:
     except BaseException:
         layer.abort_if_open()
         raise
+
+
+def host_of(address: str) -> str:
+    """Return the host of "host:port", "" for any other address."""
+    try:
+        return urlsplit(f"//{address}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _split_address(address: str, uuid: str) -> tuple[str, int]:
@@ -176,7 +214,8 @@ class _Dial(asyncio.Protocol):
             *([("X-Forwarded-For", target.client)] if target.client else []),
         ]
         form = self._form | {"uuid": target.session.container_uuid}
-        return upgrade.request("POST", self._path, target.gateway_address, headers, form)
+        host = target.gateway_address if " " not in target.gateway_address else "gateway"  # of a tunnel: has no name
+        return upgrade.request("POST", self._path, host, headers, form)
 
     def data_received(self, data: bytes) -> None:
         self._feed(data)

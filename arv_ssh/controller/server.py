@@ -27,6 +27,8 @@ from arv_ssh.controller.peers import Peers
 from arv_ssh.controller.revocation import Revocation
 from arv_ssh.controller.sessions import Sessions
 from arv_ssh.controller.shell import PATH, ShellEndpoint
+from arv_ssh.controller.tunnels import PATH as TUNNEL_PATH
+from arv_ssh.controller.tunnels import STREAM_PATH, Tunnels
 from arv_ssh.embedded import discovery, routes
 from arv_ssh.embedded.api import EmbeddedApi
 from arv_ssh.errors import ConfigError, NotFound
@@ -64,7 +66,9 @@ class Controller:
         self.sessions.observe(self._audit)
         self._metrics = MetricsEndpoint(SessionMetrics(self.sessions, trail), peers, config.management_token)
         api = _api_client(config, self._embedded)
-        self._shell = ShellEndpoint(config, api, self.sessions, SessionLimits(config.limits, peers.run_dir))
+        self.tunnels = Tunnels(config, peers)
+        limits = SessionLimits(config.limits, peers.run_dir)
+        self._shell = ShellEndpoint(config, api, self.sessions, limits, self.tunnels)
         self._revocation = Revocation(config, api, self.sessions)
         self._server: asyncio.Server | None = None
         self._private: asyncio.Server | None = None
@@ -76,7 +80,7 @@ class Controller:
         self._server = await loop.create_server(
             lambda: TlsLayer(context, HttpConnection(self.handle), server_side=True), sock=listener, backlog=BACKLOG
         )
-        self._private = await loop.create_unix_server(lambda: HttpConnection(self.handle), sock=private)
+        self._private = await loop.create_unix_server(lambda: HttpConnection(self.handle_private), sock=private)
         self._revocation.start()
 
     async def reload(self, config: ClusterConfig) -> None:
@@ -89,6 +93,7 @@ class Controller:
             event(logger, "the new config changes what only a restart can change", level=logging.WARNING, keys=changed)
         self.config = replace(config, **fixed)
         self._shell.reload(self.config)
+        self.tunnels.config = self.config
         self._revocation.config = self.config
         self._revocation.look_now()
 
@@ -99,6 +104,7 @@ class Controller:
                 server.close()
         self._revocation.close()
         self._shell.close()
+        self.tunnels.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
         await self._audit.close()
 
@@ -106,6 +112,8 @@ class Controller:
         """Route one request."""
         if found := PATH.fullmatch(request.path):
             return await self._shell.handle(found.group(1) or found.group(2), request)
+        if found := TUNNEL_PATH.fullmatch(request.path):
+            return self.tunnels.handle(found.group(1) or found.group(2), request)
         if request.path == HEALTH_PATH:
             management.check(request, self.config.management_token)
             return Response(200, b'{"health":"OK"}\n')
@@ -120,6 +128,12 @@ class Controller:
             )  # fmt: skip
             return Response(answer.status, answer.body)
         raise NotFound(f"this server has nothing at {request.path}")
+
+    async def handle_private(self, request: Request) -> Response | Upgrade:
+        """Route one request of another process of this host."""
+        if found := STREAM_PATH.fullmatch(request.path):
+            return self.tunnels.handle_stream(found.group(1))
+        return await self.handle(request)
 
 
 def _server_context(config: ClusterConfig) -> ssl.SSLContext:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from arv_ssh.controller.gateways import DIRECT, Dialer
 from arv_ssh.errors import HttpError
 from arv_ssh.http_server import Request
 from arv_ssh.log import event
@@ -63,6 +64,7 @@ class LiveSession:
     started: float
     token: str = field(repr=False)
     gateway_address: str = ""
+    dialer: Dialer = field(default=DIRECT, repr=False)
     id: str = field(default_factory=lambda: "ses-" + secrets.token_hex(10))
     relay: Relay | None = field(default=None, repr=False)
     checked: float = field(default_factory=time.monotonic, repr=False)

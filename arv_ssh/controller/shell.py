@@ -7,6 +7,7 @@ are :mod:`arv_ssh.access`'s, the proofs :mod:`arv_ssh.controller.gateways`'s, th
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,9 +19,10 @@ from typing import Any
 from arv_ssh import access, credentials, session_token
 from arv_ssh.api.client import ApiClient
 from arv_ssh.config import ClusterConfig
-from arv_ssh.controller import gateways
+from arv_ssh.controller import gateways, passing_on
 from arv_ssh.controller.limits import SessionLimits
 from arv_ssh.controller.sessions import Attempt, LiveSession, Sessions, peer_address
+from arv_ssh.controller.tunnels import Tunnels
 from arv_ssh.errors import (
     BadGateway,
     BadRequest,
@@ -33,6 +35,7 @@ from arv_ssh.errors import (
 )
 from arv_ssh.http_server import Request, Response, Upgrade
 from arv_ssh.session_token import Session
+from arv_ssh.tls import client_context
 
 PATH = re.compile(r"/arvados/v1/(?:containers/([^/]+)/ssh|connect/([^/]+)/ssh)")
 """The endpoint's two names; the second is what older Arvados clients ask for."""
@@ -49,19 +52,35 @@ class Grant:
     container: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A session's connection towards its gateway, and what the client's 101 has of it."""
+
+    transport: asyncio.Transport
+    early: bytes
+    headers: list[tuple[str, str]]
+
+
 class ShellEndpoint:
     """The shell endpoint of one cluster. ``api`` is asked as the user and as root; its token is not used by itself.
 
-    Each request is told to ``sessions``: it comes to a session there, or is refused.
+    Each request is told to ``sessions``: it comes to a session there, or is refused. ``tunnels`` are the ways to
+    gateways that cannot be dialled.
     """
 
-    def __init__(self, config: ClusterConfig, api: ApiClient, sessions: Sessions, limits: SessionLimits) -> None:
+    def __init__(
+        self, config: ClusterConfig, api: ApiClient, sessions: Sessions, limits: SessionLimits, tunnels: Tunnels
+    ) -> None:
         self._config = config
         self._api = api
         self._pool = ThreadPoolExecutor(API_THREADS, thread_name_prefix="api")
         self._sessions = sessions
         self._limits = limits
         sessions.observe(limits)
+        self._tunnels = tunnels
+        self._peer_context = client_context(
+            insecure=config.api_insecure, ca_file=os.environ.get("SSL_CERT_FILE") or None
+        )
 
     async def handle(self, uuid: str, request: Request) -> Upgrade | Response:
         """Answer one request for a session with an upgrade, or raise the error to answer with.
@@ -113,21 +132,34 @@ class ShellEndpoint:
             started=attempt.started,
             token=request.token(),
             gateway_address=gateway_address,
+            dialer=self._tunnels,
         )
         attempt.session_id = live.id
         await self._limits.take(live)
-        target = gateways.Target(secret, gateway_address, session, detach_keys, attempt.peer)
-        connection = await gateways.connect(target)
+        target = gateways.Target(secret, gateway_address, session, detach_keys, attempt.peer, self._tunnels)
+        opened = await self._open(target, request, allowed)
         try:
             await self._sessions.opening(live)
             await self._in_thread(self._mark, grant.container, live)
         except BaseException:
-            connection.transport.abort()
+            opened.transport.abort()
             raise
-        if connection.transport.is_closing():
+        if opened.transport.is_closing():
             raise BadGateway(f"the gateway of container {uuid} went away; try again")
-        headers = [*_credential_headers(connection, secret, session), _timing_header(allowed, connection)]
-        return Upgrade("ssh", headers, partial(self._relay, connection, live))
+        return Upgrade("ssh", opened.headers, partial(self._relay, opened, live))
+
+    async def _open(self, target: gateways.Target, request: Request, allowed: float) -> Opened:
+        """Connect to the gateway, or to the controller that has its tunnel."""
+        uuid = target.session.container_uuid
+        if url := self._tunnels.elsewhere(uuid, target.gateway_address):
+            passed = await passing_on.pass_on(url, uuid, request, self._peer_context)
+            return Opened(passed.transport, passed.early, passing_on.headers_for_client(passed))
+        connection = await gateways.connect(target)
+        headers = [
+            *_credential_headers(connection, target.secret, target.session),
+            _timing_header(allowed, connection),
+        ]
+        return Opened(connection.transport, connection.early, headers)
 
     async def _in_thread(self, call: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
@@ -170,10 +202,8 @@ class ShellEndpoint:
     def _as_root(self, request_id: str) -> ApiClient:
         return self._api.with_token(self._config.system_root_token, request_id)
 
-    def _relay(
-        self, connection: gateways.GatewayConnection, live: LiveSession, client: asyncio.Transport, early: bytes
-    ) -> None:
-        self._sessions.run(live, (client, early), (connection.transport, connection.early))
+    def _relay(self, opened: Opened, live: LiveSession, client: asyncio.Transport, early: bytes) -> None:
+        self._sessions.run(live, (client, early), (opened.transport, opened.early))
 
     def reload(self, config: ClusterConfig) -> None:
         """Decide by ``config`` from here on."""

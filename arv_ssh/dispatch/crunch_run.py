@@ -26,7 +26,10 @@ _PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "DOCKER_HOST", "DOCKER_CERT_PATH
 
 @dataclass(frozen=True)
 class CrunchRun:
-    """How to start it. ``log_dir`` gets one directory a container: crunch-run.txt, stdout.txt, stderr.txt."""
+    """How to start it. ``log_dir`` gets one directory a container: crunch-run.txt, stdout.txt, stderr.txt.
+
+    ``gateway_tunnel`` is the controller to open a tunnel to, "" where gateways can be dialled.
+    """
 
     program: Path
     system_root_token: str = field(repr=False)
@@ -36,6 +39,7 @@ class CrunchRun:
     forwarding: Forwarding = Forwarding()
     sessions: SessionOptions = field(default_factory=SessionOptions)
     auditing: Auditing = Auditing()
+    gateway_tunnel: str = ""
 
     def check(self) -> None:
         """Raise :class:`ConfigError` when the program cannot be executed."""
@@ -54,6 +58,8 @@ class CrunchRun:
                 arguments += ["--forwarding", json.dumps(asdict(self.forwarding))]
             if self.sessions != SessionOptions():
                 arguments += ["--sessions", self.sessions.to_json()]
+            if self.gateway_tunnel:
+                arguments += ["--gateway-tunnel", self.gateway_tunnel]
             arguments += [*self.auditing.to_arguments(), uuid]
             return self._spawn(lock, uuid, arguments, self._environment(token), (reader,))
 

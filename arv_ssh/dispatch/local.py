@@ -88,6 +88,7 @@ def _run(options: argparse.Namespace, cluster: ClusterConfig) -> None:
         forwarding=cluster.forwarding,
         sessions=cluster.sessions,
         auditing=cluster.auditing,
+        gateway_tunnel=cluster.gateway_tunnel,
     )
     runner.check()
     if not runner.api_host:

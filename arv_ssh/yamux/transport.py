@@ -35,7 +35,8 @@ class Session(asyncio.Protocol):
     """One yamux connection. ``client`` says which end; ``accept`` makes the protocol of each stream the peer opens.
 
     Without ``accept`` the peer can open none. ``closed`` is called once, with the reason or None when :meth:`close` was
-    it; every stream has been told before.
+    it; every stream has been told before. ``dismissed`` is called when the peer opens and takes no more streams, and
+    lets those that are open go on.
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class Session(asyncio.Protocol):
         client: bool,
         accept: Accept | None = None,
         closed: Callable[[Session, Exception | None], Any] | None = None,
+        dismissed: Callable[[], Any] | None = None,
         max_streams: int = core.MAX_STREAMS,
     ) -> None:
         self._core = Core(client=client, max_streams=max_streams if accept else 0)
         self._accept = accept
         self._closed = closed
+        self._dismissed = dismissed
         self._streams: dict[int, Stream] = {}
         self._waiting: set[Stream] = set()  # what has gone out matters to them: full, or closed and not all sent
         self._lower: asyncio.Transport | None = None
@@ -89,13 +92,19 @@ class Session(asyncio.Protocol):
         """Say whether the session has ended."""
         return self._over
 
+    def go_away(self) -> None:
+        """Tell the peer that no more streams are taken, and to look for another session; the open streams go on."""
+        if not self._over:
+            self._core.go_away()
+            self.flush()
+
     def close(self) -> None:
-        """End the session and every stream of it."""
+        """End every stream, and the session once what was written is sent."""
         if self._lower is not None and not self._over:
             self._core.go_away()
             self.flush()
             self._lower.close()
-            self._end(None)
+            self._drop_streams(ConnectionResetError("the tunnel was closed"))
 
     # The protocol's side: called by the transport below.
 
@@ -130,9 +139,12 @@ class Session(asyncio.Protocol):
         self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._lower = None
+        if self._over:
+            self._tell_closed(None)
+            return
         reason = exc or ConnectionResetError("the connection below it was closed")
         self._end(ConnectionResetError(f"the tunnel was lost: {reason}"))
-        self._lower = None
 
     # What the core saw.
 
@@ -161,6 +173,8 @@ class Session(asyncio.Protocol):
     def _gone_away(self, event: core.GoneAway) -> None:
         if event.code != GoAway.NORMAL:
             self._fail(ConnectionAbortedError(f"the other end of the tunnel gave up on it (yamux code {event.code})"))
+        elif self._dismissed is not None:
+            self._dismissed()
 
     # Sending.
 
@@ -223,16 +237,22 @@ class Session(asyncio.Protocol):
             self._lower.close() if not isinstance(error, TimeoutError) else self._lower.abort()
         self._end(error)
 
-    def _end(self, error: Exception | None) -> None:
-        if self._over:
-            return
+    def _end(self, error: Exception) -> None:
+        if not self._over:
+            self._drop_streams(error)
+            self._tell_closed(error)
+
+    def _drop_streams(self, error: Exception) -> None:
         self._over = True
         if self._timer is not None:
             self._timer.cancel()
         for stream in list(self._streams.values()):
-            stream.lost(error or ConnectionResetError("the tunnel was closed"))
-        if self._closed is not None:
-            self._closed(self, error)
+            stream.lost(error)
+
+    def _tell_closed(self, error: Exception | None) -> None:
+        closed, self._closed = self._closed, None
+        if closed is not None:
+            closed(self, error)
 
 
 _HANDLERS: dict[type[core.Event], Callable[[Session, Any], None]] = {

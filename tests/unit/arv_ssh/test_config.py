@@ -145,6 +145,8 @@ def test_mode(given: dict[str, Any], mode: str) -> None:
         ({"API": "ftp://example.org"}, "it must be a URL such as https://"),
         ({"EmbeddedAPI": "sqlite://"}, "Clusters.zzzzz.EmbeddedAPI should be a section"),
         ({"Services": {"Controller": {"InternalURLs": "http://x"}}}, "Controller.InternalURLs should be a section"),
+        ({"Containers": {"LocalDispatch": {"GatewayTunnel": "http://c.example.org"}}}, "GatewayTunnel is 'http://c"),
+        ({"Containers": {"LocalDispatch": {"GatewayTunnel": True}}}, "GatewayTunnel is True; it must be true"),
         ({"Containers": {"LocalDispatch": {"PollInterval": "fast"}}}, "LocalDispatch.PollInterval is 'fast'; it must"),
         ({"Containers": {"MaxDispatchAttempts": "many"}}, "Containers.MaxDispatchAttempts is 'many'; it must"),
     ],
@@ -224,3 +226,17 @@ def test_database_password_is_not_shown() -> None:
     """The database's URL may hold a password, so a config that is printed does not show it."""
     section = {"SystemRootToken": "root", "EmbeddedAPI": {"Database": "postgresql://u:topsecret@h/d"}}
     assert "topsecret" not in repr(config.parse("zzzzz", section))
+
+
+@pytest.mark.parametrize(
+    ("value", "url"),
+    [(False, ""), (True, "https://zzzzz.example.org"), ("https://10.0.0.1:8443/", "https://10.0.0.1:8443")],
+)
+def test_gateway_tunnel(value: bool | str, url: str) -> None:
+    """Gateways tunnel to the cluster's own URL or to a named one, or not at all."""
+    section = {
+        "SystemRootToken": "root",
+        "Services": {"Controller": {"ExternalURL": "https://zzzzz.example.org/"}},
+        "Containers": {"LocalDispatch": {"GatewayTunnel": value}},
+    }
+    assert config.parse("zzzzz", section).gateway_tunnel == url

@@ -17,8 +17,10 @@ from arv_ssh.api.in_process import InProcessAdapter
 from arv_ssh.config import Limits
 from arv_ssh.controller import gateways
 from arv_ssh.controller.limits import SessionLimits
+from arv_ssh.controller.peers import Peers
 from arv_ssh.controller.sessions import Sessions
 from arv_ssh.controller.shell import ShellEndpoint
+from arv_ssh.controller.tunnels import Tunnels
 from arv_ssh.embedded.api import ApiAnswer
 from arv_ssh.errors import HttpError, Unavailable
 from arv_ssh.http_server import Request, Upgrade
@@ -73,10 +75,9 @@ class Scene:
         self.sessions.observe(self.transcript)
         self.limits = SessionLimits(Limits(), Path("/nonexistent"))
         self.gateway: Wire | HttpError = Wire()
-        self.endpoint = ShellEndpoint(
-            CONFIG, ApiClient("https://api.invalid", "", adapter=InProcessAdapter(self.api.handle)), self.sessions,
-            self.limits,
-        )
+        api = ApiClient("https://api.invalid", "", adapter=InProcessAdapter(self.api.handle))
+        tunnels = Tunnels(CONFIG, Peers(Path("own.sock"), "", ()))
+        self.endpoint = ShellEndpoint(CONFIG, api, self.sessions, self.limits, tunnels)
         monkeypatch.setattr(gateways, "connect", self._connect)
 
     async def _connect(self, target: gateways.Target) -> gateways.GatewayConnection:

@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,16 @@ def test_start(crunch_run: CrunchRun, tmp_path: Path, monkeypatch: pytest.Monkey
     assert "SOMETHING_PRIVATE" not in seen["env"]
     everything = json.dumps(seen["argv"]) + json.dumps(seen["env"])
     assert secret not in everything and ROOT_TOKEN not in everything
+
+
+def test_a_tunnel_is_asked_for(crunch_run: CrunchRun, tmp_path: Path) -> None:
+    """Where the cluster's gateways cannot be dialled, crunch-run is told which controller to open a tunnel to."""
+    lock = process_lock.acquire(tmp_path / "lock")
+    assert lock
+    tunnelling = replace(crunch_run, gateway_tunnel="https://10.0.0.1:8443")
+    assert tunnelling.start(lock, UUID, "v2/its-own/token").wait(10) == 0
+    seen = json.loads((tmp_path / "log" / UUID / "crunch-run.txt").read_text())
+    assert seen["argv"][-3:] == ["--gateway-tunnel", "https://10.0.0.1:8443", UUID]
 
 
 def test_no_descriptor_is_left(crunch_run: CrunchRun, tmp_path: Path) -> None:
