@@ -172,6 +172,7 @@ def _ssh_proxy(commands: Commands) -> None:
         (
             _USER, _SETTINGS, _KNOWN_HOSTS, _CLUSTER, _DETACH, _WAIT,
             ("--control-dir", "DIR", "a directory for ControlPath, which is made private"),
+            ("--needs-openssh", "X.Y", "warn when ssh is an older OpenSSH than this"),
             ("--probe-only", "", "end as soon as the session is accepted: status 0 says that there is a way in"),
         ),
         "ssh -o ProxyCommand='arvados-client ssh-proxy --wait --user %r %h' NAME.arv",

@@ -47,8 +47,9 @@ def run(argv: list[str]) -> int:
     probe_only = "--probe-only" in given.flags
     _open_standard_descriptors()
     _end_in_order_on_hang_up()
-    site = settings.load(given.values["--settings"], target=host)
-    site.cluster = given.values["--cluster"] or site.cluster
+    cluster = given.values["--cluster"]
+    site = settings.load(given.values["--settings"], target=f"{cluster}-dz642-" if cluster else host)
+    site.cluster = cluster or site.cluster
     watch = None if probe_only else 1
     front = controller.Controller(site, watch)
     _, session = open_session(front, host, user, given.values["--detach-keys"], wait="--wait" in given.flags)

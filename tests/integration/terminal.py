@@ -31,6 +31,11 @@ class TerminalSession:
     def __enter__(self) -> TerminalSession:
         return self
 
+    def close_terminal(self) -> None:
+        """Take the terminal away, as a window that is closed does: its session gets SIGHUP."""
+        os.close(self._master)
+        self._master = os.open(os.devnull, os.O_RDWR)  # for who closes it again
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
