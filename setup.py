@@ -58,6 +58,8 @@ setup(
             # Makes the completions (scripts/generate); this very version, for what it makes is kept and compared.
             "shtab==1.13.0",
         ],
+        # Draws the pictures of the documentation (scripts/screenshot).
+        "screenshot": ["pyte>=0.8,<1", "rich>=13,<16"],
     },
     entry_points={
         "console_scripts": [

@@ -11,7 +11,8 @@ import json
 import logging
 import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import parse_qs, unquote
@@ -21,6 +22,7 @@ import h11
 from arv_ssh.errors import BadRequest, HttpError, RequestTooLarge
 from arv_ssh.log import event
 from arv_ssh.relay import plain
+from arv_ssh.request_stream import RequestStream
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,10 @@ MAX_BODY = 8 * 1024 * 1024
 """Bytes of a request body: a container request with thousands of mounts stays far below."""
 HEAD_TIMEOUT = 20.0
 """Seconds for a whole request to arrive, TLS handshake included; a silent client holds nothing for longer."""
+LINGER_TIMEOUT = 5.0
+"""Seconds for a client to stop sending a body that was answered before its end; nginx's lingering_timeout."""
+WRITE_TIMEOUT = 300.0
+"""Seconds for a client to take what was sent of an answer that comes in pieces."""
 IDLE_TIMEOUT = 75.0
 """Seconds that a kept-alive connection may wait for its next request; nginx's own default."""
 
@@ -45,6 +51,8 @@ class Request:
     body: bytes
     peer: str
     request_id: str
+    stream: RequestStream | None = None
+    """The body as it comes, where the connection was told to stream it; ``body`` is empty then."""
 
     def form(self) -> dict[str, str]:
         """Return the form fields of body and query, the last value of each; fields of the body win."""
@@ -69,6 +77,16 @@ class Response:
 
 
 @dataclass(frozen=True)
+class StreamedResponse:
+    """An answer whose body comes in pieces. Without a Content-Length among ``headers`` it is sent in chunks."""
+
+    status: int
+    reason: bytes
+    headers: list[tuple[bytes, bytes]]
+    chunks: AsyncGenerator[bytes, None]
+
+
+@dataclass(frozen=True)
 class Upgrade:
     """A 101: after its head is written, ``start`` is given the paused transport and the bytes that came early."""
 
@@ -77,7 +95,15 @@ class Upgrade:
     start: Callable[[asyncio.Transport, bytes], None]
 
 
-Handler = Callable[[Request], Awaitable[Response | Upgrade]]
+Handler = Callable[[Request], Awaitable[Response | Upgrade | StreamedResponse]]
+Streams = Callable[[str], bool]
+"""Says of a path whether its handler takes the body as it comes."""
+
+
+def never(path: str) -> bool:
+    """Stream no request's body."""
+    return False
+
 
 
 def error_response(error: HttpError, request_id: str) -> Response:
@@ -98,8 +124,13 @@ def origin_form(target: str) -> str:
 class HttpConnection(asyncio.Protocol):
     """The server's end of one HTTP/1.1 connection."""
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, streams: Streams = never) -> None:
         self._handler = handler
+        self._streams = streams
+        self._stream: RequestStream | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._lingering = False
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
         self._transport: asyncio.Transport | None = None
         self._head: h11.Request | None = None
@@ -111,10 +142,20 @@ class HttpConnection(asyncio.Protocol):
         self._transport = plain(transport)
 
     def data_received(self, data: bytes) -> None:
+        if self._lingering:
+            return
         self._http.receive_data(data)
         self._advance()
 
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
     def eof_received(self) -> bool:
+        if self._lingering:
+            return False
         self._http.receive_data(b"")
         self._advance()
         return self._task is not None  # an answer may still be on its way to a client that half-closed
@@ -126,7 +167,7 @@ class HttpConnection(asyncio.Protocol):
         self._transport = None
 
     def _advance(self) -> None:
-        while self._task is None and self._transport is not None:
+        while (self._task is None or self._stream is not None) and self._transport is not None:
             try:
                 message = self._http.next_event()
                 if isinstance(message, h11.Data) and len(self._body) + len(message.data) > MAX_BODY:
@@ -138,19 +179,48 @@ class HttpConnection(asyncio.Protocol):
                 return
             if isinstance(message, h11.Request):
                 self._head, self._body = message, bytearray()
+                self._start_streaming(message)
+            elif isinstance(message, h11.Data) and self._stream is not None:
+                self._stream.feed(bytes(message.data))
             elif isinstance(message, h11.Data):
                 self._body += message.data
             elif isinstance(message, h11.EndOfMessage):
-                self._start_handler()
+                self._end_of_body()
             else:  # ConnectionClosed between requests
                 self._transport.close()
                 return
 
+    def _start_streaming(self, head: h11.Request) -> None:
+        assert self._transport is not None  # noqa: S101 - for mypy; _advance holds it
+        path, _, _ = origin_form(head.target.decode("ascii", "replace")).partition("?")
+        if self._streams(unquote(path)):
+            self._stream = RequestStream(
+                head.target,
+                list(head.headers),
+                pause=self._transport.pause_reading,
+                resume=self._transport.resume_reading,
+                send_continue=self._send_continue,
+            )
+            self._start_handler()
+
+    def _end_of_body(self) -> None:
+        assert self._transport is not None  # noqa: S101
+        # What the client sends before it has its answer waits in the kernel, not in our memory.
+        self._transport.pause_reading()
+        if self._stream is None:
+            self._start_handler()
+        else:
+            self._stream.feed_end()
+            self._stream = None
+
+    def _send_continue(self) -> None:
+        if self._transport is not None and self._http.they_are_waiting_for_100_continue:
+            head = h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
+            self._transport.write(self._http.send(head) or b"")
+
     def _start_handler(self) -> None:
         assert self._transport is not None and self._head is not None  # noqa: S101 - for mypy; _advance holds it
         self._timer.cancel()
-        # What the client sends before it has its answer waits in the kernel, not in our memory.
-        self._transport.pause_reading()
         self._task = asyncio.get_running_loop().create_task(self._answer(self._read_request(self._head)))
 
     def _read_request(self, head: h11.Request) -> Request:
@@ -169,6 +239,7 @@ class HttpConnection(asyncio.Protocol):
             body=bytes(self._body),
             peer=str(peer[0]) if isinstance(peer, tuple) and peer else "",
             request_id=request_id,
+            stream=self._stream,
         )
 
     async def _answer(self, request: Request) -> None:
@@ -184,6 +255,8 @@ class HttpConnection(asyncio.Protocol):
             return
         if isinstance(answer, Upgrade):
             self._switch(self._transport, answer, request.request_id)
+        elif isinstance(answer, StreamedResponse):
+            await self._send_stream(self._transport, answer, request.request_id)
         else:
             self._send(answer, request.request_id)
             self._next_request()
@@ -198,6 +271,26 @@ class HttpConnection(asyncio.Protocol):
         self._task = None  # connection_lost now belongs to whoever takes the transport
         self._transport = None
         upgrade.start(transport, early)
+
+    async def _send_stream(self, transport: asyncio.Transport, answer: StreamedResponse, request_id: str) -> None:
+        headers = [*answer.headers]
+        if not any(name.lower() == b"x-request-id" for name, _ in headers):
+            headers.append((b"X-Request-Id", request_id.encode()))
+        head = h11.Response(status_code=answer.status, reason=answer.reason, headers=headers)
+        try:
+            async with aclosing(answer.chunks) as chunks:
+                transport.write(self._http.send(head) or b"")
+                async for chunk in chunks:
+                    transport.write(self._http.send(h11.Data(data=chunk)) or b"")
+                    async with asyncio.timeout(WRITE_TIMEOUT):
+                        await self._writable.wait()
+            transport.write(self._http.send(h11.EndOfMessage()) or b"")
+        except (HttpError, TimeoutError, h11.LocalProtocolError) as error:
+            # The head is gone: that the body is not whole can only be said by a cut.
+            event(logger, "an answer was cut", level=logging.WARNING, request_id=request_id, error=str(error))
+            transport.abort()
+            return
+        self._next_request()
 
     def _send(self, response: Response, request_id: str) -> None:
         assert self._transport is not None  # noqa: S101
@@ -218,6 +311,9 @@ class HttpConnection(asyncio.Protocol):
     def _next_request(self) -> None:
         assert self._transport is not None  # noqa: S101
         self._task = None
+        if self._stream is not None:
+            self._linger(self._transport)
+            return
         if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
             self._transport.close()
             return
@@ -226,9 +322,20 @@ class HttpConnection(asyncio.Protocol):
         self._transport.resume_reading()
         self._advance()
 
+    def _linger(self, transport: asyncio.Transport) -> None:
+        """End our direction and drop the rest of a body nobody reads: a reset could overtake the answer."""
+        self._stream, self._lingering = None, True
+        transport.write_eof()
+        transport.resume_reading()
+        self._timer = asyncio.get_running_loop().call_later(LINGER_TIMEOUT, transport.close)
+
     def _refuse(self, error: h11.RemoteProtocolError) -> None:
         transport = self._transport
         if transport is None:
+            return
+        if self._stream is not None:
+            stream, self._stream = self._stream, None
+            stream.fail(BadRequest("the request's body ended before it was whole, or is not HTTP"))
             return
         too_large = error.error_status_hint in (413, 431)
         refusal = (

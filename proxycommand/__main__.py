@@ -39,6 +39,8 @@ def main() -> int:
         message = str(error)
     except OSError as error:
         message = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+    except ModuleNotFoundError as error:  # installed without dependencies, where ssh alone was meant to work
+        message = f"the Python package {error.name} is not installed; pip install {error.name}"
     except KeyboardInterrupt:
         return 130
     tell(message)

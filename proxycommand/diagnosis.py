@@ -6,6 +6,7 @@ knows. Uses the same code as a session does, so that what passes here passes the
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import time
@@ -85,7 +86,7 @@ class Diagnosis:
 
     def _walk(self) -> None:
         site = settings.load(self._settings_file, target=self._target)
-        self._pass("settings", f"{site.authority}, {_where(self._settings_file, self._target)}")
+        self._pass("settings", f"{site.authority}, from {_with_tilde(site.source)}")
         self._pass("OpenSSH", _openssh())
         self._expect_proxy(site)
         dial(site, passed=self._pass).close()
@@ -164,9 +165,9 @@ class Diagnosis:
         return time.monotonic() - self._since
 
 
-def _where(settings_file: str, target: str) -> str:
-    file = settings_file or settings.cluster_file(target)
-    return f"from {file}" if file else f"from the environment and {settings.default_file()}"
+def _with_tilde(text: str) -> str:
+    home = os.path.expanduser("~")
+    return text.replace(f"{home}/", "~/") if len(home) > 1 else text
 
 
 def _openssh() -> str:
@@ -193,7 +194,8 @@ def _running(front: Controller, container: str) -> str:
         raise ContainerEnded(f"container {container} has ended: {state}, exit code {record.get('exit_code')}")
     if state != "Running":
         raise Unavailable(f"container {container} does not run yet: it is {state}")
-    return f"{container}, Running since {record.get('started_at')}"
+    since = re.sub(r"\.\d+", "", str(record.get("started_at")))
+    return f"{container}, Running since {since}"
 
 
 def _exec(client: ContainerClient) -> str:

@@ -106,6 +106,7 @@ class _Connected(socket.socket):
 class _Forwarder(sshtunnel.SSHTunnelForwarder):  # type: ignore[misc]
     """sshtunnel's forwarder, with sentences for its failures and an end after which no thread is left."""
 
+    is_alive = False  # asked for at the end, also of one whose beginning failed
     daemon_forward_servers = False  # so that closing a server waits for its connections' threads
 
     def __init__(self, stream: SessionStream, pairs: Sequence[tuple[int, tuple[str, int]]]) -> None:
@@ -160,6 +161,8 @@ class _Forwarder(sshtunnel.SSHTunnelForwarder):  # type: ignore[misc]
             super()._connect_to_gateway()
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise handshake_failure(self.stream, error) from error
+        if not self._transport.is_authenticated():
+            raise handshake_failure(self.stream, paramiko.AuthenticationException("the login was refused"))
 
     def _make_ssh_forward_server(self, remote: tuple[str, int], local: tuple[str, int]) -> None:
         try:

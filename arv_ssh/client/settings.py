@@ -25,10 +25,12 @@ class Settings:
     """One API host and one user's token for it.
 
     ``ca_file`` is the value of ``SSL_CERT_FILE``, None for the system's own CAs. ``cluster`` is a cluster's id when
-    these settings are of that one alone, else "". The token is not part of ``repr``.
+    these settings are of that one alone, else "". ``source`` is where they are from, for people. The token is not part
+    of ``repr``.
     """
 
     cluster = ""
+    source = ""
 
     def __init__(self, host: str, port: int, token: str, *, insecure: bool = False, ca_file: str | None = None) -> None:
         self.host = host
@@ -102,6 +104,7 @@ def load(
         source = f"the environment and {default}"
     found = _check(values, source)
     found.cluster = own_cluster
+    found.source = source
     return found
 
 

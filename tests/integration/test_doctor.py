@@ -82,6 +82,15 @@ def test_for_people(cluster: EmbeddedCluster, home: Path, busybox: str) -> None:
     assert failed.stdout.splitlines()[-1].startswith("-> copy a current token")
 
 
+def test_where_the_settings_are_from(cluster: EmbeddedCluster, home: Path, busybox: str) -> None:
+    """The file that a UUID's cluster has of its own is named, as a user would write its path."""
+    own = home / ".config" / "arvados" / "zzzzz.conf"
+    own.parent.mkdir(parents=True)
+    own.write_text(cluster.directory.env.read_text())
+    report = json.loads(examine(cluster, home, "--json", busybox, ARVADOS_API_HOST="").stdout)
+    assert report["ok"] and report["steps"][0]["detail"].endswith(", from ~/.config/arvados/zzzzz.conf")
+
+
 def test_no_settings(doctor: Doctor) -> None:
     """Without a host there is nowhere to go."""
     doctor(ARVADOS_API_HOST="").stopped_at("settings", "ARVADOS_API_HOST is not set")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from arv_ssh import __version__
@@ -34,3 +37,15 @@ def test_unknown_command(client: Run) -> None:
     _, err = process.communicate(timeout=UNIT)
     assert process.returncode == 255
     assert err == b"arvados-client: there is no command 'ssh_proxy'; see arvados-client --help\n"
+
+
+def test_a_package_is_missing() -> None:
+    """Where only what ssh needs was installed, a command that needs more names the package in one line."""
+    program = (
+        "import sys; sys.modules['paramiko'] = None; sys.argv[1:] = ['forward', 'zzzzz-dz642-abcdeabcdeabcde', '0:1']\n"
+        "from proxycommand.__main__ import main\n"
+        "sys.exit(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=UNIT)
+    said = "arvados-client: the Python package paramiko is not installed; pip install paramiko\n"
+    assert (done.returncode, done.stderr) == (255, said)

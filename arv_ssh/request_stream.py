@@ -1,0 +1,74 @@
+"""The body of a request as it comes, for a handler that passes it on instead of keeping it.
+
+Owns the bound on what waits in memory: who reads slowly makes the client wait. Knows nothing of HTTP's framing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from arv_ssh.errors import HttpError
+
+HIGH_WATER = 256 * 1024
+"""Bytes that may wait to be read; it is what one read of a TLS connection may bring anyway."""
+
+
+class RequestStream:
+    """What a request brought beside its method: ``target`` and ``headers`` as received, and its body by :meth:`read`.
+
+    ``pause`` and ``resume`` stop and start the client; ``send_continue`` answers an ``Expect: 100-continue``.
+    """
+
+    def __init__(
+        self,
+        target: bytes,
+        headers: list[tuple[bytes, bytes]],
+        *,
+        pause: Callable[[], None],
+        resume: Callable[[], None],
+        send_continue: Callable[[], None],
+    ) -> None:
+        self.target = target
+        self.headers = headers
+        self.send_continue = send_continue
+        self._pause = pause
+        self._resume = resume
+        self._waiting = bytearray()
+        self._paused = False
+        self._ended = False
+        self._error: HttpError | None = None
+        self._changed = asyncio.Event()
+
+    async def read(self) -> bytes:
+        """Return what has come, waiting for it; b"" is the body's end. Raises what the connection failed with."""
+        while not self._waiting:
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                return b""
+            self._changed.clear()
+            await self._changed.wait()
+        data, self._waiting = bytes(self._waiting), bytearray()
+        if self._paused and not self._ended:
+            self._paused = False
+            self._resume()
+        return data
+
+    def feed(self, data: bytes) -> None:
+        """Take a piece of the body (called by the connection)."""
+        self._waiting += data
+        if len(self._waiting) > HIGH_WATER and not self._paused:
+            self._paused = True
+            self._pause()
+        self._changed.set()
+
+    def feed_end(self) -> None:
+        """Note the body's end (called by the connection)."""
+        self._ended = True
+        self._changed.set()
+
+    def fail(self, error: HttpError) -> None:
+        """Note that the body will never be whole (called by the connection)."""
+        self._error = error
+        self._changed.set()
