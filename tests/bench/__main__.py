@@ -10,9 +10,9 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.bench import latencies, report, transfers
+from tests.bench import hops, latencies, report, transfers
 from tests.bench.places import Places
-from tests.bench.rows import FULL, QUICK
+from tests.bench.rows import FULL, QUICK, Result
 from tests.bench.target import Failed
 
 COMPARISONS = [*transfers.ROWS, *latencies.ROWS]
@@ -21,7 +21,7 @@ COMPARISONS = [*transfers.ROWS, *latencies.ROWS]
 def main() -> int:
     """Run the rows asked for; print the table and write the JSON file."""
     options = _parser().parse_args()
-    names = [row.name for row in COMPARISONS]
+    names = [*(row.name for row in COMPARISONS), hops.NAME]
     if options.list:
         print("\n".join(names))
         return 0
@@ -43,7 +43,8 @@ def main() -> int:
 
 def _run(wanted: list[str], options: argparse.Namespace) -> int:
     scale = QUICK if options.quick else FULL
-    results = []
+    results: list[Result] = []
+    costs: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(prefix="arv-ssh-bench-") as directory, ExitStack() as stack:
         # A second Ctrl-C must not stop the ending of what was started.
         stack.callback(signal.signal, signal.SIGINT, signal.default_int_handler)
@@ -52,10 +53,14 @@ def _run(wanted: list[str], options: argparse.Namespace) -> int:
             if row.name in wanted:
                 results.append(row.run(places, scale))
                 print(report.progress(results[-1]), file=sys.stderr, flush=True)
+        if hops.NAME in wanted:
+            costs = hops.measure(places, scale)
         stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    print(report.table(results))
-    if options.json:
-        options.json.write_text(report.as_json(results, quick=options.quick))
+    if results:
+        print(report.table(results))
+    if costs:
+        print(report.hops(costs, hops.HOPS))
+    options.json.write_text(report.as_json(results, costs, quick=options.quick))
     return 0
 
 

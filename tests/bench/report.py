@@ -43,7 +43,16 @@ def _line(result: Result) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def as_json(results: Sequence[Result], *, quick: bool) -> str:
+def hops(costs: dict[str, dict[str, float]], names: Sequence[str]) -> str:
+    """Return seconds of a core for each GB as a Markdown table, a line for a direction."""
+    lines = [f"| {' | '.join(['CPU s/GB', *names, 'all'])} |", "|---" * (len(names) + 2) + "|"]
+    for direction, cost in costs.items():
+        cells = [f"{value:.2f}" for value in [*(cost[name] for name in names), sum(cost.values())]]
+        lines.append(f"| {' | '.join([direction, *cells])} |")
+    return "\n".join(lines)
+
+
+def as_json(results: Sequence[Result], costs: dict[str, dict[str, float]], *, quick: bool) -> str:
     """Return everything that was measured, with the machine."""
     rows = [
         {
@@ -53,7 +62,8 @@ def as_json(results: Sequence[Result], *, quick: bool) -> str:
         }
         for result in results
     ]  # fmt: skip
-    return json.dumps({"time": int(time.time()), "quick": quick, "machine": machine(), "rows": rows}, indent=1) + "\n"
+    found = {"time": int(time.time()), "quick": quick, "machine": machine(), "rows": rows, "cpu_seconds_per_gb": costs}
+    return json.dumps(found, indent=1) + "\n"
 
 
 def machine() -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,20 +44,29 @@ class Target:
                 *self.options]  # fmt: skip
 
     @contextmanager
-    def shared(self) -> Iterator[Target]:
+    def shared(self) -> Iterator[Shared]:
         """Give this place over a connection that is open already (a ControlMaster), for the block."""
         with tempfile.TemporaryDirectory(prefix="arv-ssh-cm-") as directory:
-            own = Target(self.config, self.host, (*self.options, "-o", f"ControlPath={directory}/s"))
-            run(own.ssh(options=("-M", "-N", "-f", "-n")))
-            try:
-                yield own
-            finally:
-                run(own.ssh(options=("-O", "exit")))
+            path = Path(directory, "s")
+            own = (*self.options, "-o", f"ControlPath={path}")
+            master = Target(self.config, self.host, own).ssh(options=("-M", "-N", "-n"))
+            with subprocess.Popen(master, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+                try:
+                    deadline = time.monotonic() + TIMEOUT
+                    while not path.exists():
+                        if process.poll() is not None or time.monotonic() > deadline:
+                            raise Failed(f"{' '.join(master)} opened no connection")
+                        time.sleep(0.01)
+                    yield Shared(self.config, self.host, own, process.pid)
+                finally:
+                    process.terminate()
 
-    def master_pid(self) -> int:
-        """Return the pid of the ssh that holds the connection of :meth:`shared`."""
-        said = subprocess.run(self.ssh(options=("-O", "check")), capture_output=True, text=True, timeout=TIMEOUT)
-        return int(said.stderr.partition("pid=")[2].partition(")")[0])
+
+@dataclass(frozen=True)
+class Shared(Target):
+    """The same over the connection that the ssh with the pid ``master`` holds open."""
+
+    master: int = 0
 
 
 def run(command: list[str], stdin: str = "/dev/null", text: str = "") -> None:

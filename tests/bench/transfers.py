@@ -28,16 +28,25 @@ def make_output(size: int) -> list[str]:
     return ["dd", "if=/dev/zero", f"bs={BLOCK}", f"count={size // BLOCK}", "status=none"]
 
 
+def output_command(target: Target, size: int) -> list[str]:
+    """Return the command line of an exec whose stdout has ``size`` bytes."""
+    return target.ssh(*make_output(size), options=("-n",))
+
+
+def input_command(target: Target) -> list[str]:
+    """Return the command line of an exec that reads its stdin to the end."""
+    return target.ssh(f"dd of=/dev/null bs={BLOCK} status=none")
+
+
 def output(places: Places, scale: Scale, target: Target) -> Sample:
     """Measure exec's stdout."""
-    command = target.ssh(*make_output(scale.size), options=("-n",))
+    command = output_command(target, scale.size)
     return lambda: rate(scale.size, lambda: run(command))
 
 
 def input_(places: Places, scale: Scale, target: Target) -> Sample:
     """Measure exec's stdin."""
-    source = str(places.file(scale.size))
-    command = target.ssh(f"dd of=/dev/null bs={BLOCK} status=none")
+    source, command = str(places.file(scale.size)), input_command(target)
     return lambda: rate(scale.size, lambda: run(command, stdin=source))
 
 

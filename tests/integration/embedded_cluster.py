@@ -72,6 +72,12 @@ class EmbeddedCluster:
         """Return the lock file of a container's crunch-run."""
         return self.directory.dispatch_state / f"{uuid}.lock"
 
+    def controller_pid(self) -> int:
+        """Return the pid of the living controller."""
+        pid = process_lock.holder_pid(self.directory.controller_lock)
+        assert pid is not None
+        return pid
+
     def crunch_run_pid(self, uuid: str) -> int:
         """Return the pid of a container's living crunch-run."""
         pid = process_lock.holder_pid(self.crunch_run_lock(uuid))
