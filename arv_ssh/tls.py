@@ -20,14 +20,22 @@ class TlsEngine:
 
     Every method may leave ciphertext to send: call :meth:`outgoing` after each. ``ssl.SSLError`` (a failed handshake, a
     bad certificate, a corrupted record) is raised to the caller; the alert for the peer is then in :meth:`outgoing`.
+    ``buffer`` is where plaintext is decrypted to before it is handed on; engines of one thread may share it.
     """
 
     def __init__(
-        self, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | bytes | None = None
+        self,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool,
+        server_hostname: str | bytes | None = None,
+        buffer: memoryview | None = None,
     ) -> None:
         self._in = ssl.MemoryBIO()
         self._out = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._in, self._out, server_side=server_side, server_hostname=server_hostname)
+        # Without one, each record of 16 KB would come in a new object as long as all that was asked for.
+        self._buffer = buffer if buffer is not None else memoryview(bytearray(READ_SIZE))
         self._unread = b""
         self.handshaken = False
         self._peer_closed = False
@@ -55,33 +63,31 @@ class TlsEngine:
         """Say whether the peer has sent close_notify and everything before it was read."""
         return self._peer_closed and not self._unread
 
-    def read(self, limit: int = READ_SIZE) -> bytes:
-        """Return the plaintext that is there, at most about ``limit`` bytes; empty when there is none (see ``eof``).
+    def read(self) -> bytes:
+        """Return the plaintext that is there, at most what the buffer takes; empty when there is none (see ``eof``).
 
         A transport that ended without a close_notify raises ``ssl.SSLError``: the stream was cut, not ended.
         """
         if self._unread:
             unread, self._unread = self._unread, b""
             return unread
-        return self._decrypt(limit)
+        return self._decrypt()
 
-    def _decrypt(self, limit: int) -> bytes:
-        pieces: list[bytes] = []
-        size = 0
+    def _decrypt(self) -> bytes:
+        buffer, limit, size = self._buffer, len(self._buffer), 0
         while size < limit and not self._peer_closed:
             try:
-                piece = self._tls.read(limit - size)
+                got: int = self._tls.read(limit - size, buffer[size:])  # type: ignore[assignment]
             except ssl.SSLZeroReturnError:
-                piece = b""
+                got = 0
             except ssl.SSLError as error:
-                if pieces or isinstance(error, ssl.SSLWantReadError):
+                if size or isinstance(error, ssl.SSLWantReadError):
                     break  # what came before a failure is delivered; the next read fails again
                 raise
-            if not piece:
+            if not got:
                 self._peer_closed = True
-            pieces.append(piece)
-            size += len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            size += got
+        return bytes(buffer[:size])
 
     def write(self, plaintext: bytes | bytearray | memoryview) -> None:
         """Encrypt all of ``plaintext``."""
@@ -93,7 +99,7 @@ class TlsEngine:
         if self.close_sent:
             return
         # OpenSSL takes unread application data for an error in its shutdown, so take that out first.
-        while plaintext := self._decrypt(READ_SIZE):
+        while plaintext := self._decrypt():
             self._unread += plaintext
         self.close_sent = True
         try:

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from arv_ssh import dead_peers
 from arv_ssh.dead_peers import DeadPeerWatch
-from arv_ssh.tls import TlsEngine
+from arv_ssh.tls import READ_SIZE, TlsEngine
 
 RECEIVE_SIZE = 256 * 1024
 """Bytes taken from a socket at a time. One buffer serves all connections of a thread: each read empties it."""
@@ -37,9 +37,14 @@ _buffers = threading.local()
 
 
 def _receive_buffer() -> memoryview:
-    if not hasattr(_buffers, "view"):
-        _buffers.view = memoryview(bytearray(RECEIVE_SIZE))
-    return cast(memoryview, _buffers.view)
+    return _buffer("received", RECEIVE_SIZE)
+
+
+def _buffer(name: str, size: int) -> memoryview:
+    """Return this thread's buffer of that name."""
+    if not hasattr(_buffers, name):
+        setattr(_buffers, name, memoryview(bytearray(size)))
+    return cast(memoryview, getattr(_buffers, name))
 
 
 class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
@@ -53,7 +58,9 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
         self, context: ssl.SSLContext, app: asyncio.Protocol, *, server_side: bool, server_hostname: str | None = None
     ) -> None:
         super().__init__()
-        self._engine = TlsEngine(context, server_side=server_side, server_hostname=server_hostname)
+        self._engine = TlsEngine(
+            context, server_side=server_side, server_hostname=server_hostname, buffer=_buffer("plain", READ_SIZE)
+        )
         self._server_side = server_side
         self._app = app
         self._app_made = False

@@ -132,7 +132,7 @@ class ChannelRelay:
 
     # The channel's handler.
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         self.audit.received += len(data)
         self._stdin.data_received(data)
 

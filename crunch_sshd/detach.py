@@ -32,7 +32,7 @@ class DetachKeys:
         self._matched = 0
         self.complete = False
 
-    def feed(self, data: bytes) -> bytes:
+    def feed(self, data: bytes | memoryview) -> bytes:
         """Return what may go on to the program; ``complete`` is true once the sequence was typed."""
         passed = bytearray()
         for byte in data:

@@ -82,7 +82,7 @@ class Session:
 
     # The channel's handler.
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         self._watch.audit.received += len(data)
         if self._detach_keys is not None and self._terminal is not None:
             data = self._detach_keys.feed(data)

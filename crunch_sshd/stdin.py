@@ -49,7 +49,7 @@ class Stdin:
             self._process = process
             self._continue()
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         """Deliver or keep ``data``. Transport thread; never blocks."""
         with self._changed:
             if self._over:

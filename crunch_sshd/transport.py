@@ -1,6 +1,7 @@
-"""Paramiko's transport and channel with the doors a gateway needs, and the only place that opens private ones.
+"""Paramiko's transport with the doors a gateway needs.
 
-Owns seven departures from paramiko 5.1, each held by a test in ``tests/unit/crunch_sshd/test_transport.py``:
+With ``channel.py`` and ``packetizer.py`` the only place that opens paramiko's private ones. Owns these departures from
+paramiko 5.1, each held by a test in ``tests/unit/crunch_sshd/test_transport.py``:
 
 - channel messages go to the channel's own methods (paramiko calls its base class's), so that data can be written to a
   process by the transport thread, without a buffer and a hand-over in between;
@@ -12,7 +13,7 @@ Owns seven departures from paramiko 5.1, each held by a test in ``tests/unit/cru
   of blocking the thread that must go on reading;
 - a key exchange message that a client sent on a wrong guess is left out (RFC 4253 §7.1);
 - the connection can be ended with a reason that the client shows (§11.1);
-- the socket is read in large pieces.
+- packets are read and written by :class:`GatewayPacketizer`.
 
 Knows SSH messages; knows nothing of containers.
 """
@@ -26,223 +27,40 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import paramiko
 from paramiko import common
 from paramiko.kex_curve25519 import KexCurve25519
 from paramiko.message import Message
 
+from crunch_sshd.answers import (
+    OPEN_CONNECT_FAILED,
+    OPEN_PROHIBITED,
+    OPEN_RESOURCE_SHORTAGE,
+    OPEN_UNKNOWN_TYPE,
+    ChannelOpen,
+    MakeHandler,
+    OpenAnswered,
+    Replies,
+)
+from crunch_sshd.buffered_socket import BufferedSocket
+from crunch_sshd.channel import PACKET_SIZE, WINDOW_SIZE, ChannelHandler, GatewayChannel
+from crunch_sshd.packetizer import GatewayPacketizer, Packet
+
+__all__ = [
+    "OPEN_CONNECT_FAILED", "OPEN_PROHIBITED", "OPEN_RESOURCE_SHORTAGE", "OPEN_UNKNOWN_TYPE", "ChannelHandler",
+    "ChannelOpen", "GatewayChannel", "GatewayServer", "GatewayTransport", "OpenAnswered",
+]  # fmt: skip
+"""What a server needs, in one place."""
+
 logger = logging.getLogger(__name__)
 
-WINDOW_SIZE = 2 * 1024 * 1024
-"""Bytes a client may send ahead on a channel: what OpenSSH itself uses; 64 MiB made uploads four times slower."""
-PACKET_SIZE = 32 * 1024
-"""Bytes of data in one packet, as OpenSSH."""
-RECEIVE_SIZE = 256 * 1024
 MAX_DEFERRED = 1000
 """Answers that wait to be sent; a client that reads never lets more than a few pile up."""
-IDLE_TICK = 1.0
-"""Seconds between the transport thread's looks at its timers while nothing arrives."""
-
-# RFC 4254 §5.1
-OPEN_PROHIBITED = 1
-OPEN_CONNECT_FAILED = 2
-OPEN_UNKNOWN_TYPE = 3
-OPEN_RESOURCE_SHORTAGE = 4
-
 DISCONNECT_BY_APPLICATION = 11
 """RFC 4253 §11.1."""
-
-
-class ChannelHandler(Protocol):
-    """What a channel tells its owner, always on the transport thread: record and signal, never block."""
-
-    def data_received(self, data: bytes) -> None:
-        """Take data from the client; call ``channel.consumed`` when the client may send as much again."""
-
-    def eof_received(self) -> None:
-        """Note that the client sends no more data."""
-
-    def request(self, kind: str, message: Message) -> bool:
-        """Act on a channel request (RFC 4254 §5.4) and say whether it succeeded."""
-
-    def replied(self) -> None:
-        """Note that the reply to the last request is sent."""
-
-    def closed(self) -> None:
-        """Note that the channel is gone: closed by the client, or the connection lost. May come twice."""
-
-
-OpenAnswered = Callable[[str], None]
-"""Gets a client's answer to a channel that the server opens: "" when it agreed, else why it did not."""
-
-
-class GatewayChannel(paramiko.Channel):
-    """A channel whose input goes straight to its handler."""
-
-    transport: GatewayTransport
-
-    def __init__(self, chanid: int) -> None:
-        super().__init__(chanid)
-        self.handler: ChannelHandler
-        self._may_receive = WINDOW_SIZE
-
-    def consumed(self, size: int) -> None:
-        """Let the client send ``size`` more bytes. Any thread."""
-        with self.lock:
-            self._may_receive += size
-        increment = self._check_add_window(size)  # type: ignore[attr-defined]
-        if increment:
-            message = Message()
-            message.add_byte(common.cMSG_CHANNEL_WINDOW_ADJUST)
-            message.add_int(self.remote_chanid)
-            message.add_int(increment)
-            self.transport._send_user_message(message)
-
-    def send_data(self, data: bytes, data_type: int = 0) -> None:
-        """Send all of ``data``, waiting for the client's window; ``data_type`` 1 is stderr (RFC 4254 §5.2).
-
-        Raises OSError when the channel is closed. Any thread, but not the transport's.
-        """
-        rest = memoryview(data)
-        kind = common.cMSG_CHANNEL_EXTENDED_DATA if data_type else common.cMSG_CHANNEL_DATA
-        head = kind + self.remote_chanid.to_bytes(4, "big") + (data_type.to_bytes(4, "big") if data_type else b"")
-        while rest:
-            with self.lock:
-                size = self._wait_for_send_window(len(rest))  # type: ignore[attr-defined]
-            if size == 0:
-                raise BrokenPipeError(errno.EPIPE, "the channel is closed")
-            self.transport._send_user_message(_Packet(b"".join((head, size.to_bytes(4, "big"), rest[:size]))))
-            rest = rest[size:]
-
-    def send_request(self, kind: str, *values: int | str | bytes | bool) -> None:
-        """Send a channel request that wants no reply, e.g. ``exit-signal`` (RFC 4254 §6.10). Any thread."""
-        message = Message()
-        message.add_byte(common.cMSG_CHANNEL_REQUEST)
-        message.add_int(self.remote_chanid)
-        message.add_string(kind)
-        message.add_boolean(False)
-        for value in values:
-            if isinstance(value, bool):
-                message.add_boolean(value)
-            elif isinstance(value, int):
-                message.add_int(value)
-            else:
-                message.add_string(value)
-        self.transport._send_user_message(message)
-
-    def _feed(self, message: Message) -> None:
-        data = message.get_binary()
-        with self.lock:
-            self._may_receive -= len(data)
-            exceeded = self._may_receive < 0
-        if exceeded:
-            raise paramiko.SSHException("the client sent more than the channel's window allows")
-        if not self.closed and not self.eof_received:
-            self.handler.data_received(data)
-
-    def _feed_extended(self, message: Message) -> None:
-        # A client has no use for extended data (RFC 4254 §5.2 defines only stderr), but it uses up the window.
-        message.get_int()
-        size = len(message.get_binary())
-        with self.lock:
-            self._may_receive -= size
-        self.consumed(size)
-
-    def _handle_eof(self, message: Message) -> None:
-        super()._handle_eof(message)  # type: ignore[misc]
-        self.handler.eof_received()
-
-    def _handle_close(self, message: Message) -> None:
-        super()._handle_close(message)  # type: ignore[misc]
-        self.handler.closed()
-
-    def _unlink(self) -> None:
-        super()._unlink()  # type: ignore[misc]
-        self.handler.closed()
-
-    def _handle_request(self, message: Message) -> None:
-        kind = message.get_binary().decode("utf-8", "replace")
-        want_reply = message.get_boolean()
-        succeeded = self.handler.request(kind, message)
-        if want_reply:
-            reply = Message()
-            reply.add_byte(common.cMSG_CHANNEL_SUCCESS if succeeded else common.cMSG_CHANNEL_FAILURE)
-            reply.add_int(self.remote_chanid)
-            self.transport._send_user_message(reply)
-        self.handler.replied()
-
-
-class _Packet:
-    """A message that is complete already; paramiko's ``Message`` would copy it twice."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-
-    def asbytes(self) -> bytes:
-        return self._content
-
-
-class ChannelOpen:
-    """A client's wish for a channel, answered once, by any thread; ``message`` stands at the type's own fields."""
-
-    def __init__(self, transport: GatewayTransport, message: Message) -> None:
-        self.kind = message.get_binary().decode("utf-8", "replace")
-        self._transport = transport
-        self._remote_id = message.get_int()
-        self._window = message.get_int()
-        self._packet = message.get_int()
-        self.message = message
-
-    def accept(self, make_handler: Callable[[GatewayChannel], ChannelHandler]) -> GatewayChannel:
-        """Open the channel with the handler made for it."""
-        return self._transport._accept_channel(self._remote_id, self._window, self._packet, make_handler)
-
-    def refuse(self, reason: int, text: str) -> None:
-        """Answer with a reason code (RFC 4254 §5.1) and a sentence."""
-        reply = Message()
-        reply.add_byte(common.cMSG_CHANNEL_OPEN_FAILURE)
-        reply.add_int(self._remote_id)
-        reply.add_int(reason)
-        reply.add_string(text)
-        reply.add_string("en")
-        self._transport._send_user_message(reply)
-
-
-class _Replies:
-    """The replies to global requests, sent in the order of the requests (RFC 4254 §4) whichever is ready first."""
-
-    def __init__(self, send: Callable[[Message], None]) -> None:
-        self._send = send
-        self._lock = threading.Lock()
-        self._slots: deque[list[Message]] = deque()
-        self._sending = False
-
-    def expect(self) -> Callable[[Message], None]:
-        """Take the next place; return what sends the reply for it, from any thread."""
-        slot: list[Message] = []
-        with self._lock:
-            self._slots.append(slot)
-
-        def ready(message: Message) -> None:
-            slot.append(message)
-            while (first := self._next()) is not None:
-                self._send(first)  # when it raises, the connection is over, and no other reply is sent either
-                self._sending = False
-
-        return ready
-
-    def _next(self) -> Message | None:
-        """Return what may be sent now; None while nothing is, or another thread is about to send.
-
-        The lock is not held while sending: a key exchange may stop the sender, and must not stop the transport thread.
-        """
-        with self._lock:
-            if self._sending or not self._slots or not self._slots[0]:
-                return None
-            self._sending = True
-            return self._slots.popleft()[0]
 
 
 class GatewayServer(paramiko.ServerInterface):
@@ -269,7 +87,7 @@ class GatewayTransport(paramiko.Transport):
     _channel_handler_table = {
         common.MSG_CHANNEL_SUCCESS: lambda channel, message: channel._request_success(message),
         common.MSG_CHANNEL_FAILURE: lambda channel, message: channel._request_failed(message),
-        common.MSG_CHANNEL_DATA: lambda channel, message: channel._feed(message),
+        common.MSG_CHANNEL_DATA: lambda channel, message: channel.feed(message.get_binary()),
         common.MSG_CHANNEL_EXTENDED_DATA: lambda channel, message: channel._feed_extended(message),
         common.MSG_CHANNEL_WINDOW_ADJUST: lambda channel, message: channel._window_adjust(message),
         common.MSG_CHANNEL_REQUEST: lambda channel, message: channel._handle_request(message),
@@ -282,9 +100,16 @@ class GatewayTransport(paramiko.Transport):
 
     def __init__(self, sock: socket.socket) -> None:
         adapter: Any = BufferedSocket(sock)
-        super().__init__(adapter, default_window_size=WINDOW_SIZE, default_max_packet_size=PACKET_SIZE)
-        self._deferred: deque[Message | _Packet] = deque()
-        self._replies = _Replies(self._send_user_message)
+        packetizer: Any = partial(GatewayPacketizer, sink=self._data_received)
+        super().__init__(
+            adapter,
+            default_window_size=WINDOW_SIZE,
+            default_max_packet_size=PACKET_SIZE,
+            packetizer_class=packetizer,
+        )
+        self.packetizer: GatewayPacketizer
+        self._deferred: deque[Message | Packet] = deque()
+        self._replies = Replies(self._send_user_message)
         self._opening: dict[int, tuple[GatewayChannel, OpenAnswered]] = {}
         self.server_object: GatewayServer
 
@@ -310,7 +135,7 @@ class GatewayTransport(paramiko.Transport):
             logger.debug("the client was gone before it could be told: %s", error)
         self.close()
 
-    def _send_user_message(self, data: Message | _Packet) -> None:
+    def _send_user_message(self, data: Message | Packet) -> None:
         """Send, after a key exchange if one is under way and after what was to be sent before.
 
         The transport thread never waits for its turn: it must go on reading, or two peers that both have a thread
@@ -322,12 +147,30 @@ class GatewayTransport(paramiko.Transport):
                 raise paramiko.SSHException("the client asks more than it reads answers")
             self._send_deferred()
             return
+        self._send_in_turn(lambda: self.packetizer.send_message(data))
+
+    def send_data(self, head: bytes, data: memoryview, packet_size: int) -> None:
+        """Send a channel's data, as :meth:`GatewayPacketizer.send_data`; waits its turn as any message.
+
+        Any thread but the transport's. Raises OSError when the connection is gone.
+        """
+        self._send_in_turn(lambda: self.packetizer.send_data(head, data, packet_size))
+
+    def _data_received(self, number: int, data: memoryview) -> bool:
+        """Hand a channel's data on; False for what :meth:`run` must judge: a message out of order, or for nobody."""
+        channel = None if self._expected_packet else self._channels.get(number)  # type: ignore[attr-defined]
+        if channel is None:
+            return False
+        channel.feed(data)
+        return True
+
+    def _send_in_turn(self, send: Callable[[], None]) -> None:
         if not self._take_turn():
             return  # the connection is over; its channels learn that by themselves
         try:
             while self._deferred:
-                self._send_message(self._deferred.popleft())  # type: ignore[attr-defined]
-            self._send_message(data)  # type: ignore[attr-defined]
+                self.packetizer.send_message(self._deferred.popleft())
+            send()
         except EOFError as error:  # paramiko's word for a connection that is gone
             raise BrokenPipeError(errno.EPIPE, "the connection is closed") from error
         finally:
@@ -381,7 +224,7 @@ class GatewayTransport(paramiko.Transport):
         while self._deferred and self.clear_to_send.is_set() and self.clear_to_send_lock.acquire(blocking=False):
             try:
                 while self._deferred and self.clear_to_send.is_set():
-                    self._send_message(self._deferred.popleft())  # type: ignore[attr-defined]
+                    self.packetizer.send_message(self._deferred.popleft())
             except EOFError:
                 return  # the connection is gone, and with it who waited for the answer
             finally:
@@ -411,7 +254,7 @@ class GatewayTransport(paramiko.Transport):
         self.server_object.global_request(kind, message, reply)
 
     def _accept_channel(
-        self, remote_id: int, window: int, packet: int, make_handler: Callable[[GatewayChannel], ChannelHandler]
+        self, remote_id: int, window: int, packet: int, make_handler: MakeHandler
     ) -> GatewayChannel:
         with self.lock:
             channel = self._new_channel(make_handler)
@@ -423,7 +266,7 @@ class GatewayTransport(paramiko.Transport):
         self._send_user_message(reply)
         return channel
 
-    def _new_channel(self, make_handler: Callable[[GatewayChannel], ChannelHandler]) -> GatewayChannel:
+    def _new_channel(self, make_handler: MakeHandler) -> GatewayChannel:
         """Return a channel with the next free number. Holds the lock."""
         channel = GatewayChannel(self._next_channel())  # type: ignore[attr-defined]
         self._channels.put(channel.chanid, channel)  # type: ignore[attr-defined]
@@ -437,7 +280,7 @@ class GatewayTransport(paramiko.Transport):
         self,
         kind: str,
         fields: Sequence[str | bytes | int],
-        make_handler: Callable[[GatewayChannel], ChannelHandler],
+        make_handler: MakeHandler,
         answered: OpenAnswered,
     ) -> None:
         """Ask the client to open a channel of the type ``kind`` with the type's own ``fields``; does not wait.
@@ -479,36 +322,3 @@ class GatewayTransport(paramiko.Transport):
         if found is None:
             raise paramiko.SSHException(f"the client answered for channel {number}, which was not being opened")
         return found
-
-
-class BufferedSocket:
-    """A socket whose ``recv`` of a few bytes costs no system call; the rest is the socket's own."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._buffer = memoryview(b"")
-        self._storage = bytearray(RECEIVE_SIZE)
-
-    def recv(self, size: int) -> bytes:
-        """Return up to ``size`` bytes (one reader thread)."""
-        if not self._buffer:
-            received = self._sock.recv_into(self._storage)
-            self._buffer = memoryview(self._storage)[:received]
-        piece = bytes(self._buffer[:size])
-        self._buffer = self._buffer[size:]
-        return piece
-
-    def settimeout(self, timeout: float | None) -> None:
-        """Set the poll interval; paramiko's own of 0.1 s would wake an idle connection ten times a second."""
-        self._sock.settimeout(None if timeout is None else max(timeout, IDLE_TICK))
-
-    def close(self) -> None:
-        """Close at once: a reader blocked in :meth:`recv` is woken, which closing alone does not do."""
-        try:
-            self._sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # the other end was faster
-        self._sock.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._sock, name)

@@ -13,8 +13,10 @@ from paramiko.message import Message
 
 from arv_ssh.session_options import SessionOptions
 from crunch_sshd import transport
+from crunch_sshd.buffered_socket import BufferedSocket
+from crunch_sshd.channel import PACKET_SIZE, WINDOW_SIZE, GatewayChannel
 from crunch_sshd.connection import Connection
-from crunch_sshd.transport import BufferedSocket, ChannelOpen, GatewayChannel
+from crunch_sshd.transport import ChannelOpen
 from tests.unit.crunch_sshd.conftest import Connect
 from tests.unit.crunch_sshd.double import DEADLINE, Link, MemoryRuntime, read_to_end
 
@@ -61,7 +63,7 @@ def test_extended_data_of_a_client_uses_and_frees_the_window(link: Link, runtime
     """A client's extended data is dropped, and the window it used is given back."""
     channel = link.open("cat")
     process = runtime.next()
-    for _ in range(transport.WINDOW_SIZE // 30_000 * 2):
+    for _ in range(WINDOW_SIZE // 30_000 * 2):
         channel.send_stderr(bytes(30_000))
     channel.sendall(b"after")
     process.until(lambda: process.stdin == b"after")
@@ -87,15 +89,15 @@ def test_window_is_reopened_only_by_what_was_taken(link: Link, runtime: MemoryRu
     runtime.prepare = lambda process: process.allow(0)
     channel = link.open("sleep")
     process = runtime.next()
-    channel.sendall(bytes(transport.WINDOW_SIZE))
+    channel.sendall(bytes(WINDOW_SIZE))
     channel.setblocking(False)
     with pytest.raises(socket.timeout):
         channel.send(b"x")
     channel.settimeout(DEADLINE)
-    process.allow(transport.WINDOW_SIZE // 2)
+    process.allow(WINDOW_SIZE // 2)
     channel.sendall(b"x")
     process.allow(None)
-    process.until(lambda: len(process.stdin) == transport.WINDOW_SIZE + 1)
+    process.until(lambda: len(process.stdin) == WINDOW_SIZE + 1)
     assert process.stdin.endswith(b"\0x")
     channel.close()
 
@@ -371,8 +373,8 @@ def test_close_wakes_the_reader() -> None:
 def test_offers(link: Link) -> None:
     """Window and packet are OpenSSH's, and the ciphers and exchanges the lists of the connection."""
     channel = link.open()
-    assert channel.out_window_size == transport.WINDOW_SIZE == 2 << 20
-    assert channel.out_max_packet_size == transport.PACKET_SIZE == 32 << 10
+    assert channel.out_window_size == WINDOW_SIZE == 2 << 20
+    assert channel.out_max_packet_size == PACKET_SIZE == 32 << 10
     assert link.client.remote_version == "SSH-2.0-arv-ssh"
     assert link.transport.remote_cipher == link.transport.local_cipher
     assert link.client.host_key.get_name() == "ssh-ed25519"

@@ -1,0 +1,75 @@
+"""A socket that is read in large pieces, of which small ones are taken without a system call.
+
+Owns the bytes that are read and not yet taken. Knows nothing of SSH.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+RECEIVE_SIZE = 256 * 1024
+"""Bytes asked for in one system call."""
+STORAGE = 4 * RECEIVE_SIZE
+"""Bytes of buffer. What waits is moved to its beginning when there is not room for a whole piece after it."""
+IDLE_TICK = 1.0
+"""Seconds between the transport thread's looks at its timers while nothing arrives."""
+
+
+class BufferedSocket:
+    """A socket for one reading thread; what is not told here is the socket's own."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._storage = memoryview(bytearray(STORAGE))
+        self._start = 0
+        self._end = 0
+
+    @property
+    def buffered(self) -> int:
+        """Return how many bytes can be taken at once."""
+        return self._end - self._start
+
+    def fill(self, wanted: int) -> int:
+        """Receive once, with room for ``wanted`` bytes in all; return how many came, 0 at the end. As recv raises."""
+        if self._start == self._end:
+            self._start = self._end = 0
+        elif STORAGE - self._end < max(wanted, RECEIVE_SIZE):
+            waiting = self._end - self._start
+            self._storage[:waiting] = self._storage[self._start : self._end]
+            self._start, self._end = 0, waiting
+        received = self._sock.recv_into(self._storage[self._end : self._end + RECEIVE_SIZE])
+        self._end += received
+        return received
+
+    def take(self, size: int) -> memoryview:
+        """Return the next ``size`` bytes, at most :attr:`buffered`, in place: valid until the next :meth:`fill`."""
+        start = self._start
+        self._start = start + size
+        return self._storage[start : self._start]
+
+    def recv(self, size: int) -> bytes:
+        """Return up to ``size`` bytes."""
+        if not self.buffered:
+            self.fill(size)
+        return bytes(self.take(min(size, self.buffered)))
+
+    def sendmsg(self, pieces: Sequence[bytes]) -> int:
+        """Send some of ``pieces`` with one system call; return how many bytes."""
+        return self._sock.sendmsg(pieces)
+
+    def settimeout(self, timeout: float | None) -> None:
+        """Set the poll interval; paramiko's own of 0.1 s would wake an idle connection ten times a second."""
+        self._sock.settimeout(None if timeout is None else max(timeout, IDLE_TICK))
+
+    def close(self) -> None:
+        """Close at once: a reader blocked in :meth:`recv` is woken, which closing alone does not do."""
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the other end was faster
+        self._sock.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)

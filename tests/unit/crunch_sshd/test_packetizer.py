@@ -1,0 +1,143 @@
+"""Packets under AES-GCM: the same bytes as paramiko's, through its private counters; a change of those fails here."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import paramiko
+import pytest
+
+from crunch_sshd.packetizer import MAX_PACKET, GatewayPacketizer
+from tests.unit.crunch_sshd.conftest import Connect
+from tests.unit.crunch_sshd.double import DEADLINE, Link, MemoryRuntime, read_to_end
+
+GCM, CTR = "aes128-gcm@openssh.com", "aes128-ctr"
+SEQUENCES = ("_Packetizer__sequence_number_in", "_Packetizer__sequence_number_out")
+
+
+def exchange_keys(link: Link, cipher: str) -> None:
+    """Have the client begin a key exchange that ends in ``cipher``."""
+    link.client.get_security_options().ciphers = (cipher,)
+    link.client.renegotiate_keys()
+
+
+@pytest.fixture
+def link(connect: Connect) -> Link:
+    """A connection, logged in, with the cipher that stock ssh prefers here; paramiko's client would prefer another."""
+    one = connect()
+    one.client.auth_none("_")
+    exchange_keys(one, GCM)
+    return one
+
+
+def echo(link: Link, runtime: MemoryRuntime, data: bytes) -> None:
+    """Send data both ways and compare it."""
+    channel = link.open("cat")
+    process = runtime.next()
+    channel.sendall(data)
+    process.until(lambda: process.stdin == data)
+    process.say(data)
+    process.end(0)
+    assert read_to_end(channel) == (data, b"", 0)
+
+
+def test_fast_way_is_taken(link: Link) -> None:
+    """With the cipher that stock ssh prefers here, both directions go the fast way."""
+    packetizer = link.transport.packetizer
+    assert isinstance(packetizer, GatewayPacketizer)
+    assert link.transport.local_cipher == GCM
+    assert packetizer._in is not None and packetizer._out is not None
+
+
+def test_sequence_numbers_are_paramikos(link: Link, runtime: MemoryRuntime) -> None:
+    """Every packet is counted where paramiko counts: both ends agree after data went both ways."""
+    echo(link, runtime, bytes(1_000_000))
+    link.client.global_request("keepalive@openssh.com")
+    ours, theirs = link.transport.packetizer, link.client.packetizer
+    for name, mirrored in (SEQUENCES, reversed(SEQUENCES)):
+        assert getattr(ours, name) == getattr(theirs, mirrored) > 30
+
+
+def test_ciphers_change_in_mid_connection(link: Link, runtime: MemoryRuntime) -> None:
+    """A key exchange may lead to a cipher that paramiko's own code serves, and back."""
+    data = bytes(range(256)) * 2000
+    for cipher in (CTR, GCM, CTR):
+        exchange_keys(link, cipher)
+        assert (link.transport.packetizer._out is not None) == (cipher == GCM)
+        echo(link, runtime, data)
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 32767, 32768, 32769, 300_001])
+def test_sizes(link: Link, runtime: MemoryRuntime, size: int) -> None:
+    """Data of any size arrives as it was, whatever padding its packets need."""
+    echo(link, runtime, bytes(index * 7 % 251 for index in range(size)))
+
+
+def test_client_that_takes_little_at_a_time(link: Link, runtime: MemoryRuntime) -> None:
+    """What the socket takes only in part is sent to the end, in order."""
+    sock = link.transport.sock
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    channel = link.open("big")
+    process = runtime.next()
+    data = bytes(range(251)) * 4000
+    process.say(data)
+    process.end(0)
+    assert read_to_end(channel) == (data, b"", 0)
+
+
+def test_one_system_call_for_many_packets(link: Link, runtime: MemoryRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large piece of output leaves with one call, not with one for each packet."""
+    sock = link.transport.sock
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    calls: list[int] = []
+    real = sock.sendmsg
+
+    def counting(pieces: list[bytes]) -> int:
+        calls.append(len(pieces))
+        return int(real(pieces))
+
+    monkeypatch.setattr(sock, "sendmsg", counting)
+    channel = link.open("big")
+    process = runtime.next()
+    process.say(bytes(256 * 1024))
+    process.end(0)
+    assert read_to_end(channel)[2] == 0
+    assert max(calls) == 16, "eight packets, each in two pieces"
+
+
+def _send_raw(link: Link, packet: bytes) -> None:
+    """Send bytes as they are on the client's connection; the server must end it."""
+    sock: Any = link.client.sock
+    sock.sendall(packet)
+    assert link.ended.wait(DEADLINE)
+
+
+def test_packet_that_was_changed_on_the_way(link: Link) -> None:
+    """A packet whose tag does not fit ends the connection."""
+    _send_raw(link, (32).to_bytes(4, "big") + bytes(32 + 16))
+    assert "not as it was sent" in str(link.transport.saved_exception)
+
+
+@pytest.mark.parametrize("size", [0, 8, 17, MAX_PACKET + 16, 0xFFFFFFF0])
+def test_impossible_length(link: Link, size: int) -> None:
+    """A length that no packet has ends the connection at once: nothing is waited for, and no memory taken."""
+    _send_raw(link, size.to_bytes(4, "big"))
+    assert f"a packet of {size} bytes" in str(link.transport.saved_exception)
+
+
+def test_client_that_ignores_a_key_exchange(link: Link, runtime: MemoryRuntime) -> None:
+    """A client that sends on and on after it was asked for new keys is disconnected."""
+    table = dict(link.client._handler_table)  # type: ignore[attr-defined]
+    table[20] = lambda message: None  # its answer to KEXINIT
+    link.client._handler_table = table  # type: ignore[attr-defined]
+    channel = link.open("cat")
+    runtime.next()
+    packetizer = link.transport.packetizer
+    packetizer.REKEY_BYTES = 100_000
+    packetizer.REKEY_BYTES_OVERFLOW_MAX = 1_000_000
+    with pytest.raises((OSError, EOFError, paramiko.SSHException)):
+        while True:
+            channel.sendall(bytes(32_000))
+    assert link.ended.wait(DEADLINE)
+    assert "changing keys" in str(link.transport.saved_exception)
