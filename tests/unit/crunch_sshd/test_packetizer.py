@@ -9,6 +9,7 @@ import paramiko
 import pytest
 
 from crunch_sshd.packetizer import MAX_PACKET, GatewayPacketizer
+from tests.timing import wait_for
 from tests.unit.crunch_sshd.conftest import Connect
 from tests.unit.crunch_sshd.double import DEADLINE, Link, MemoryRuntime, read_to_end
 
@@ -20,6 +21,7 @@ def exchange_keys(link: Link, cipher: str) -> None:
     """Have the client begin a key exchange that ends in ``cipher``."""
     link.client.get_security_options().ciphers = (cipher,)
     link.client.renegotiate_keys()
+    link.client.global_request("keepalive@openssh.com")  # the exchange is over a moment after the client says so
 
 
 @pytest.fixture
@@ -40,6 +42,8 @@ def echo(link: Link, runtime: MemoryRuntime, data: bytes) -> None:
     process.say(data)
     process.end(0)
     assert read_to_end(channel) == (data, b"", 0)
+    # Paramiko's client cannot answer the channel's close in a key exchange.
+    wait_for(lambda: not link.transport._channels.values(), "the channel's end on both sides")
 
 
 def test_fast_way_is_taken(link: Link) -> None:
