@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from arv_ssh import credentials, process_lock
+from arv_ssh.audit.options import Auditing
 from arv_ssh.dispatch.crunch_run import CrunchRun
 from arv_ssh.errors import ArvSshError, ConfigError
 
@@ -64,6 +65,19 @@ def test_a_tunnel_is_asked_for(crunch_run: CrunchRun, tmp_path: Path) -> None:
     assert tunnelling.start(lock, UUID, "v2/its-own/token").wait(10) == 0
     seen = json.loads((tmp_path / "log" / UUID / "crunch-run.txt").read_text())
     assert seen["argv"][-3:] == ["--gateway-tunnel", "https://10.0.0.1:8443", UUID]
+
+
+def test_auditing_is_passed_on(crunch_run: CrunchRun, tmp_path: Path) -> None:
+    """crunch-run is told how the cluster wants sessions recorded, and where."""
+    crunch_run = replace(crunch_run, auditing=Auditing("required", tmp_path / "audit", "tty", tmp_path / "recordings"))
+    lock = process_lock.acquire(tmp_path / "lock")
+    assert lock
+    assert crunch_run.start(lock, UUID, "v2/its-own/token").wait(10) == 0
+    seen = json.loads((tmp_path / "log" / UUID / "crunch-run.txt").read_text())
+    assert seen["argv"][4:] == [
+        "--audit", "required", "--audit-dir", str(tmp_path / "audit"),
+        "--recording", "tty", "--recording-dir", str(tmp_path / "recordings"), UUID,
+    ]  # fmt: skip
 
 
 def test_no_descriptor_is_left(crunch_run: CrunchRun, tmp_path: Path) -> None:
