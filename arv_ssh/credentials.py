@@ -12,6 +12,7 @@ import hmac
 HOST_KEY_LABEL = b"arv-ssh host key v1"
 USER_CREDENTIAL_LABEL = b"arv-ssh user credential v1\n"
 CONTAINER_TOKEN_LABEL = "arv-ssh container token v1\n"  # noqa: S105 - a label, not a token
+CONTROLLER_AUTH_LABEL = "arv-ssh controller v1\n"
 TOKEN_DIGEST_LABEL = "arv-ssh token digest v1\n"  # noqa: S105
 
 
@@ -57,6 +58,11 @@ def container_token(system_root_token: str, auth_uuid: str) -> str:
 def token_digest(system_root_token: str, token_secret: str) -> str:
     """Return what the embedded API stores of an API token: no use to who has the database but not the root token."""
     return _hex(system_root_token, (TOKEN_DIGEST_LABEL + token_secret).encode())
+
+
+def controller_auth(system_root_token: str, method: str, target: str, moment: str) -> str:
+    """Return the proof by which one controller knows another: for one request, at ``moment`` (unix seconds)."""
+    return _hex(system_root_token, f"{CONTROLLER_AUTH_LABEL}{method}\n{target}\n{moment}".encode())
 
 
 def matches(presented: str, expected: str) -> bool:

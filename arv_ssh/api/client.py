@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import requests
 import urllib3
@@ -142,6 +142,14 @@ class ApiClient:
     def unlock(self, uuid: str) -> Record:
         """Give a Locked container back to the queue."""
         return self._call("POST", f"{_path('containers', uuid)}/unlock")
+
+    def shell_sessions(self) -> Record:
+        """Return the cluster's open sessions: ``items``, and ``missing``, sentences about controllers not asked."""
+        return self._call("GET", "shell_sessions")
+
+    def kill_shell_session(self, session_id: str, reason: str) -> Record:
+        """End an open session, whose user reads ``reason``; return it as it was."""
+        return self._call("POST", f"shell_sessions/{quote(session_id, safe='')}/kill", body={"reason": reason})
 
     def container_auth(self, uuid: str) -> Record:
         """Return the token, with its ``api_token``, of a container that this client's token has locked."""

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 
 from arv_ssh import __version__
-from arv_ssh.cli import audit, cluster, controller
+from arv_ssh.cli import audit, cluster, controller, sessions
 from arv_ssh.errors import ArvSshError
 
-COMMANDS = (controller, audit, cluster)
+COMMANDS = (controller, sessions, audit, cluster)
 """Modules with ``add_parser(commands)``, in the order of ``--help``."""
 
 EXAMPLES = """examples:

@@ -12,7 +12,6 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import h11
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
@@ -139,7 +138,7 @@ class MetricsEndpoint:
             if status == 200:
                 return list(text_string_to_metric_families(body.decode()))
             failure = f"status {status}"
-        except (OSError, h11.RemoteProtocolError, ValueError) as error:
+        except (OSError, HttpError, ValueError) as error:
             failure = str(error) or type(error).__name__
         event(logger, "another controller process tells no metrics", level=logging.WARNING, socket=str(sibling),
               error=failure)  # fmt: skip

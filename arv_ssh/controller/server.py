@@ -19,12 +19,13 @@ from arv_ssh.api.client import ApiClient
 from arv_ssh.api.in_process import InProcessAdapter
 from arv_ssh.audit.trail import Trail
 from arv_ssh.config import ClusterConfig
-from arv_ssh.controller import management, metrics
+from arv_ssh.controller import management, metrics, session_admin
 from arv_ssh.controller.audit import SessionAudit
 from arv_ssh.controller.limits import SessionLimits
 from arv_ssh.controller.metrics import MetricsEndpoint, SessionMetrics
 from arv_ssh.controller.peers import Peers
 from arv_ssh.controller.revocation import Revocation
+from arv_ssh.controller.session_admin import SessionAdmin
 from arv_ssh.controller.sessions import Sessions
 from arv_ssh.controller.shell import PATH, ShellEndpoint
 from arv_ssh.controller.tunnels import PATH as TUNNEL_PATH
@@ -70,6 +71,7 @@ class Controller:
         limits = SessionLimits(config.limits, peers.run_dir)
         self._shell = ShellEndpoint(config, api, self.sessions, limits, self.tunnels)
         self._revocation = Revocation(config, api, self.sessions)
+        self._session_admin = SessionAdmin(config, api, self.sessions, peers)
         self._server: asyncio.Server | None = None
         self._private: asyncio.Server | None = None
 
@@ -94,7 +96,7 @@ class Controller:
         self.config = replace(config, **fixed)
         self._shell.reload(self.config)
         self.tunnels.config = self.config
-        self._revocation.config = self.config
+        self._revocation.config = self._session_admin.config = self.config
         self._revocation.look_now()
 
     async def stop(self) -> None:
@@ -114,6 +116,8 @@ class Controller:
             return await self._shell.handle(found.group(1) or found.group(2), request)
         if found := TUNNEL_PATH.fullmatch(request.path):
             return self.tunnels.handle(found.group(1) or found.group(2), request)
+        if found := session_admin.PATH.fullmatch(request.path):
+            return await self._session_admin.handle(found.group(1), request)
         if request.path == HEALTH_PATH:
             management.check(request, self.config.management_token)
             return Response(200, b'{"health":"OK"}\n')
