@@ -121,16 +121,52 @@ def origin_form(target: str) -> str:
     return remaining if remaining.startswith("/") else f"/{remaining}"
 
 
-class HttpConnection(asyncio.Protocol):
-    """The server's end of one HTTP/1.1 connection."""
+class Connections:
+    """A server's connections that speak HTTP: not those that were upgraded, and before TLS is agreed on already."""
 
-    def __init__(self, handler: Handler, streams: Streams = never) -> None:
+    def __init__(self) -> None:
+        self.draining = False
+        self._open: set[HttpConnection] = set()
+        self._none = asyncio.Event()
+
+    def add(self, connection: HttpConnection) -> None:
+        """Note a new one."""
+        self._open.add(connection)
+        self._none.clear()
+
+    def discard(self, connection: HttpConnection) -> None:
+        """Note that one is closed or upgraded."""
+        self._open.discard(connection)
+        if not self._open:
+            self._none.set()
+
+    def drain(self) -> None:
+        """Let each answer be the last of its connection, and close those between two requests now."""
+        self.draining = True
+        for connection in list(self._open):
+            connection.close_if_idle()
+
+    async def ended(self) -> None:
+        """Wait until there is none."""
+        if self._open:
+            await self._none.wait()
+
+
+class HttpConnection(asyncio.Protocol):
+    """The server's end of one HTTP/1.1 connection; it is one of ``connections`` while it speaks HTTP."""
+
+    def __init__(
+        self, handler: Handler, streams: Streams = never, *, connections: Connections | None = None
+    ) -> None:
         self._handler = handler
         self._streams = streams
         self._stream: RequestStream | None = None
         self._writable = asyncio.Event()
         self._writable.set()
         self._lingering = False
+        self._connections = connections or Connections()
+        self._connections.add(self)
+        self._between_requests = False
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
         self._transport: asyncio.Transport | None = None
         self._head: h11.Request | None = None
@@ -141,9 +177,15 @@ class HttpConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = plain(transport)
 
+    def close_if_idle(self) -> None:
+        """Close the connection if an answer was given on it and no byte of another request has come since."""
+        if self._between_requests and self._transport is not None:
+            self._transport.close()
+
     def data_received(self, data: bytes) -> None:
         if self._lingering:
             return
+        self._between_requests = False
         self._http.receive_data(data)
         self._advance()
 
@@ -161,6 +203,7 @@ class HttpConnection(asyncio.Protocol):
         return self._task is not None  # an answer may still be on its way to a client that half-closed
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(self)
         self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
@@ -271,11 +314,14 @@ class HttpConnection(asyncio.Protocol):
         self._task = None  # connection_lost now belongs to whoever takes the transport
         self._transport = None
         upgrade.start(transport, early)
+        self._connections.discard(self)  # only now: whoever waits for the last one sees what became of it
 
     async def _send_stream(self, transport: asyncio.Transport, answer: StreamedResponse, request_id: str) -> None:
         headers = [*answer.headers]
         if not any(name.lower() == b"x-request-id" for name, _ in headers):
             headers.append((b"X-Request-Id", request_id.encode()))
+        if self._connections.draining:
+            headers.append((b"Connection", b"close"))
         head = h11.Response(status_code=answer.status, reason=answer.reason, headers=headers)
         try:
             async with aclosing(answer.chunks) as chunks:
@@ -301,6 +347,7 @@ class HttpConnection(asyncio.Protocol):
                 ("Content-Type", response.content_type),
                 ("Content-Length", str(len(response.body))),
                 ("X-Request-Id", request_id),
+                *([("Connection", "close")] if self._connections.draining else []),
                 *response.headers,
             ],
         )
@@ -318,6 +365,7 @@ class HttpConnection(asyncio.Protocol):
             self._transport.close()
             return
         self._http.start_next_cycle()
+        self._between_requests = not self._http.trailing_data[0]
         self._timer = asyncio.get_running_loop().call_later(IDLE_TIMEOUT, self._timed_out)
         self._transport.resume_reading()
         self._advance()

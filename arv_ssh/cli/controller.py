@@ -1,15 +1,25 @@
-"""The command line of ``arv-ssh controller``: where it listens, which API it asks."""
+"""The command line of ``arv-ssh controller``: where it listens, which API it asks, in how many processes."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from arv_ssh import config, listen, log
+from arv_ssh.cli import daemons
 from arv_ssh.config import ClusterConfig
+from arv_ssh.controller import peers, private_socket
 from arv_ssh.errors import ConfigError, UsageError
 
 DEFAULT_CONFIG = Path("/etc/arvados/config.yml")
+MAX_WORKERS = 256
+"""More than a host has use for; a slip of the finger is told, not obeyed."""
 
 EXAMPLES = """examples:
   arv-ssh controller --config /etc/arvados/config.yml
@@ -26,29 +36,58 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--config",
-        type=Path,
-        action="append",
-        metavar="FILE",
+    add = parser.add_argument
+    add(
+        "--config", type=Path, action="append", metavar="FILE",
         help=f"the cluster's config; given again, a file that is laid over it (default: {DEFAULT_CONFIG})",
-    )
-    parser.add_argument("--cluster", metavar="ID", help="the cluster, when the config has several")
-    parser.add_argument("--api", metavar="URL", default="", help="the Arvados API to ask, where the config names none")
-    parser.add_argument("--listen", metavar="HOST:PORT", help="default: the config's InternalURLs or ExternalURL")
-    parser.add_argument(
-        "--run-dir",
-        type=Path,
-        metavar="DIR",
+    )  # fmt: skip
+    add("--cluster", metavar="ID", help="the cluster, when the config has several")
+    add("--api", metavar="URL", default="", help="the Arvados API to ask, where the config names none")
+    add(
+        "--listen", metavar="HOST:PORT",
+        help="default: the sockets that systemd passes, else the one of the config's InternalURLs that is this "
+        "machine's, else its ExternalURL",
+    )  # fmt: skip
+    add(
+        "--listen-fd", type=int, action="append", metavar="FD", default=[],
+        help="an inherited file descriptor of a listening socket, instead of --listen; may be given again",
+    )  # fmt: skip
+    add("--workers", type=int, metavar="N", default=1, help="processes that serve the port (default: 1)")
+    add(
+        "--run-dir", type=Path, metavar="DIR",
         help="where this host's controllers of the cluster find each other; mode 0700 (default: the config's "
         "RunDirectory, else one for this user and cluster in /run)",
-    )
+    )  # fmt: skip
+    add(
+        "--drain-timeout", type=float, metavar="SECONDS",
+        help="how long sessions are kept after SIGTERM (default: the config's DrainTimeout, else "
+        f"{config.DRAIN_TIMEOUT:.0f})",
+    )  # fmt: skip
+    add(
+        "--leave-draining", action="store_true",
+        help="on SIGTERM end at once, while the processes that serve end by themselves with their last session or at "
+        "the drain time-out (for a service manager that leaves them alone)",
+    )  # fmt: skip
+    add("--supervisor-fd", type=int, help=argparse.SUPPRESS)
     parser.set_defaults(function=_controller)
 
 
 def listen_address(text: str | None, cluster: ClusterConfig) -> tuple[str, int]:
-    """Return where the controller listens: ``text``, else the config's first internal URL, else its external one."""
-    url = f"https://{text}" if text else next(iter(cluster.internal_urls), cluster.controller_url)
+    """Return where the controller listens: ``text``, else the internal URL that is this machine's, else the external.
+
+    Several hosts share a config, which names them all.
+    """
+    if text:
+        url = f"https://{text}"
+    elif cluster.internal_urls:
+        url = next(filter(_is_ours, cluster.internal_urls), "")
+        if not url:
+            raise ConfigError(
+                f"none of Services.Controller.InternalURLs ({', '.join(cluster.internal_urls)}) is this machine's; "
+                "give --listen HOST:PORT"
+            )
+    else:
+        url = cluster.controller_url
     parts = urlsplit(url)
     try:
         host, port = parts.hostname, parts.port
@@ -61,11 +100,62 @@ def listen_address(text: str | None, cluster: ClusterConfig) -> tuple[str, int]:
     return host, 443 if port is None else port
 
 
-def _controller(options: argparse.Namespace) -> int:
-    from arv_ssh import config
-    from arv_ssh.controller.main import run
+def _is_ours(url: str) -> bool:
+    host = urlsplit(url).hostname
+    return host is not None and peers.is_of_this_machine(host)
 
+
+def _controller(options: argparse.Namespace) -> int:
+    _check(options)
     first, *overlays = options.config or [DEFAULT_CONFIG]
-    cluster = config.load(first, options.cluster, overlays=overlays, api=options.api)
-    run(cluster, listen_address(options.listen, cluster), options.run_dir)
+    load = partial(config.load, first, options.cluster, overlays=overlays, api=options.api)
+    cluster = load()
+    run_dir = private_socket.directory(cluster, options.run_dir, os.environ)
+    listeners = _listeners(options, cluster, run_dir)
+    if options.workers > 1 or options.leave_draining:
+        return _supervise(options, run_dir, listeners)
+    _serve(options, load, listeners)
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    if not 1 <= options.workers <= MAX_WORKERS:
+        raise UsageError(f"--workers {options.workers}: it must be a whole number from 1 to {MAX_WORKERS}")
+    if options.drain_timeout is not None and not 0 <= options.drain_timeout < float("inf"):
+        raise UsageError(f"--drain-timeout {options.drain_timeout}: it must be a number of seconds from 0")
+    if options.listen and options.listen_fd:
+        raise UsageError("--listen and --listen-fd both say where to listen; give one of them")
+
+
+def _listeners(options: argparse.Namespace, cluster: ClusterConfig, run_dir: Path) -> list[socket.socket]:
+    if options.listen_fd:
+        return [listen.adopt(descriptor, "--listen-fd") for descriptor in options.listen_fd]
+    if passed := listen.inherited(os.environ):
+        if options.listen:
+            raise UsageError("--listen and the sockets that systemd passed both say where to listen; drop one of them")
+        return passed
+    # A port that is taken is an error, but for a process of this very cluster whose place we are to take.
+    predecessor = bool(private_socket.living(run_dir))
+    return [listen.bind(*listen_address(options.listen, cluster), shared=predecessor)]
+
+
+def _serve(options: argparse.Namespace, load: Callable[[], ClusterConfig], listeners: list[socket.socket]) -> None:
+    from arv_ssh.controller.main import Process
+
+    supervisor = socket.socket(fileno=options.supervisor_fd) if options.supervisor_fd is not None else None
+    Process(load, listeners, options.run_dir, options.drain_timeout, supervisor).run()
+
+
+def _supervise(options: argparse.Namespace, run_dir: Path, listeners: list[socket.socket]) -> int:
+    from arv_ssh.controller.supervisor import Supervisor
+
+    log.configure()
+    command = [str(daemons.program("arv-ssh")), "controller", f"--run-dir={run_dir}"]
+    command += [f"--config={path}" for path in options.config or []]
+    for name in ("cluster", "api", "drain_timeout"):
+        if (value := getattr(options, name)) not in (None, ""):
+            command.append(f"--{name.replace('_', '-')}={value}")
+    supervisor = Supervisor(
+        command, options.workers, listeners, run_dir=run_dir, leave_draining=options.leave_draining
+    )
+    return asyncio.run(supervisor.run())

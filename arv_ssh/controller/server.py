@@ -1,7 +1,7 @@
-"""The controller's HTTPS server: which path goes where.
+"""The controller: which path goes where, and from its start to its stop what each of its parts does.
 
-Owns the routing and the life of the listening socket. Every request ends in the shell endpoint, the embedded API,
-the health check, or the metrics.
+Owns the routing: every request ends in the shell endpoint, the embedded API, the health check, or the metrics. The
+sockets are :mod:`arv_ssh.controller.front`'s.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import logging
 import os
 import socket
 import ssl
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 
 from arv_ssh import tls
@@ -21,33 +23,33 @@ from arv_ssh.audit.trail import Trail
 from arv_ssh.config import ClusterConfig
 from arv_ssh.controller import management, metrics, session_admin
 from arv_ssh.controller.audit import SessionAudit
+from arv_ssh.controller.front import Front
 from arv_ssh.controller.limits import SessionLimits
 from arv_ssh.controller.metrics import MetricsEndpoint, SessionMetrics
 from arv_ssh.controller.peers import Peers
 from arv_ssh.controller.revocation import Revocation
 from arv_ssh.controller.session_admin import SessionAdmin
-from arv_ssh.controller.sessions import Sessions
+from arv_ssh.controller.sessions import LiveSession, Observer, Sessions
 from arv_ssh.controller.shell import PATH, ShellEndpoint
 from arv_ssh.controller.tunnels import PATH as TUNNEL_PATH
 from arv_ssh.controller.tunnels import STREAM_PATH, Tunnels
 from arv_ssh.embedded import discovery, routes
 from arv_ssh.embedded.api import EmbeddedApi
 from arv_ssh.errors import ConfigError, NotFound
-from arv_ssh.http_server import HttpConnection, Request, Response, Upgrade
+from arv_ssh.http_server import Request, Response, Upgrade
 from arv_ssh.log import event
-from arv_ssh.tls_transport import TlsLayer
 
 logger = logging.getLogger(__name__)
 
-FIXED = ("cluster_id", "system_root_token", "api", "api_insecure", "database", "tls_certificate", "tls_key",
+FIXED = ("cluster_id", "system_root_token", "api", "api_insecure", "database",
          "management_token", "auditing")  # fmt: skip
 """What a config that is read again cannot change: the API and the secrets that everything open was made with."""
 HEALTH_PATH = "/_health/ping"
 EMBEDDED_PATHS = (routes.PREFIX, discovery.PATH)
 EMBEDDED_THREADS = 8
 """Requests of the embedded API under way at once; writes queue up at the database anyway."""
-BACKLOG = 1024
-"""Connections the kernel holds until they are accepted; a burst of logins comes all at once."""
+STOP_GRACE = 2.0
+"""Seconds for sessions that are cut to send what was already read."""
 
 
 class Controller:
@@ -59,12 +61,15 @@ class Controller:
     def __init__(self, config: ClusterConfig, peers: Peers) -> None:
         self.config = config
         self.peers = peers
+        self._front = Front(self.handle, self.handle_private, _server_context(config))
         self._embedded = EmbeddedApi(config) if config.api is None else None
         self._pool = ThreadPoolExecutor(EMBEDDED_THREADS, thread_name_prefix="embedded")
         self.sessions = Sessions()
         trail = Trail(config.auditing.audit, config.auditing.audit_directory, "controller")
         self._audit = SessionAudit(trail)
         self.sessions.observe(self._audit)
+        self._last_session = _LastSession(self.sessions)
+        self.sessions.observe(self._last_session)
         self._metrics = MetricsEndpoint(SessionMetrics(self.sessions, trail), peers, config.management_token)
         api = _api_client(config, self._embedded)
         self.tunnels = Tunnels(config, peers)
@@ -72,24 +77,19 @@ class Controller:
         self._shell = ShellEndpoint(config, api, self.sessions, limits, self.tunnels)
         self._revocation = Revocation(config, api, self.sessions)
         self._session_admin = SessionAdmin(config, api, self.sessions, peers)
-        self._server: asyncio.Server | None = None
-        self._private: asyncio.Server | None = None
 
-    async def start(self, listener: socket.socket, private: socket.socket) -> None:
-        """Serve on a bound socket, with the config's TLS certificate, and without TLS on the process's private one."""
-        context = _server_context(self.config)
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: TlsLayer(context, HttpConnection(self.handle), server_side=True), sock=listener, backlog=BACKLOG
-        )
-        self._private = await loop.create_unix_server(lambda: HttpConnection(self.handle_private), sock=private)
+    async def start(self, listeners: Sequence[socket.socket], private: socket.socket) -> None:
+        """Serve on bound sockets, with the config's TLS certificate, and without TLS on the process's private one."""
+        await self._front.start(listeners, private)
         self._revocation.start()
 
     async def reload(self, config: ClusterConfig) -> None:
-        """Decide by ``config`` from here on, and look at once whether open sessions may go on.
+        """Decide by ``config`` from here on, use its certificate, and look at once whether open sessions may go on.
 
-        What the process was built on stays as it was until it is started again: see :data:`FIXED`.
+        What the process was built on stays as it was until it is started again: see :data:`FIXED`. Raises
+        :class:`ConfigError`, and keeps all as it was, when the certificate cannot be used.
         """
+        self._front.context = _server_context(config)
         fixed = {name: getattr(self.config, name) for name in FIXED}
         if changed := [name for name, value in fixed.items() if getattr(config, name) != value]:
             event(logger, "the new config changes what only a restart can change", level=logging.WARNING, keys=changed)
@@ -99,14 +99,25 @@ class Controller:
         self._revocation.config = self._session_admin.config = self.config
         self._revocation.look_now()
 
+    async def drain(self) -> None:
+        """Stop accepting, and wait until the last request is answered and the last session has ended.
+
+        The private socket stays: sessions are seen and ended through it. Whoever does not want to wait longer cancels.
+        """
+        await self._front.stop_accepting()
+        event(logger, "controller is draining", sessions=len(self.sessions))
+        await self._front.answered()
+        await self._last_session.ended()
+
     async def stop(self) -> None:
         """Stop accepting and end all sessions."""
-        for server in (self._server, self._private):
-            if server is not None:
-                server.close()
+        self._front.close()
         self._revocation.close()
         self._shell.close()
         self.tunnels.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_GRACE):
+                await self._last_session.ended()
         self._pool.shutdown(wait=False, cancel_futures=True)
         await self._audit.close()
 
@@ -138,6 +149,23 @@ class Controller:
         if found := STREAM_PATH.fullmatch(request.path):
             return self.tunnels.handle_stream(found.group(1))
         return await self.handle(request)
+
+
+class _LastSession(Observer):
+    """Knows when there is no session."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        self._changed = asyncio.Event()
+
+    def closed(self, session: LiveSession, reason: str) -> None:
+        self._changed.set()
+
+    async def ended(self) -> None:
+        """Wait until no session is live."""
+        while len(self._sessions):
+            self._changed.clear()
+            await self._changed.wait()
 
 
 def _server_context(config: ClusterConfig) -> ssl.SSLContext:

@@ -8,7 +8,7 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,51 +62,116 @@ class Controller:
         return answer.status, str(body["errors"][0])
 
 
+def ssh_config(cluster: EmbeddedCluster, address: str, directory: Path) -> Path:
+    """Write the config of stock ssh for the active user's way into containers through ``address``; return its path."""
+    token = cluster.directory.token_file("active").read_text().strip()
+    settings = {"ARVADOS_API_HOST": address, "ARVADOS_API_TOKEN": token, "SSL_CERT_FILE": str(cluster.directory.ca)}
+    environment = directory / "env"
+    environment.write_text("".join(f"export {name}={value}\n" for name, value in settings.items()))
+    environment.chmod(0o600)
+    program = str(Path(sys.executable).with_name("arvados-client"))
+    arguments = ["ssh-config", "--settings", str(environment), "--output-dir", str(directory)]
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=DEADLINE)
+    assert done.returncode == 0, done.stderr
+    return directory / "ssh_config"
+
+
 @contextmanager
 def controller(
-    cluster: EmbeddedCluster, directory: Path, shell_access: dict[str, Any], host: str = "127.0.0.1", **section: Any
+    cluster: EmbeddedCluster,
+    directory: Path,
+    shell_access: dict[str, Any],
+    host: str = "127.0.0.1",
+    **section: Any,
 ) -> Iterator[Controller]:
     """Run a controller with the certificates and root token of ``cluster``, stopped at the end of the block.
 
     It listens on ``host``; its ``address`` is on the loopback. ``section`` overrides keys of the cluster's own config:
     its database, unless another is given, is shared.
     """
-    own = yaml.safe_load(cluster.directory.config.read_text())["Clusters"][CLUSTER_ID]
-    merged = {key: value for key, value in (own | section).items() if value is not None}
-    merged["Containers"] = own["Containers"] | {"ShellAccess": shell_access}
-    file = directory / "config.yml"
-    file.write_text(yaml.safe_dump({"Clusters": {CLUSTER_ID: merged}}))
+    file = write_config(cluster, directory, shell_access, **section)
     with started(cluster, directory, ["--config", str(file)], host) as running:
         yield running
 
 
 @contextmanager
 def started(
-    cluster: EmbeddedCluster, directory: Path, options: list[str], host: str = "127.0.0.1"
+    cluster: EmbeddedCluster, directory: Path, options: Sequence[str], host: str = "127.0.0.1"
 ) -> Iterator[Controller]:
     """Run a controller with these options on a free port, its log in ``directory``, until the end of the block."""
-    log = directory / "controller.log"
-    program = str(Path(sys.executable).with_name("arv-ssh"))
-    command = [program, "controller", *options, "--listen", f"{host}:0"]
-    command += ["--run-dir", str(directory / "run")]  # the cluster's own controller is none of its siblings
+    options = [*options, "--listen", f"{host}:0", "--drain-timeout", "0"]
+    with start(cluster, None, directory / "controller.log", options) as process:
+        yield process.wait_until_it_listens()
+
+
+def write_config(
+    cluster: EmbeddedCluster, directory: Path, shell_access: dict[str, Any], **section: Any
+) -> Path:
+    """Write the config of a controller beside the cluster's own, and return its path."""
+    own = yaml.safe_load(cluster.directory.config.read_text())["Clusters"][CLUSTER_ID]
+    merged = {key: value for key, value in (own | section).items() if value is not None}
+    merged["Containers"] = own["Containers"] | {"ShellAccess": shell_access}
+    file = directory / "config.yml"
+    file.write_text(yaml.safe_dump({"Clusters": {CLUSTER_ID: merged}}))
+    return file
+
+
+class ControllerProcess:
+    """A process of ``arv-ssh controller`` (a supervisor, with ``--workers``) and its log."""
+
+    def __init__(self, popen: subprocess.Popen[bytes], cluster: EmbeddedCluster, log: Path) -> None:
+        self.popen = popen
+        self.log = log
+        self._cluster = cluster
+
+    def events(self, message: str) -> list[dict[str, Any]]:
+        """Return the log's lines with a message."""
+        lines = (line for line in self.log.read_text().splitlines() if line.startswith("{"))
+        return [record for line in lines if (record := json.loads(line))["msg"] == message]
+
+    def wait_for_event(self, message: str, number: int = 1) -> list[dict[str, Any]]:
+        """Wait until the log has ``number`` lines with a message; return them."""
+        def look() -> list[dict[str, Any]] | None:
+            assert self.popen.poll() is None or len(self.events(message)) >= number, self.log.read_text()
+            return found if len(found := self.events(message)) >= number else None
+
+        return wait_for(look, message)
+
+    def wait_until_it_listens(self, number: int = 1) -> Controller:
+        """Return the controller once ``number`` of its processes serve."""
+        port = self.wait_for_event("controller is listening", number)[-1]["port"]
+        root_token = config.load(self._cluster.directory.config).system_root_token
+        return Controller(f"127.0.0.1:{port}", self._cluster.directory.ca, root_token, self.log)
+
+
+@contextmanager
+def start(
+    cluster: EmbeddedCluster,
+    file: Path | None,
+    log: Path,
+    options: Sequence[str],
+    wrapper: Sequence[str] = (),
+    **popen: Any,
+) -> Iterator[ControllerProcess]:
+    """Start a controller with the config ``file``, stopped at the end of the block; ``wrapper`` executes it."""
+    command = [*wrapper, str(Path(sys.executable).with_name("arv-ssh")), "controller"]
+    command += ["--config", str(file)] if file else []
+    # The cluster's own controller is none of its siblings.
+    command += ["--run-dir", str(log.with_name("run")), *options]
     environment = os.environ | {"SSL_CERT_FILE": str(cluster.directory.ca)}
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, **popen
+        )
     try:
-        wait_for(lambda: _port(log) or process.poll() is not None, "the controller to listen")
-        assert process.poll() is None, log.read_text()
-        token = config.load(cluster.directory.config).system_root_token
-        yield Controller(f"127.0.0.1:{_port(log)}", cluster.directory.ca, token, log)
+        yield ControllerProcess(process, cluster, log)
     finally:
         process.terminate()
-        process.wait(DEADLINE)
-
-
-def _port(log: Path) -> int:
-    for line in log.read_text().splitlines():
-        if '"controller is listening"' in line:
-            return int(json.loads(line)["port"])
-    return 0
+        try:
+            process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
 
 
 def new_user(root: ApiClient, name: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ import pytest
 
 from arv_ssh import http_server
 from arv_ssh.errors import Forbidden
-from arv_ssh.http_server import HttpConnection, Request, Response, Upgrade
+from arv_ssh.http_server import Connections, HttpConnection, Request, Response, Upgrade
 from tests.unit.arv_ssh.streams import Wire
 
 Handler = Callable[[Request], Awaitable[Response | Upgrade]]
@@ -26,10 +26,10 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(scenario, 20))
 
 
-def opened(handler: Handler = ok) -> Wire:
+def opened(handler: Handler = ok, connections: Connections | None = None) -> Wire:
     """Return the wire of a fresh connection."""
     wire = Wire()
-    connection = HttpConnection(handler)
+    connection = HttpConnection(handler, connections=connections)
     wire.set_protocol(connection)
     connection.connection_made(wire)
     return wire
@@ -488,3 +488,61 @@ def test_whole_url_as_target(target: str, path: str, query: str) -> None:
 
     run(scenario())
     assert seen == [(path, query)]
+
+
+class TestDraining:
+    """A server that is about to end."""
+
+    def test_connections(self) -> None:
+        """Those between requests are closed; a new one, a request half come and one under way have their answers."""
+
+        async def scenario() -> None:
+            connections, answering = Connections(), asyncio.Event()
+
+            async def wait(request: Request) -> Response:
+                await answering.wait()
+                return OK
+
+            idle, fresh, half, under_way = (
+                opened(handler, connections) for handler in (ok, ok, ok, wait)
+            )
+            for wire in (idle, half):
+                wire.protocol.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                await answered(wire)
+                assert "connection" not in answer(wire)[1]
+            half.protocol.data_received(b"GET / HT")
+            under_way.protocol.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            connections.drain()
+            assert [wire.is_closing() for wire in (idle, fresh, half, under_way)] == [True, False, False, False]
+            ended = asyncio.create_task(connections.ended())
+            answering.set()
+            fresh.protocol.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            half.protocol.data_received(b"TP/1.1\r\nHost: x\r\n\r\n")
+            for wire in (fresh, half, under_way):
+                await answered(wire)
+                status, headers, _ = answer(wire)
+                assert (status, headers["connection"]) == (200, "close") and wire.is_closing()
+                assert not ended.done()
+                wire.protocol.connection_lost(None)
+            assert not ended.done()
+            idle.protocol.connection_lost(None)
+            await ended
+
+        run(scenario())
+
+    def test_upgraded(self) -> None:
+        """An upgraded connection is none of the server's any more, once its new owner has it."""
+
+        async def scenario() -> None:
+            connections, seen = Connections(), []
+
+            async def upgrade(request: Request) -> Upgrade:
+                return Upgrade("ssh", [], lambda transport, early: seen.append(early))
+
+            wire = opened(upgrade, connections)
+            wire.protocol.data_received(b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: ssh\r\n\r\n")
+            connections.drain()
+            await connections.ended()
+            assert seen == [b""] and not wire.is_closing()
+
+        run(scenario())

@@ -11,18 +11,21 @@ CLUSTER = config.parse("zzzzz", {"SystemRootToken": "x" * 50})
 
 
 def test_listen_address() -> None:
-    """--listen counts first, then the first internal URL, then the external one."""
+    """--listen counts first, then the internal URL that is this machine's, then the external one."""
     url = replace(CLUSTER, controller_url="https://api.example")
     assert controller.listen_address("127.0.0.1:0", url) == ("127.0.0.1", 0)
     assert controller.listen_address("[::1]:8443", url) == ("::1", 8443)
     assert controller.listen_address(None, url) == ("api.example", 443)
-    assert controller.listen_address(None, replace(url, internal_urls=("https://10.0.0.1:8003",))) == ("10.0.0.1", 8003)
+    hosts = replace(url, internal_urls=("https://192.0.2.1:8003", "https://127.0.0.1:8004"))
+    assert controller.listen_address(None, hosts) == ("127.0.0.1", 8004)
 
 
 def test_bad_listen_address() -> None:
     """A port that is no number, and no address at all, get a sentence."""
     with pytest.raises(UsageError, match="must be HOST:PORT"):
         controller.listen_address("localhost:https", CLUSTER)
+    with pytest.raises(ConfigError, match=r"none of .*InternalURLs \(https://192.0.2.1:8003\) is this machine's"):
+        controller.listen_address(None, replace(CLUSTER, internal_urls=("https://192.0.2.1:8003",)))
     with pytest.raises(ConfigError, match="nothing says where to listen"):
         controller.listen_address(None, CLUSTER)
 
