@@ -1,6 +1,6 @@
 """The names that a shell completes after ``ssh``: one small ssh_config of ``Host`` lines for each API host.
 
-What completes host names in bash, zsh and fish reads ``Host`` lines, through ``Include`` too; so there is nothing to
+What completes host names in bash and zsh reads ``Host`` lines, through ``Include`` too; so there is nothing to
 install in a shell. ``arvados-client ls`` writes the file anew. Owns the file; it says nothing that ssh would act on.
 """
 

@@ -59,7 +59,7 @@ def run(argv: list[str]) -> int:
     if given.values["--control-dir"]:
         known_hosts.make_private(given.values["--control-dir"])
     if session.host_key:
-        known_hosts.record(given.values["--known-hosts-dir"] or known_hosts.default_dir(), host, session.host_key)
+        known_hosts.record(given.values["--known-hosts-dir"] or known_hosts.cache_dir(), host, session.host_key)
     else:
         tell(controller.unvouched(host))
     greeted = _client_check(given.values["--needs-openssh"]) if given.values["--needs-openssh"] else None

@@ -248,6 +248,13 @@ def test_wait(account: Account, cluster: EmbeddedCluster) -> None:
         assert starting.wait(DEADLINE) == 0
 
 
+def test_a_proxy_command_of_ones_own(account: Account, debian: str, tmp_path: Path) -> None:
+    """ProxyCommand … --wait for one ssh fits the installed block, also where the login has a directory of its own."""
+    proxy = f"ProxyCommand={ARVADOS_CLIENT} ssh-proxy --wait --user %r %h"
+    done = account.ssh("-o", "ControlPath=none", "-o", proxy, debian, "echo in", XDG_RUNTIME_DIR=str(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"in\n", b"")
+
+
 def _newest_request(cluster: EmbeddedCluster) -> str | None:
     found = cluster.api().list(
         "container_requests", order=["created_at desc"], limit=1, filters=[["state", "=", "Committed"]]
