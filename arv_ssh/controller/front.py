@@ -11,7 +11,7 @@ import socket
 import ssl
 from collections.abc import Sequence
 
-from arv_ssh.http_server import Connections, Handler, HttpConnection
+from arv_ssh.http_server import Connections, Handler, HttpConnection, Streams, never
 from arv_ssh.tls_transport import TlsLayer
 
 BACKLOG = 1024
@@ -19,10 +19,16 @@ BACKLOG = 1024
 
 
 class Front:
-    """Serves ``handler`` over TLS with ``context``, and ``private_handler`` without TLS on the private socket."""
+    """Serves ``handler`` over TLS with ``context``, and ``private_handler`` without TLS on the private socket.
 
-    def __init__(self, handler: Handler, private_handler: Handler, context: ssl.SSLContext) -> None:
+    ``streams`` says which requests' bodies ``handler`` takes as they come.
+    """
+
+    def __init__(
+        self, handler: Handler, private_handler: Handler, context: ssl.SSLContext, streams: Streams = never
+    ) -> None:
         self._handler = handler
+        self._streams = streams
         self._private_handler = private_handler
         self.context = context
         self._connections = Connections()
@@ -39,7 +45,7 @@ class Front:
 
     def _public(self) -> TlsLayer:
         # The context is looked up for each connection, so that a renewed certificate needs no restart.
-        http = HttpConnection(self._handler, connections=self._connections)
+        http = HttpConnection(self._handler, self._streams, connections=self._connections)
         return TlsLayer(self.context, http, server_side=True)
 
     async def stop_accepting(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import socket
 import ssl
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from arv_ssh.controller.audit import SessionAudit
 from arv_ssh.controller.front import Front
 from arv_ssh.controller.limits import SessionLimits
 from arv_ssh.controller.metrics import MetricsEndpoint, SessionMetrics
+from arv_ssh.controller.pass_through import PassThrough
 from arv_ssh.controller.peers import Peers
 from arv_ssh.controller.revocation import Revocation
 from arv_ssh.controller.session_admin import SessionAdmin
@@ -36,15 +38,19 @@ from arv_ssh.controller.tunnels import STREAM_PATH, Tunnels
 from arv_ssh.embedded import discovery, routes
 from arv_ssh.embedded.api import EmbeddedApi
 from arv_ssh.errors import ConfigError, NotFound
-from arv_ssh.http_server import Request, Response, Upgrade
+from arv_ssh.http_server import Request, Response, StreamedResponse, Upgrade
 from arv_ssh.log import event
 
 logger = logging.getLogger(__name__)
 
 FIXED = ("cluster_id", "system_root_token", "api", "api_insecure", "database",
-         "management_token", "auditing")  # fmt: skip
+         "management_token", "auditing", "pass_through")  # fmt: skip
 """What a config that is read again cannot change: the API and the secrets that everything open was made with."""
 HEALTH_PATH = "/_health/ping"
+OWN_PATHS = re.compile(
+    "|".join((PATH.pattern, TUNNEL_PATH.pattern, session_admin.PATH.pattern, HEALTH_PATH, metrics.PATH))
+)
+"""What is never passed on to the API host."""
 EMBEDDED_PATHS = (routes.PREFIX, discovery.PATH)
 EMBEDDED_THREADS = 8
 """Requests of the embedded API under way at once; writes queue up at the database anyway."""
@@ -61,7 +67,7 @@ class Controller:
     def __init__(self, config: ClusterConfig, peers: Peers) -> None:
         self.config = config
         self.peers = peers
-        self._front = Front(self.handle, self.handle_private, _server_context(config))
+        self._front = Front(self.handle, self.handle_private, _server_context(config), self._passes_on)
         self._embedded = EmbeddedApi(config) if config.api is None else None
         self._pool = ThreadPoolExecutor(EMBEDDED_THREADS, thread_name_prefix="embedded")
         self.sessions = Sessions()
@@ -77,6 +83,7 @@ class Controller:
         self._shell = ShellEndpoint(config, api, self.sessions, limits, self.tunnels)
         self._revocation = Revocation(config, api, self.sessions)
         self._session_admin = SessionAdmin(config, api, self.sessions, peers)
+        self._pass_through = _pass_through(config)
 
     async def start(self, listeners: Sequence[socket.socket], private: socket.socket) -> None:
         """Serve on bound sockets, with the config's TLS certificate, and without TLS on the process's private one."""
@@ -121,8 +128,14 @@ class Controller:
         self._pool.shutdown(wait=False, cancel_futures=True)
         await self._audit.close()
 
-    async def handle(self, request: Request) -> Response | Upgrade:
+    def _passes_on(self, path: str) -> bool:
+        """Say whether requests for ``path`` go on to the API host, their bodies as they come."""
+        return self._pass_through is not None and not OWN_PATHS.fullmatch(path)
+
+    async def handle(self, request: Request) -> Response | Upgrade | StreamedResponse:
         """Route one request."""
+        if self._pass_through is not None and request.stream is not None:
+            return await self._pass_through.handle(request)
         if found := PATH.fullmatch(request.path):
             return await self._shell.handle(found.group(1) or found.group(2), request)
         if found := TUNNEL_PATH.fullmatch(request.path):
@@ -144,7 +157,7 @@ class Controller:
             return Response(answer.status, answer.body)
         raise NotFound(f"this server has nothing at {request.path}")
 
-    async def handle_private(self, request: Request) -> Response | Upgrade:
+    async def handle_private(self, request: Request) -> Response | Upgrade | StreamedResponse:
         """Route one request of another process of this host."""
         if found := STREAM_PATH.fullmatch(request.path):
             return self.tunnels.handle_stream(found.group(1))
@@ -183,5 +196,17 @@ def _api_client(config: ClusterConfig, embedded: EmbeddedApi | None) -> ApiClien
     if embedded is not None:
         return ApiClient("https://embedded.invalid", "", adapter=InProcessAdapter(embedded.handle))
     assert config.api is not None  # noqa: S101 - for mypy: no embedded API means there is one to ask
-    verify = False if config.api_insecure else os.environ.get("SSL_CERT_FILE") or True
-    return ApiClient(config.api, "", verify=verify)
+    return ApiClient(config.api, "", verify=_verify(config))
+
+
+def _pass_through(config: ClusterConfig) -> PassThrough | None:
+    if not config.pass_through:
+        return None
+    if config.api is None:
+        where = f"Clusters.{config.cluster_id}"
+        raise ConfigError(f"{where}.PassThrough is true, and there is no API to pass on to; set {where}.API or --api")
+    return PassThrough(config.api, _verify(config))
+
+
+def _verify(config: ClusterConfig) -> bool | str:
+    return False if config.api_insecure else os.environ.get("SSL_CERT_FILE") or True

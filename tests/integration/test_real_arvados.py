@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from arv_ssh import config
+from arv_ssh.errors import NotFound
 from tests.integration.conftest import FOREVER
-from tests.integration.controllers import Controller, started
+from tests.integration.controllers import Controller, controller, started
 from tests.integration.embedded_cluster import EmbeddedCluster
 from tests.stock.api import Failure, StockApi, stock_api
 from tests.timing import DEADLINE
@@ -67,7 +68,7 @@ def running(cluster: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory) 
     certificate, key = cluster.directory.server_certificate, cluster.directory.server_key
     with (
         stock_api(certificate, key) as api,
-        started(cluster, directory, ["--config", str(file), "--api", api.url]) as controller,
+        started(cluster, directory, ["--config", str(file), "--api", api.url]) as ours_running,
     ):
         secret, remote = secrets.token_hex(20), f"v2/ardev-gj3su-000000000000000/{secrets.token_hex(20)}"
         api.add_user(ACTIVE, secret)
@@ -75,7 +76,7 @@ def running(cluster: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory) 
         api.add_user(REMOTE, remote)
         api.add_user(ROOT, ours.system_root_token, is_admin=True)
         api.add_container(uuid, cluster.container(uuid)["gateway_address"], {ACTIVE, OTHER})
-        yield Site(controller, api, uuid, secret, remote)
+        yield Site(ours_running, api, uuid, secret, remote)
 
 
 @pytest.fixture
@@ -198,6 +199,35 @@ def test_nothing_else_is_served(site: Site) -> None:
     with pytest.raises(Exception, match="nothing at /arvados/v1/users/current"):
         site.controller.root.current_user()
     assert site.api.seen == []
+
+
+def test_pass_through(site: Site, cluster: EmbeddedCluster, tmp_path: Path) -> None:
+    """With PassThrough everything but our own endpoints is the API's; the health check and sessions stay ours."""
+    section = {"API": site.api.url, "EmbeddedAPI": None, "PassThrough": True}
+    with controller(cluster, tmp_path, {"User": True}, **section) as passing:
+        as_user = passing.root.with_token(site.token, "req-mine")
+        assert as_user.current_user()["uuid"] == ACTIVE
+        (asked,) = site.api.asked("GET", "/arvados/v1/users/current")
+        assert asked.headers["x-request-id"] == "req-mine" and asked.headers["host"] in site.api.url
+        found = as_user.list("container_requests", filters=[["container_uuid", "=", site.uuid]])
+        assert found["items_available"] == 5
+        with pytest.raises(NotFound, match=r"Path not found"):
+            as_user.get("containers", NOWHERE)
+        assert passing.root.update("containers", site.uuid, {"priority": 7})["priority"] == 7
+        assert passing.status(site.uuid, site.token) == (101, "")
+        site.api.seen.clear()
+        status, sentence = passing.status("zzzzz-dz642-000000000000000", f"v2/{TOKEN_UUID}/wrong")
+        assert status == 401 and "does not accept the API token" in sentence
+        assert [seen.path for seen in site.api.seen] == ["/arvados/v1/users/current"]
+
+
+def test_pass_through_needs_an_api(cluster: EmbeddedCluster, tmp_path: Path) -> None:
+    """PassThrough on a cluster with an embedded API is one sentence at the start."""
+    with (
+        pytest.raises(AssertionError, match="PassThrough is true, and there is no API to pass on to"),
+        controller(cluster, tmp_path, {"User": True}, PassThrough=True),
+    ):
+        pass
 
 
 def test_no_token_in_any_log(site: Site, cluster: EmbeddedCluster) -> None:
