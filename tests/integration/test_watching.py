@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -187,6 +188,36 @@ def test_required_without_a_place(watched: Watched, tmp_path: Path) -> None:
     assert status == 503
     assert sentence.startswith("this cluster records all sessions, and the record cannot be written")
     assert "refused for want of an audit record" in other.log.read_text()
+
+
+def test_required_without_a_place_at_the_gateway(watched: Watched, tmp_path: Path) -> None:
+    """A gateway that must record and cannot starts nothing, makes no connection, and tells the user why."""
+    uuid = watched.cluster.run(*FOREVER)
+    aside = watched.audit.with_name("aside")
+    watched.audit.rename(aside)
+    watched.audit.touch()
+    directory = watched.cluster.directory
+    client = Path(sys.executable).with_name("arvados-client")
+    try:
+        with controller(watched.cluster, tmp_path, {"Admin": True, "User": True}) as other:
+            environment = {
+                "ARVADOS_API_HOST": other.address,
+                "ARVADOS_API_TOKEN": directory.token_file("active").read_text().strip(),
+                "SSL_CERT_FILE": str(directory.ca),
+            }
+            options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null"]
+            options.append(f"ProxyCommand={client} ssh-proxy %h")
+            ssh = ["ssh", "-F", "none", *(word for option in options for word in ("-o", option)), "-l", "_"]
+            done, forwarded = (
+                subprocess.run([*ssh, *words], capture_output=True, timeout=DEADLINE, env=os.environ | environment)
+                for words in ((uuid, "echo", "started"), ("-W", "127.0.0.1:1", uuid))
+            )
+    finally:
+        watched.audit.unlink()
+        aside.rename(watched.audit)
+    assert (done.returncode, done.stdout) == (255, b"")
+    assert b"this cluster records all sessions, and the record cannot be written (File exists)" in done.stderr
+    assert b"open failed: resource shortage: this cluster records all sessions" in forwarded.stderr
 
 
 def test_recording(watched: Watched) -> None:
