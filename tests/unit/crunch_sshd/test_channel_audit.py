@@ -15,6 +15,7 @@ import pytest
 from arv_ssh.audit import trail
 from arv_ssh.audit.chain_file import ChainFile
 from arv_ssh.audit.trail import Trail
+from arv_ssh.cli import main
 from crunch_sshd import channel_audit, sftp_audit
 from crunch_sshd.broker.client import BrokerError
 from crunch_sshd.channel_audit import GatewayAudit
@@ -33,7 +34,7 @@ class Audited:
     """A connection whose channels are recorded in ``directory``."""
 
     def __init__(self, connect: Connect, mode: str, directory: Path, user: str) -> None:
-        self._directory = directory
+        self.directory = directory
         self._audit = GatewayAudit(Trail(mode, directory, "gateway"))
         self.link: Link = connect(audit=self._audit.connection(**FACTS))
         with suppress(paramiko.AuthenticationException):
@@ -41,7 +42,7 @@ class Audited:
 
     def now(self) -> Records:
         """Return the records of channels written so far."""
-        lines = [line for path in self._directory.glob("*.jsonl") for line in path.read_text().splitlines()]
+        lines = [line for path in self.directory.glob("*.jsonl") for line in path.read_text().splitlines()]
         return [one for one in map(json.loads, lines) if not one["event"].startswith("audit.")]
 
     def records(self) -> Records:
@@ -86,6 +87,18 @@ def test_exec(audited: Callable[..., Audited], runtime: MemoryRuntime) -> None:
         assert (one["terminal"], one["agent"]) == (None, False)
     assert (end["bytes_from_client"], end["bytes_to_client"], end["exit_status"], end["reason"]) == (4, 6, 3, "")
     assert end["started"] <= end["time"] and end["seconds"] >= 0
+
+
+def test_text_forges_nothing(audited: Callable[..., Audited], runtime: MemoryRuntime) -> None:
+    """Whatever a client's text holds, it is the text of one record, and the file is whole."""
+    command = b'true\n{"event":"channel.end","command":"forged"}\r\xff\x00\xe2\x80\xa8'
+    audit = audited()
+    channel = audit.link.open(command)
+    runtime.next().end()
+    assert read_to_end(channel)[2] == 0
+    begin, end = audit.records()
+    assert begin["command"] == end["command"] == command.decode("utf-8", "backslashreplace")
+    assert main.main(["audit", "verify", str(audit.directory)]) == 0
 
 
 def test_shell_of_a_client_that_left(audited: Callable[..., Audited], runtime: MemoryRuntime) -> None:
