@@ -10,7 +10,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.bench import hops, latencies, report, transfers
+from tests.bench import hops, latencies, report, resources, transfers
 from tests.bench.places import Places
 from tests.bench.rows import FULL, QUICK, Result
 from tests.bench.target import Failed
@@ -21,7 +21,7 @@ COMPARISONS = [*transfers.ROWS, *latencies.ROWS]
 def main() -> int:
     """Run the rows asked for; print the table and write the JSON file."""
     options = _parser().parse_args()
-    names = [*(row.name for row in COMPARISONS), hops.NAME]
+    names = [*(row.name for row in COMPARISONS), hops.NAME, *resources.FACTS]
     if options.list:
         print("\n".join(names))
         return 0
@@ -45,6 +45,7 @@ def _run(wanted: list[str], options: argparse.Namespace) -> int:
     scale = QUICK if options.quick else FULL
     results: list[Result] = []
     costs: dict[str, dict[str, float]] = {}
+    facts: list[resources.Fact] = []
     with tempfile.TemporaryDirectory(prefix="arv-ssh-bench-") as directory, ExitStack() as stack:
         # A second Ctrl-C must not stop the ending of what was started.
         stack.callback(signal.signal, signal.SIGINT, signal.default_int_handler)
@@ -55,12 +56,17 @@ def _run(wanted: list[str], options: argparse.Namespace) -> int:
                 print(report.progress(results[-1]), file=sys.stderr, flush=True)
         if hops.NAME in wanted:
             costs = hops.measure(places, scale)
+        for name, measure in resources.FACTS.items():
+            if name in wanted:
+                facts += measure(places, scale)
         stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
     if results:
         print(report.table(results))
     if costs:
         print(report.hops(costs, hops.HOPS))
-    options.json.write_text(report.as_json(results, costs, quick=options.quick))
+    if facts:
+        print(report.facts(facts))
+    options.json.write_text(report.as_json(results, costs, facts, quick=options.quick))
     return 0
 
 

@@ -8,9 +8,11 @@ import platform
 import subprocess
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tests.bench.resources import Fact
 from tests.bench.rows import Result
 
 HEAD = "| row | what | against | ours | reference | ratio | must | aim | |\n|---|---|---|---|---|---|---|---|---|"
@@ -52,7 +54,18 @@ def hops(costs: dict[str, dict[str, float]], names: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def as_json(results: Sequence[Result], costs: dict[str, dict[str, float]], *, quick: bool) -> str:
+def facts(found: Sequence[Fact]) -> str:
+    """Return absolute figures as a Markdown table."""
+    lines = ["| row | what | is | must | |", "|---|---|---|---|---|"]
+    for fact in found:
+        bound, word = ("", "") if fact.limit is None else (f"≤ {fact.limit:.4g}", "reached" if fact.holds else "MISSED")
+        lines.append(f"| {fact.name} | {fact.what} | {fact.value:.3g} {fact.unit} | {bound} | {word} |")
+    return "\n".join(lines)
+
+
+def as_json(
+    results: Sequence[Result], costs: dict[str, dict[str, float]], facts: Sequence[Fact], *, quick: bool
+) -> str:
     """Return everything that was measured, with the machine."""
     rows = [
         {
@@ -62,7 +75,10 @@ def as_json(results: Sequence[Result], costs: dict[str, dict[str, float]], *, qu
         }
         for result in results
     ]  # fmt: skip
-    found = {"time": int(time.time()), "quick": quick, "machine": machine(), "rows": rows, "cpu_seconds_per_gb": costs}
+    found = {
+        "time": int(time.time()), "quick": quick, "machine": machine(), "rows": rows, "cpu_seconds_per_gb": costs,
+        "absolute": [asdict(fact) for fact in facts],
+    }  # fmt: skip
     return json.dumps(found, indent=1) + "\n"
 
 

@@ -26,8 +26,10 @@ CLUSTER_ID = "zzzzz"
 class Controller:
     """A controller process at ``address`` ("host:port"), whose certificate the CA file ``ca`` vouches for."""
 
-    def __init__(self, address: str, ca: Path, root_token: str, log: Path) -> None:
+    def __init__(self, address: str, ca: Path, root_token: str, log: Path, pid: int) -> None:
         self.address = address
+        self.pid = pid
+        self.root_token = root_token
         self.ca = ca
         self.log = log
         self.root = ApiClient(f"https://{address}", root_token, verify=str(ca))
@@ -141,7 +143,7 @@ class ControllerProcess:
         """Return the controller once ``number`` of its processes serve."""
         port = self.wait_for_event("controller is listening", number)[-1]["port"]
         root_token = config.load(self._cluster.directory.config).system_root_token
-        return Controller(f"127.0.0.1:{port}", self._cluster.directory.ca, root_token, self.log)
+        return Controller(f"127.0.0.1:{port}", self._cluster.directory.ca, root_token, self.log, self.popen.pid)
 
 
 @contextmanager
