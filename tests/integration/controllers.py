@@ -84,24 +84,28 @@ def controller(
     directory: Path,
     shell_access: dict[str, Any],
     host: str = "127.0.0.1",
+    port: int = 0,
     **section: Any,
 ) -> Iterator[Controller]:
     """Run a controller with the certificates and root token of ``cluster``, stopped at the end of the block.
 
-    It listens on ``host``; its ``address`` is on the loopback. ``section`` overrides keys of the cluster's own config:
+    It listens on ``host`` and ``port`` (0: a free one); its ``address`` is on the loopback. ``section`` overrides keys of the cluster's own config:
     its database, unless another is given, is shared.
     """
     file = write_config(cluster, directory, shell_access, **section)
-    with started(cluster, directory, ["--config", str(file)], host) as running:
+    with started(cluster, directory, ["--config", str(file)], host, port) as running:
         yield running
 
 
 @contextmanager
 def started(
-    cluster: EmbeddedCluster, directory: Path, options: Sequence[str], host: str = "127.0.0.1"
+    cluster: EmbeddedCluster, directory: Path, options: Sequence[str], host: str = "127.0.0.1", port: int = 0
 ) -> Iterator[Controller]:
-    """Run a controller with these options on a free port, its log in ``directory``, until the end of the block."""
-    options = [*options, "--listen", f"{host}:0", "--drain-timeout", "0"]
+    """Run a controller with these options on ``port`` (0: a free one) until the end of the block.
+
+    Its log is in ``directory``.
+    """
+    options = [*options, "--listen", f"{host}:{port}", "--drain-timeout", "0"]
     with start(cluster, None, directory / "controller.log", options) as process:
         yield process.wait_until_it_listens()
 
