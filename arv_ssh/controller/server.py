@@ -112,9 +112,11 @@ class Controller:
         The private socket stays: sessions are seen and ended through it. Whoever does not want to wait longer cancels.
         """
         await self._front.stop_accepting()
+        self.tunnels.drain()
         event(logger, "controller is draining", sessions=len(self.sessions))
         await self._front.answered()
         await self._last_session.ended()
+        await self.tunnels.lent_ended()
 
     async def stop(self) -> None:
         """Stop accepting and end all sessions."""

@@ -50,7 +50,8 @@ class Tunnels:
         self._tcp = TcpDialer()
         self._open: dict[str, Session] = {}
         self._all: set[Session] = set()  # those too that a newer one of the same container replaced
-        self._relays: set[Relay] = set()
+        self._lent: set[Relay] = set()  # streams that other processes of this host use
+        self._returned = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._all)
@@ -148,9 +149,13 @@ class Tunnels:
         if session is None:
             raise NotFound(f"this process has no tunnel of container {uuid}")
 
+        def done(relay: Relay, _error: Exception | None) -> None:
+            self._lent.discard(relay)
+            self._returned.set()
+
         def start(transport: asyncio.Transport, early: bytes) -> None:
-            relay = Relay(transport, early_a=early, done=lambda relay, _error: self._relays.discard(relay))
-            self._relays.add(relay)
+            relay = Relay(transport, early_a=early, done=done)
+            self._lent.add(relay)
             try:
                 session.connect(relay.b)
             except ConnectionError as error:  # lost since
@@ -166,11 +171,17 @@ class Tunnels:
         for session in self._all:
             session.go_away()
 
+    async def lent_ended(self) -> None:
+        """Wait until no other process of this host uses a tunnel of this one."""
+        while self._lent:
+            self._returned.clear()
+            await self._returned.wait()
+
     def close(self) -> None:
         """Close every tunnel, and with it what goes through."""
         for session in list(self._all):
             session.close()
-        for relay in list(self._relays):
+        for relay in list(self._lent):
             relay.close()
 
 

@@ -89,8 +89,8 @@ def controller(
 ) -> Iterator[Controller]:
     """Run a controller with the certificates and root token of ``cluster``, stopped at the end of the block.
 
-    It listens on ``host`` and ``port`` (0: a free one); its ``address`` is on the loopback. ``section`` overrides keys of the cluster's own config:
-    its database, unless another is given, is shared.
+    It listens on ``host`` and ``port`` (0: a free one); its ``address`` is on the loopback. ``section`` overrides keys
+    of the cluster's own config: its database, unless another is given, is shared.
     """
     file = write_config(cluster, directory, shell_access, **section)
     with started(cluster, directory, ["--config", str(file)], host, port) as running:

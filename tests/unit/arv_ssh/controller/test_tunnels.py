@@ -225,7 +225,11 @@ def test_through_another_process_of_the_host(tmp_path: Path, monkeypatch: pytest
         session = Session(UUID, int(time.time()) + 60, "", "req-1", "zzzzz-tpzed-xurymjxw79nv3jz")
         connection = await gateways.connect(Target(SECRET, address, session, "", dialer=asking))
         assert (await greeting(connection)).startswith(b"SSH-2.0-")
+        returned = asyncio.ensure_future(holder.tunnels.lent_ended())
+        await asyncio.sleep(0)
+        assert not returned.done()
         connection.transport.abort()
+        await returned
         del siblings[-1]
         with pytest.raises(Unavailable, match="is down"):
             await gateways.connect(Target(SECRET, address, session, "", dialer=asking))
