@@ -88,3 +88,18 @@ def test_revocation(cluster: EmbeddedCluster, beside: Controller, tmp_path: Path
     log = beside.log.read_text()
     assert log.count('"reason": "revoked: ') == 5
     assert not any(one.token.rpartition("/")[2] in log for one in people.values())
+
+
+def test_who_shares_a_connection_reads_why_too(
+    cluster: EmbeddedCluster, beside: Controller, tmp_path: Path
+) -> None:
+    """With ControlMaster the reason reaches sessions whose ssh has no connection of its own."""
+    uuid, token = new_user(cluster.api(), "end-shared")
+    person = Person(tmp_path / "person", beside, token)
+    _, container = a_running_container(cluster, uuid)
+    path = f"ControlPath={tmp_path}/cm"
+    with person.session(container, "-o", "ControlMaster=yes", "-o", path) as master:
+        with person.session(container, "-o", "ControlMaster=no", "-o", path) as guest:
+            cluster.api().delete("api_client_authorizations", token_of(token))
+            assert "arv-ssh: the API token is not valid" in ending(guest)
+        assert "arv-ssh: the API token is not valid" in ending(master)
