@@ -94,7 +94,7 @@ def test_who_shares_a_connection_reads_why_too(
     cluster: EmbeddedCluster, beside: Controller, tmp_path: Path
 ) -> None:
     """With ControlMaster the reason reaches sessions whose ssh has no connection of its own."""
-    uuid, token = new_user(cluster.api(), "end-shared")
+    uuid, token = new_user(cluster.api(), "end-together")
     person = Person(tmp_path / "person", beside, token)
     _, container = a_running_container(cluster, uuid)
     path = f"ControlPath={tmp_path}/cm"
