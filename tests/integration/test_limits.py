@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from arv_ssh.cli.cluster_up import USER_UUIDS
-from tests.integration.controllers import Controller, controller, submit
+from tests.integration.controllers import Controller, controller, start, submit, write_config
 from tests.integration.embedded_cluster import EmbeddedCluster
 from tests.integration.people import Person
 from tests.timing import wait_for
 
+ACCESS: dict[str, Any] = {"Mode": "default-on", "Admin": True, "User": True}
 BURST = 50
 
 
@@ -31,8 +32,7 @@ def container(cluster: EmbeddedCluster) -> str:
 @pytest.fixture
 def limited(cluster: EmbeddedCluster, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Controller]:
     """A controller with the parameter as its limits."""
-    access: dict[str, Any] = {"Mode": "default-on", "Admin": True, "User": True, "Limits": request.param}
-    with controller(cluster, tmp_path, access) as one:
+    with controller(cluster, tmp_path, ACCESS | {"Limits": request.param}) as one:
         yield one
 
 
@@ -54,12 +54,19 @@ def test_ssh_says_which(
     assert '"status": 429' in limited.log.read_text()
 
 
-@pytest.mark.parametrize("limited", [{"SessionsPerUser": 10}], indirect=True)
-def test_a_burst(cluster: EmbeddedCluster, limited: Controller, container: str) -> None:
-    """Of fifty logins at once at a limit of ten, exactly ten get in."""
+def test_a_burst(cluster: EmbeddedCluster, container: str, tmp_path: Path) -> None:
+    """Of fifty logins at once at a limit of ten, exactly ten get in, whichever worker they come to."""
     token = cluster.directory.token_file("active").read_text().strip()
-    with ExitStack() as stack, ThreadPoolExecutor(BURST) as pool:
+    file = write_config(cluster, tmp_path, ACCESS | {"Limits": {"SessionsPerUser": 10}})
+    options = ["--listen", "127.0.0.1:0", "--workers", "2", "--drain-timeout", "0"]
+    with (
+        start(cluster, file, tmp_path / "controller.log", options) as process,
+        ThreadPoolExecutor(BURST) as pool,
+        ExitStack() as stack,
+    ):
+        limited = process.wait_until_it_listens(2)
         asked = list(pool.map(lambda _: limited.ask_for_session(container, token), range(BURST)))
         for _, connection in asked:
             stack.enter_context(connection)
         assert Counter(answer.status for answer, _ in asked) == {101: 10, 429: BURST - 10}
+        assert len(limited.root.shell_sessions()["items"]) == 10  # the list spans the workers as the limit does

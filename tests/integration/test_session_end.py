@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ import pytest
 
 from arv_ssh.cli.cluster_up import USER_UUIDS
 from tests.integration.conftest import Ssh
-from tests.integration.controllers import Controller, controller, new_user, submit
+from tests.integration.controllers import Controller, controller, new_user, start, submit, write_config
 from tests.integration.embedded_cluster import EmbeddedCluster
 from tests.integration.people import Person, ending
 from tests.timing import DEADLINE, SECOND
@@ -103,3 +104,25 @@ def test_who_shares_a_connection_reads_why_too(
             cluster.api().delete("api_client_authorizations", token_of(token))
             assert "arv-ssh: the API token is not valid" in ending(guest)
         assert "arv-ssh: the API token is not valid" in ending(master)
+
+
+def test_a_reload(cluster: EmbeddedCluster, tmp_path: Path) -> None:
+    """SIGHUP with shell access disabled ends open sessions at once, and ssh says so; a broken config ends none."""
+    uuid, token = new_user(cluster.api(), "end-reload")
+    _, container = a_running_container(cluster, uuid)
+    access = {"Mode": "default-on", "Admin": True, "User": True}
+    file = write_config(cluster, tmp_path, access)
+    options = ["--listen", "127.0.0.1:0", "--workers", "2", "--drain-timeout", "0"]
+    with start(cluster, file, tmp_path / "controller.log", options) as process:
+        person = Person(tmp_path / "person", process.wait_until_it_listens(2), token)
+        with person.session(container) as one, person.session(container) as other:
+            file.write_text("Clusters: {zzzzz: nonsense}\n")
+            process.popen.send_signal(signal.SIGHUP)
+            process.wait_for_event("the new config is refused; the old one stays", 2)
+            assert person.ssh(container, "true").returncode == 0
+            assert one.poll() is None and other.poll() is None
+            write_config(cluster, tmp_path, access | {"Mode": "disabled"})
+            process.popen.send_signal(signal.SIGHUP)
+            for session in (one, other):
+                assert ":11: shell access is disabled on this cluster" in ending(session)
+        assert "shell access is disabled" in person.ssh(container, "true").stderr
