@@ -26,7 +26,7 @@ CLUSTER_ID = "zzzzz"
 class Controller:
     """A controller process at ``address`` ("host:port"), whose certificate the CA file ``ca`` vouches for."""
 
-    def __init__(self, address: str, ca: Path, root_token: str, log: Path, pid: int) -> None:
+    def __init__(self, address: str, ca: Path, root_token: str, log: Path, pid: int = 0) -> None:
         self.address = address
         self.pid = pid
         self.root_token = root_token
