@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from struct import Struct
 from typing import Any
 
 RECEIVE_SIZE = 256 * 1024
@@ -15,6 +16,9 @@ STORAGE = 4 * RECEIVE_SIZE
 """Bytes of buffer. What waits is moved to its beginning when there is not room for a whole piece after it."""
 IDLE_TICK = 1.0
 """Seconds between the transport thread's looks at its timers while nothing arrives."""
+
+
+_TIMEVAL = Struct("@ll")
 
 
 class BufferedSocket:
@@ -32,14 +36,20 @@ class BufferedSocket:
         return self._end - self._start
 
     def fill(self, wanted: int) -> int:
-        """Receive once, with room for ``wanted`` bytes in all; return how many came, 0 at the end. As recv raises."""
+        """Receive once, with room for ``wanted`` bytes in all; return how many came, 0 at the end.
+
+        Raises TimeoutError when nothing came for the poll interval.
+        """
         if self._start == self._end:
             self._start = self._end = 0
         elif STORAGE - self._end < max(wanted, RECEIVE_SIZE):
             waiting = self._end - self._start
             self._storage[:waiting] = self._storage[self._start : self._end]
             self._start, self._end = 0, waiting
-        received = self._sock.recv_into(self._storage[self._end : self._end + RECEIVE_SIZE])
+        try:
+            received = self._sock.recv_into(self._storage[self._end : self._end + RECEIVE_SIZE])
+        except BlockingIOError as error:  # how SO_RCVTIMEO says it
+            raise TimeoutError(error.errno, "nothing came") from error
         self._end += received
         return received
 
@@ -60,8 +70,14 @@ class BufferedSocket:
         return self._sock.sendmsg(pieces)
 
     def settimeout(self, timeout: float | None) -> None:
-        """Set the poll interval; paramiko's own of 0.1 s would wake an idle connection ten times a second."""
-        self._sock.settimeout(None if timeout is None else max(timeout, IDLE_TICK))
+        """Set the poll interval; paramiko's own of 0.1 s would wake an idle connection ten times a second.
+
+        The kernel keeps it (socket(7)): Python's own time-out costs another system call before each one.
+        """
+        interval = 0.0 if timeout is None else max(timeout, IDLE_TICK)
+        self._sock.settimeout(None)
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            self._sock.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(int(interval), int(interval % 1 * 1e6)))
 
     def close(self) -> None:
         """Close at once: a reader blocked in :meth:`recv` is woken, which closing alone does not do."""

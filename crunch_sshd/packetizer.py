@@ -212,7 +212,7 @@ class GatewayPacketizer(Packetizer):
         """Send all pieces, at best in one system call."""
         try:
             sent = self._sock.sendmsg(pieces)
-        except TimeoutError:
+        except BlockingIOError:
             sent = 0
         except OSError as error:
             raise EOFError from error

@@ -27,6 +27,11 @@ CHECK_INTERVAL = 5.0
 VANISHED_AFTER = 45.0
 """Seconds without an acknowledgement after which the peer is gone. Keepalive asks for one every 15 s at the most."""
 
+PIPE_SIZE = 1024 * 1024
+"""Bytes of kernel buffer in the pipes from and to ssh: as much as any user may ask for (pipe(7))."""
+
+TERMINAL_WRITE = 4096
+
 _GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL if hasattr(select, "POLLERR") else 0
 _LAST_ACK_RECV = 56
 """Offset of ``tcpi_last_ack_recv`` (milliseconds, u32) in Linux' ``struct tcp_info``."""
@@ -56,12 +61,17 @@ class Relay:
         self._stdout_gone = False  # nobody reads it any more
         self._down_done = False  # the peer's EOF is passed on, or nobody is there to pass it to
         self._greeted = greeted
+        self._write_size = TERMINAL_WRITE
         self._poll = select.poll()
         self._polled: dict[int, int] = {}
 
     def run(self) -> None:
         """Relay until both directions have ended; raise :class:`BadGateway` when the connection was cut."""
         blocking = _set_nonblocking(self._stdout)
+        # A terminal or a file stays blocking (its flags are shared with the shell), so it gets what it takes at once.
+        self._write_size = TERMINAL_WRITE if os.get_blocking(self._stdout) else BUFFER_SIZE
+        for pipe in (self._stdin, self._stdout):
+            _widen(pipe)
         self._sock.setblocking(False)
         try:
             self._write_stdout()
@@ -167,10 +177,10 @@ class Relay:
             return
         except OSError as error:
             raise self._failure(error) from error
-        pieces = []
-        while data := self._engine.read():
-            pieces.append(data)
-        self._down = memoryview(b"".join(pieces))
+        data = self._engine.read()
+        while more := self._engine.read():
+            data += more
+        self._down = memoryview(data)
         self._send()  # TLS may have something to say of its own
         self._write_stdout()
 
@@ -186,11 +196,6 @@ class Relay:
             self._down = memoryview(b"")
         if self._engine.eof and not self._down:
             self._end_stdout()
-
-    @property
-    def _write_size(self) -> int:
-        # A terminal or a file stays blocking (its flags are shared with the shell), so it gets what it takes at once.
-        return 4096 if os.get_blocking(self._stdout) else BUFFER_SIZE
 
     def _lose_stdout(self) -> None:
         self._stdout_gone = self._down_done = True
@@ -238,3 +243,14 @@ def _set_nonblocking(fd: int) -> bool:
         return False
     os.set_blocking(fd, False)
     return True
+
+
+def _widen(fd: int) -> None:
+    """Let a pipe hold a whole buffer where the system can do that: fewer switches between ssh and us."""
+    if sys.platform == "linux" and stat.S_ISFIFO(os.fstat(fd).st_mode):
+        import fcntl  # not everywhere where this module can be imported
+
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        except OSError:
+            pass  # this user's pipes have all the memory that they may have (pipe(7))
