@@ -53,6 +53,16 @@ class Controller:
             pass
         return answer, connection
 
+    def asked(self, uuid: str, token: str) -> int:
+        """Return the status of the answer to the question whether this token may enter, which opens nothing."""
+        headers = [("Authorization", f"Bearer {token}")] if token else []
+        with self.connect() as connection:
+            connection.sendall(upgrade.plain_request(f"/arvados/v1/containers/{uuid}/ssh", self.address, headers))
+            answer = upgrade.UpgradeAnswer("the controller")
+            while not answer.receive(connection.recv(65536)):
+                pass
+        return answer.status
+
     def status(self, uuid: str, token: str) -> tuple[int, str]:
         """Return the status of the answer to a request for a session, and its one sentence ("" with 101)."""
         answer, connection = self.ask_for_session(uuid, token)

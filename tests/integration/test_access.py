@@ -100,10 +100,12 @@ def under(
 def test_table(
     request: pytest.FixtureRequest, under: Controller, scene: Scene, wish: bool | None, who: str
 ) -> None:
-    """Each of the five gets what the table gives, and a refusal says why in one sentence."""
+    """Each of the five gets what the table gives, to the mere question too, and a refusal says why in one sentence."""
     policy = request.node.callspec.params["under"]
+    asked = under.asked(scene.containers[wish], scene.tokens[who])
     status, sentence = under.status(scene.containers[wish], scene.tokens[who])
     assert status == expected(policy, wish, who), sentence
+    assert asked == (200 if status == 101 else status)
     assert (sentence == "") == (status == 101)
     if status in (403, 404):
         assert scene.containers[wish] in sentence

@@ -96,6 +96,16 @@ def test_the_blocks_own_cluster(double: Start, client: Run) -> None:
     assert json.loads(asked[1]["filters"])[0] == ["name", "ilike", "job%"]
 
 
+@pytest.mark.parametrize(
+    ("options", "states"), [([], ["Running"]), (["--wait"], ["Running", "Locked", "Queued"])]
+)
+def test_states(double: Start, client: Run, options: list[str], states: list[str]) -> None:
+    """A name leads to what runs; with --wait also to what is still in the queue."""
+    server, asked = serve(double, {1: "job"}, {1})
+    client("ssh-proxy", *options, "job.arv", env=server.environment()).communicate(timeout=UNIT)
+    assert ["state", "in", states] in json.loads(asked[2]["filters"])
+
+
 def test_only_the_callers(double: Start, client: Run) -> None:
     """Only the caller's own committed requests are asked for, the newest first."""
     server, asked = serve(double, {1: "job"}, {1})
