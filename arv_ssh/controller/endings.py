@@ -39,11 +39,19 @@ async def end(session: LiveSession, reason: str, sentence: str, system_root_toke
     except (HttpError, TimeoutError) as error:
         event(logger, "the gateway did not end a session, so it is cut", request_id=session.request_id,
               session_id=session.id, error=str(error) or "no answer in time")  # fmt: skip
-        session.end(session.reason)
-        try:
-            await _wait_closed(session)
-        except TimeoutError:
-            session.cut()
+    finally:
+        await _close(session)
+
+
+async def _close(session: LiveSession) -> None:
+    """Close what is still open, whatever became of the gateway's word."""
+    if session.closed.is_set():
+        return
+    session.end(session.reason)
+    try:
+        await _wait_closed(session)
+    except TimeoutError:
+        session.cut()
 
 
 async def _wait_closed(session: LiveSession) -> None:
