@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import config_templates
 from arv_ssh import config
 from arv_ssh.cli import cluster_up, main
 from tests.integration.conftest import FOREVER, Ssh
-from tests.integration.controllers import CLUSTER_ID, controller
+from tests.integration.controllers import CLUSTER_ID, controller, started
 from tests.integration.embedded_cluster import EmbeddedCluster
 from tests.integration.inside import SERVER, running
 from tests.integration.terminal import TerminalSession
@@ -284,6 +285,32 @@ def test_metrics_of_a_running_session(watched: Watched) -> None:
     assert value(watched, "arv_ssh_handshake_seconds_count") == opened
     assert value(watched, "arv_ssh_first_byte_seconds_count") == opened
     assert value(watched, "arv_ssh_audit_records_lost_total") == 0
+
+
+def test_metrics_of_all_workers(watched: Watched, tmp_path: Path) -> None:
+    """With several processes on one port, whichever is asked tells of all; each under its own pid."""
+    root = config.load(watched.cluster.directory.config)
+    token = watched.cluster.directory.token_file("active").read_text().strip()
+    options = ["--config", str(watched.cluster.directory.config), "--workers", "2"]
+    with started(watched.cluster, tmp_path, options) as other, ExitStack() as sessions:
+
+        def read() -> dict[str, dict[str, float]]:
+            headers = {"Authorization": f"Bearer {root.management_token}"}
+            url = f"https://{other.address}/metrics"
+            text = requests.get(url, headers=headers, verify=str(other.ca), timeout=DEADLINE).text
+            found: dict[str, dict[str, float]] = {}
+            for sample in (one for family in text_string_to_metric_families(text) for one in family.samples):
+                found.setdefault(sample.name, {})[sample.labels["pid"]] = sample.value
+            return found
+
+        wait_for(lambda: len(read()["arv_ssh_controller_up"]) == 2)
+        for _ in range(12):
+            answer, connection = other.ask_for_session(watched.uuid, token)
+            sessions.enter_context(connection)
+            assert answer.status == 101
+        for _ in range(6):  # whichever of the two the kernel gives the request to
+            open_sessions = read()["arv_ssh_open_sessions"]
+            assert len(open_sessions) == 2 and sum(open_sessions.values()) == 12
 
 
 def test_metrics_need_the_token(watched: Watched) -> None:
