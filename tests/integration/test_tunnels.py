@@ -18,7 +18,7 @@ from arv_ssh import config, credentials, process_lock
 from arv_ssh.api.client import ApiClient
 from arv_ssh.dispatch.crunch_run import CrunchRun
 from tests.integration.conftest import FOREVER
-from tests.integration.controllers import Controller, controller, new_user, submit
+from tests.integration.controllers import Controller, controller, new_user, ssh_config, started, submit, write_config
 from tests.integration.embedded_cluster import EmbeddedCluster, docker_container
 from tests.stock.crunch_run import stock_tunnel
 from tests.timing import DEADLINE, wait_for
@@ -301,6 +301,34 @@ def test_a_controller_restarts(site: Site) -> None:
     wait_for(lambda: site.run("far", "true").returncode == 0, "the tunnel to stand again")
     assert site.run("near", "echo back").stdout == b"back\n"
     assert site.gateway_address == f"tunnel {site.urls['far']}/"
+
+
+def test_several_processes_on_one_port(cluster: EmbeddedCluster, tmp_path: Path) -> None:
+    """Whichever of a controller's processes a session comes to, it gets a stream from the one that has the tunnel."""
+    uuid = cluster.run(*FOREVER)
+    port = free_port()
+    services = {"Controller": {"InternalURLs": {f"https://127.0.0.1:{port}": {}}}}
+    file = write_config(cluster, tmp_path, POLICY, Services=services)
+    secret = credentials.container_secret(config.load(file).system_root_token, uuid)
+    command: list[str | Path] = [PROGRAMS / "crunch-sshd", "--container-uuid", uuid]
+    command += ["--docker-container", docker_container(uuid), "--gateway-auth-secret", "env:SECRET"]
+    environment = os.environ | {"SECRET": secret, "SSL_CERT_FILE": str(cluster.directory.ca)}
+    with started(cluster, tmp_path, ["--config", str(file), "--workers", "3"], port=port) as running:
+        command += ["--gateway-tunnel", f"https://{running.address}"]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+        ) as gateway:
+            try:
+                assert gateway.stdout is not None
+                address = gateway.stdout.readline().strip()
+                assert address == f"tunnel https://127.0.0.1:{port}/"
+                cluster.api().update("containers", uuid, {"gateway_address": address})
+                ssh = ["ssh", "-F", str(ssh_config(cluster, running.address, tmp_path)), "-o", "ControlMaster=no", uuid]
+                for number in range(8):  # the kernel chooses the process; that all eight meet the right one is unlikely
+                    done = subprocess.run([*ssh, f"echo {number}"], capture_output=True, text=True, timeout=DEADLINE)
+                    assert done.stdout == f"{number}\n", done.stderr
+            finally:
+                gateway.terminate()
 
 
 def test_a_stock_crunch_run(cluster: EmbeddedCluster, debian: str) -> None:
