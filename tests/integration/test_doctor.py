@@ -17,6 +17,7 @@ from arv_ssh import process_lock
 from proxycommand.diagnosis import ADVICE, TO_THE_TOKEN
 from tests.integration.controllers import controller, new_user, submit
 from tests.integration.embedded_cluster import EmbeddedCluster
+from tests.integration.terminal import TerminalSession
 from tests.integration.test_errors import ARVADOS_CLIENT, NO_SUCH_CONTAINER, make_container, refused_port
 from tests.timing import DEADLINE, wait_for
 
@@ -80,6 +81,23 @@ def test_for_people(cluster: EmbeddedCluster, home: Path, busybox: str) -> None:
     assert failed.returncode == 255
     assert failed.stdout.splitlines()[-2].startswith("FAILED token ")
     assert failed.stdout.splitlines()[-1].startswith("-> copy a current token")
+
+
+def test_on_a_terminal(cluster: EmbeddedCluster, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal what passed is green and what failed is red, unless NO_COLOR is set."""
+    settings = ("doctor", "--settings", str(cluster.directory.env))
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("PYTHONUTF8", "1")
+    monkeypatch.setenv("ARVADOS_API_TOKEN", "nonsense")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    with TerminalSession([ARVADOS_CLIENT, *settings], size=(24, 200)) as session:
+        session.expect("\x1b[32m✓\x1b[0m settings")
+        session.expect("\x1b[31m✗\x1b[0m token")
+        assert session.wait() == 255
+    monkeypatch.setenv("NO_COLOR", "1")
+    with TerminalSession([ARVADOS_CLIENT, *settings], size=(24, 200)) as session:
+        session.expect("✗ token")
+        assert session.wait() == 255
 
 
 def test_where_the_settings_are_from(cluster: EmbeddedCluster, home: Path, busybox: str) -> None:

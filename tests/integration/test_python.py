@@ -17,6 +17,7 @@ import pytest
 import arv_ssh
 from arv_ssh.errors import ArvSshError, UsageError
 from tests.integration.embedded_cluster import EmbeddedCluster
+from tests.integration.terminal import TerminalSession
 from tests.integration.test_errors import ARVADOS_CLIENT, refused_port
 from tests.timing import DEADLINE
 
@@ -147,6 +148,15 @@ def test_importing_the_package_is_light() -> None:
     out = subprocess.check_output([sys.executable, "-c", program], text=True, timeout=DEADLINE, cwd=ROOT)
     loaded = set(out.split())
     assert not loaded & {"paramiko", "sshtunnel", "socket", "ssl", "logging"} and out.endswith("none\n")
+
+
+def test_ctrl_c_ends_the_command(busybox: str) -> None:
+    """On a terminal Ctrl-C is the way to end ``forward``: status 0, and nothing but where it listened was said."""
+    with TerminalSession([ARVADOS_CLIENT, "forward", busybox, "0:9"]) as session:
+        session.expect(f"leads to localhost:9 of {busybox}\r\n")
+        session.type("\x03")
+        assert session.wait() == 0
+        assert session.seen == b"^C"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -93,3 +94,13 @@ def test_the_wheel_works_in_another_environment(dist: Path, tmp_path: Path) -> N
     assert "complete " in run(place / "bin" / "arvados-client", "completion", "bash")
     for page in MAN_PAGES:
         assert (place / "share" / "man" / page).is_file()
+
+
+def test_pictures() -> None:
+    """The pictures of the README are there, and fetch nothing from anywhere when they are shown."""
+    pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(pictures) == 2
+    for name in pictures:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert set(re.findall(r"https?://[^\s\"')]+", text)) <= {"http://www.w3.org/2000/svg", "https://www.textualize.io"}
+        assert "@font-face" not in text and "url(http" not in text
