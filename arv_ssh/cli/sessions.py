@@ -18,6 +18,14 @@ from arv_ssh.errors import UsageError
 SESSION_ID = re.compile(r"ses-[0-9a-f]{20}")
 COLUMNS = ("id", "user_uuid", "container_uuid", "login_username", "peer", "started", "bytes")
 
+LIST_EXAMPLES = """examples:
+  arv-ssh sessions list
+  arv-ssh sessions list --json --config /etc/arvados/config.yml
+"""
+KILL_EXAMPLES = """examples:
+  arv-ssh sessions kill ses-0123456789abcdef0123 --reason 'the node is needed'
+"""
+
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``sessions``."""
@@ -30,7 +38,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     killing.add_argument("id", metavar="ID", help="the session's id, ses-…, as the list shows it")
     killing.add_argument("--reason", default="", metavar="TEXT", help="what the user reads")
     killing.set_defaults(function=_kill)
+    listing.description, listing.epilog = "Show who is in which container, from where, since when.", LIST_EXAMPLES
+    killing.description, killing.epilog = "End a session; its user is told that an administrator did.", KILL_EXAMPLES
     for action in (listing, killing):
+        action.formatter_class = argparse.RawDescriptionHelpFormatter
         action.add_argument(
             "--config",
             type=Path,

@@ -49,7 +49,7 @@ DESCRIBED = [one for make in PARSERS.values() for one in every_parser(make())]
 def test_help_has_examples_that_parse(parser: argparse.ArgumentParser) -> None:
     """Every command's help has examples, and each of its own is a command line that it takes."""
     examples = re.findall(r"^  (.+)$", parser.epilog or "", re.MULTILINE)
-    assert examples and parser.description
+    assert examples and parser.description, f"{parser.prog} needs a description, and an epilog with examples"
     for example in examples:
         words = shlex.split(re.sub(r"^eval .*\$\((.*)\)\"$|>.*", r"\1", example))
         if words[0] not in PARSERS:
