@@ -47,7 +47,7 @@ class PostgresqlServer:
         if self._user:
             for path in (self.directory, password):
                 os.chown(path, *pwd.getpwnam("postgres")[2:4])
-        options = ["--username", "arvados", "--pwfile", str(password), "--auth", "scram-sha-256", "--encoding", "UTF8"]
+        options = ["--username", "arvados", "--pwfile", str(password), "--auth", "md5", "--encoding", "UTF8"]
         locale = ["--locale", "C.UTF-8", "--locale-provider", "icu", "--icu-locale", "en-US", "--no-sync"]
         done = subprocess.run(
             [_program("initdb"), "--pgdata", str(self._data), *options, *locale],
@@ -60,7 +60,7 @@ class PostgresqlServer:
         command = [_program("postgres"), "-D", str(self._data), "-k", str(self.directory), "-c", "listen_addresses="]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, "-c", "fsync=off"],
+                [*command, "-c", "fsync=off", "-c", "full_page_writes=off", "-c", "autovacuum=off"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", **self._user,
             )  # fmt: skip
         wait_for(self._answers, "PostgreSQL to answer")

@@ -44,10 +44,10 @@ def old_database(path: Path) -> None:
     connection.close()
 
 
-def test_migrations_give_the_models(database: str) -> None:
+def test_migrations_give_the_models(empty_database: str) -> None:
     """An empty database gets exactly the tables, columns, indexes and references of the models."""
-    Store(database).close()
-    assert differences(database) == []
+    Store(empty_database).close()
+    assert differences(empty_database) == []
 
 
 def test_revisions() -> None:
@@ -73,31 +73,31 @@ def test_old_file_is_adopted(tmp_path: Path) -> None:
         cluster.api.close()
 
 
-def test_newer_schema_is_refused(database: str) -> None:
+def test_newer_schema_is_refused(empty_database: str) -> None:
     """A database that a newer version has used is left alone, and the sentence says which version it wants."""
-    store = Store(database)
+    store = Store(empty_database)
     with store.write() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '0999'"))
     store.close()
     with pytest.raises(ConfigError, match="schema 0999 is of a newer version of arv-ssh"):
-        Store(database)
+        Store(empty_database)
 
 
-def test_foreign_database_is_refused(database: str) -> None:
+def test_foreign_database_is_refused(empty_database: str) -> None:
     """A database with another program's tables gets none of ours."""
-    engine = create_engine(database.replace("postgresql:", "postgresql+psycopg:"))
+    engine = create_engine(empty_database.replace("postgresql:", "postgresql+psycopg:"))
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE containers (id INTEGER)"))
     engine.dispose()
     with pytest.raises(ConfigError, match="tables of another program"):
-        Store(database)
-    assert len(differences(database)) > 3
+        Store(empty_database)
+    assert len(differences(empty_database)) > 3
 
 
-def test_controllers_that_start_together(database: str) -> None:
+def test_controllers_that_start_together(empty_database: str) -> None:
     """Of several that open an empty database at once, one makes the tables and the others find them."""
     with ThreadPoolExecutor(4) as pool:
-        stores = list(pool.map(lambda _: Store(database), range(4)))
+        stores = list(pool.map(lambda _: Store(empty_database), range(4)))
     for store in stores:
         with store.read() as session:
             assert migrations.revision(session.connection()) == migrations.REVISIONS[-1]
@@ -114,11 +114,11 @@ def test_old_file_of_half_the_tables(tmp_path: Path) -> None:
         Store(sqlite_url(tmp_path))
 
 
-def test_text_sorts_alike(postgresql: PostgresqlServer, database: str) -> None:
+def test_text_sorts_alike(postgresql: PostgresqlServer, empty_database: str) -> None:
     """Text sorts by code point in both databases, though this server's own order is a dictionary's."""
     words = ["B", "a", "Z", "é", "z", "_"]
     assert postgresql.execute("SELECT 'a' < 'B'") == [(True,)]
-    cluster = Cluster(database)
+    cluster = Cluster(empty_database)
     for word in words:
         cluster.root.create("groups", {"name": word, "group_class": "role"})
     found = cluster.root.list("groups", order=["name"])["items"]
