@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from arv_ssh import config, process_lock
 from arv_ssh.api.client import ApiClient
@@ -94,6 +98,35 @@ class EmbeddedCluster:
         answer = json.loads(done.stdout)
         assert isinstance(answer, dict)
         return answer
+
+
+class PostgresqlCluster(EmbeddedCluster):
+    """A cluster whose database is the one in PostgreSQL at ``database``."""
+
+    def __init__(self, root: Path, database: str) -> None:
+        super().__init__(root)
+        self.database = database
+
+    def up(self) -> dict[str, Any]:
+        """Start the cluster; its config is made here, and ``cluster up`` takes it as it stands."""
+        directory = self.directory
+        directory.prepare()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            url = f"https://127.0.0.1:{probe.getsockname()[1]}"
+        section = {
+            "SystemRootToken": secrets.token_hex(32),
+            "ManagementToken": secrets.token_hex(32),
+            "Services": {"Controller": {"ExternalURL": url, "InternalURLs": {url: {}}}},
+            "TLS": {"Certificate": f"file://{directory.server_certificate}", "Key": f"file://{directory.server_key}"},
+            "Containers": {
+                "ShellAccess": {"Mode": "default-on", "Admin": True, "User": True},
+                "LocalDispatch": {"PollInterval": 0.2},
+            },
+            "EmbeddedAPI": {"Database": self.database},
+        }
+        directory.config.write_text(yaml.safe_dump({"Clusters": {"zzzzz": section}}))
+        return super().up()
 
 
 def docker(*arguments: str) -> str:

@@ -1,19 +1,37 @@
-"""Who may enter: every row of the table of Containers.ShellAccess, times everyone who may ask."""
+"""Who may enter: every row of the table of Containers.ShellAccess, times everyone who may ask.
+
+All of it for one controller on SQLite, and for two that share a database in PostgreSQL, asked through nginx.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from arv_ssh import config
 from arv_ssh.access import FIRST_SESSION
 from arv_ssh.cli.cluster_up import USER_UUIDS
 from tests.integration.conftest import Ssh
-from tests.integration.controllers import Controller, controller, new_user, submit
-from tests.integration.embedded_cluster import EmbeddedCluster
+from tests.integration.controllers import (
+    Controller,
+    ControllerProcess,
+    controller,
+    new_user,
+    start,
+    submit,
+    write_config,
+)
+from tests.integration.embedded_cluster import EmbeddedCluster, PostgresqlCluster
+from tests.integration.proxies import nginx
+from tests.postgresql import postgresql_server
 
 NOT_GIVEN = None
 MODES = (NOT_GIVEN, "disabled", "default-off", "default-on")
@@ -64,6 +82,93 @@ class Scene:
     tokens: dict[str, str]
 
 
+PLACES = ("one controller", "two behind nginx on PostgreSQL")
+
+
+@pytest.fixture(scope="module", params=PLACES)
+def cluster(
+    request: pytest.FixtureRequest, cluster: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedCluster]:
+    """The session's cluster, or one on PostgreSQL."""
+    if request.param == "one controller":
+        yield cluster
+        return
+    with postgresql_server() as server, server.database() as name:
+        shared = PostgresqlCluster(tmp_path_factory.mktemp("postgresql") / "cluster", server.url(name))
+        shared.up()
+        yield shared
+        shared.down()
+
+
+@pytest.fixture(scope="module")
+def ssh(cluster: EmbeddedCluster) -> Ssh:
+    """Stock ssh, for the cluster of this module."""
+    return Ssh(cluster)
+
+
+Serving = Callable[[Policy], AbstractContextManager[Controller]]
+
+
+@pytest.fixture(scope="module")
+def serving(cluster: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """Serve the cluster under a policy: by a controller of its own, or by the two behind nginx."""
+    if isinstance(cluster, PostgresqlCluster):
+        with Pair.behind_nginx(cluster, tmp_path_factory.mktemp("pair")) as pair:
+            yield pair.under
+    else:
+        yield lambda policy: controller(cluster, tmp_path_factory.mktemp("controller"), policy.section())
+
+
+class Pair:
+    """Two controllers, which get each policy by a reload, and the nginx in front of them."""
+
+    def __init__(
+        self, cluster: EmbeddedCluster, directories: list[Path], processes: list[ControllerProcess], through: Controller
+    ) -> None:
+        self._cluster = cluster
+        self._directories = directories
+        self._processes = processes
+        self._through = through
+        self._reloads = 0
+
+    @classmethod
+    @contextmanager
+    def behind_nginx(cls, cluster: EmbeddedCluster, directory: Path) -> Iterator[Pair]:
+        """Run them until the end of the block."""
+        directories = [directory / name for name in ("first", "second", "nginx")]
+        with ExitStack() as running:
+            for path in directories:
+                path.mkdir()
+            processes = [
+                running.enter_context(
+                    start(
+                        cluster,
+                        write_config(cluster, path, POLICIES[0].section()),
+                        path / "controller.log",
+                        ["--listen", "127.0.0.1:0", "--drain-timeout", "0"],
+                    )
+                )
+                for path in directories[:2]
+            ]
+            controllers = [process.wait_until_it_listens() for process in processes]
+            addresses = [one.address for one in controllers]
+            address = running.enter_context(nginx(cluster, directories[2], addresses))
+            token = config.load(cluster.directory.config).system_root_token
+            through = Controller(address, cluster.directory.ca, token, processes[0].log)
+            yield cls(cluster, directories[:2], processes, through)
+
+    @contextmanager
+    def under(self, policy: Policy) -> Iterator[Controller]:
+        """Reload both with a policy; give what clients see."""
+        self._reloads += 1
+        for directory, process in zip(self._directories, self._processes, strict=True):
+            write_config(self._cluster, directory, policy.section())
+            process.popen.send_signal(signal.SIGHUP)
+        for process in self._processes:
+            process.wait_for_event("config is read again", self._reloads)
+        yield self._through
+
+
 @pytest.fixture(scope="module")
 def scene(cluster: EmbeddedCluster) -> Scene:
     """Containers of the active user, which the spectator may read by a permission link."""
@@ -86,11 +191,9 @@ def scene(cluster: EmbeddedCluster) -> Scene:
 
 
 @pytest.fixture(scope="module")
-def under(
-    request: pytest.FixtureRequest, cluster: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Controller]:
-    """A controller of the session's cluster under the policy that is the parameter."""
-    with controller(cluster, tmp_path_factory.mktemp("controller"), request.param.section()) as running:
+def under(request: pytest.FixtureRequest, serving: Serving) -> Iterator[Controller]:
+    """What serves the cluster under the policy that is the parameter."""
+    with serving(request.param) as running:
         yield running
 
 
@@ -112,9 +215,8 @@ def test_table(
 
 
 @pytest.fixture(scope="module")
-def default_on(cluster: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]:
-    policy = Policy("default-on", admin=True, user=True)
-    with controller(cluster, tmp_path_factory.mktemp("controller"), policy.section()) as running:
+def default_on(serving: Serving) -> Iterator[Controller]:
+    with serving(Policy("default-on", admin=True, user=True)) as running:
         yield running
 
 
@@ -177,7 +279,7 @@ def test_another_api_host(
     cluster: EmbeddedCluster, scene: Scene, default_on: Controller, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """A controller without an API of its own asks another host's over HTTPS, with the same answers."""
-    section = {"API": f"https://{default_on.address}", "EmbeddedAPI": None}
+    section: dict[str, Any] = {"API": f"https://{default_on.address}", "EmbeddedAPI": None}
     policy = Policy("default-on", admin=True, user=True)
     with controller(cluster, tmp_path_factory.mktemp("second"), policy.section(), **section) as second:
         uuid = scene.containers[NOT_GIVEN]
