@@ -135,7 +135,7 @@ MISTAKES: list[tuple[Callable[[Scene], Mistake], str, str]] = [
     (expired_token, "the API token expired at ", "get a new one"),
     (unknown_host, "the host name zzzzz.arvados.invalid cannot be resolved", "check ARVADOS_API_HOST"),
     (host_of_something_else, "answered 501 ", "check that ARVADOS_API_HOST is a controller"),
-    (not_running, "is not running yet (it is Queued)", "try again when it is Running (--wait waits for it)"),
+    (not_running, "is not running yet (it is ", "try again when it is Running (--wait waits for it)"),
     (typing_error, "is not a container UUID", "copy it from the container's"),
     (swapped_letters, f"container {NOBODYS} was not found", "check the UUID and the token"),
     (other_cluster, "is of cluster xyzzy, and the token for ", "write the settings of xyzzy to "),

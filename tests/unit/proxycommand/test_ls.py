@@ -21,7 +21,7 @@ def uuid(number: int, kind: str = "dz642") -> str:
 
 
 def container(number: int, state: str = "Running", **more: Any) -> dict[str, Any]:
-    ago = (NOW - timedelta(minutes=number)).isoformat()
+    ago = (NOW - timedelta(hours=number)).isoformat()
     running = {"started_at": ago, "gateway_address": "node-1:4321"} if state == "Running" else {"started_at": None}
     return {"uuid": uuid(number), "state": state, "created_at": ago, "gateway_address": None, **running, **more}
 
@@ -86,11 +86,11 @@ def test_table(double: Start, client: Run, site: Site) -> None:
     assert max(map(len, lines)) <= 80
     assert lines[:3] == [
         "UUID                         STATE    SINCE   SHELL  NODE    NAME",
-        f"{uuid(1)}  Running  1 min   yes    node-1  align",
-        f"{uuid(2)}  Running  2 min   no     node-1  call?[2Jvariants",
+        f"{uuid(1)}  Running  1 h     yes    node-1  align",
+        f"{uuid(2)}  Running  2 h     no     node-1  call?[2Jvariants",
     ]
     assert lines[3] == "    no: it runs for requests that other users submitted; only who"
-    assert lines[4:] == [f"{uuid(3)}  Queued   3 min   later  -       report"]
+    assert lines[4:] == [f"{uuid(3)}  Queued   3 h     later  -       report"]
 
 
 @pytest.mark.parametrize("columns", [80, 100, 200])
@@ -110,7 +110,7 @@ def test_json(double: Start, client: Run, site: Site) -> None:
         "container_request_uuid": uuid(1, "xvhdp"),
         "name": "align",
         "state": "Running",
-        "since": (NOW - timedelta(minutes=1)).isoformat(),
+        "since": (NOW - timedelta(hours=1)).isoformat(),
         "node": "node-1",
         "shell": "allowed",
         "reason": None,
