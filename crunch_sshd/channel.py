@@ -8,6 +8,8 @@ count its windows. Knows nothing of what the data is.
 from __future__ import annotations
 
 import errno
+import threading
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import paramiko
@@ -15,6 +17,7 @@ from paramiko import common
 from paramiko.message import Message
 
 if TYPE_CHECKING:
+    from crunch_sshd.packetizer import GatewayPacketizer
     from crunch_sshd.transport import GatewayTransport
 
 WINDOW_SIZE = 2 * 1024 * 1024
@@ -74,8 +77,12 @@ class GatewayChannel(paramiko.Channel):
         head = kind + self.remote_chanid.to_bytes(4, "big") + (data_type.to_bytes(4, "big") if data_type else b"")
         while rest:
             size = self._take_window(len(rest))
-            self.transport.send_data(head, rest[:size], min(self.out_max_packet_size, PACKET_SIZE))
+            self.transport.send_on(self, partial(_send_data, head, rest[:size], self._packet_size))
             rest = rest[size:]
+
+    @property
+    def _packet_size(self) -> int:
+        return min(self.out_max_packet_size, PACKET_SIZE)
 
     def _take_window(self, wanted: int) -> int:
         """Return how much of ``wanted`` may be sent now, more packets than one perhaps; waits for at least a byte."""
@@ -101,7 +108,20 @@ class GatewayChannel(paramiko.Channel):
                 message.add_int(value)
             else:
                 message.add_string(value)
-        self.transport._send_user_message(message)
+        self._send_unless_closed(message)
+
+    def shutdown_write(self) -> None:
+        """Tell the client that no more data comes. Any thread but the transport's."""
+        with self.lock:
+            message = self._send_eof()  # type: ignore[attr-defined]
+        if message is not None:
+            self._send_unless_closed(message)
+
+    def _send_unless_closed(self, message: Message) -> None:
+        if threading.current_thread() is self.transport:
+            self.transport._send_user_message(message)  # before the close, which this thread sends in the same way
+        else:
+            self.transport.send_on(self, lambda packetizer: packetizer.send_message(message))
 
     def feed(self, data: bytes | memoryview) -> None:
         """Take data from the client. Transport thread."""
@@ -143,3 +163,7 @@ class GatewayChannel(paramiko.Channel):
             reply.add_int(self.remote_chanid)
             self.transport._send_user_message(reply)
         self.handler.replied()
+
+
+def _send_data(head: bytes, data: memoryview, packet_size: int, packetizer: GatewayPacketizer) -> None:
+    packetizer.send_data(head, data, packet_size)

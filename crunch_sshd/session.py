@@ -297,11 +297,12 @@ class Session:
             self._watch.audit.lost()
             return
         self._gone.set()  # the program has ended by itself: what it left running is its own affair, as with sshd
-        self._channel.shutdown_write()
         if self._death_signal is not None:
             self._channel.send_request("exit-signal", self._death_signal, False, "", "en")
         # After exit-signal too: stock ssh knows only this one, and would end with 255.
         self._channel.send_request("exit-status", status)
+        # Not before: a client without more input closes the channel at once, and has no use for a status after that.
+        self._channel.shutdown_write()
         self._channel.close()
 
     def tell(self, sentence: str) -> None:

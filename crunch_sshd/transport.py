@@ -149,12 +149,14 @@ class GatewayTransport(paramiko.Transport):
             return
         self._send_in_turn(lambda: self.packetizer.send_message(data))
 
-    def send_data(self, head: bytes, data: memoryview, packet_size: int) -> None:
-        """Send a channel's data, as :meth:`GatewayPacketizer.send_data`; waits its turn as any message.
+    def send_on(self, channel: GatewayChannel, send: Callable[[GatewayPacketizer], None]) -> None:
+        """Have ``send`` send something on ``channel`` in its turn; nothing when the channel is closed by then.
 
-        Any thread but the transport's. Raises OSError when the connection is gone.
+        A client that closes a channel gets our close from the transport thread, and stock ssh ends the connection at
+        anything that comes for the channel after that. So whether it is closed is looked at in the turn itself, which
+        our close waits for. Any thread but the transport's. Raises OSError when the connection is gone.
         """
-        self._send_in_turn(lambda: self.packetizer.send_data(head, data, packet_size))
+        self._send_in_turn(lambda: None if channel.closed else send(self.packetizer))
 
     def _data_received(self, number: int, data: memoryview) -> bool:
         """Hand a channel's data on; False for what :meth:`run` must judge: a message out of order, or for nobody."""

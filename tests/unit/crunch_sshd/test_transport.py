@@ -367,6 +367,39 @@ def test_close_wakes_the_reader() -> None:
         assert not thread.is_alive()
 
 
+# Nothing is sent on a channel after its close.
+
+
+def test_nothing_follows_the_close(link: Link, runtime: MemoryRuntime) -> None:
+    """What a session's thread was about to say when the client closed the channel is not said: ssh would end."""
+    channel = link.open("cat")
+    runtime.next()
+    (server_channel,) = link.transport._channels.values()
+    kinds: list[int] = []
+    real = link.transport.packetizer.send_message
+
+    def noting(message: Any) -> None:
+        kinds.append(message.asbytes()[0])
+        real(message)
+
+    link.transport.packetizer.send_message = noting
+    turn = link.transport._take_turn
+
+    def closed_first() -> bool:
+        server_channel.closed = True  # as the transport thread does it, just before it sends the close
+        return bool(turn())
+
+    link.transport._take_turn = closed_first
+    server_channel.send_data(b"late")
+    server_channel.closed = False
+    server_channel.send_request("exit-status", 0)
+    server_channel.closed = False
+    server_channel.shutdown_write()
+    assert kinds == []
+    link.transport._take_turn = turn
+    channel.close()
+
+
 # What the tables and constants promise to a client.
 
 
