@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.bench import hops, latencies, report, resources, transfers
 from tests.bench.places import Places
-from tests.bench.rows import FULL, QUICK, Result
+from tests.bench.rows import FULL, QUICK, Scale
 from tests.bench.target import Failed
 
 COMPARISONS = [*transfers.ROWS, *latencies.ROWS]
@@ -43,31 +43,30 @@ def main() -> int:
 
 def _run(wanted: list[str], options: argparse.Namespace) -> int:
     scale = QUICK if options.quick else FULL
-    results: list[Result] = []
-    costs: dict[str, dict[str, float]] = {}
-    facts: list[resources.Fact] = []
-    with tempfile.TemporaryDirectory(prefix="arv-ssh-bench-") as directory, ExitStack() as stack:
-        # A second Ctrl-C must not stop the ending of what was started.
-        stack.callback(signal.signal, signal.SIGINT, signal.default_int_handler)
-        places = Places(Path(directory), stack)
-        for row in COMPARISONS:
-            if row.name in wanted:
-                results.append(row.run(places, scale))
-                print(report.progress(results[-1]), file=sys.stderr, flush=True)
-        if hops.NAME in wanted:
-            costs = hops.measure(places, scale)
-        for name, measure in resources.FACTS.items():
-            if name in wanted:
-                facts += measure(places, scale)
-        stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    if results:
-        print(report.table(results))
-    if costs:
-        print(report.hops(costs, hops.HOPS))
-    if facts:
-        print(report.facts(facts))
-    options.json.write_text(report.as_json(results, costs, facts, quick=options.quick))
+    found = report.Report(quick=options.quick)
+    try:
+        with tempfile.TemporaryDirectory(prefix="arv-ssh-bench-") as directory, ExitStack() as stack:
+            try:
+                _measure(wanted, Places(Path(directory), stack), scale, found)
+            finally:  # a second Ctrl-C must not stop the ending of what was started
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    signal.signal(number, signal.SIG_IGN)
+    finally:  # also what was measured before Ctrl-C
+        print(found.tables())
+        options.json.write_text(found.as_json())
     return 0
+
+
+def _measure(wanted: list[str], places: Places, scale: Scale, found: report.Report) -> None:
+    for row in COMPARISONS:
+        if row.name in wanted:
+            found.results.append(row.run(places, scale))
+            print(report.progress(found.results[-1]), file=sys.stderr, flush=True)
+    if hops.NAME in wanted:
+        found.costs = hops.measure(places, scale)
+    for name, measure in resources.FACTS.items():
+        if name in wanted:
+            found.facts += measure(places, scale)
 
 
 def _parser() -> argparse.ArgumentParser:

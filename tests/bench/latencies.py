@@ -15,8 +15,6 @@ from tests.bench.places import Places
 from tests.bench.rows import Comparison, Sample, Scale, percentile
 from tests.bench.target import TIMEOUT, Failed, Target, run
 
-LOGIN_REPEATS = 15
-
 
 def milliseconds(work: Callable[[], object]) -> float:
     """Return the time that ``work`` takes."""
@@ -46,11 +44,11 @@ def many_logins(places: Places, scale: Scale, stack: ExitStack) -> tuple[Sample,
         command = target.ssh("true", options=("-n",))
         started = [
             subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            for _ in range(scale.logins)
+            for _ in range(scale.parallel)
         ]
         failed = sum(process.wait(TIMEOUT) != 0 for process in started)
         if failed:
-            raise Failed(f"{failed} of {scale.logins} parallel logins to {target.host} failed")
+            raise Failed(f"{failed} of {scale.parallel} parallel logins to {target.host} failed")
 
     path, sshd = places.path, places.sshd
     return lambda: milliseconds(lambda: all_of(path)), lambda: milliseconds(lambda: all_of(sshd))
@@ -127,7 +125,7 @@ def _started(command: list[str]) -> Iterator[None]:
 
 
 def _logins(scale: Scale) -> int:
-    return max(scale.repeats, LOGIN_REPEATS)
+    return scale.logins
 
 
 def _keys(scale: Scale) -> int:

@@ -8,10 +8,11 @@ import platform
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.bench.hops import HOPS
 from tests.bench.resources import Fact
 from tests.bench.rows import Result
 
@@ -63,23 +64,37 @@ def facts(found: Sequence[Fact]) -> str:
     return "\n".join(lines)
 
 
-def as_json(
-    results: Sequence[Result], costs: dict[str, dict[str, float]], facts: Sequence[Fact], *, quick: bool
-) -> str:
-    """Return everything that was measured, with the machine."""
-    rows = [
-        {
-            "name": result.row.name, "what": result.row.what, "against": result.row.against, "unit": result.row.unit,
-            "ours": result.ours, "reference": result.reference, "ratio": result.ratio, "must": result.row.must,
-            "aim": result.row.aim, "verdict": verdict(result),
-        }
-        for result in results
-    ]  # fmt: skip
-    found = {
-        "time": int(time.time()), "quick": quick, "machine": machine(), "rows": rows, "cpu_seconds_per_gb": costs,
-        "absolute": [asdict(fact) for fact in facts],
-    }  # fmt: skip
-    return json.dumps(found, indent=1) + "\n"
+@dataclass
+class Report:
+    """What one run has measured so far."""
+
+    quick: bool
+    results: list[Result] = field(default_factory=list)
+    costs: dict[str, dict[str, float]] = field(default_factory=dict)
+    facts: list[Fact] = field(default_factory=list)
+
+    def tables(self) -> str:
+        """Return everything as Markdown tables."""
+        parts = [table(self.results)] if self.results else []
+        parts += [hops(self.costs, HOPS)] if self.costs else []
+        parts += [facts(self.facts)] if self.facts else []
+        return "\n\n".join(parts)
+
+    def as_json(self) -> str:
+        """Return everything that was measured, with the machine."""
+        rows = [
+            {
+                "name": result.row.name, "what": result.row.what, "against": result.row.against,
+                "unit": result.row.unit, "ours": result.ours, "reference": result.reference, "ratio": result.ratio,
+                "must": result.row.must, "aim": result.row.aim, "verdict": verdict(result),
+            }
+            for result in self.results
+        ]  # fmt: skip
+        found = {
+            "time": int(time.time()), "quick": self.quick, "machine": machine(), "rows": rows,
+            "cpu_seconds_per_gb": self.costs, "absolute": [asdict(fact) for fact in self.facts],
+        }  # fmt: skip
+        return json.dumps(found, indent=1) + "\n"
 
 
 def machine() -> dict[str, Any]:

@@ -24,6 +24,7 @@ class Scale:
     repeats: int
     keys: int
     logins: int
+    parallel: int
     small_files: int
     sessions: int
     many_sessions: int
@@ -31,8 +32,14 @@ class Scale:
     idle_seconds: float
 
 
-FULL = Scale(500 << 20, 7, 500, 50, 1000, 1000, 5000, 10_000 << 20, 20.0)
-QUICK = Scale(100 << 20, 5, 100, 20, 200, 200, 500, 500 << 20, 3.0)
+FULL = Scale(
+    size=500 << 20, repeats=7, keys=500, logins=15, parallel=50, small_files=1000, sessions=1000, many_sessions=5000,
+    long_size=10_000 << 20, idle_seconds=20.0,
+)  # fmt: skip
+QUICK = Scale(
+    size=50 << 20, repeats=5, keys=100, logins=5, parallel=10, small_files=100, sessions=100, many_sessions=300,
+    long_size=300 << 20, idle_seconds=3.0,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
