@@ -272,8 +272,9 @@ def test_transfer(cluster: EmbeddedCluster, busybox: str, tmp_path: Path, proxy:
     assert hashlib.sha256(done.stdout).digest() == hashlib.sha256(data).digest()
 
 
-def test_location_in_front_of_arvados(cluster: EmbeddedCluster, tmp_path: Path) -> None:
-    """In an existing server block, one location takes shell requests and tunnels to arv-ssh, and leaves the rest."""
+@pytest.mark.parametrize("tunnels", [False, True], ids=["shells", "tunnels-too"])
+def test_location_in_front_of_arvados(cluster: EmbeddedCluster, tmp_path: Path, tunnels: bool) -> None:
+    """In an existing server block, one location takes to arv-ssh what is its own, tunnels if wanted, no more."""
     upstream, location = filled("nginx-arvados.conf", {}).split("# --- into the server block ---\n")
     port, api_port = free_port(), free_port()
     with controller(cluster, tmp_path, POLICY) as ours:
@@ -281,6 +282,7 @@ def test_location_in_front_of_arvados(cluster: EmbeddedCluster, tmp_path: Path) 
             "127.0.0.1:9004": ours.address,
             "/etc/ssl/certs/arv-ssh-ca.pem": str(cluster.directory.ca),
             "proxy_ssl_name zzzzz.example.org": "proxy_ssl_name localhost",
+            "[^/]+/ssh|": "[^/]+/(ssh|gateway_tunnel)|" if tunnels else "[^/]+/ssh|",
         }
         site = f"""
             UPSTREAM
@@ -301,9 +303,12 @@ def test_location_in_front_of_arvados(cluster: EmbeddedCluster, tmp_path: Path) 
         session.trust_env, session.verify = False, str(cluster.directory.ca)
         with run_nginx(tmp_path, content, port) as address, session:
             uuid = "zzzzz-dz642-000000000000000"
-            for path in (f"containers/{uuid}/ssh", f"connect/{uuid}/ssh", f"containers/{uuid}/gateway_tunnel"):
+            shells = [f"containers/{uuid}/ssh", f"connect/{uuid}/ssh", "shell_sessions/ses-0/kill"]
+            tunnel_paths = [f"containers/{uuid}/gateway_tunnel", f"connect/{uuid}/gateway_tunnel"]
+            for path in shells + (tunnel_paths if tunnels else []):
                 answer = session.post(f"https://{address}/arvados/v1/{path}", timeout=DEADLINE)
                 assert answer.status_code in (400, 401) and len(answer.json()["errors"]) == 1, answer.text
-            for path in ("containers", f"containers/{uuid}", f"containers/{uuid}/ssh/more", "users/current"):
+            others = ["containers", f"containers/{uuid}", f"containers/{uuid}/ssh/more", "users/current"]
+            for path in others + ([] if tunnels else tunnel_paths):
                 answer = session.get(f"https://{address}/arvados/v1/{path}", timeout=DEADLINE)
                 assert (answer.status_code, answer.text) == (418, f"stock Arvados /arvados/v1/{path}")

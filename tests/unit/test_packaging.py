@@ -28,9 +28,9 @@ MAN_PAGES = ("man1/arvados-client.1", "man1/arv-ssh.1", "man8/crunch-run.8", "ma
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:
-    """Run a command with an empty home and no index to ask; return its stdout."""
-    env = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
-    env |= {"PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    """Run a command with no home and no index to ask; return its stdout."""
+    env = {"PATH": os.environ["PATH"], "HOME": "/proc/none"}
+    env |= {"PIP_NO_INDEX": "1", "PIP_NO_CACHE_DIR": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=2 * DEADLINE, cwd=cwd, env=env)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -157,7 +157,7 @@ def test_current_user(cluster: Cluster) -> None:
         ("mysql://host/db", "must be a URL"),
         ("postgresql://user:secret@host", "names no database"),
         ("nonsense", "must be a URL"),
-        ("sqlite:////nonexistent/db.sqlite", "cannot use the database /nonexistent/db.sqlite: No such file"),
+        ("sqlite:////proc/none/db.sqlite", "cannot use the database /proc/none/db.sqlite: No such file"),
     ],
 )
 def test_database_that_cannot_be(database: str | None, message: str) -> None:
