@@ -53,6 +53,10 @@ class BufferedSocket:
         self._end += received
         return received
 
+    def peek(self, size: int) -> memoryview:
+        """Return the next ``size`` bytes, at most :attr:`buffered`, without taking them."""
+        return self._storage[self._start : self._start + size]
+
     def take(self, size: int) -> memoryview:
         """Return the next ``size`` bytes, at most :attr:`buffered`, in place: valid until the next :meth:`fill`."""
         start = self._start

@@ -74,6 +74,7 @@ class GatewayPacketizer(Packetizer):
         self._out: _Direction | None = None
         self._padding = b""
         self._asked_at = 0
+        self._held: tuple[int, bytes] | None = None
 
     def set_inbound_cipher(self, *arguments: Any, **how: Any) -> None:
         """Take the new keys of a key exchange."""
@@ -93,20 +94,47 @@ class GatewayPacketizer(Packetizer):
         Raises NeedRekeyException to have a key exchange begun, EOFError, and SSHException for a broken packet.
         """
         while self._in is not None:
-            packet = self._open(self._in)
-            number = self._next_number(_SEQUENCE_IN)
-            kind = packet[1]
-            if kind == common.MSG_CHANNEL_DATA:
-                content = memoryview(packet)
-                channel, size = _DATA.unpack_from(packet, 2)
-                if self._sink(channel, content[_DATA_START : _DATA_START + size]):
-                    if self.need_rekey():
-                        raise NeedRekeyException()
-                    continue
-            message = Message(packet[2 : len(packet) - packet[0]])
-            message.seqno = number
-            return kind, message
+            number, packet = self._held or self._next_packet(self._in)
+            self._held = None
+            if packet[1] != common.MSG_CHANNEL_DATA:
+                return _message(packet[1], packet[2 : len(packet) - packet[0]], number)
+            channel, data = self._gather(self._in, packet)
+            if not self._sink(channel, data):
+                return _message(packet[1], _DATA.pack(channel, len(data)) + data, number)
+            if self.need_rekey():
+                raise NeedRekeyException()
         return super().read_message()
+
+    def _gather(self, direction: _Direction, packet: bytes) -> tuple[int, memoryview]:
+        """Return a data message's channel and data, with the data of those for it that have arrived right behind.
+
+        A program that is given one large piece is woken once.
+        """
+        channel, first = _data(packet)
+        pieces = [first]
+        while self._is_buffered():
+            self._held = number, packet = self._next_packet(direction)
+            if packet[1] != common.MSG_CHANNEL_DATA:
+                break
+            following, data = _data(packet)
+            if following != channel:
+                break
+            self._held = None
+            pieces.append(data)
+        return channel, first if len(pieces) == 1 else memoryview(b"".join(pieces))
+
+    def _is_buffered(self) -> bool:
+        """Say whether a whole packet can be opened without waiting."""
+        sock = self._sock
+        if sock.buffered < _LENGTH.size:
+            return False
+        (size,) = _LENGTH.unpack(sock.peek(_LENGTH.size))
+        return bool(sock.buffered >= _LENGTH.size + size + TAG)
+
+    def _next_packet(self, direction: _Direction) -> tuple[int, bytes]:
+        """Return the next packet's sequence number, and the packet as :meth:`_open` does."""
+        packet = self._open(direction)
+        return self._next_number(_SEQUENCE_IN), packet
 
     def _open(self, direction: _Direction) -> bytes:
         """Return the next packet, decrypted, from its padding length on."""
@@ -218,6 +246,21 @@ class GatewayPacketizer(Packetizer):
             raise EOFError from error
         if sent < sum(map(len, pieces)):
             self.write_all(memoryview(b"".join(pieces))[sent:])
+
+
+def _data(packet: bytes) -> tuple[int, memoryview]:
+    """Return the channel and the data of a decrypted data message; raises SSHException when it is cut."""
+    end = len(packet) - packet[0]
+    channel, size = _DATA.unpack_from(packet, 2) if end >= _DATA_START else (0, end)
+    if _DATA_START + size > end:
+        raise paramiko.SSHException("a data message is shorter than it says")
+    return channel, memoryview(packet)[_DATA_START : _DATA_START + size]
+
+
+def _message(kind: int, content: bytes, number: int) -> tuple[int, Message]:
+    message = Message(content)
+    message.seqno = number
+    return kind, message
 
 
 class Packet:

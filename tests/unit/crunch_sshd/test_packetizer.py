@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import socket
+import threading
 from typing import Any
 
 import paramiko
 import pytest
+from paramiko import common
+from paramiko.message import Message
 
 from crunch_sshd.packetizer import MAX_PACKET, GatewayPacketizer
 from tests.timing import wait_for
@@ -110,6 +113,34 @@ def test_one_system_call_for_many_packets(link: Link, runtime: MemoryRuntime, mo
     assert max(calls) == 16, "eight packets, each in two pieces"
 
 
+def test_data_that_arrived_together_is_written_together(link: Link, runtime: MemoryRuntime) -> None:
+    """Packets for one channel that wait in the buffer reach the process as one piece, those for two as they came."""
+    first, second = link.open("cat"), link.open("cat")
+    processes = runtime.next(), runtime.next()
+    pieces: list[tuple[int, int]] = []
+    reached, go_on = threading.Event(), threading.Event()
+    sink = link.transport.packetizer._sink
+
+    def noting(channel: int, data: memoryview) -> bool:
+        pieces.append((channel, len(data)))
+        reached.set()
+        go_on.wait(DEADLINE)
+        return bool(sink(channel, data))
+
+    link.transport.packetizer._sink = noting
+    first.sendall(b"a")
+    assert reached.wait(DEADLINE)
+    for channel in (first, first, second, first):
+        channel.sendall(bytes(1000))
+    go_on.set()
+    for process, size in zip(processes, (3001, 1000), strict=True):
+        process.until(lambda process=process, size=size: len(process.stdin) == size)
+    ours = [channel.remote_chanid for channel in (first, second)]
+    assert pieces == [(ours[0], 1), (ours[0], 2000), (ours[1], 1000), (ours[0], 1000)]
+    first.close()
+    second.close()
+
+
 def _send_raw(link: Link, packet: bytes) -> None:
     """Send bytes as they are on the client's connection; the server must end it."""
     sock: Any = link.client.sock
@@ -121,6 +152,17 @@ def test_packet_that_was_changed_on_the_way(link: Link) -> None:
     """A packet whose tag does not fit ends the connection."""
     _send_raw(link, (32).to_bytes(4, "big") + bytes(32 + 16))
     assert "not as it was sent" in str(link.transport.saved_exception)
+
+
+@pytest.mark.parametrize("cut", [bytes(3), bytes(7) + b"\x05four"])
+def test_data_message_that_is_cut(link: Link, cut: bytes) -> None:
+    """A data message that is shorter than it says ends the connection; nobody reads its padding."""
+    message = Message()
+    message.add_byte(common.cMSG_CHANNEL_DATA)
+    message.add_bytes(cut)
+    link.client._send_user_message(message)  # type: ignore[attr-defined]
+    assert link.ended.wait(DEADLINE)
+    assert "shorter than it says" in str(link.transport.saved_exception)
 
 
 @pytest.mark.parametrize("size", [0, 8, 17, MAX_PACKET + 16, 0xFFFFFFF0])
