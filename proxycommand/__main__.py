@@ -5,6 +5,8 @@ Owns the exit codes and the one line on stderr that every failure becomes.
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 
 from arv_ssh.client.messages import tell
@@ -33,18 +35,46 @@ FAILED = 255
 
 def main() -> int:
     """Run the command line; return the exit code."""
+    _have_streams()
     try:
-        return _dispatch(sys.argv[1:])
+        status = _dispatch(sys.argv[1:])
+        sys.stdout.flush()
+        return status
     except ArvSshError as error:
         message = str(error)
+    except BrokenPipeError:
+        message = ""  # `arvados-client ls | head -1`: who read stdout has had enough, and need not be told
+        _give_up_stdout()
     except OSError as error:
         message = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+        _give_up_stdout()
     except ModuleNotFoundError as error:  # installed without dependencies, where ssh alone was meant to work
         message = f"the Python package {error.name} is not installed; pip install {error.name}"
     except KeyboardInterrupt:
         return 130
-    tell(message)
+    if message:
+        tell(message)
     return FAILED
+
+
+def _have_streams() -> None:
+    """Let commands print in any case: nowhere where a stream is closed, ``?`` for what a terminal's encoding lacks."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open until the process ends
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
+
+
+def _give_up_stdout() -> None:
+    """Drop what could not be written: the interpreter would try again at its end, and complain in its own words."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
@@ -26,8 +25,6 @@ def run(argv: list[str]) -> int:
     if len(given.words) > 1:
         raise UsageError(f"doctor takes one UUID, not {len(given.words)}; {USAGE}")
     target = given.words[0] if given.words else ""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal of another age still shows the rest
     steps: list[Step] = []
     report = steps.append if "--json" in given.flags else _show
     diagnosis = Diagnosis(

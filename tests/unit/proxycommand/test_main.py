@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -49,3 +50,31 @@ def test_a_package_is_missing() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=UNIT)
     said = "arvados-client: the Python package paramiko is not installed; pip install paramiko\n"
     assert (done.returncode, done.stderr) == (255, said)
+
+
+def test_nobody_reads_stdout(client: Run) -> None:
+    """Who has read enough (`| head`) is told nothing more, and a full disk is one line; neither ends in a traceback."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as gone, open("/dev/full", "wb") as full:
+        for stdout, said in ((gone, b""), (full, b"arvados-client: No space left on device\n")):
+            process = client("ssh-config", stdout=stdout)
+            assert process.communicate(timeout=UNIT)[1] == said
+            assert process.returncode == 255
+
+
+def test_closed_streams() -> None:
+    """A command whose stdout is closed does its work all the same, and so does one whose stderr is."""
+    for arguments in ("ssh-config >&-", "completion bash >&-", "doctor >&-", "doctor --nonsense 2>&-"):
+        shell = ["sh", "-c", f'exec "$0" -m proxycommand {arguments}', sys.executable]
+        env = {"HOME": "/nonexistent", "PATH": os.defpath}
+        done = subprocess.run(shell, capture_output=True, timeout=UNIT, env=env)
+        assert (done.returncode, done.stdout, done.stderr) == (255 if "doctor" in arguments else 0, b"", b"")
+
+
+def test_a_terminal_of_another_age(client: Run) -> None:
+    """What the terminal's encoding lacks is a question mark, not a traceback."""
+    process = client("ssh-config", env={"XDG_CACHE_HOME": "/tmp/caf\u00e9", "PYTHONIOENCODING": "ascii"})
+    out, err = process.communicate(timeout=UNIT)
+    assert (process.returncode, err) == (0, b"")
+    assert b"Include /tmp/caf?/arvados/hosts/*.conf" in out
