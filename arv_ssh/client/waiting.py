@@ -48,8 +48,8 @@ class Wait:
             while True:
                 try:
                     return container, self._controller.open_session(container, user, detach_keys)
-                except Unavailable:
-                    if running:  # so it is not that
+                except Unavailable as error:
+                    if running or "disabled" in str(error):  # so it is not that, or waiting would not help
                         raise
                 try:
                     self._wait_until_running(container)

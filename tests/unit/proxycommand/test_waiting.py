@@ -107,6 +107,19 @@ def test_refusals_are_not_waited_for(double: Start, client: Run) -> None:
     assert (process.returncode, err.decode()) == (255, f"arvados-client: {UUID} is another user's\n")
 
 
+def test_disabled_is_not_waited_for(double: Start, client: Run) -> None:
+    """Where nobody may enter any container that is told at once, not when this one runs."""
+    body = b'{"errors": ["shell access is disabled on this cluster"]}'
+    record = json.dumps({"uuid": UUID, **QUEUED}).encode()
+    server = double(
+        lambda peer: peer.refuse("503 No", body) if peer.request[0] == "P" else peer.refuse("200 OK", record)
+    )
+    process = client("ssh-proxy", "--wait", UUID, env=server.environment())
+    _, err = process.communicate(timeout=UNIT)
+    assert process.returncode == 255
+    assert err.decode().startswith(f"arvados-client: container {UUID}: shell access is disabled on this cluster")
+
+
 def test_something_else_is_unavailable(double: Start, client: Run) -> None:
     """A container that runs and still cannot be entered ends the wait with the controller's own reason."""
     body = b'{"errors": ["the gateway of %s cannot be reached"]}' % UUID.encode()
