@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 
+from arv_ssh.client.settings import can_be_resolved
 from arv_ssh.errors import ArvSshError, BadGateway, ConfigError, Forbidden, Unavailable
 
 ANSWER_LIMIT = 16 * 1024
@@ -93,16 +94,17 @@ def choose(host: str, port: int, environ: Mapping[str, str] | None = None) -> Pr
 def _read(text: str, variable: str) -> Proxy:
     # The text is not shown: it may hold a password.
     found = _URL.fullmatch(text.strip())
-    if not found or not 0 < int(found.group(5) or _PORT) < 65536:
+    host = (found.group(3) or found.group(4)) if found else ""
+    if not found or not 0 < int(found.group(5) or _PORT) < 65536 or not can_be_resolved(host):
         raise ConfigError(f"{variable} names no proxy; it should be http://HOST:PORT or http://USER:PASSWORD@HOST:PORT")
     scheme = (found.group(1) or "http").lower()
     if scheme != "http":
         raise ConfigError(f"{variable} names a proxy that speaks {scheme}; set it to an http:// one, or set NO_PROXY")
-    login = found.group(2) or ""
-    credentials = _ESCAPE.sub(lambda code: chr(int(code.group(1), 16)), login.encode().decode("latin-1"))
+    login = (found.group(2) or "").encode(errors="surrogateescape").decode("latin-1")
+    credentials = _ESCAPE.sub(lambda code: chr(int(code.group(1), 16)), login)
     if credentials and ":" not in credentials:
         credentials += ":"
-    return Proxy(found.group(3) or found.group(4), int(found.group(5) or _PORT), credentials, variable)
+    return Proxy(host, int(found.group(5) or _PORT), credentials, variable)
 
 
 def _excluded(host: str, port: int, no_proxy: str) -> bool:

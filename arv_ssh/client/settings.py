@@ -158,6 +158,14 @@ def _unquote(value: str, path: str, number: int) -> str:
         raise ConfigError(f"line {number} of the settings file {path} has an unclosed quote; correct it") from error
 
 
+def can_be_resolved(host: str) -> bool:
+    """Say whether a name beyond ASCII is one that DNS can carry (RFC 3490); any other the resolver judges."""
+    try:
+        return host.isascii() or bool(host.encode("idna"))
+    except UnicodeError:
+        return False
+
+
 def _check(values: dict[str, str], source: str) -> Settings:
     host = values.get("ARVADOS_API_HOST")
     if not host:
@@ -166,7 +174,7 @@ def _check(values: dict[str, str], source: str) -> Settings:
             "as the Workbench shows them under «Get API token»"
         )
     found = _HOST.fullmatch(host)
-    if not found or not 0 < int(found.group(3) or HTTPS_PORT) < 65536:
+    if not found or not 0 < int(found.group(3) or HTTPS_PORT) < 65536 or not can_be_resolved(host):
         raise ConfigError(f"ARVADOS_API_HOST is {host!r}; it should be HOST or HOST:PORT, such as zzzzz.example.org")
     token = values.get("ARVADOS_API_TOKEN")
     if not token:

@@ -18,6 +18,7 @@ from arv_ssh.errors import ArvSshError, ConfigError
         ("http://ann:secret@proxy:3128", "proxy", 3128, b"YW5uOnNlY3JldA=="),
         ("http://ann:p%40ss%3Aword@proxy", "proxy", 80, b"YW5uOnBAc3M6d29yZA=="),
         ("http://ann@proxy", "proxy", 80, b"YW5uOg=="),
+        ("http://ann:\udcff@proxy", "proxy", 80, b"YW5uOv8="),
     ],
 )
 def test_proxy(text: str, host: str, port: int, basic: bytes | None) -> None:
@@ -38,6 +39,7 @@ def test_proxy(text: str, host: str, port: int, basic: bytes | None) -> None:
         ("https://ann:secret@proxy", "HTTPS_PROXY names a proxy that speaks https"),
         ("http://ann:secret@proxy:99999", "HTTPS_PROXY names no proxy; it should be http://HOST:PORT"),
         ("http://ann:secret@", "HTTPS_PROXY names no proxy"),
+        ("http://ann:secret@\u00fc..proxy", "HTTPS_PROXY names no proxy"),
     ],
 )
 def test_no_proxy_of_ours(text: str, sentence: str) -> None:

@@ -100,7 +100,9 @@ def test_host_forms(tmp_path: Path, text: str, host: str, port: int, authority: 
     assert (found.host, found.port, found.authority) == (host, port, authority)
 
 
-@pytest.mark.parametrize("text", ["a b", "a:port", "a:0", "a:65536", "::1", "[::1", "http://a", "a/b", "u@a"])
+@pytest.mark.parametrize(
+    "text", ["a b", "a:port", "a:0", "a:65536", "::1", "[::1", "http://a", "a/b", "u@a", "\u00fc..a", "a\udcff"]
+)
 def test_host_that_is_none(tmp_path: Path, text: str) -> None:
     """Anything else is refused by name."""
     with pytest.raises(ConfigError, match="ARVADOS_API_HOST is .*; it should be HOST or HOST:PORT"):
