@@ -32,6 +32,15 @@ def test_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().err == "arvados-client: two lines and \\udcff\n"
 
 
+def test_no_escape_sequences(capfd: pytest.CaptureFixture[str]) -> None:
+    """What a container or a server says cannot command the user's terminal."""
+    messages.tell("failed: \x1b[2Jgone\x9b1m")
+    Progress().show("waiting: \x1b]0;title\x07", "x")
+    assert capfd.readouterr().err == (
+        "arvados-client: failed: ?[2Jgone?1m\narvados-client: waiting: ?]0;title? (0 s)\n"
+    )
+
+
 def test_nobody_listens() -> None:
     """A closed stderr is no reason to fail."""
     kept = os.dup(2)
