@@ -44,6 +44,8 @@ def run(argv: list[str]) -> int:
     if not session.host_key and not any("stricthostkeychecking" in option.lower() for option in ssh_options):
         raise ArvSshError(controller.unvouched(container))
     directory = given.values["--known-hosts-dir"] or known_hosts.default_dir()
+    if session.host_key:  # ssh-proxy does it again; but what is in its way would be buried by ssh's own words
+        known_hosts.record(directory, container, session.host_key)
     block = ssh_config.block(given.values["--settings"], directory, given.values["--detach-keys"], host=container)
     _become(ssh_command(block, container, user, ssh_options, command))
 

@@ -182,6 +182,17 @@ def test_shell_tells_the_reason_alone(double: Start, client: Run) -> None:
     assert len(server.requests) == 1
 
 
+def test_shell_cannot_write_the_host_key(double: Start, client: Run) -> None:
+    """Where the host key cannot be written, that is the only line, and ssh is not started."""
+    process = client("shell", "--known-hosts-dir", "/dev/null/x", UUID, env=double(gateway()).environment())
+    _, err = process.communicate(timeout=UNIT)
+    assert process.returncode == 255
+    assert err.decode() == (
+        f"arvados-client: cannot write the host key file /dev/null/x/{UUID}: Not a directory; "
+        "name a directory with --known-hosts-dir\n"
+    )
+
+
 def test_shell_refuses_a_stock_gateway(double: Start, client: Run, tmp_path: Path) -> None:
     """Without a vouched-for key the sentence comes alone; with the option it names, the session opens."""
     server = double(gateway(None))
