@@ -7,6 +7,7 @@ missing, the shell itself sends and swallows, and the result says so.
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -61,14 +62,16 @@ def run(argv: list[str]) -> int:
     alone = ["-o", "ControlMaster=no", "-o", "ControlPath=none"]
     progress = Progress()
     test = SpeedTest(lambda options, command: ssh_command(block, container, user, alone + options, [command]))
-    result = {
-        "container": container,
-        **test.connect(progress.show),
-        **test.echo(keystrokes, progress.show),
-        **test.down(seconds, progress.show),
-        **test.up(seconds, progress.show),
-    }
-    progress.done()
+    try:
+        result = {
+            "container": container,
+            **test.connect(progress.show),
+            **test.echo(keystrokes, progress.show),
+            **test.down(seconds, progress.show),
+            **test.up(seconds, progress.show),
+        }
+    finally:
+        progress.done()  # so that what went wrong begins a line of its own
     print(json.dumps(result, indent=2) if "--json" in given.flags else _table(result))
     return 0
 
@@ -238,8 +241,10 @@ class Progress:
         self._shown = now
         part = min(part, 1.0)
         if self._bar:
-            bar = ("#" * round(part * self._WIDTH)).ljust(self._WIDTH, "-")
-            self._write(f"\r{name:<8}[{bar}] {known}\x1b[K")
+            columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+            width = max(0, min(self._WIDTH, columns - len(f"{name:<8}[] {known} ")))
+            bar = ("#" * round(part * width)).ljust(width, "-")
+            self._write(f"\r{f'{name:<8}[{bar}] {known}'[: columns - 1]}\x1b[K")
         elif part == 1:
             self._write(f"{name}: {known}\n")
 
