@@ -68,8 +68,7 @@ def rows(controller: Controller) -> list[Row]:
     """Return what is listed, as --json has it, and let shells complete it from now on."""
     containers = list_all(controller, "containers", [["state", "in", _STATES], ["priority", ">", 0]], _CONTAINER)
     requests = _newest_requests(controller, [container["uuid"] for container in containers])
-    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
-        answers = list(pool.map(lambda container: _may_enter(controller, container), containers))
+    answers = _ask(controller, containers)
     found = [
         _row(container, requests.get(container["uuid"], {}), *answer)
         for container, answer in zip(containers, answers, strict=True)
@@ -92,6 +91,20 @@ def _newest_requests(controller: Controller, containers: list[str]) -> dict[str,
             if before is None or before["created_at"] < request["created_at"]:
                 found[request["container_uuid"]] = request
     return found
+
+
+def _ask(controller: Controller, containers: list[Row]) -> list[tuple[str, str | None]]:
+    """Ask for each container whether it may be entered. Ctrl-C hangs up what the questions under way watch."""
+    controller.watch, hang_up = os.pipe()
+    try:
+        with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+            try:
+                return list(pool.map(lambda container: _may_enter(controller, container), containers))
+            finally:
+                os.close(hang_up)
+    finally:
+        os.close(controller.watch)
+        controller.watch = None
 
 
 def _may_enter(controller: Controller, container: Row) -> tuple[str, str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from tests.timing import wait_for
 from tests.unit.proxycommand.conftest import Run, Start
 from tests.unit.proxycommand.double import UNIT, Double, Peer
 
@@ -130,6 +132,23 @@ def test_many(double: Start, client: Run) -> None:
     assert [row["uuid"] for row in rows] == [uuid(number) for number in range(1, 121)]
     assert [row["name"] for row in rows] == [f"job {number}" for number in range(1, 121)]
     assert site.pages == 3 + 5  # 50 + 50 + 20 containers; the requests of 50, 51, 20, each 50 with one more look
+
+
+def test_interrupted(double: Start, client: Run) -> None:
+    """Ctrl-C ends ls at once, also while a controller thinks about its answers."""
+    site = Site([container(number) for number in range(1, 21)], [])
+
+    def script(peer: Peer) -> None:
+        if peer.request.split(" ")[1].endswith("/ssh"):
+            return peer.recv_all()
+        return site.script(peer)
+
+    server = double(script)
+    process = client("ls", env=server.environment())
+    wait_for(lambda: sum("/ssh " in line for line in server.requests) == 8, "the first questions")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=UNIT)
+    assert (process.returncode, err) == (130, b"")
 
 
 def test_nothing(double: Start, client: Run) -> None:
