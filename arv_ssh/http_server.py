@@ -30,12 +30,14 @@ MAX_HEAD = 32 * 1024
 """Bytes of request line and headers: four times what browsers' and proxies' longest tokens need."""
 MAX_BODY = 8 * 1024 * 1024
 """Bytes of a request body: a container request with thousands of mounts stays far below."""
+MAX_FIELDS = 100
+"""Fields of a form. Eight megabytes of empty ones would keep the event loop for ten seconds."""
 HEAD_TIMEOUT = 20.0
 """Seconds for a whole request to arrive, TLS handshake included; a silent client holds nothing for longer."""
 LINGER_TIMEOUT = 5.0
 """Seconds for a client to stop sending a body that was answered before its end; nginx's lingering_timeout."""
 WRITE_TIMEOUT = 300.0
-"""Seconds for a client to take what was sent of an answer that comes in pieces."""
+"""Seconds for a client to take what was sent of an answer."""
 IDLE_TIMEOUT = 75.0
 """Seconds that a kept-alive connection may wait for its next request; nginx's own default."""
 
@@ -57,8 +59,7 @@ class Request:
     def form(self) -> dict[str, str]:
         """Return the form fields of body and query, the last value of each; fields of the body win."""
         body = self.body.decode("utf-8", "replace") if "json" not in self.headers.get("content-type", "") else ""
-        fields = parse_qs(self.query, keep_blank_values=True) | parse_qs(body, keep_blank_values=True)
-        return {name: values[-1] for name, values in fields.items()}
+        return _fields(self.query) | _fields(body)
 
     def token(self) -> str:
         """Return the API token of the Authorization header (``Bearer`` or Arvados' older ``OAuth2``), or ""."""
@@ -104,6 +105,13 @@ def never(path: str) -> bool:
     """Stream no request's body."""
     return False
 
+
+def _fields(text: str) -> dict[str, str]:
+    try:
+        found = parse_qs(text, keep_blank_values=True, max_num_fields=MAX_FIELDS)
+    except ValueError as error:
+        raise BadRequest(f"the request's form has over {MAX_FIELDS} fields; send those that it needs") from error
+    return {name: values[-1] for name, values in found.items()}
 
 
 def error_response(error: HttpError, request_id: str) -> Response:
@@ -302,7 +310,18 @@ class HttpConnection(asyncio.Protocol):
             await self._send_stream(self._transport, answer, request.request_id)
         else:
             self._send(answer, request.request_id)
-            self._next_request()
+            await self._taken(self._transport, request.request_id)
+
+    async def _taken(self, transport: asyncio.Transport, request_id: str) -> None:
+        """Turn to the next request once the client takes its answers: one that only asks would fill our memory."""
+        try:
+            async with asyncio.timeout(WRITE_TIMEOUT):
+                await self._writable.wait()
+        except TimeoutError:
+            event(logger, "an answer was not taken", level=logging.WARNING, request_id=request_id)
+            transport.abort()
+            return
+        self._next_request()
 
     def _switch(self, transport: asyncio.Transport, upgrade: Upgrade, request_id: str) -> None:
         headers = [("Connection", "upgrade"), ("Upgrade", upgrade.protocol), ("X-Request-Id", request_id)]

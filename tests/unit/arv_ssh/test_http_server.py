@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
 
 from arv_ssh import http_server
-from arv_ssh.errors import Forbidden
+from arv_ssh.errors import BadRequest, Forbidden
 from arv_ssh.http_server import Connections, HttpConnection, Request, Response, Upgrade
+from tests.timing import SECOND
 from tests.unit.arv_ssh.streams import Wire
 
 Handler = Callable[[Request], Awaitable[Response | Upgrade]]
@@ -91,6 +93,17 @@ def test_form_of_a_json_body() -> None:
     """A JSON body is no form; the query still is."""
     request = Request("POST", "/", "a=1", {"content-type": "application/json"}, b"a=2", "", "r")
     assert request.form() == {"a": "1"}
+
+
+@pytest.mark.parametrize("in_query", [True, False])
+def test_form_of_very_many_fields(in_query: bool) -> None:
+    """Millions of fields are refused by their number, not taken apart."""
+    text = "a&" * 4_000_000
+    request = Request("POST", "/", text if in_query else "", {}, b"" if in_query else text.encode(), "", "r")
+    began = time.monotonic()
+    with pytest.raises(BadRequest, match=f"over {http_server.MAX_FIELDS} fields"):
+        request.form()
+    assert time.monotonic() - began < SECOND
 
 
 @pytest.mark.parametrize(
@@ -254,6 +267,45 @@ def test_keep_alive_and_pipelining() -> None:
         await answered(wire)
         assert [answer(wire)[2] for _ in range(3)] == [b"/0", b"/1", b"/2"]
         assert wire.reading and not wire.is_closing()
+        wire.lose()
+
+    run(scenario())
+
+
+def test_client_that_asks_and_does_not_read() -> None:
+    """Requests that come together are not answered while the answers before them are not taken."""
+    seen: list[str] = []
+
+    async def scenario() -> None:
+        async def handler(request: Request) -> Response:
+            seen.append(request.path)
+            wire.protocol.pause_writing()  # as the transport does once much is unsent
+            return OK
+
+        wire = opened(handler)
+        wire.receive(b"".join(b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n" % number for number in range(2)))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert seen == ["/0"] and answer(wire)[0] == 200 and not wire.reading
+        wire.protocol.resume_writing()
+        while len(seen) < 2:
+            await asyncio.sleep(0)
+        wire.lose()
+
+    run(scenario())
+
+
+def test_answers_that_are_never_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who takes no answer is cut off."""
+    monkeypatch.setattr(http_server, "WRITE_TIMEOUT", 0.0)
+
+    async def scenario() -> None:
+        wire = opened()
+        wire.protocol.pause_writing()
+        wire.receive(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        while not wire.is_closing():
+            await asyncio.sleep(0)
+        assert wire.log[-1] == "abort"
         wire.lose()
 
     run(scenario())
