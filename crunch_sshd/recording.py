@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import secrets
 import threading
 import time
 from collections import deque
@@ -164,12 +165,13 @@ class Recordings:
         self._thread: threading.Thread | None = None
 
     def begin(self, session: str, terminal: Terminal) -> Recording | None:
-        """Begin to record a session; ``session`` tells it from all others in the name of its file."""
+        """Begin to record a session, in a file of its own whose name begins with ``session``."""
         if self._directory is None:
             return None
         when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         name = re.sub("[^A-Za-z0-9-]", "_", session)
-        return Recording(self, self._directory / f"{name}-{when}.cast", terminal)
+        # Request ids are the client's to choose: of two sessions with one, neither may keep the other from its file.
+        return Recording(self, self._directory / f"{name}-{when}-{secrets.token_hex(4)}.cast", terminal)
 
     def put(self, happened: _Event) -> bool:
         """Have an event written; False when as much waits as may. The end of a recording always has room."""

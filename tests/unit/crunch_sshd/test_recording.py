@@ -49,6 +49,18 @@ def test_form(tmp_path: Path) -> None:
     assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
+def test_two_of_one_name(tmp_path: Path) -> None:
+    """Two sessions of one second whose client gave them the same request id are both recorded."""
+    recordings = Recordings(tmp_path)
+    for _ in range(2):
+        one = recordings.begin("uuid-req-1-0", TERMINAL)
+        assert one is not None
+        one.output(b"$ ")
+        one.end()
+    recordings.close()
+    assert len(list(tmp_path.glob("*.cast"))) == 2
+
+
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_characters_in_pieces(tmp_path: Path, size: int) -> None:
     """A character cut by the border of two outputs is whole; bytes that are none become the replacement character."""
