@@ -104,7 +104,10 @@ class _Exchange:
 
     async def begin(self) -> StreamedResponse:
         """Send the head, start on the body, and return the answer's head when it comes."""
-        target = self._api.prefix + origin_form(self._body.target.decode("latin-1"))
+        path = origin_form(self._body.target.decode("latin-1"))
+        if not path.startswith("/"):  # another scheme's URL, of which the API host would take the host
+            raise BadRequest("the request's target is neither a path nor an http or https URL")
+        target = self._api.prefix + path
         head = h11.Request(method=self._request.method, target=target, headers=self._request_headers())
         self._writer.write(self._http.send(head) or b"")
         self._upload = asyncio.get_running_loop().create_task(self._send_body())
@@ -125,6 +128,8 @@ class _Exchange:
         own = (b"host", b"x-forwarded-for", b"x-forwarded-proto", b"x-request-id")
         headers = [(name, value) for name, value in _end_to_end(received) if name not in own]
         if any(name == b"transfer-encoding" for name, _ in received):  # the body's length is not known beforehand
+            # A length beside it counts for nothing, and must not go on (RFC 9112 §6.3): who believes it is smuggled to.
+            headers = [(name, value) for name, value in headers if name != b"content-length"]
             headers.append((b"transfer-encoding", b"chunked"))
         forwarded = [value for name, value in received if name == b"x-forwarded-for"]
         return [

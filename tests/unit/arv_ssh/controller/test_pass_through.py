@@ -103,6 +103,45 @@ def test_heads() -> None:
     assert len([line for line in headers if line.startswith("host:")]) == 1 and "host: outside" not in headers
 
 
+def test_a_length_beside_chunks_stays_behind() -> None:
+    """Of two framings of one body the API host sees one, so that it cannot take its end for another request."""
+    seen: list[bytes] = []
+
+    async def upstream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await reader.readuntil(b"0\r\n\r\n"))
+        writer.write(OK)
+
+    async def scenario() -> None:
+        async with proxy(upstream) as client:
+            client.writer.write(
+                b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
+                b"5\r\nwhole\r\n0\r\n\r\n"
+            )
+            assert (await client.answer())[0] == 200
+
+    run(scenario())
+    head, _, body = seen[0].lower().partition(b"\r\n\r\n")
+    assert b"transfer-encoding: chunked" in head and b"content-length" not in head
+    assert body == b"5\r\nwhole\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("target", ["ftp://elsewhere/x", "elsewhere:443", "*"])
+def test_a_target_that_is_no_path(target: str) -> None:
+    """What names another host is not passed on."""
+
+    async def upstream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(OK)
+
+    async def scenario() -> None:
+        async with proxy(upstream) as client:
+            client.writer.write(f"GET {target} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+            status, _, body = await client.answer()
+            assert status == 400 and b"neither a path nor" in body
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("chunked", [True, False])
 def test_both_bodies_are_under_way_at_once(chunked: bool) -> None:
     """Neither body is kept until it is whole: each piece is answered before the next one is sent."""
