@@ -167,7 +167,11 @@ class Tunnels:
     # The end.
 
     def drain(self) -> None:
-        """Ask every gateway to open its tunnel anew, which leads to this process's successor; sessions go on."""
+        """Ask every gateway to open its tunnel anew, which leads to this process's successor; sessions go on.
+
+        A session here that is ended while they do is ended through the successor's tunnel.
+        """
+        self._open.clear()  # nothing more can be opened in these
         for session in self._all:
             session.go_away()
 

@@ -276,6 +276,29 @@ def test_a_controller_that_leaves(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_a_draining_process_goes_through_its_successor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a draining process still has to tell a gateway goes through the tunnel that its successor has by then."""
+
+    async def scenario() -> None:
+        (tmp_path / "a").mkdir()
+        (tmp_path / "b").mkdir()
+        leaving, successor = await Host(tmp_path / "a").serve(), await Host(tmp_path / "b").serve()
+        monkeypatch.setattr(Peers, "siblings", lambda self: [successor.peers.own_socket])
+        former = await leaving.ask()
+        leaving.tunnels.drain()
+        node = Node(successor)
+        try:
+            connection = await leaving.connect(await node.start())
+            assert (await greeting(connection)).startswith(b"SSH-2.0-")
+            assert len(leaving.tunnels) == 1
+            connection.transport.abort()
+        finally:
+            former.transport.abort()  # nobody else ends it
+            await node.stop()
+
+    run(scenario())
+
+
 def test_a_newer_tunnel(tmp_path: Path) -> None:
     """A newer tunnel of a container takes the older one's place; the older's end changes nothing for the newer."""
 
