@@ -6,6 +6,7 @@ import json
 import os
 import sys
 
+from arv_ssh.client.messages import printable
 from arv_ssh.errors import UsageError
 from proxycommand import arguments
 from proxycommand.diagnosis import ADVICE, Diagnosis, Step
@@ -44,7 +45,7 @@ def _show(step: Step) -> None:
     if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         mark = f"{_GREEN if step.ok else _RED}{mark}{_PLAIN}"
     took = "" if step.seconds is None else f"{step.seconds * 1000:.0f} ms"
-    print(f"{mark} {step.name:<13} {took:>8}  {step.detail}".rstrip(), flush=True)
+    print(f"{mark} {step.name:<13} {took:>8}  {printable(step.detail)}".rstrip(), flush=True)
     if not step.ok:
         print(f"{arrow} {ADVICE[step.name]}", flush=True)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from arv_ssh.client.controller import Controller
 from arv_ssh.client.listing import list_all
+from arv_ssh.client.messages import printable
 from arv_ssh.client.settings import load
 from arv_ssh.errors import (
     BadRequest,
@@ -148,8 +149,8 @@ def _print_table(listed: list[Row]) -> None:
     words = {"allowed": "yes", "refused": "no", "not yet": "later", "unknown": "?"}
     shown += [
         (
-            row["uuid"], row["state"], _age(row["since"], now), words[row["shell"]], _printable(row["node"] or "-"),
-            _printable(row["name"] or "-"),
+            row["uuid"], row["state"], _age(row["since"], now), words[row["shell"]], printable(row["node"] or "-"),
+            printable(row["name"] or "-"),
         )
         for row in listed
     ]  # fmt: skip
@@ -159,12 +160,7 @@ def _print_table(listed: list[Row]) -> None:
         print(_cut(text, width).rstrip())
         if row and row["reason"] and row["shell"] != "not yet":
             reason = f"{words[row['shell']]}: {row['reason']}".replace(f"container {row['uuid']}", "it")
-            print(textwrap.fill(_printable(reason), width, initial_indent="    ", subsequent_indent="    "))
-
-
-def _printable(text: str) -> str:
-    """Return ``text`` without what a terminal would obey: a name is another user's to choose."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+            print(textwrap.fill(printable(reason), width, initial_indent="    ", subsequent_indent="    "))
 
 
 def _cut(text: str, width: int) -> str:

@@ -16,7 +16,7 @@ PREFIX = "arvados-client: "
 
 def tell(message: str) -> None:
     """Write ``message`` as one line for the user; who has closed stderr is told nothing."""
-    line = f"{PREFIX}{_harmless(' '.join(message.split()))}\n".encode(errors="backslashreplace")
+    line = f"{PREFIX}{printable(' '.join(message.split()))}\n".encode(errors="backslashreplace")
     descriptor = open_stderr()
     try:
         while line:
@@ -27,9 +27,9 @@ def tell(message: str) -> None:
         close_stderr(descriptor)
 
 
-def _harmless(text: str) -> str:
-    """Return ``text`` without what a terminal would obey: a container says itself why it failed."""
-    return "".join("?" if letter < " " or "\x7f" <= letter <= "\x9f" else letter for letter in text)
+def printable(text: str) -> str:
+    """Return ``text`` without what a terminal would obey: names and reasons are others' to choose, a container's too."""
+    return "".join(letter if letter.isprintable() or "\ud800" <= letter <= "\udfff" else "?" for letter in text)
 
 
 def open_stderr() -> int:
@@ -85,13 +85,13 @@ class Progress:
         try:
             if os.isatty(descriptor):
                 width = os.get_terminal_size(descriptor).columns or 80
-                line = _harmless(f"{PREFIX}{text} ({elapsed:.0f} s)")[: width - 1]
+                line = printable(f"{PREFIX}{text} ({elapsed:.0f} s)")[: width - 1]
                 os.write(descriptor, f"\r{line}\x1b[K".encode(errors="backslashreplace"))
                 self._line_open = True
             elif state != self._state or elapsed >= self._next:
                 self._repeat = self.FIRST_REPEAT if state != self._state else 2 * self._repeat
                 self._state, self._next = state, elapsed + self._repeat
-                line = _harmless(f"{PREFIX}{text} ({elapsed:.0f} s)")
+                line = printable(f"{PREFIX}{text} ({elapsed:.0f} s)")
                 os.write(descriptor, f"{line}\n".encode(errors="backslashreplace"))
         except OSError:
             pass  # nobody looks; the wait goes on all the same

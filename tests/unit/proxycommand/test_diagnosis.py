@@ -36,3 +36,11 @@ def test_no_ssh_behind_the_gateway(double: Start, client: Run) -> None:
     assert not steps["SSH handshake"]["ok"] and UUID in steps["SSH handshake"]["detail"]
     assert (steps["gateway"]["seconds"], steps["proofs"]["seconds"]) == (0.0025, 0.001)
     assert b"secret" not in out
+
+
+def test_no_escape_sequences(double: Start, client: Run) -> None:
+    """What a server says of a failure cannot command the user's terminal."""
+    body = json.dumps({"errors": ["no such token \x1b[2J"]}).encode()
+    server = double(lambda peer: peer.refuse("401 Unauthorized", body))
+    out, _ = client("doctor", env=server.environment()).communicate(timeout=UNIT)
+    assert b"(no such token ?[2J)" in out and b"\x1b" not in out
