@@ -197,5 +197,8 @@ def _quoted(directory: str, name: str) -> str:
 
 def _replace(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise ArvSshError(f"cannot write {path}: {error.strerror}; make its directory first, or name another") from error

@@ -52,6 +52,16 @@ def test_other_hosts_are_left_alone(tmp_path: Path) -> None:
     assert read(config, f"ann@{UUID}")["user"] == "ann"
 
 
+def test_no_output_dir(client: Run) -> None:
+    """A directory that is not there is named, with what to do."""
+    process = client("ssh-config", "--output-dir", "/dev/null/x")
+    _, err = process.communicate(timeout=UNIT)
+    assert process.returncode == 255
+    assert err.decode() == (
+        "arvados-client: cannot write /dev/null/x/ssh_config: Not a directory; make its directory first, or name another\n"
+    )
+
+
 def test_output_dir(tmp_path: Path, client: Run) -> None:
     """--output-dir writes ssh_config there, with absolute paths into it, and prints nothing."""
     process = client("ssh-config", "--settings", str(tmp_path / "env"), "--output-dir", str(tmp_path))
