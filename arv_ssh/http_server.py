@@ -28,8 +28,10 @@ logger = logging.getLogger(__name__)
 
 MAX_HEAD = 32 * 1024
 """Bytes of request line and headers: four times what browsers' and proxies' longest tokens need."""
-MAX_BODY = 8 * 1024 * 1024
-"""Bytes of a request body: a container request with thousands of mounts stays far below."""
+MAX_BODY = 64 * 1024
+"""Bytes of a request body: the forms for sessions and tunnels have some hundred. It is held before anybody is known."""
+MAX_RECORD_BODY = 8 * 1024 * 1024
+"""The same where records are sent: a container request with thousands of mounts stays far below."""
 MAX_FIELDS = 100
 """Fields of a form. Eight megabytes of empty ones would keep the event loop for ten seconds."""
 HEAD_TIMEOUT = 20.0
@@ -161,13 +163,23 @@ class Connections:
 
 
 class HttpConnection(asyncio.Protocol):
-    """The server's end of one HTTP/1.1 connection; it is one of ``connections`` while it speaks HTTP."""
+    """The server's end of one HTTP/1.1 connection; it is one of ``connections`` while it speaks HTTP.
+
+    ``streams`` says of which paths the handler takes bodies as they come, ``records`` on which long ones may.
+    """
 
     def __init__(
-        self, handler: Handler, streams: Streams = never, *, connections: Connections | None = None
+        self,
+        handler: Handler,
+        streams: Streams = never,
+        *,
+        records: Streams = never,
+        connections: Connections | None = None,
     ) -> None:
         self._handler = handler
         self._streams = streams
+        self._records = records
+        self._max_body = MAX_BODY
         self._stream: RequestStream | None = None
         self._writable = asyncio.Event()
         self._writable.set()
@@ -221,8 +233,8 @@ class HttpConnection(asyncio.Protocol):
         while (self._task is None or self._stream is not None) and self._transport is not None:
             try:
                 message = self._http.next_event()
-                if isinstance(message, h11.Data) and len(self._body) + len(message.data) > MAX_BODY:
-                    raise h11.RemoteProtocolError("the request's body is too large", error_status_hint=413)
+                if isinstance(message, h11.Data) and self._stream is None:
+                    self._take(message.data)
             except h11.RemoteProtocolError as error:
                 self._refuse(error)
                 return
@@ -231,20 +243,25 @@ class HttpConnection(asyncio.Protocol):
             if isinstance(message, h11.Request):
                 self._head, self._body = message, bytearray()
                 self._start_streaming(message)
-            elif isinstance(message, h11.Data) and self._stream is not None:
-                self._stream.feed(bytes(message.data))
             elif isinstance(message, h11.Data):
-                self._body += message.data
+                if self._stream is not None:
+                    self._stream.feed(bytes(message.data))
             elif isinstance(message, h11.EndOfMessage):
                 self._end_of_body()
             else:  # ConnectionClosed between requests
                 self._transport.close()
                 return
 
+    def _take(self, data: bytes | bytearray | memoryview) -> None:
+        if len(self._body) + len(data) > self._max_body:
+            raise h11.RemoteProtocolError("the request's body is too large", error_status_hint=413)
+        self._body += data
+
     def _start_streaming(self, head: h11.Request) -> None:
         assert self._transport is not None  # noqa: S101 - for mypy; _advance holds it
-        path, _, _ = origin_form(head.target.decode("ascii", "replace")).partition("?")
-        if self._streams(unquote(path)):
+        path = unquote(origin_form(head.target.decode("ascii", "replace")).partition("?")[0])
+        self._max_body = MAX_RECORD_BODY if self._records(path) else MAX_BODY
+        if self._streams(path):
             self._stream = RequestStream(
                 head.target,
                 list(head.headers),
@@ -406,7 +423,9 @@ class HttpConnection(asyncio.Protocol):
             return
         too_large = error.error_status_hint in (413, 431)
         refusal = (
-            RequestTooLarge(f"the request's headers are over {MAX_HEAD} bytes or its body over {MAX_BODY}; send less")
+            RequestTooLarge(
+                f"the request's headers are over {MAX_HEAD} bytes or its body over {self._max_body}; send less"
+            )
             if too_large
             else BadRequest("this is not an HTTP/1.1 request; this port serves HTTPS")
         )

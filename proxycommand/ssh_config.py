@@ -201,4 +201,6 @@ def _replace(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
-        raise ArvSshError(f"cannot write {path}: {error.strerror}; make its directory first, or name another") from error
+        raise ArvSshError(
+            f"cannot write {path}: {error.strerror}; make its directory first, or name another"
+        ) from error

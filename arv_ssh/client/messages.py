@@ -28,7 +28,7 @@ def tell(message: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Return ``text`` without what a terminal would obey: names and reasons are others' to choose, a container's too."""
+    """Return ``text`` without what a terminal would obey: names and reasons are others' to choose."""
     return "".join(letter if letter.isprintable() or "\ud800" <= letter <= "\udfff" else "?" for letter in text)
 
 

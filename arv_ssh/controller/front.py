@@ -21,14 +21,20 @@ BACKLOG = 1024
 class Front:
     """Serves ``handler`` over TLS with ``context``, and ``private_handler`` without TLS on the private socket.
 
-    ``streams`` says which requests' bodies ``handler`` takes as they come.
+    ``streams`` says which requests' bodies ``handler`` takes as they come, ``records`` which may be long.
     """
 
     def __init__(
-        self, handler: Handler, private_handler: Handler, context: ssl.SSLContext, streams: Streams = never
+        self,
+        handler: Handler,
+        private_handler: Handler,
+        context: ssl.SSLContext,
+        streams: Streams = never,
+        records: Streams = never,
     ) -> None:
         self._handler = handler
         self._streams = streams
+        self._records = records
         self._private_handler = private_handler
         self.context = context
         self._connections = Connections()
@@ -45,7 +51,7 @@ class Front:
 
     def _public(self) -> TlsLayer:
         # The context is looked up for each connection, so that a renewed certificate needs no restart.
-        http = HttpConnection(self._handler, self._streams, connections=self._connections)
+        http = HttpConnection(self._handler, self._streams, records=self._records, connections=self._connections)
         return TlsLayer(self.context, http, server_side=True)
 
     async def stop_accepting(self) -> None:

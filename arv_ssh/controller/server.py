@@ -67,7 +67,9 @@ class Controller:
     def __init__(self, config: ClusterConfig, peers: Peers) -> None:
         self.config = config
         self.peers = peers
-        self._front = Front(self.handle, self.handle_private, _server_context(config), self._passes_on)
+        self._front = Front(
+            self.handle, self.handle_private, _server_context(config), self._passes_on, self._is_for_the_api
+        )
         self._embedded = EmbeddedApi(config) if config.api is None else None
         self._pool = ThreadPoolExecutor(EMBEDDED_THREADS, thread_name_prefix="embedded")
         self.sessions = Sessions()
@@ -133,6 +135,10 @@ class Controller:
     def _passes_on(self, path: str) -> bool:
         """Say whether requests for ``path`` go on to the API host, their bodies as they come."""
         return self._pass_through is not None and not OWN_PATHS.fullmatch(path)
+
+    def _is_for_the_api(self, path: str) -> bool:
+        """Say whether requests for ``path`` are for the embedded API, and may be as long as a record."""
+        return self._embedded is not None and path.startswith(EMBEDDED_PATHS) and not OWN_PATHS.fullmatch(path)
 
     async def handle(self, request: Request) -> Response | Upgrade | StreamedResponse:
         """Route one request."""

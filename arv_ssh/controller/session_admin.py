@@ -42,6 +42,8 @@ CLOCK_SKEW = 60
 LIST_PATIENCE = 5.0
 KILL_PATIENCE = 20.0
 """Seconds for another controller's answer: a session's end is waited for."""
+LONGEST_REASON = 400
+"""Characters of an administrator's reason; a gateway passes on no more."""
 
 Record = dict[str, Any]
 
@@ -181,9 +183,9 @@ def _record(session: LiveSession) -> Record:
 
 def _reason(request: Request) -> str:
     if "json" not in request.headers.get("content-type", ""):
-        return request.form().get("reason", "")
+        return request.form().get("reason", "")[:LONGEST_REASON]
     try:
-        return str(json.loads(request.body or b"{}").get("reason") or "")
+        return str(json.loads(request.body or b"{}").get("reason") or "")[:LONGEST_REASON]
     except (ValueError, AttributeError) as error:
         raise BadRequest('the body must be JSON such as {"reason": "maintenance"}') from error
 

@@ -12,7 +12,7 @@ import pytest
 
 from arv_ssh import http_server
 from arv_ssh.errors import BadRequest, Forbidden
-from arv_ssh.http_server import Connections, HttpConnection, Request, Response, Upgrade
+from arv_ssh.http_server import Connections, HttpConnection, Request, Response, Streams, Upgrade, never
 from tests.timing import SECOND
 from tests.unit.arv_ssh.streams import Wire
 
@@ -28,10 +28,10 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(scenario, 20))
 
 
-def opened(handler: Handler = ok, connections: Connections | None = None) -> Wire:
+def opened(handler: Handler = ok, connections: Connections | None = None, records: Streams = never) -> Wire:
     """Return the wire of a fresh connection."""
     wire = Wire()
-    connection = HttpConnection(handler, connections=connections)
+    connection = HttpConnection(handler, records=records, connections=connections)
     wire.set_protocol(connection)
     connection.connection_made(wire)
     return wire
@@ -158,16 +158,18 @@ def test_long_header_under_the_limit() -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize("path", [b"/", b"/records"])
 @pytest.mark.parametrize("chunked", [False, True])
-def test_body_over_the_limit(monkeypatch: pytest.MonkeyPatch, chunked: bool) -> None:
-    """A body over the limit is refused while it arrives, whether or not its length was announced."""
-    monkeypatch.setattr(http_server, "MAX_BODY", 1000)
+def test_body_over_the_limit(monkeypatch: pytest.MonkeyPatch, chunked: bool, path: bytes) -> None:
+    """A body over its path's limit is refused while it arrives, whether or not its length was announced."""
+    monkeypatch.setattr(http_server, "MAX_BODY", 1000 if path == b"/" else 10)
+    monkeypatch.setattr(http_server, "MAX_RECORD_BODY", 10 if path == b"/" else 1000)
 
     async def scenario() -> None:
-        wire = opened()
+        wire = opened(records=lambda path: path == "/records")
         how = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: 1001"
         body = b"3e9\r\n" + b"x" * 1001 + b"\r\n0\r\n\r\n" if chunked else b"x" * 1001
-        wire.receive(b"POST / HTTP/1.1\r\nHost: h\r\n" + how + b"\r\n\r\n" + body)
+        wire.receive(b"POST " + path + b" HTTP/1.1\r\nHost: h\r\n" + how + b"\r\n\r\n" + body)
         status, _, text = answer(wire)
         assert status == 431 and "body over 1000" in sentence(text) and wire.is_closing()
         wire.lose()

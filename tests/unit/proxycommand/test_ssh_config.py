@@ -58,7 +58,8 @@ def test_no_output_dir(client: Run) -> None:
     _, err = process.communicate(timeout=UNIT)
     assert process.returncode == 255
     assert err.decode() == (
-        "arvados-client: cannot write /dev/null/x/ssh_config: Not a directory; make its directory first, or name another\n"
+        "arvados-client: cannot write /dev/null/x/ssh_config: Not a directory; "
+        "make its directory first, or name another\n"
     )
 
 
