@@ -15,7 +15,9 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from itertools import cycle
 from typing import Any
+from weakref import WeakKeyDictionary
 
 DEAD_AFTER = 60.0
 """Seconds after which a peer that does not answer is given up: more than any of the sums below."""
@@ -25,6 +27,8 @@ KEEPALIVE_PROBES = 3
 """Seconds without traffic until the first probe, between two probes, and probes that may go unanswered."""
 LOOK = 5.0
 """Seconds between two looks at what is not acknowledged."""
+SHARES = 10
+"""Parts of a round: thousands of connections are not looked at in one go, which would hold up everything else."""
 PATIENCE = 40.0
 """Seconds for which nothing that was sent may be acknowledged."""
 LONGEST_RETRY = 10_000
@@ -46,24 +50,21 @@ class DeadPeerWatch:
         self._socket: Any = transport.get_extra_info("socket")
         self._dead = dead
         self._waiting_since: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._share: set[DeadPeerWatch] | None = None
         if self._socket is not None and self._socket.family in (socket.AF_INET, socket.AF_INET6):
             _keep_alive(self._socket)
-            self._look_later()
+            self._share = _rounds_of(asyncio.get_running_loop()).join(self)
 
     def close(self) -> None:
         """Look no more."""
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._share is not None:
+            self._share.discard(self)
 
-    def _look_later(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(LOOK, self._look)
-
-    def _look(self) -> None:
-        if self._is_dead(time.monotonic()):
+    def look(self, now: float) -> None:
+        """Look once, at the monotonic time ``now``; the last time when the peer is dead."""
+        if self._is_dead(now):
+            self.close()
             self._dead()
-        else:
-            self._look_later()
 
     def _is_dead(self, now: float) -> bool:
         info = _TCP_INFO.unpack(self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size))
@@ -73,6 +74,46 @@ class DeadPeerWatch:
         elif self._waiting_since is None or last_ack > self._waiting_since:
             self._waiting_since = now
         return self._waiting_since is not None and now - self._waiting_since >= PATIENCE
+
+
+class _Rounds:
+    """The looks at all connections of an event loop: one timer, not one for each, for an idle one must cost nothing.
+
+    At each tick one share of the connections is looked at. The timer runs while there are any.
+    """
+
+    def __init__(self) -> None:
+        self._shares: list[set[DeadPeerWatch]] = [set() for _ in range(SHARES)]
+        self._next_to_join = cycle(self._shares)
+        self._next_to_look = cycle(self._shares)
+        self._running = False
+
+    def join(self, watch: DeadPeerWatch) -> set[DeadPeerWatch]:
+        """Have ``watch`` look every :data:`LOOK` seconds, until it leaves the share that is returned."""
+        share = next(self._next_to_join)
+        share.add(watch)
+        if not self._running:
+            self._running = True
+            self._tick_later()
+        return share
+
+    def _tick_later(self) -> None:
+        asyncio.get_running_loop().call_later(LOOK / SHARES, self._tick)
+
+    def _tick(self) -> None:
+        self._running = any(self._shares)
+        if self._running:
+            self._tick_later()  # first: whatever a look raises, the others go on
+        now = time.monotonic()
+        for watch in tuple(next(self._next_to_look)):
+            watch.look(now)
+
+
+_rounds: WeakKeyDictionary[asyncio.AbstractEventLoop, _Rounds] = WeakKeyDictionary()
+
+
+def _rounds_of(loop: asyncio.AbstractEventLoop) -> _Rounds:
+    return _rounds.setdefault(loop, _Rounds())
 
 
 def _keep_alive(sock: Any) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from functools import partial
 from typing import Any
 
 import pytest
 
 from arv_ssh import dead_peers
 from arv_ssh.dead_peers import DeadPeerWatch
-from tests.timing import DEADLINE
+from tests.timing import DEADLINE, SECOND
 from tests.unit.arv_ssh.streams import Peer
 
 
@@ -142,8 +143,47 @@ def test_other_connections_need_no_watch() -> None:
         with far:
             transport, _ = await asyncio.get_running_loop().create_connection(Peer, sock=near)
             watch = DeadPeerWatch(transport, lambda: None)
-            assert watch._timer is None
+            assert watch._share is None
             transport.close()
             await asyncio.sleep(0)
 
     asyncio.run(scenario())
+
+
+def test_one_timer_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many connections there are, one timer finds the dead, tells each once, and ends with the last of them."""
+    monkeypatch.setattr(dead_peers, "LOOK", 0.1 * SECOND)
+    monkeypatch.setattr(dead_peers, "PATIENCE", 0.2 * SECOND)
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        timers = 0
+        call_later = loop.call_later
+
+        def counting(*arguments: Any) -> asyncio.TimerHandle:
+            nonlocal timers
+            timers += 1
+            return call_later(*arguments)
+
+        monkeypatch.setattr(loop, "call_later", counting)
+        told: list[int] = []
+        watches = []
+        for number in range(4 * dead_peers.SHARES):
+            connection = Connection()
+            connection.unacknowledged = number % 2
+            watches.append(DeadPeerWatch(connection, partial(told.append, number)))  # type: ignore[arg-type]
+        assert timers == 1
+        watches[1].close()
+        dead = list(range(3, len(watches), 2))
+        while len(told) < len(dead):
+            await asyncio.sleep(0)
+        rounds = dead_peers._rounds_of(loop)
+        for _ in range(dead_peers.SHARES):  # one more round
+            rounds._tick()
+        assert sorted(told) == dead
+        for watch in watches:
+            watch.close()
+        while rounds._running:
+            await asyncio.sleep(0)
+
+    asyncio.run(asyncio.wait_for(scenario(), DEADLINE))
