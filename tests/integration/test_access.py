@@ -85,7 +85,8 @@ class Scene:
 PLACES = ("one controller", "two behind nginx on PostgreSQL")
 
 
-@pytest.fixture(scope="module", params=PLACES)
+# Of a wider scope than the policies, so that pytest goes through all of them in one place before it makes the other.
+@pytest.fixture(scope="package", params=PLACES)
 def cluster(
     request: pytest.FixtureRequest, cluster: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[EmbeddedCluster]:
