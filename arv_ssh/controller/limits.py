@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from arv_ssh import process_lock
 from arv_ssh.config import Limits
 from arv_ssh.controller.sessions import Attempt, LiveSession, Observer
 from arv_ssh.errors import HttpError, TooManySessions
@@ -119,7 +120,7 @@ class SessionLimits(Observer):
             if alive == self._path("alive"):
                 continue
             places = alive.with_suffix(".json")
-            if _is_locked(alive):
+            if process_lock.is_held(alive):
                 yield from ((user, container) for user, container in json.loads(places.read_text()))
             else:
                 for leftover in (places, alive.with_suffix(".part"), alive):
@@ -127,17 +128,6 @@ class SessionLimits(Observer):
 
     def _path(self, kind: str) -> Path:
         return self._run_dir / f"{self._stem}.{kind}"
-
-
-def _is_locked(path: Path) -> bool:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _check(limits: Limits, place: Place, taken: list[Place]) -> None:
