@@ -9,6 +9,7 @@ data message (RFC 4254 §5.2).
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable
 from struct import Struct
 from typing import Any
@@ -28,13 +29,13 @@ MAX_PACKET = 256 * 1024
 TAG = 16
 BLOCK = 16
 LEAST_PADDING = 4
+COUNTER_MASK = (1 << 64) - 1
 PADDING_POOL = 4096
 """Random bytes drawn at a time; each packet's padding is a piece of them (RFC 4253 §6 asks for random ones)."""
 BATCH = 8
 """Packets that are sealed before they are sent, all with one system call; more would only wait."""
 
 _LENGTH = Struct(">I")
-_HEAD = Struct(">IB")
 _DATA = Struct(">II")
 _DATA_START = 1 + 1 + _DATA.size
 """Where a data message's bytes begin in a decrypted packet: after padding length, type, channel, and their length."""
@@ -49,16 +50,47 @@ class _Direction:
     """One direction's AES-GCM: its engine, the invocation counter in the nonce (RFC 5647 §7.1), and what passed."""
 
     def __init__(self, engine: Any, iv: bytes) -> None:
-        self.engine = engine
+        self._engine = engine
         self._fixed = iv[:4]
         self._counter = int.from_bytes(iv[4:], "big")
         self.bytes = 0
 
-    def nonce(self) -> bytes:
-        """Return the next packet's nonce."""
+    def seal(self, length: bytes, plain: bytes) -> bytes:
+        """Return the next packet's sealed part; ``length`` stays readable, and is sealed too."""
         counter = self._counter
-        self._counter = (counter + 1) & 0xFFFFFFFFFFFFFFFF
-        return self._fixed + counter.to_bytes(8, "big")
+        self._counter = counter + 1 & COUNTER_MASK
+        sealed: bytes = self._engine.encrypt(self._fixed + counter.to_bytes(8, "big"), plain, length)
+        self.bytes += len(length) + len(sealed)
+        return sealed
+
+    def open(self, arrived: memoryview) -> tuple[list[bytes], int]:
+        """Return the packets that are whole in ``arrived``, from their padding length on, and the bytes they took.
+
+        None comes after a change of keys, for those behind it have others. One loop, since each packet passes here:
+        of the time that Python takes for a packet of 16 KB, calls are the larger part. Raises SSHException.
+        """
+        decrypt, fixed, counter = self._engine.decrypt, self._fixed, self._counter
+        packets: list[bytes] = []
+        start, end = 0, len(arrived)
+        while end - start >= _LENGTH.size:
+            body = start + _LENGTH.size
+            stop = body + _sealed_size(arrived, start)
+            if stop > end:
+                break
+            try:
+                packet = decrypt(fixed + counter.to_bytes(8, "big"), arrived[body:stop], arrived[start:body])
+            except InvalidTag as error:
+                raise paramiko.SSHException("a packet is not as it was sent") from error
+            if packet[0] < LEAST_PADDING or packet[0] > len(packet) - 2:
+                raise paramiko.SSHException("a packet's padding is longer than the packet, or too short")
+            counter = counter + 1 & COUNTER_MASK
+            packets.append(packet)
+            start = stop
+            if packet[1] == common.MSG_NEWKEYS:
+                break
+        self._counter = counter
+        self.bytes += start
+        return packets, start
 
 
 class GatewayPacketizer(Packetizer):
@@ -74,7 +106,7 @@ class GatewayPacketizer(Packetizer):
         self._out: _Direction | None = None
         self._padding = b""
         self._asked_at = 0
-        self._held: tuple[int, bytes] | None = None
+        self._opened: deque[bytes] = deque()
 
     def set_inbound_cipher(self, *arguments: Any, **how: Any) -> None:
         """Take the new keys of a key exchange."""
@@ -93,67 +125,47 @@ class GatewayPacketizer(Packetizer):
 
         Raises NeedRekeyException to have a key exchange begun, EOFError, and SSHException for a broken packet.
         """
-        while self._in is not None:
-            number, packet = self._held or self._next_packet(self._in)
-            self._held = None
+        while (direction := self._in) is not None:
+            packet = self._next_packet(direction)
             if packet[1] != common.MSG_CHANNEL_DATA:
-                return _message(packet[1], packet[2 : len(packet) - packet[0]], number)
-            channel, data = self._gather(self._in, packet)
+                return _message(packet[1], packet[2 : len(packet) - packet[0]], self._count_in(1))
+            channel, data, number = self._gather(packet)
             if not self._sink(channel, data):
                 return _message(packet[1], _DATA.pack(channel, len(data)) + data, number)
             if self.need_rekey():
                 raise NeedRekeyException()
         return super().read_message()
 
-    def _gather(self, direction: _Direction, packet: bytes) -> tuple[int, memoryview]:
-        """Return a data message's channel and data, with the data of those for it that have arrived right behind.
+    def _gather(self, packet: bytes) -> tuple[int, memoryview, int]:
+        """Return a data message's channel, its data with that of those for it right behind, and its sequence number.
 
-        A program that is given one large piece is woken once.
+        Only what has arrived is taken. A program that is given one large piece is woken once.
         """
         channel, first = _data(packet)
-        pieces = [first]
-        while self._is_buffered():
-            self._held = number, packet = self._next_packet(direction)
-            if packet[1] != common.MSG_CHANNEL_DATA:
-                break
-            following, data = _data(packet)
+        pieces, opened = [first], self._opened
+        while opened and opened[0][1] == common.MSG_CHANNEL_DATA:
+            following, data = _data(opened[0])
             if following != channel:
                 break
-            self._held = None
             pieces.append(data)
-        return channel, first if len(pieces) == 1 else memoryview(b"".join(pieces))
+            opened.popleft()
+        number = self._count_in(len(pieces))
+        return channel, first if len(pieces) == 1 else memoryview(b"".join(pieces)), number
 
-    def _is_buffered(self) -> bool:
-        """Say whether a whole packet can be opened without waiting."""
-        sock = self._sock
-        if sock.buffered < _LENGTH.size:
-            return False
-        (size,) = _LENGTH.unpack(sock.peek(_LENGTH.size))
-        return bool(sock.buffered >= _LENGTH.size + size + TAG)
-
-    def _next_packet(self, direction: _Direction) -> tuple[int, bytes]:
-        """Return the next packet's sequence number, and the packet as :meth:`_open` does."""
-        packet = self._open(direction)
-        return self._next_number(_SEQUENCE_IN), packet
-
-    def _open(self, direction: _Direction) -> bytes:
+    def _next_packet(self, direction: _Direction) -> bytes:
         """Return the next packet, decrypted, from its padding length on."""
-        length = self._take(_LENGTH.size)
-        (size,) = _LENGTH.unpack(length)
-        if size > MAX_PACKET or size % BLOCK or size < BLOCK:
-            raise paramiko.SSHException(f"the client announced a packet of {size} bytes")
-        sealed = self._take(size + TAG)
-        try:
-            packet: bytes = direction.engine.decrypt(direction.nonce(), sealed, length)
-        except InvalidTag as error:
-            raise paramiko.SSHException("a packet is not as it was sent") from error
-        if packet[0] < LEAST_PADDING or packet[0] > size - 2:
-            raise paramiko.SSHException("a packet's padding is longer than the packet, or too short")
-        self._count(direction, size + _LENGTH.size + TAG)
-        return packet
+        if not self._opened:
+            sock = self._sock
+            self._wait_for(_LENGTH.size)
+            self._wait_for(_LENGTH.size + _sealed_size(sock.peek(_LENGTH.size), 0))
+            packets, size = direction.open(sock.peek(sock.buffered))
+            sock.take(size)
+            self._opened.extend(packets)
+            self._watch_volume(direction)
+        return self._opened.popleft()
 
-    def _take(self, size: int) -> bytes | memoryview:
-        """Return the next ``size`` bytes, valid until the next call."""
+    def _wait_for(self, size: int) -> None:
+        """Return once ``size`` bytes have arrived."""
         sock = self._sock
         while sock.buffered < size:
             try:
@@ -161,13 +173,11 @@ class GatewayPacketizer(Packetizer):
                     raise EOFError
             except TimeoutError:
                 # Nothing of a packet has come: a moment to change keys, or to show that we are alive.
-                self._idle(waiting=size == _LENGTH.size and not sock.buffered)
+                self._idle(waiting=not sock.buffered)
             except OSError:
                 if self.closed:
                     raise EOFError from None
                 raise
-        taken = sock.take(size)
-        return bytes(taken) if size == _LENGTH.size else taken
 
     def _idle(self, *, waiting: bool) -> None:
         if self.closed or self.handshake_timed_out():
@@ -176,8 +186,8 @@ class GatewayPacketizer(Packetizer):
             raise NeedRekeyException()
         self._check_keepalive()  # type: ignore[attr-defined]
 
-    def _count(self, direction: _Direction, size: int) -> None:
-        direction.bytes += size
+    def _watch_volume(self, direction: _Direction) -> None:
+        """Have the keys changed when they have served for :attr:`REKEY_BYTES`."""
         if direction.bytes < self.REKEY_BYTES:
             return
         if not self.need_rekey():
@@ -186,11 +196,14 @@ class GatewayPacketizer(Packetizer):
         elif direction is self._in and direction.bytes - self._asked_at > self.REKEY_BYTES_OVERFLOW_MAX:
             raise paramiko.SSHException("the client does not take part in changing keys")
 
-    def _next_number(self, name: str) -> int:
-        """Count a packet in one of paramiko's sequence numbers; return the packet's."""
+    def _count_in(self, packets: int) -> int:
+        return self._next_number(_SEQUENCE_IN, packets)
+
+    def _next_number(self, name: str, packets: int = 1) -> int:
+        """Count packets in one of paramiko's sequence numbers; return the first one's."""
         number: int = getattr(self, name)
-        following = (number + 1) & 0xFFFFFFFF
-        if not following and not self._initial_kex_done:  # type: ignore[attr-defined]
+        following = number + packets & 0xFFFFFFFF
+        if following < number and not self._initial_kex_done:  # type: ignore[attr-defined]
             raise paramiko.SSHException("the sequence number rolled over during the first key exchange")
         setattr(self, name, following)
         return number
@@ -231,9 +244,8 @@ class GatewayPacketizer(Packetizer):
         random, self._padding = self._padding[:padding], self._padding[padding:]
         self._next_number(_SEQUENCE_OUT)
         length, padding_length = _LENGTH.pack(size + padding), padding.to_bytes(1, "big")
-        plain = b"".join((padding_length, *content, random))
-        sealed = direction.engine.encrypt(direction.nonce(), plain, length)
-        self._count(direction, len(length) + len(sealed))
+        sealed = direction.seal(length, b"".join((padding_length, *content, random)))
+        self._watch_volume(direction)
         return [length, sealed]
 
     def _send(self, pieces: list[bytes]) -> None:
@@ -246,6 +258,14 @@ class GatewayPacketizer(Packetizer):
             raise EOFError from error
         if sent < sum(map(len, pieces)):
             self.write_all(memoryview(b"".join(pieces))[sent:])
+
+
+def _sealed_size(arrived: memoryview, start: int) -> int:
+    """Return the bytes that follow the length at ``start``; raises SSHException for a length that cannot be."""
+    size: int = _LENGTH.unpack_from(arrived, start)[0]
+    if size > MAX_PACKET or size % BLOCK or size < BLOCK:
+        raise paramiko.SSHException(f"the client announced a packet of {size} bytes")
+    return size + TAG
 
 
 def _data(packet: bytes) -> tuple[int, memoryview]:
