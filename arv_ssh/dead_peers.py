@@ -31,6 +31,8 @@ SHARES = 10
 """Parts of a round: thousands of connections are not looked at in one go, which would hold up everything else."""
 PATIENCE = 40.0
 """Seconds for which nothing that was sent may be acknowledged."""
+SILENCE = f"the peer has acknowledged nothing for {PATIENCE:g} s"
+"""What is said of a dead peer."""
 LONGEST_RETRY = 10_000
 """Milliseconds between two tries to send, or to probe a peer that stopped reading; else up to 2 min."""
 
@@ -41,13 +43,13 @@ _TCP_INFO = struct.Struct("=8B13I")
 
 
 class DeadPeerWatch:
-    """Looks after the connection of ``transport``, and calls ``dead`` once when its peer is. For one event loop.
+    """Looks after the connection of ``sock``, and calls ``dead`` once when its peer is. For one event loop.
 
-    A transport that is no TCP socket's, such as a stream inside another connection, needs no watch and gets none.
+    What is no TCP socket, or None for a stream inside another connection, needs no watch and gets none.
     """
 
-    def __init__(self, transport: asyncio.BaseTransport, dead: Callable[[], None]) -> None:
-        self._socket: Any = transport.get_extra_info("socket")
+    def __init__(self, sock: Any, dead: Callable[[], None]) -> None:
+        self._socket = sock
         self._dead = dead
         self._waiting_since: float | None = None
         self._share: set[DeadPeerWatch] | None = None
@@ -61,8 +63,13 @@ class DeadPeerWatch:
             self._share.discard(self)
 
     def look(self, now: float) -> None:
-        """Look once, at the monotonic time ``now``; the last time when the peer is dead."""
-        if self._is_dead(now):
+        """Look once, at the monotonic time ``now``; the last time when the peer is dead, or the socket is closed."""
+        try:
+            dead = self._is_dead(now)
+        except OSError:  # closed by the thread that it was given to
+            self.close()
+            return
+        if dead:
             self.close()
             self._dead()
 

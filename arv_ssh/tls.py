@@ -35,10 +35,11 @@ class TlsEngine:
         self._out = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._in, self._out, server_side=server_side, server_hostname=server_hostname)
         # Without one, each record of 16 KB would come in a new object as long as all that was asked for.
-        self._buffer = buffer if buffer is not None else memoryview(bytearray(READ_SIZE))
+        self.buffer = buffer if buffer is not None else memoryview(bytearray(READ_SIZE))
         self._unread = b""
         self.handshaken = False
         self._peer_closed = False
+        self._broken = False
         self.close_sent = False
 
     def receive(self, ciphertext: bytes | bytearray | memoryview) -> None:
@@ -74,20 +75,31 @@ class TlsEngine:
         return self._decrypt()
 
     def _decrypt(self) -> bytes:
-        buffer, limit, size = self._buffer, len(self._buffer), 0
-        while size < limit and not self._peer_closed:
+        return bytes(self.buffer[: self.read_into(self.buffer)])
+
+    def read_into(self, buffer: memoryview) -> int:
+        """Decrypt what is there into ``buffer``; return how many bytes, 0 when there is none, as :meth:`read` has it."""
+        limit, size = len(buffer), 0
+        while size < limit and not self._peer_closed and self._may_read():
             try:
                 got: int = self._tls.read(limit - size, buffer[size:])  # type: ignore[assignment]
             except ssl.SSLZeroReturnError:
                 got = 0
             except ssl.SSLError as error:
-                if size or isinstance(error, ssl.SSLWantReadError):
+                if isinstance(error, ssl.SSLWantReadError):
+                    break
+                self._broken = True
+                if size:
                     break  # what came before a failure is delivered; the next read fails again
                 raise
             if not got:
                 self._peer_closed = True
             size += got
-        return bytes(buffer[:size])
+        return size
+
+    def _may_read(self) -> bool:
+        """Say whether reading is worth a try; where nothing is there, it would cost an exception."""
+        return bool(self._tls.pending() or self._in.pending or self._in.eof or self._broken)
 
     def write(self, plaintext: bytes | bytearray | memoryview) -> None:
         """Encrypt all of ``plaintext``."""

@@ -8,6 +8,8 @@ sockets too. Knows nothing of HTTP or SSH.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
 import threading
 from typing import Any, cast
@@ -71,13 +73,14 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
         self._error: Exception | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._lower: asyncio.Transport
+        self._drained: asyncio.Future[None] | None = None
 
     # The protocol's side: called by the TCP transport below.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._lower = cast(asyncio.Transport, transport)
         self._lower.set_write_buffer_limits(high=HIGH_WATER)
-        self._watch = DeadPeerWatch(self._lower, self._peer_is_dead)
+        self._watch = DeadPeerWatch(self._lower.get_extra_info("socket"), self._peer_is_dead)
         self._timer = asyncio.get_running_loop().call_later(HANDSHAKE_TIMEOUT, self.abort)
         self._run()
 
@@ -98,13 +101,19 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
             self._app.pause_writing()
 
     def resume_writing(self) -> None:
-        if self._app_made:
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        elif self._app_made:
             self._app.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._lost:
+            return  # it was given away
         self._lost = True
         self._watch.close()
         self._stop_timer()
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_exception(self._error or exc or ConnectionResetError("the peer has gone"))
         self._app.connection_lost(self._error or exc)
 
     # The engine's turn: take everything as far as it goes, then send what that left.
@@ -218,7 +227,7 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
             self._timer.cancel()
 
     def _peer_is_dead(self) -> None:
-        self._error = TimeoutError(f"the peer has acknowledged nothing for {dead_peers.PATIENCE:g} s")
+        self._error = TimeoutError(dead_peers.SILENCE)
         self.abort()
 
     def _say_goodbye(self) -> None:
@@ -232,6 +241,28 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
     def abort(self) -> None:
         self._closing = True
         self._lower.abort()
+
+    async def detach(self) -> tuple[socket.socket, TlsEngine]:
+        """Give the connection to another thread, once all that was written has left; it must be paused.
+
+        Its socket is blocking and nobody else's; what was read and not delivered is in the engine. Nothing more is
+        told to the protocol above. Raises OSError when the connection is lost before, and ValueError for one that is
+        no socket's.
+        """
+        sock = self._lower.get_extra_info("socket")
+        if sock is None:
+            raise ValueError("a stream inside another connection cannot leave its event loop")
+        self._drained = asyncio.get_running_loop().create_future()
+        self._lower.set_write_buffer_limits(high=0)
+        if self._lower.get_write_buffer_size():
+            await self._drained
+        own = socket.socket(fileno=os.dup(sock.fileno()))
+        own.setblocking(True)
+        self._lost = True
+        self._watch.close()
+        self._stop_timer()
+        self._lower.abort()
+        return own, self._engine
 
     def abort_if_open(self) -> None:
         """Abort a connection that may not have come to be, or be gone already."""

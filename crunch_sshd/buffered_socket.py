@@ -22,13 +22,14 @@ _TIMEVAL = Struct("@ll")
 
 
 class BufferedSocket:
-    """A socket for one reading thread; what is not told here is the socket's own."""
+    """A socket for one reading thread; what is not told here is the socket's own. ``early`` was read from it before."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, early: bytes = b"") -> None:
         self._sock = sock
         self._storage = memoryview(bytearray(STORAGE))
+        self._storage[: len(early)] = early
         self._start = 0
-        self._end = 0
+        self._end = len(early)
 
     @property
     def buffered(self) -> int:
@@ -47,11 +48,14 @@ class BufferedSocket:
             self._storage[:waiting] = self._storage[self._start : self._end]
             self._start, self._end = 0, waiting
         try:
-            received = self._sock.recv_into(self._storage[self._end : self._end + RECEIVE_SIZE])
+            received = self._receive_into(self._storage[self._end : self._end + RECEIVE_SIZE])
         except BlockingIOError as error:  # how SO_RCVTIMEO says it
             raise TimeoutError(error.errno, "nothing came") from error
         self._end += received
         return received
+
+    def _receive_into(self, room: memoryview) -> int:
+        return self._sock.recv_into(room)
 
     def peek(self, size: int) -> memoryview:
         """Return the next ``size`` bytes, at most :attr:`buffered`, without taking them."""

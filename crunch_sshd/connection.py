@@ -21,6 +21,7 @@ from paramiko.message import Message
 from arv_ssh import credentials
 from arv_ssh.host_key import private_pem
 from arv_ssh.session_options import SessionOptions
+from crunch_sshd.buffered_socket import BufferedSocket
 from crunch_sshd.channel_audit import ConnectionAudit
 from crunch_sshd.forward import Forwarding
 from crunch_sshd.policy import DEFAULT_POLICY, Policy
@@ -78,7 +79,7 @@ class Connection(GatewayServer):
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: socket.socket | BufferedSocket,
         secret: str,
         login: Login,
         runtime: Runtime,
@@ -219,7 +220,7 @@ class Connection(GatewayServer):
         reply(False, ())
 
 
-def _transport(sock: socket.socket, secret: str) -> GatewayTransport:
+def _transport(sock: socket.socket | BufferedSocket, secret: str) -> GatewayTransport:
     transport = GatewayTransport(sock)
     transport.local_version = "SSH-2.0-arv-ssh"
     transport.add_server_key(paramiko.Ed25519Key(file_obj=io.StringIO(private_pem(secret))))

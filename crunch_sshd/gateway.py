@@ -1,7 +1,7 @@
 """The gateway of one container: its listening socket, its event loop's thread, its open connections.
 
-Owns the hand-over from the front's event loop (TLS ends there) to a plain socketpair, whose other end is an SSH
-connection in a thread of its own.
+Owns the hand-over of a proven session's connection from the front's event loop to an SSH connection in a thread of its
+own: the TCP socket with its TLS, or, for a stream of a tunnel, whose bytes go on through the loop, a socketpair's end.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from typing import Any
 
 import uvloop
 
+from arv_ssh import dead_peers
 from arv_ssh.audit.options import Auditing
 from arv_ssh.audit.trail import Trail
+from arv_ssh.dead_peers import DeadPeerWatch
 from arv_ssh.errors import HttpError
 from arv_ssh.http_server import HttpConnection, Request
 from arv_ssh.listen import bind
@@ -32,6 +34,7 @@ from crunch_sshd.front import Front, Identity
 from crunch_sshd.policy import DEFAULT_POLICY, Policy
 from crunch_sshd.recording import Recordings
 from crunch_sshd.runtimes import Runtime
+from crunch_sshd.tls_socket import TlsSocket
 from crunch_sshd.tunnel import Tunnel, Uplink
 
 logger = logging.getLogger(__name__)
@@ -149,42 +152,75 @@ class Gateway:
         self._audit.connection(**facts, status=error.status).refuse(str(error))
 
     def _opened(self, transport: asyncio.Transport, early: bytes, login: Login) -> None:
-        """Join a proven session's connection to an SSH server of its own. Event loop."""
+        """Give a proven session's connection to an SSH server of its own. Event loop."""
+        if isinstance(transport, TlsLayer) and transport.get_extra_info("socket") is not None:
+            self._loop.create_task(self._hand_over(transport, early, login))
+        else:
+            self._relay(transport, early, login)
+
+    async def _hand_over(self, transport: TlsLayer, early: bytes, login: Login) -> None:
+        """Have the SSH connection's thread read and write the TCP socket itself, and end TLS."""
+        try:
+            sock = TlsSocket(*await transport.detach(), early)
+        except OSError as error:
+            event(logger, "session not opened", **self._fields(login), error=f"the controller has left: {error}")
+            return
+        if self._told.is_set():
+            sock.close()
+            return
+        DeadPeerWatch(sock, lambda: sock.cut(TimeoutError(dead_peers.SILENCE)))
+        self._start(sock, login, lambda: self._log_closed(login, sock.failure))
+
+    def _relay(self, transport: asyncio.Transport, early: bytes, login: Login) -> None:
+        """Join a stream that cannot leave the event loop to a socketpair, whose other end is the SSH connection's."""
         outside, inside = socket.socketpair()
         for end in (outside, inside):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
-        fields: dict[str, Any] = {
-            "container_uuid": self._container_uuid,
-            "request_id": login.request_id,
-            "user_uuid": login.user_uuid,
-            "login_username": login.login_username,
-        }
-        audit = self._audit.connection(**fields, client=login.client)
-        connection = Connection(
-            inside,
-            self._secret,
-            login,
-            self._runtime,
-            self._ended,
-            self._policy,
-            self._options,
-            self._container_ended,
-            audit,
-        )
-        with self._lock:
-            self._connections.add(connection)
-        connection.start()
-        event(logger, "session opened", **fields)
 
         def done(relay: Relay, error: Exception | None) -> None:
             self._relays.discard(relay)
             if self._stopping and not self._relays:
                 self._leave()
-            event(logger, "session closed", **fields, error=str(error) if error else None)
+            self._log_closed(login, error)
 
         relay = Relay(transport, early_a=early, done=done)
         self._relays.add(relay)
+        self._start(inside, login, lambda: None)
         self._loop.create_task(self._join(relay, outside))
+
+    def _fields(self, login: Login) -> dict[str, Any]:
+        return {
+            "container_uuid": self._container_uuid,
+            "request_id": login.request_id,
+            "user_uuid": login.user_uuid,
+            "login_username": login.login_username,
+        }
+
+    def _log_closed(self, login: Login, error: Exception | None) -> None:
+        event(logger, "session closed", **self._fields(login), error=str(error) if error else None)
+
+    def _start(self, sock: socket.socket | TlsSocket, login: Login, closed: Callable[[], None]) -> None:
+        """Start an SSH connection; ``closed`` is called on its thread, at its end. Event loop."""
+
+        def ended(connection: Connection) -> None:
+            closed()
+            self._ended(connection)
+
+        connection = Connection(
+            sock,
+            self._secret,
+            login,
+            self._runtime,
+            ended,
+            self._policy,
+            self._options,
+            self._container_ended,
+            self._audit.connection(**self._fields(login), client=login.client),
+        )
+        with self._lock:
+            self._connections.add(connection)
+        connection.start()
+        event(logger, "session opened", **self._fields(login))
         self._loop.call_later(LOGIN_GRACE, self._check_login, connection)
 
     async def _join(self, relay: Relay, outside: socket.socket) -> None:

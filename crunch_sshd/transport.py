@@ -82,7 +82,7 @@ class GatewayServer(paramiko.ServerInterface):
 
 
 class GatewayTransport(paramiko.Transport):
-    """The server's end of one SSH connection on a plain socket."""
+    """The server's end of one SSH connection, on a plain socket or on one that has its own buffer."""
 
     _channel_handler_table = {
         common.MSG_CHANNEL_SUCCESS: lambda channel, message: channel._request_success(message),
@@ -98,8 +98,8 @@ class GatewayTransport(paramiko.Transport):
     # Paramiko knows this exchange by its first name only; RFC 8731 gave it this one.
     _kex_info = {**paramiko.Transport._kex_info, "curve25519-sha256": KexCurve25519}  # type: ignore[attr-defined]
 
-    def __init__(self, sock: socket.socket) -> None:
-        adapter: Any = BufferedSocket(sock)
+    def __init__(self, sock: socket.socket | BufferedSocket) -> None:
+        adapter: Any = sock if isinstance(sock, BufferedSocket) else BufferedSocket(sock)
         packetizer: Any = partial(GatewayPacketizer, sink=self._data_received)
         super().__init__(
             adapter,

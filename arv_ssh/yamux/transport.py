@@ -362,6 +362,8 @@ class Stream(asyncio.Transport):
         return self._protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
+        if name == "socket":
+            return default  # the one below is that of all streams
         return self._lower.get_extra_info(name, default) if self._lower is not None else default
 
     def is_reading(self) -> bool:

@@ -27,9 +27,6 @@ class Connection:
         self.unacknowledged = 0
         self.last_ack = 900.0
 
-    def get_extra_info(self, name: str) -> Any:
-        return self if name == "socket" else None
-
     def setsockopt(self, *option: int) -> None:
         """Take any."""
 
@@ -43,7 +40,7 @@ def looks(connection: Connection, seconds: int, *, acknowledging: bool = False) 
     """Look every second for some ``seconds``; say whether the peer was found dead."""
 
     async def scenario() -> bool:
-        watch = DeadPeerWatch(connection, lambda: None)  # type: ignore[arg-type]
+        watch = DeadPeerWatch(connection, lambda: None)
         watch.close()
         for _ in range(seconds):
             connection.now += 1
@@ -111,8 +108,8 @@ def test_every_tcp_connection_is_asked_after(side: str) -> None:
         other = await accepted.get()
         await other.connected.wait()
         transport = client.transport if side == "dialled" else other.transport
-        watch = DeadPeerWatch(transport, lambda: None)
         sock = transport.get_extra_info("socket")
+        watch = DeadPeerWatch(sock, lambda: None)
         option = sock.getsockopt
         assert option(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         idle, interval, count = (
@@ -133,16 +130,12 @@ def test_every_tcp_connection_is_asked_after(side: str) -> None:
 def test_other_connections_need_no_watch() -> None:
     """A unix socket, or a stream inside another connection, is left alone."""
 
-    class Stream:
-        def get_extra_info(self, name: str) -> None:
-            return None
-
     async def scenario() -> None:
-        DeadPeerWatch(Stream(), lambda: None).close()  # type: ignore[arg-type]
+        DeadPeerWatch(None, lambda: None).close()
         near, far = socket.socketpair()
         with far:
             transport, _ = await asyncio.get_running_loop().create_connection(Peer, sock=near)
-            watch = DeadPeerWatch(transport, lambda: None)
+            watch = DeadPeerWatch(transport.get_extra_info("socket"), lambda: None)
             assert watch._share is None
             transport.close()
             await asyncio.sleep(0)
@@ -171,7 +164,7 @@ def test_one_timer_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
         for number in range(4 * dead_peers.SHARES):
             connection = Connection()
             connection.unacknowledged = number % 2
-            watches.append(DeadPeerWatch(connection, partial(told.append, number)))  # type: ignore[arg-type]
+            watches.append(DeadPeerWatch(connection, partial(told.append, number)))
         assert timers == 1
         watches[1].close()
         dead = list(range(3, len(watches), 2))
