@@ -78,7 +78,7 @@ class TlsEngine:
         return bytes(self.buffer[: self.read_into(self.buffer)])
 
     def read_into(self, buffer: memoryview) -> int:
-        """Decrypt what is there into ``buffer``; return how many bytes, 0 when there is none, as :meth:`read` has it."""
+        """Decrypt what is there into ``buffer``; return how many bytes; 0 when there is none, as :meth:`read`."""
         limit, size = len(buffer), 0
         while size < limit and not self._peer_closed and self._may_read():
             try:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 WINDOW_SIZE = 2 * 1024 * 1024
 """Bytes a client may send ahead on a channel: what OpenSSH itself uses; 64 MiB made uploads four times slower."""
 WINDOW_STEP = WINDOW_SIZE // 4
-"""Bytes after which a client is told that it may send more: rarely, since each time wakes it, and long before it waits."""
+"""Bytes after which a client is told that it may send more: seldom, since that wakes it, and long before it waits."""
 PACKET_SIZE = 32 * 1024
 """Bytes of data in one packet, as OpenSSH."""
 

@@ -53,7 +53,7 @@ class TlsSocket(BufferedSocket):
         return self.sendmsg([data])
 
     def sendmsg(self, pieces: Sequence[bytes | memoryview]) -> int:
-        """Send all of ``pieces``; return how many bytes. Blocks while the peer takes nothing; :meth:`close` wakes it."""
+        """Send all of ``pieces``; return how many bytes. Blocks while the peer takes none; :meth:`close` wakes it."""
         plain = b"".join(pieces)
         with self._sending:
             with self._using_engine:

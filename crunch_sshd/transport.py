@@ -210,6 +210,10 @@ class GatewayTransport(paramiko.Transport):
 
     def _take_turn(self) -> bool:
         """Hold the lock of senders while no key exchange is under way; False when the connection is over."""
+        self.clear_to_send_lock.acquire()
+        if self.clear_to_send.is_set() and self.active:  # type: ignore[attr-defined]
+            return True
+        self.clear_to_send_lock.release()
         deadline = time.monotonic() + self.clear_to_send_timeout
         while self.active:  # type: ignore[attr-defined]
             self.clear_to_send.wait(0.1)

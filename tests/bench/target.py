@@ -5,6 +5,8 @@ Owns what all sides have in common: one cipher, no configuration of the user's, 
 
 from __future__ import annotations
 
+import os
+import select
 import subprocess
 import tempfile
 import time
@@ -77,11 +79,30 @@ def run(command: list[str], stdin: str = "/dev/null", text: str = "") -> None:
             words.write(text.encode())
             words.seek(0)
             source = words  # type: ignore[assignment]
-        done = subprocess.run(command, stdin=source, stdout=subprocess.DEVNULL, stderr=said, timeout=TIMEOUT)
-        if done.returncode:
+        with subprocess.Popen(command, stdin=source, stdout=subprocess.DEVNULL, stderr=said) as process:
+            status = ended(process)
+        if status:
             said.seek(0)
             reason = said.read().decode("utf-8", "replace").strip()
-            raise Failed(f"{' '.join(command)} ended with {done.returncode}: {reason}")
+            raise Failed(f"{' '.join(command)} ended with {status}: {reason}")
+
+
+def ended(process: subprocess.Popen[bytes]) -> int:
+    """Return the exit status as soon as there is one.
+
+    ``Popen.wait`` with a time-out looks again and again, at last only every 50 ms: all that is measured would be
+    rounded up to its looks.
+    """
+    descriptor = os.pidfd_open(process.pid)
+    try:
+        over = select.poll()
+        over.register(descriptor, select.POLLIN)
+        if not over.poll(TIMEOUT * 1000):
+            process.kill()
+            raise Failed(f"a program did not end within {TIMEOUT:g} s: {process.args!r}")
+    finally:
+        os.close(descriptor)
+    return process.wait()
 
 
 class Failed(Exception):
