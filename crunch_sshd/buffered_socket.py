@@ -5,6 +5,7 @@ Owns the bytes that are read and not yet taken. Knows nothing of SSH.
 
 from __future__ import annotations
 
+import mmap
 import socket
 from collections.abc import Sequence
 from struct import Struct
@@ -21,12 +22,20 @@ IDLE_TICK = 1.0
 _TIMEVAL = Struct("@ll")
 
 
+def untouched(size: int) -> memoryview:
+    """Return a buffer that takes memory only where it is used, and gives all of it back: many connections are idle.
+
+    A bytearray is filled with zeros.
+    """
+    return memoryview(mmap.mmap(-1, size))
+
+
 class BufferedSocket:
     """A socket for one reading thread; what is not told here is the socket's own. ``early`` was read from it before."""
 
     def __init__(self, sock: socket.socket, early: bytes = b"") -> None:
         self._sock = sock
-        self._storage = memoryview(bytearray(STORAGE))
+        self._storage = untouched(STORAGE)
         self._storage[: len(early)] = early
         self._start = 0
         self._end = len(early)

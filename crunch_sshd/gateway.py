@@ -10,6 +10,7 @@ import asyncio
 import logging
 import socket
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +28,7 @@ from arv_ssh.relay import Relay
 from arv_ssh.session_options import SessionOptions
 from arv_ssh.session_token import Session
 from arv_ssh.tls_transport import TlsLayer
-from crunch_sshd import certificate
+from crunch_sshd import certificate, memory
 from crunch_sshd.channel_audit import GatewayAudit
 from crunch_sshd.connection import DISCONNECT_GRACE, Connection, Login
 from crunch_sshd.front import Front, Identity
@@ -41,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 LOGIN_GRACE = 30.0
 """Seconds for the SSH handshake and login after the 101; the controller's proof is no reason to wait longer."""
+TIDY_AFTER = 1.0
+"""Seconds without a connection after which memory is given back."""
 TOLD_GRACE = 5.0
 """Seconds in which whoever runs the container says how it ended, once its processes are gone."""
 FIRST_TUNNEL = 10.0
@@ -96,7 +99,9 @@ class Gateway:
         self._thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)
         self._connections: set[Connection] = set()
         self._relays: set[Relay] = set()  # the event loop's own, as the next
-        self._stopping = False
+        self._ending = False
+        self._stopping = False  # the event loop's own
+        self._tidying: asyncio.TimerHandle | None = None
         self._lock = threading.Condition()
         self._told = threading.Event()
         self._server: asyncio.AbstractServer | None = None
@@ -165,11 +170,13 @@ class Gateway:
         except OSError as error:
             event(logger, "session not opened", **self._fields(login), error=f"the controller has left: {error}")
             return
-        if self._told.is_set():
-            sock.close()
-            return
-        DeadPeerWatch(sock, lambda: sock.cut(TimeoutError(dead_peers.SILENCE)))
-        self._start(sock, login, lambda: self._log_closed(login, sock.failure))
+        watch = DeadPeerWatch(sock, lambda: sock.cut(TimeoutError(dead_peers.SILENCE)))
+
+        def closed() -> None:
+            self._loop.call_soon_threadsafe(watch.close)
+            self._log_closed(login, sock.failure)
+
+        self._start(sock, login, closed)
 
     def _relay(self, transport: asyncio.Transport, early: bytes, login: Login) -> None:
         """Join a stream that cannot leave the event loop to a socketpair, whose other end is the SSH connection's."""
@@ -218,10 +225,13 @@ class Gateway:
             self._audit.connection(**self._fields(login), client=login.client),
         )
         with self._lock:
+            if self._ending:
+                sock.close()
+                return
             self._connections.add(connection)
         connection.start()
         event(logger, "session opened", **self._fields(login))
-        self._loop.call_later(LOGIN_GRACE, self._check_login, connection)
+        self._loop.call_later(LOGIN_GRACE, _check_login, weakref.ref(connection))
 
     async def _join(self, relay: Relay, outside: socket.socket) -> None:
         await self._loop.create_connection(lambda: relay.b, sock=outside)
@@ -229,14 +239,21 @@ class Gateway:
         # would have left the socket to close that number a second time, whosever it is by then.
         outside.detach()
 
-    def _check_login(self, connection: Connection) -> None:
-        if not connection.authenticated:
-            connection.close()
-
     def _ended(self, connection: Connection) -> None:
+        self._loop.call_soon_threadsafe(self._tidy_later)  # first: the loop ends once there are no connections
         with self._lock:
             self._connections.discard(connection)
             self._lock.notify_all()
+
+    def _tidy_later(self) -> None:
+        """Give memory back once there has been no connection for a moment. Event loop."""
+        if self._tidying is not None:
+            self._tidying.cancel()
+        self._tidying = self._loop.call_later(TIDY_AFTER, self._tidy)
+
+    def _tidy(self) -> None:
+        if not self._connections:
+            memory.give_back()
 
     def _end_session(self, session: Session, reason: str) -> int:
         """End the connections of a session; return how many. Event loop."""
@@ -274,12 +291,16 @@ class Gateway:
         """Stop serving and end every session, with what it runs; clients show ``reason``. May be called twice."""
         if not self._thread.is_alive():
             return
+        with self._lock:
+            self._ending = True
         self._tell(reason or f"the gateway of container {self._container_uuid} is stopping")
         with self._lock:
             self._lock.wait_for(lambda: not self._connections, DISCONNECT_GRACE)
             connections = list(self._connections)
         for connection in connections:
             connection.close()
+        with self._lock:
+            self._lock.wait_for(lambda: not self._connections, DISCONNECT_GRACE)  # their threads still use the loop
         self._loop.call_soon_threadsafe(self._stop)
         self._thread.join()
         self._loop.close()
@@ -302,3 +323,10 @@ class Gateway:
             self._loop.call_soon(self._loop.stop)
         else:
             self._tunnel.close(lambda: self._loop.call_soon(self._loop.stop))
+
+
+def _check_login(connection: weakref.ref[Connection]) -> None:
+    """Close a connection that has not logged in; one that has ended meanwhile is not kept for this."""
+    found = connection()
+    if found is not None and not found.authenticated:
+        found.close()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from arv_ssh.tls import TlsEngine
-from crunch_sshd.buffered_socket import RECEIVE_SIZE, BufferedSocket
+from crunch_sshd.buffered_socket import RECEIVE_SIZE, BufferedSocket, untouched
 
 GOODBYE_SIZE = 16 * 1024
 """Bytes of plaintext, which nobody will read, that are decrypted at a time at the end: a TLS record."""
@@ -26,7 +26,7 @@ class TlsSocket(BufferedSocket):
         self._engine = engine
         self._using_engine = threading.Lock()
         self._sending = threading.Lock()
-        self._received = memoryview(bytearray(RECEIVE_SIZE))
+        self._received = untouched(RECEIVE_SIZE)
         self.failure: OSError | None = None
         """Why the connection was lost; None while it is not, and after an end in good order."""
 

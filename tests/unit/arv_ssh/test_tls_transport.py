@@ -385,3 +385,50 @@ def test_closing_does_not_wait_for_who_takes_nothing(monkeypatch: pytest.MonkeyP
         client.transport.abort()
 
     over_tls(scenario)
+
+
+def test_detached() -> None:
+    """A connection that leaves the event loop has sent all that was written, and goes on on its socket."""
+
+    async def scenario() -> None:
+        client, server = Peer(), Peer()
+        above, below = await connected(client, server)
+        await client.connected.wait()
+        await server.connected.wait()
+        text = os.urandom(1 << 20)
+        below.pause_reading()
+        below.write(text)
+        sock, engine = await below.detach()
+        with sock:
+            while len(client.received) < len(text):
+                await asyncio.sleep(0)
+            assert bytes(client.received) == text
+            above.write(b"to whom it concerns")
+            while not (said := engine.read()):
+                engine.receive(await asyncio.to_thread(sock.recv, 65536))
+            assert said == b"to whom it concerns"
+        await client.lost.wait()
+        assert not server.lost.is_set()
+
+    run(scenario())
+
+
+def test_lost_before_it_is_detached() -> None:
+    """A connection whose peer leaves while something is still to be sent to it cannot be detached."""
+
+    async def scenario() -> None:
+        client, server = Peer(), Peer()
+        above, below = await connected(client, server)
+        await client.connected.wait()
+        await server.connected.wait()
+        above.pause_reading()
+        below.pause_reading()
+        below.write(bytes(64 << 20))
+        detaching = asyncio.create_task(below.detach())
+        await asyncio.sleep(0)
+        above.abort()
+        with pytest.raises(OSError):
+            await detaching
+        await server.lost.wait()
+
+    run(scenario())

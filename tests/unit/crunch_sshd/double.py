@@ -234,7 +234,7 @@ class Link:
         channel = self.client.open_session(timeout=DEADLINE)
         channel.settimeout(DEADLINE)
         if command is not None:
-            channel.exec_command(command)  # type: ignore[arg-type]
+            channel.exec_command(command)
         return channel
 
     def close(self) -> None:

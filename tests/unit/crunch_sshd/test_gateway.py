@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import socket
 import ssl
 import time
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +19,7 @@ from arv_ssh.tls import client_context
 from arv_ssh.upgrade import UpgradeAnswer, request
 from crunch_sshd import gateway as gateway_module
 from crunch_sshd.gateway import Gateway
+from tests.timing import wait_for
 from tests.unit.crunch_sshd.double import DEADLINE, SECRET, MemoryRuntime
 
 UUID = "zzzzz-dz642-abcdeabcdeabcde"
@@ -117,3 +120,13 @@ def test_taken_port(gateway: Gateway) -> None:
 def test_unstarted_gateway_can_be_stopped() -> None:
     """Stopping what was never started is no error."""
     Gateway(container_uuid=UUID, secret=SECRET, runtime=MemoryRuntime()).stop()
+
+
+def test_an_ended_connection_is_not_kept(gateway: Gateway) -> None:
+    """Nothing holds a connection's memory once it is over, not even the timer of its login."""
+    connection, _ = opened(gateway.start())
+    (kept,) = wait_for(lambda: [weakref.ref(one) for one in gateway._connections])
+    connection.close()
+    wait_for(lambda: not gateway._connections)
+    gc.collect()
+    wait_for(lambda: kept() is None)
