@@ -69,20 +69,24 @@ class TlsEngine:
 
         A transport that ended without a close_notify raises ``ssl.SSLError``: the stream was cut, not ended.
         """
-        if self._unread:
-            unread, self._unread = self._unread, b""
-            return unread
-        return self._decrypt()
-
-    def _decrypt(self) -> bytes:
         return bytes(self.buffer[: self.read_into(self.buffer)])
 
     def read_into(self, buffer: memoryview) -> int:
-        """Decrypt what is there into ``buffer``; return how many bytes; 0 when there is none, as :meth:`read`."""
-        limit, size = len(buffer), 0
-        while size < limit and not self._peer_closed and self._may_read():
+        """Put the plaintext that is there into ``buffer``; return how many bytes, and else do as :meth:`read`."""
+        if self._unread:
+            size = min(len(self._unread), len(buffer))
+            buffer[:size], self._unread = self._unread[:size], self._unread[size:]
+            return size
+        return self._decrypt(buffer)
+
+    def _decrypt(self, buffer: memoryview) -> int:
+        tls, stored, limit, size = self._tls, self._in, len(buffer), 0
+        # Asked only while there is something to go on with: the answer that more is needed is an exception each time.
+        while size < limit and not self._peer_closed and (
+            stored.pending or tls.pending() or stored.eof or self._broken
+        ):
             try:
-                got: int = self._tls.read(limit - size, buffer[size:])  # type: ignore[assignment]
+                got: int = tls.read(limit - size, buffer[size:])  # type: ignore[assignment]
             except ssl.SSLZeroReturnError:
                 got = 0
             except ssl.SSLError as error:
@@ -97,10 +101,6 @@ class TlsEngine:
             size += got
         return size
 
-    def _may_read(self) -> bool:
-        """Say whether reading is worth a try; where nothing is there, it would cost an exception."""
-        return bool(self._tls.pending() or self._in.pending or self._in.eof or self._broken)
-
     def write(self, plaintext: bytes | bytearray | memoryview) -> None:
         """Encrypt all of ``plaintext``."""
         if plaintext:
@@ -111,8 +111,8 @@ class TlsEngine:
         if self.close_sent:
             return
         # OpenSSL takes unread application data for an error in its shutdown, so take that out first.
-        while plaintext := self._decrypt():
-            self._unread += plaintext
+        while size := self._decrypt(self.buffer):
+            self._unread += self.buffer[:size]
         self.close_sent = True
         try:
             self._tls.unwrap()

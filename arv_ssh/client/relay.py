@@ -30,6 +30,9 @@ VANISHED_AFTER = 45.0
 PIPE_SIZE = 1024 * 1024
 """Bytes of kernel buffer in the pipes from and to ssh: as much as any user may ask for (pipe(7))."""
 
+PLAIN_SIZE = BUFFER_SIZE + 32 * 1024
+"""Bytes of room for plaintext: of all that one read brings, and of the record that the read before it had cut."""
+
 TERMINAL_WRITE = 4096
 
 _GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL if hasattr(select, "POLLERR") else 0
@@ -55,8 +58,11 @@ class Relay:
         self._engine = connection.engine
         self._peer = connection.peer
         self._stdin, self._stdout = stdin, stdout
+        # Read into each time: a new object of that size is a mapping made, faulted in and given back for each key.
+        self._taken = memoryview(bytearray(BUFFER_SIZE))  # what was read last, from either side
+        self._plain = memoryview(bytearray(PLAIN_SIZE))
         self._up = memoryview(b"")  # ciphertext for the peer
-        self._down = memoryview(first)  # plaintext for stdout
+        self._down = memoryview(first)  # plaintext for stdout, most often a part of the above
         self._stdin_ended = False
         self._stdout_gone = False  # nobody reads it any more
         self._down_done = False  # the peer's EOF is passed on, or nobody is there to pass it to
@@ -133,13 +139,13 @@ class Relay:
 
     def _read_stdin(self) -> None:
         try:
-            data = os.read(self._stdin, BUFFER_SIZE)
+            data = self._taken[: os.readv(self._stdin, (self._taken,))]
         except BlockingIOError:
             return
         except OSError:
-            data = b""  # a terminal that hung up says EIO, a socket that was reset ECONNRESET
+            data = self._taken[:0]  # a terminal that hung up says EIO, a socket that was reset ECONNRESET
         if self._greeted:
-            self._greeted(data)
+            self._greeted(bytes(data))
             self._greeted = None
         if data:
             self._engine.write(data)
@@ -172,15 +178,12 @@ class Relay:
 
     def _receive(self) -> None:
         try:
-            self._engine.receive(self._sock.recv(BUFFER_SIZE))
+            self._engine.receive(self._taken[: self._sock.recv_into(self._taken)])
         except BlockingIOError:
             return
         except OSError as error:
             raise self._failure(error) from error
-        data = self._engine.read()
-        while more := self._engine.read():
-            data += more
-        self._down = memoryview(data)
+        self._down = self._plain[: self._engine.read_into(self._plain)]
         self._send()  # TLS may have something to say of its own
         self._write_stdout()
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from arv_ssh.errors import ArvSshError
 from crunch_sshd import process_session, terminal_modes
+from crunch_sshd.buffered_socket import untouched
 from crunch_sshd.runtimes import Output, Process, Terminal
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,8 @@ class HostProcess(Process):
         self._stdin_open = True
         self._outputs = outputs
         self._lock = threading.Lock()
+        # Read into each time: a new object of that size is made, faulted in and given back for each key.
+        self._room = untouched(READ_SIZE)
         self._wake_reader, self._wake_writer = os.pipe()
         self._closed = False
         self._reading = False
@@ -87,7 +90,7 @@ class HostProcess(Process):
 
     def _read_one(self, descriptor: int) -> bytes | None:
         try:
-            return os.read(descriptor, READ_SIZE)
+            return bytes(self._room[: os.readv(descriptor, [self._room])])
         except BlockingIOError:
             return None
         except OSError:

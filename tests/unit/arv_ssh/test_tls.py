@@ -89,6 +89,35 @@ def test_eof_with_unread_data_loses_nothing() -> None:
     assert client.read() == b"" and client.eof
 
 
+@sizes
+@versions
+def test_read_into(size: int, version: ssl.TLSVersion) -> None:
+    """A reader's own buffer takes what it has room for, the end is seen, and reading on after that gives nothing."""
+    client, server = pair(size, version)
+    data = bytes(range(256)) * 400
+    client.write(data)
+    client.write_eof()
+    carry(client, server, size)
+    buffer, received = memoryview(bytearray(30_000)), b""
+    while got := server.read_into(buffer):
+        received += buffer[:got]
+    assert received == data and server.eof and server.read_into(buffer) == 0
+
+
+def test_read_into_begins_with_what_our_own_eof_took_out() -> None:
+    """What ending our direction had to take out of TLS comes first and whole, whatever room the reader has."""
+    client, server = pair()
+    client.write(b"0123456789")
+    carry(client, server)
+    server.write_eof()
+    client.write(b"abc")
+    carry(client, server)
+    buffer, received = memoryview(bytearray(7)), b""
+    while got := server.read_into(buffer):
+        received += buffer[:got]
+    assert received == b"0123456789abc"
+
+
 def test_second_eof_says_nothing() -> None:
     """A direction ends once."""
     client, _ = pair()
