@@ -252,10 +252,12 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
         sock = self._lower.get_extra_info("socket")
         if sock is None:
             raise ValueError("a stream inside another connection cannot leave its event loop")
+        self._check_open()
         self._drained = asyncio.get_running_loop().create_future()
         self._lower.set_write_buffer_limits(high=0)
         if self._lower.get_write_buffer_size():
             await self._drained
+            self._check_open()  # the number of a descriptor that is closed may be another's by now
         own = socket.socket(fileno=os.dup(sock.fileno()))
         own.setblocking(True)
         self._lost = True
@@ -263,6 +265,10 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
         self._stop_timer()
         self._lower.abort()
         return own, self._engine
+
+    def _check_open(self) -> None:
+        if self._lost or self._closing:
+            raise ConnectionResetError("the connection is closed")
 
     def abort_if_open(self) -> None:
         """Abort a connection that may not have come to be, or be gone already."""

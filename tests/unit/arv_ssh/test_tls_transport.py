@@ -430,5 +430,7 @@ def test_lost_before_it_is_detached() -> None:
         with pytest.raises(OSError):
             await detaching
         await server.lost.wait()
+        with pytest.raises(OSError):
+            await below.detach()
 
     run(scenario())
