@@ -73,11 +73,14 @@ class TlsEngine:
 
     def read_into(self, buffer: memoryview) -> int:
         """Put the plaintext that is there into ``buffer``; return how many bytes, and else do as :meth:`read`."""
-        if self._unread:
-            size = min(len(self._unread), len(buffer))
-            buffer[:size], self._unread = self._unread[:size], self._unread[size:]
-            return size
-        return self._decrypt(buffer)
+        size = min(len(self._unread), len(buffer))
+        buffer[:size], self._unread = self._unread[:size], self._unread[size:]
+        try:
+            return size + self._decrypt(buffer[size:])
+        except ssl.SSLError:
+            if size:
+                return size  # the next read fails again
+            raise
 
     def _decrypt(self, buffer: memoryview) -> int:
         tls, stored, limit, size = self._tls, self._in, len(buffer), 0

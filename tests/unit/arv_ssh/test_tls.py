@@ -118,6 +118,18 @@ def test_read_into_begins_with_what_our_own_eof_took_out() -> None:
     assert received == b"0123456789abc"
 
 
+def test_read_into_takes_all_that_there_is() -> None:
+    """One read gives all that fits: who waits for the network after it may wait for ever."""
+    client, server = pair()
+    client.write(b"before ")
+    carry(client, server)
+    server.write_eof()
+    client.write(b"and after")
+    carry(client, server)
+    buffer = memoryview(bytearray(100))
+    assert bytes(buffer[: server.read_into(buffer)]) == b"before and after"
+
+
 def test_second_eof_says_nothing() -> None:
     """A direction ends once."""
     client, _ = pair()
