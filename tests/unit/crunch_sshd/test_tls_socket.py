@@ -111,23 +111,18 @@ def test_goodbye(ends: tuple[TlsSocket, ssl.SSLSocket]) -> None:
 
 
 @pytest.mark.parametrize("orderly", [True, False])
-def test_the_peers_end(ends: tuple[TlsSocket, ssl.SSLSocket], orderly: bool) -> None:
+def test_the_peers_end(orderly: bool) -> None:
     """An end and a cut both end the stream after all that came before; only a cut is a failure."""
-    ours, theirs = ends
-    theirs.sendall(b"all")
-    if orderly:
-        threading.Thread(target=_unwrap, args=(theirs,), daemon=True).start()
-    else:
-        theirs.shutdown(socket.SHUT_WR)
+    (near, server), (far, client) = handshaken()
+    ours = TlsSocket(near, server)
+    with far:
+        client.write(b"all")
+        if orderly:
+            client.write_eof()
+        far.sendall(client.outgoing())
     assert received(ours, 100) == b"all"
     assert (ours.failure is None) == orderly
-
-
-def _unwrap(sock: ssl.SSLSocket) -> None:
-    try:
-        sock.unwrap()
-    except OSError:
-        pass  # the other end says no goodbye before it is closed
+    ours.close()
 
 
 def test_close_wakes_a_sender_and_a_reader(ends: tuple[TlsSocket, ssl.SSLSocket]) -> None:
