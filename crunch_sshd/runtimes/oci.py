@@ -10,7 +10,6 @@ import ctypes
 import fcntl
 import json
 import os
-import select
 import shutil
 import socket
 import subprocess
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from arv_ssh.child_exit import exit_status
 from arv_ssh.errors import ArvSshError, Unavailable
 from crunch_sshd import accounts, process_session, terminal_modes
 from crunch_sshd.host_container import HostContainer
@@ -29,8 +29,6 @@ from crunch_sshd.runtimes.host_process import HostProcess
 from crunch_sshd.runtimes.orphans import Orphans
 from crunch_sshd.runtimes.start_failure import start_failed
 
-ENVIRONMENT = {"GOMAXPROCS": "1", "GOGC": "off"}
-"""For the runtime's own process, which lives for milliseconds. Any gain is within the noise of what was measured."""
 PIPE_SIZE = 1024 * 1024
 """Bytes of kernel buffer in each pipe (fcntl(2) F_SETPIPE_SZ); fewer switches between the program and us."""
 START_TIMEOUT = 60.0
@@ -200,9 +198,9 @@ class OciRuntime(Runtime):
                 started = subprocess.Popen(  # noqa: S603 - our own arguments
                     arguments, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=[place.process],
                     # crun leaves the program in the session and the process group that it was started in itself.
-                    start_new_session=True, env=os.environ | ENVIRONMENT,
+                    start_new_session=True,
                 )  # fmt: skip
-                if not _ended(started):
+                if not exit_status(started, START_TIMEOUT):
                     pid = int(pid_file.read_text(encoding="ascii"))
                     orphans.is_program(pid)
                     return pid
@@ -279,24 +277,6 @@ class _Console:
         self._thread.join()
         if self._master is not None:
             os.close(self._master)
-
-
-def _ended(started: subprocess.Popen[bytes]) -> int:
-    """Return the exit status once there is one; after :data:`START_TIMEOUT`, end it and raise TimeoutExpired.
-
-    Not with Popen's own time-out, which looks again and again: each session would begin up to 32 ms later.
-    """
-    descriptor = os.pidfd_open(started.pid)
-    try:
-        over = select.poll()
-        over.register(descriptor, select.POLLIN)
-        if not over.poll(START_TIMEOUT * 1000):
-            started.kill()
-            started.wait()
-            raise subprocess.TimeoutExpired(started.args, START_TIMEOUT)
-    finally:
-        os.close(descriptor)
-    return started.wait()
 
 
 def _start_failure(log: Path, program: str) -> StartFailed:

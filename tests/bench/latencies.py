@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from arv_ssh.child_exit import exit_status
 from tests.bench.places import Places
 from tests.bench.rows import Comparison, Sample, Scale, percentile
-from tests.bench.target import TIMEOUT, Failed, Target, ended, run
+from tests.bench.target import TIMEOUT, Failed, Target, run
 
 
 def milliseconds(work: Callable[[], object]) -> float:
@@ -46,7 +47,7 @@ def many_logins(places: Places, scale: Scale, stack: ExitStack) -> tuple[Sample,
             subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             for _ in range(scale.parallel)
         ]
-        failed = sum(ended(process) != 0 for process in started)
+        failed = sum(exit_status(process, TIMEOUT) != 0 for process in started)
         if failed:
             raise Failed(f"{failed} of {scale.parallel} parallel logins to {target.host} failed")
 

@@ -5,8 +5,6 @@ Owns what all sides have in common: one cipher, no configuration of the user's, 
 
 from __future__ import annotations
 
-import os
-import select
 import subprocess
 import tempfile
 import time
@@ -14,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from arv_ssh.child_exit import exit_status
 
 CIPHER = "aes128-gcm@openssh.com"
 TIMEOUT = 300.0
@@ -80,29 +80,11 @@ def run(command: list[str], stdin: str = "/dev/null", text: str = "") -> None:
             words.seek(0)
             source = words  # type: ignore[assignment]
         with subprocess.Popen(command, stdin=source, stdout=subprocess.DEVNULL, stderr=said) as process:
-            status = ended(process)
+            status = exit_status(process, TIMEOUT)
         if status:
             said.seek(0)
             reason = said.read().decode("utf-8", "replace").strip()
             raise Failed(f"{' '.join(command)} ended with {status}: {reason}")
-
-
-def ended(process: subprocess.Popen[bytes]) -> int:
-    """Return the exit status as soon as there is one.
-
-    ``Popen.wait`` with a time-out looks again and again, at last only every 50 ms: all that is measured would be
-    rounded up to its looks.
-    """
-    descriptor = os.pidfd_open(process.pid)
-    try:
-        over = select.poll()
-        over.register(descriptor, select.POLLIN)
-        if not over.poll(TIMEOUT * 1000):
-            process.kill()
-            raise Failed(f"a program did not end within {TIMEOUT:g} s: {process.args!r}")
-    finally:
-        os.close(descriptor)
-    return process.wait()
 
 
 class Failed(Exception):

@@ -1,0 +1,37 @@
+"""The end of a child process, learnt of at the moment when it comes.
+
+``subprocess``'s own time-outs look again and again, at last only every 50 ms: whoever waits with one waits longer than
+the child lives.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+from typing import Any
+
+
+def exit_status(child: subprocess.Popen[Any], timeout: float) -> int:
+    """Return the exit status of ``child`` as soon as there is one, at most ``timeout`` seconds from now.
+
+    Raises TimeoutExpired. A child whose end was not learnt of, for whatever reason, is killed.
+    """
+    try:
+        _wait(child, timeout)
+    except BaseException:
+        child.kill()
+        child.wait()
+        raise
+    return child.wait()
+
+
+def _wait(child: subprocess.Popen[Any], timeout: float) -> None:
+    descriptor = os.pidfd_open(child.pid)
+    try:
+        over = select.poll()
+        over.register(descriptor, select.POLLIN)
+        if not over.poll(timeout * 1000):
+            raise subprocess.TimeoutExpired(child.args, timeout)
+    finally:
+        os.close(descriptor)
