@@ -20,7 +20,8 @@ class TlsEngine:
 
     Every method may leave ciphertext to send: call :meth:`outgoing` after each. ``ssl.SSLError`` (a failed handshake, a
     bad certificate, a corrupted record) is raised to the caller; the alert for the peer is then in :meth:`outgoing`.
-    ``buffer`` is where plaintext is decrypted to before it is handed on; engines of one thread may share it.
+    ``buffer`` is where plaintext is decrypted to before it is handed on; engines of one thread may share it,
+    and one that goes to another thread is given its own.
     """
 
     def __init__(

@@ -5,11 +5,12 @@ Owns the bytes that are read and not yet taken. Knows nothing of SSH.
 
 from __future__ import annotations
 
-import mmap
 import socket
 from collections.abc import Sequence
 from struct import Struct
 from typing import Any
+
+from crunch_sshd.memory import untouched
 
 RECEIVE_SIZE = 256 * 1024
 """Bytes asked for in one system call."""
@@ -20,14 +21,6 @@ IDLE_TICK = 1.0
 
 
 _TIMEVAL = Struct("@ll")
-
-
-def untouched(size: int) -> memoryview:
-    """Return a buffer that takes memory only where it is used, and gives all of it back: many connections are idle.
-
-    A bytearray is filled with zeros.
-    """
-    return memoryview(mmap.mmap(-1, size))
 
 
 class BufferedSocket:

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from arv_ssh.tls import TlsEngine
-from crunch_sshd.buffered_socket import RECEIVE_SIZE, BufferedSocket, untouched
+from crunch_sshd.buffered_socket import RECEIVE_SIZE, BufferedSocket
+from crunch_sshd.memory import untouched
 
 GOODBYE_SIZE = 16 * 1024
 """Bytes of plaintext, which nobody will read, that are decrypted at a time at the end: a TLS record."""
@@ -28,7 +29,8 @@ class TlsSocket(BufferedSocket):
         self._sending = threading.Lock()
         self._received = untouched(RECEIVE_SIZE)
         self.failure: OSError | None = None
-        """Why the connection was lost; None while it is not, and after an end in good order."""
+        """Why the connection was lost; None while it is not, after an end in good order, and after our own."""
+        self._closed = False
 
     def _receive_into(self, room: memoryview) -> int:
         """Return 0 for a cut too: SSH, whose packets are authenticated themselves, takes both for the end."""
@@ -41,7 +43,8 @@ class TlsSocket(BufferedSocket):
         except BlockingIOError:
             raise  # nothing has come for the poll interval
         except OSError as error:
-            self.failure = self.failure or error
+            if not self._closed:
+                self.failure = self.failure or error
             return 0
 
     def _decrypt_into(self, room: memoryview) -> int:
@@ -71,6 +74,7 @@ class TlsSocket(BufferedSocket):
 
     def close(self) -> None:
         """Close with a goodbye (RFC 8446 §6.1), unless somebody is in the middle of sending."""
+        self._closed = True
         if self._sending.acquire(blocking=False):
             try:
                 self._say_goodbye()

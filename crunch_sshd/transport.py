@@ -210,19 +210,15 @@ class GatewayTransport(paramiko.Transport):
 
     def _take_turn(self) -> bool:
         """Hold the lock of senders while no key exchange is under way; False when the connection is over."""
-        self.clear_to_send_lock.acquire()
-        if self.clear_to_send.is_set() and self.active:  # type: ignore[attr-defined]
-            return True
-        self.clear_to_send_lock.release()
         deadline = time.monotonic() + self.clear_to_send_timeout
         while self.active:  # type: ignore[attr-defined]
-            self.clear_to_send.wait(0.1)
             self.clear_to_send_lock.acquire()
             if self.clear_to_send.is_set():
                 return True
             self.clear_to_send_lock.release()
             if time.monotonic() > deadline:
                 raise TimeoutError("the key exchange took too long")
+            self.clear_to_send.wait(0.1)
         return False
 
     def _send_deferred(self) -> None:

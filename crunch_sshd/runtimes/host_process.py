@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from arv_ssh.errors import ArvSshError
 from crunch_sshd import process_session, terminal_modes
-from crunch_sshd.buffered_socket import untouched
+from crunch_sshd.memory import untouched
 from crunch_sshd.runtimes import Output, Process, Terminal
 
 logger = logging.getLogger(__name__)

@@ -157,3 +157,4 @@ def test_close_wakes_a_sender_and_a_reader(ends: tuple[TlsSocket, ssl.SSLSocket]
     ours.close()
     assert failed.wait(DEADLINE)
     assert ended.wait(DEADLINE)
+    assert ours.failure is None  # it was we who ended it
