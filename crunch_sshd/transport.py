@@ -271,11 +271,12 @@ class GatewayTransport(paramiko.Transport):
     def _new_channel(self, make_handler: MakeHandler) -> GatewayChannel:
         """Return a channel with the next free number. Holds the lock."""
         channel = GatewayChannel(self._next_channel())  # type: ignore[attr-defined]
-        self._channels.put(channel.chanid, channel)  # type: ignore[attr-defined]
-        self.channels_seen[channel.chanid] = True
         channel._set_transport(self)  # type: ignore[attr-defined]
         channel._set_window(WINDOW_SIZE, PACKET_SIZE)  # type: ignore[attr-defined]
         channel.handler = make_handler(channel)
+        # Last: whoever ends the connection tells the handlers of all channels that are in here, without our lock.
+        self._channels.put(channel.chanid, channel)  # type: ignore[attr-defined]
+        self.channels_seen[channel.chanid] = True
         return channel
 
     def offer_channel(

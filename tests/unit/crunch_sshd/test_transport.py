@@ -23,6 +23,20 @@ from tests.unit.crunch_sshd.double import DEADLINE, Link, MemoryRuntime, read_to
 # 1. Channel messages go to the channel's own methods.
 
 
+def test_a_channel_is_not_seen_before_it_has_a_handler(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is ended while a channel is made meets no channel that has nobody to be told."""
+    seen: list[object] = []
+    make = link.server._new_session
+
+    def watch(channel: GatewayChannel) -> Any:
+        seen.append(link.transport._channels.get(channel.chanid))
+        return make(channel)
+
+    monkeypatch.setattr(link.server, "_new_session", watch)
+    link.open().close()
+    assert seen == [None]
+
+
 def test_data_is_written_by_the_transport_thread(link: Link, runtime: MemoryRuntime) -> None:
     """Data goes to the process on the transport thread itself: no buffer, no hand-over."""
     writers: list[threading.Thread] = []
