@@ -1,13 +1,26 @@
-"""Accounts of a container, from the text of its own /etc/passwd (passwd(5)). Pure."""
+"""Accounts of a container, from the text of its own /etc/passwd and /etc/group (passwd(5), group(5)). Pure.
+
+The container can write anything there. A line counts where glibc's ``nss_files`` takes it, and is skipped where that
+skips it: one bad line keeps nobody out.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from arv_ssh.errors import Forbidden
 from crunch_sshd.runtimes import Account
+from crunch_sshd.runtimes.bundle import Bundle
 
 DEFAULT_SHELL = "/bin/sh"
+ROOT = "root"
+NO_ID = 0xFFFFFFFF
+"""(uid_t) -1, which is no user (credentials(7)); glibc makes it of every number that is too large."""
+SPACE = " \t\n\v\f\r"
+_NUMBER = re.compile(rf"[{SPACE}]*\+?0*([0-9]{{1,10}})\Z")
+"""What strtoul(3) takes, but for what it would take for :data:`NO_ID`."""
 
 
 @dataclass(frozen=True)
@@ -19,15 +32,27 @@ class _Entry:
     shell: str
 
 
+@dataclass(frozen=True)
+class _Group:
+    name: str
+    gid: int
+    members: tuple[str, ...]
+
+
+_ROOT = _Entry(ROOT, 0, 0, "/root", "")
+
+
 def find(passwd: str, login_username: str, default_user: str, container: str) -> Account:
     """Return the account of ``login_username``, or of the image's ``default_user`` (``USER[:GROUP]``, "" is root).
 
-    Raises :class:`Forbidden`, naming it, for a login name that the container does not have. A default user needs no
-    entry: images often name a bare uid.
+    Raises :class:`Forbidden`, naming it, for a login name that the container does not have. Root and a default user
+    need no entry: images often have no /etc/passwd, or name a bare uid.
     """
     entries = list(_entries(passwd))
     if login_username:
         entry = next((one for one in entries if one.name == login_username), None)
+        if entry is None and login_username == ROOT:
+            return _account(_ROOT, "0")
         if entry is None:
             raise Forbidden(
                 f"container {container} has no user {login_username!r}; log in as one that its /etc/passwd has, "
@@ -37,8 +62,8 @@ def find(passwd: str, login_username: str, default_user: str, container: str) ->
     name = default_user.partition(":")[0] or "0"
     entry = next((one for one in entries if name in (one.name, str(one.uid))), None)
     if entry is None:
-        uid = int(name) if name.isdigit() else 0
-        entry = _Entry("root" if uid == 0 else name, uid, 0, "/root" if uid == 0 else "/", "")
+        uid = _number(name) or 0
+        entry = _Entry(name, uid, 0, "/", "") if uid else _ROOT
     return _account(entry, "")
 
 
@@ -54,24 +79,34 @@ def with_ids(account: Account, uid: int, gid: int, groups: tuple[int, ...]) -> A
 
 def groups(group_file: str, account: Account) -> tuple[int, ...]:
     """Return the account's groups by the text of /etc/group (group(5)): its own, then those that name it."""
-    found = [account.gid]
-    for line in group_file.splitlines():
-        fields = line.split(":")
-        if len(fields) >= 4 and fields[2].isdigit() and account.name in fields[3].split(","):
-            found.append(int(fields[2]))
+    found = [account.gid, *(one.gid for one in _groups(group_file) if account.name in one.members)]
     return tuple(dict.fromkeys(found))
+
+
+def with_groups(account: Account, passwd: str, group_file: str, bundle: Bundle) -> Account:
+    """Return ``account`` with the ids that the engine's exec gives it in the container of ``bundle``.
+
+    The image's default user is what the container runs as; another has the groups of /etc/group and, with Docker,
+    those that the container was given besides (``--group-add``).
+    """
+    own = bundle.process["user"]
+    given = tuple(own.get("additionalGids") or ())
+    if not account.runtime_user:
+        return with_ids(account, own["uid"], own["gid"], given)
+    if not bundle.is_dockers:
+        return with_ids(account, account.uid, account.gid, groups(group_file, account))
+    names = {entry.name for entry in _entries(passwd) if entry.uid == own["uid"]}
+    by_file = {own["gid"], *(one.gid for one in _groups(group_file) if names.intersection(one.members))}
+    found = (*groups(group_file, account), *(gid for gid in given if gid not in by_file))
+    return with_ids(account, account.uid, account.gid, tuple(dict.fromkeys(found)))
 
 
 def in_groups(account: Account, group_file: str, group: str) -> Account:
     """Return ``account`` with the groups that Docker gives it: GROUP of its user ``USER:GROUP`` alone, else all."""
     if not group:
         return with_ids(account, account.uid, account.gid, groups(group_file, account))
-    for line in group_file.splitlines():
-        fields = line.split(":")
-        if len(fields) >= 3 and group == fields[0] and fields[2].isdigit():
-            group = fields[2]
-            break
-    gid = int(group) if group.isdigit() else account.gid
+    named = next((one.gid for one in _groups(group_file) if one.name == group), _number(group))
+    gid = account.gid if named is None else named
     return with_ids(account, account.uid, gid, (gid,))
 
 
@@ -79,10 +114,35 @@ def _account(entry: _Entry, runtime_user: str) -> Account:
     return Account(entry.name, entry.uid, entry.gid, entry.home or "/", entry.shell or DEFAULT_SHELL, runtime_user)
 
 
-def _entries(passwd: str) -> list[_Entry]:
-    found = []
-    for line in passwd.splitlines():
-        fields = line.split(":")
-        if len(fields) >= 7 and fields[2].isdigit() and fields[3].isdigit():
-            found.append(_Entry(fields[0], int(fields[2]), int(fields[3]), fields[5], fields[6].strip()))
-    return found
+def _entries(passwd: str) -> Iterator[_Entry]:
+    for fields in _lines(passwd):
+        name, _, uid, gid, _, home, shell = (*fields[:7], *[""] * (7 - len(fields)))
+        numbers = _number(uid), _number(gid)
+        if None not in numbers:
+            yield _Entry(name, numbers[0] or 0, numbers[1] or 0, home, shell.strip())
+
+
+def _groups(group_file: str) -> Iterator[_Group]:
+    for fields in _lines(group_file):
+        name, _, number, members = (*fields[:4], *[""] * (4 - len(fields)))
+        gid = _number(number)
+        if gid is not None:
+            yield _Group(name, gid, tuple(member.strip(SPACE) for member in members.split(",")))
+
+
+def _lines(text: str) -> Iterator[list[str]]:
+    """Yield the fields of each line but comments, and those of NIS ("+" and "-", nsswitch.conf(5)).
+
+    To the C library a line ends at a NUL too.
+    """
+    for line in text.split("\n"):
+        line = line.partition("\0")[0].lstrip(SPACE)
+        if line and line[0] not in "#+-":
+            yield line.split(":")
+
+
+def _number(field: str) -> int | None:
+    """Return an id; None for what is none."""
+    found = _NUMBER.match(field)
+    number = int(found[1]) if found else NO_ID
+    return number if number < NO_ID else None

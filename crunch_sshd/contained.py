@@ -6,27 +6,17 @@ another process. Ids are those inside the process's user namespace but for :attr
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from arv_ssh.errors import Unavailable
-from crunch_sshd.host_container import HostContainer
+from crunch_sshd.confinement import Confinement, after_execve
+from crunch_sshd.host_container import SECCOMP_OFF, HostContainer
+from crunch_sshd.inside.linux import CAPABILITY_SETS
 
-CAPABILITY_SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
-SECCOMP_OFF = "0"
-LABEL = "attr/current"
-"""What AppArmor or SELinux says of a process (proc(5))."""
-LIMITS = {
-    "Max cpu time": "CPU", "Max file size": "FSIZE", "Max data size": "DATA", "Max stack size": "STACK",
-    "Max core file size": "CORE", "Max resident set": "RSS", "Max processes": "NPROC", "Max open files": "NOFILE",
-    "Max locked memory": "MEMLOCK", "Max address space": "AS", "Max pending signals": "SIGPENDING",
-    "Max msgqueue size": "MSGQUEUE", "Max nice priority": "NICE", "Max realtime priority": "RTPRIO",
-    "Max realtime timeout": "RTTIME",
-}  # fmt: skip
-"""What /proc/PID/limits calls the limits of setrlimit(2). (prlimit(2) would need a privilege that reading does not.)"""
-LIMIT_NAME_WIDTH = 26
-
+if TYPE_CHECKING:
+    from crunch_sshd.runtimes import Account
 
 @dataclass(frozen=True)
 class Ids:
@@ -79,18 +69,12 @@ class ContainedProcess(HostContainer):
                 "session without it would be allowed more; use the runtime docker or oci, or start the container "
                 "without the filter"
             )
-        label = self._label()
-        if label and label != _own_label() and not label.endswith("unconfined") and "(unconfined)" not in label:
+        label = self.label()
+        if label:
             raise Unavailable(
                 f"container {self._name} runs under the security label {label!r}, which the runtime namespace does not "
                 "put on a session; use the runtime docker or oci"
             )
-
-    def _label(self) -> str:
-        try:
-            return self.read_process(LABEL).decode("utf-8", "replace").strip("\0\n")
-        except OSError:
-            return ""  # a kernel without any such module
 
     def _one(self, field: str) -> int:
         """Return the id that real, effective, saved and file system id have in common."""
@@ -114,46 +98,38 @@ class ContainedProcess(HostContainer):
         """Return the process's own groups, also those that its user namespace has no name for."""
         return list(self.credentials().outside.groups)
 
-    def bounding_capabilities(self) -> int:
-        """Return what root may have here: never what this process has given up itself."""
-        found = self.credentials().capabilities
-        return found["CapBnd"] & found["CapPrm"]
+    def capabilities(self, uid: int) -> dict[str, int]:
+        """Return the sets of a program that is executed beside the process: never what it has given up itself."""
+        sets = dict(self.credentials().capabilities)
+        if uid == 0:
+            # What a root program gets at its start is all of these two; no more than the contained one has itself.
+            for name in ("CapInh", "CapBnd"):
+                sets[name] &= sets["CapPrm"]
+        return sets
+
+    def confinement(self, account: Account) -> Confinement:
+        """Return what the process is held to itself: nobody else can log in here."""
+        found = self.credentials()
+        return Confinement(
+            found.inside.uid,
+            found.inside.gid,
+            found.outside.groups,
+            after_execve(self.capabilities(found.inside.uid), found.inside.uid),
+            found.umask,
+            self.limits(),
+            self.out_of_memory_score(),
+            "",
+        )
 
     def environment(self) -> dict[bytes, bytes]:
         """Return the environment that the process was started with."""
         words = (word.partition(b"=") for word in self.read_process("environ").split(b"\0"))
         return {name: value for name, equals, value in words if name and equals}
 
-    def limits(self) -> list[tuple[int, int, int]]:
-        """Return its resource limits: number, soft, hard."""
-        found = []
-        for line in self.read_process("limits").decode("ascii", "replace").splitlines()[1:]:
-            name = LIMITS.get(line[:LIMIT_NAME_WIDTH].strip())
-            if name is not None:
-                soft, hard = (-1 if word == "unlimited" else int(word) for word in line[LIMIT_NAME_WIDTH:].split()[:2])
-                found.append((getattr(resource, f"RLIMIT_{name}"), soft, hard))
-        return found
-
-    def out_of_memory_score(self) -> int:
-        """Return how gladly the kernel ends it for lack of memory (oom_score_adj, proc(5))."""
-        return int(self.read_process("oom_score_adj"))
-
-    def control_groups(self) -> str:
-        """Return the text of /proc/PID/cgroup."""
-        return self.read_process("cgroup").decode("utf-8", "replace")
-
     def working_directory(self) -> str:
         """Return where the process is, as a path inside its root."""
         path, root = super().working_directory(), self.root_path().rstrip("/")
         return path[len(root) :] if path.startswith(f"{root}/") else "/"
-
-
-def _own_label() -> str:
-    try:
-        with open("/proc/self/attr/current", encoding="utf-8", errors="replace") as file:
-            return file.read().strip("\0\n")
-    except OSError:
-        return ""
 
 
 def _numbers(field: str) -> tuple[int, ...]:

@@ -9,8 +9,10 @@ from dataclasses import replace
 
 from arv_ssh.errors import Unavailable
 from arv_ssh.session_options import INTERNAL_SFTP
-from crunch_sshd import commands, enter
+from crunch_sshd import commands
 from crunch_sshd.child_process import PIPES, ChildProcess
+from crunch_sshd.inside import launch
+from crunch_sshd.inside.system_calls import FILE_SERVER
 from crunch_sshd.runtimes import Command, Process, Runtime, StartFailed
 
 SERVERS = ("/usr/lib/openssh/sftp-server", "/usr/libexec/sftp-server", "/usr/lib/ssh/sftp-server",
@@ -44,7 +46,7 @@ def _start_sftp(command: Command, runtime: Runtime) -> Process:
         return _start_image_sftp(command, runtime)
     arguments = [runtime.directory(), command.account.home]
     try:
-        child = enter.start(container, command.account, MODULE, arguments, **PIPES)
+        child = launch.start(container, command.account, MODULE, FILE_SERVER, arguments, **PIPES)
     except OSError as error:
         raise Unavailable(f"the container cannot be entered for sftp: {error.strerror}") from error
     return ChildProcess(child)

@@ -17,8 +17,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from crunch_sshd import enter
+from arv_ssh.errors import ArvSshError
 from crunch_sshd.host_container import HostContainer
+from crunch_sshd.inside import launch
+from crunch_sshd.inside.system_calls import BROKER
 from crunch_sshd.runtimes import Account
 
 logger = logging.getLogger(__name__)
@@ -131,22 +133,35 @@ class Broker:
         if self._failure:
             raise BrokerError(self._failure)
         if self._sock is None:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with theirs:
-                arguments = [str(theirs.fileno()), self._account.home]
-                self._child = enter.start(
+            try:
+                self._sock = self._start()
+            except ArvSshError as error:
+                raise BrokerError(str(error)) from error
+            except OSError as error:  # the next request tries again: this host may have room by then
+                raise BrokerError(f"the gateway cannot start its broker: {error.strerror}") from error
+        return self._sock
+
+    def _start(self) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                self._child = launch.start(
                     self._container,
                     self._account,
                     MODULE,
-                    arguments,
+                    BROKER,
+                    [str(theirs.fileno()), self._account.home],
                     (theirs.fileno(),),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
                     start_new_session=True,
                 )
-            self._sock = ours
-            threading.Thread(target=self._receive, args=(ours,), name="broker", daemon=True).start()
-        return self._sock
+                threading.Thread(target=self._receive, args=(ours,), name="broker", daemon=True).start()
+            except BaseException:
+                ours.close()
+                raise
+        return ours
 
     def _receive(self, sock: socket.socket) -> None:
         failure = "the process inside the container has ended"
@@ -154,7 +169,7 @@ class Broker:
             while message := _receive_one(sock):
                 answer, sockets = message
                 if "failed" in answer:
-                    failure = f"cannot enter the container's namespaces: {answer['failed']}"
+                    failure = f"the container cannot be entered: {answer['failed']}"
                     continue
                 self._deliver(answer, sockets)
             with self._lock:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array  # noqa: F401 - socket.send_fds imports it when called
 import encodings.idna  # noqa: F401 - as socket.connect may
+import errno
 import json
 import os
 import secrets
@@ -20,8 +21,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from crunch_sshd import enter
 from crunch_sshd.broker import dial, resolver
+from crunch_sshd.inside import enter
 
 MESSAGE_LIMIT = 64 * 1024
 """Bytes of one request or answer; a packet of the socketpair carries it whole."""
@@ -58,7 +59,10 @@ class Broker:
         """Answer until the end, then remove what was made."""
         while message := self._gateway.recv(MESSAGE_LIMIT):
             request = json.loads(message)
-            threading.Thread(target=self._answer, args=(request,), daemon=True).start()
+            try:
+                threading.Thread(target=self._answer, args=(request,), daemon=True).start()
+            except RuntimeError:  # the container's limit of processes counts for us too
+                self._send(request["id"], {"error": os.strerror(errno.EAGAIN)}, [])
         with self._lock:
             self._closed = True
             made = [path for paths in self._made.values() for path in paths]
@@ -74,7 +78,10 @@ class Broker:
             answer = {"error": os.strerror(error.errno) if error.errno else str(error)}
         except Exception as error:  # a mistake of ours: whoever waits must hear of it
             answer = {"error": f"the broker failed: {type(error).__name__}"}
-        data = json.dumps({"id": request["id"], **answer, "sockets": len(sockets)}).encode()
+        self._send(request["id"], answer, sockets)
+
+    def _send(self, identifier: int, answer: dict[str, Any], sockets: list[socket.socket]) -> None:
+        data = json.dumps({"id": identifier, **answer, "sockets": len(sockets)}).encode()
         with suppress(OSError):  # the gateway is gone, and serve() ends
             socket.send_fds(self._gateway, [data], [sock.fileno() for sock in sockets])
         for sock in sockets:
@@ -150,14 +157,14 @@ def _remove(paths: list[str]) -> None:
 
 
 def main() -> None:
-    """Enter by the ticket in argument 1; serve on the descriptor in argument 2; argument 3 is the user's home."""
-    ticket, descriptor, home = sys.argv[1:]
+    """Enter by the job in argument 1; serve on the descriptor in argument 2; argument 3 is the user's home."""
+    job, descriptor, home = sys.argv[1:]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it ends with the gateway, not before
     gateway = socket.socket(fileno=int(descriptor))
     os.set_inheritable(int(descriptor), False)
     try:
-        enter.enter(ticket)
+        enter.enter(enter.load(job))
     except OSError as error:
         gateway.send(json.dumps({"failed": error.strerror or str(error)}).encode())
         return

@@ -6,20 +6,17 @@ Owns the conversation with the servers. The C library's own resolver is of no us
 
 from __future__ import annotations
 
-import os
 import secrets
 import select
 import socket
-import stat
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from crunch_sshd.broker import dns, resolv_conf
 from crunch_sshd.broker.resolv_conf import ResolvConf
+from crunch_sshd.inside import files
 
-FILE_LIMIT = 1024 * 1024
-"""Bytes read of a file."""
 PORT = 53
 LATE = 1.0
 """Seconds that the second family's answer may come after the first's; some servers never answer for AAAA."""
@@ -72,15 +69,7 @@ def endpoint(address: str, port: int) -> tuple[str, int] | tuple[str, int, int, 
 
 
 def _read(path: str) -> str:
-    """Return the text of a regular file, "" for anything else: a pipe there must not stop us."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return ""
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return ""
-        return file.read(FILE_LIMIT).decode("utf-8", "replace")
+    return files.read(path).decode("utf-8", "replace")
 
 
 def _ordered(addresses: list[str]) -> list[str]:

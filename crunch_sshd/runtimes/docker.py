@@ -16,18 +16,21 @@ import tarfile
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 from arv_ssh.errors import ArvSshError, NotFound
 from crunch_sshd import accounts, process_session
 from crunch_sshd.docker_engine import DockerClient, engine_errors, open_stream, path_exists
-from crunch_sshd.host_container import HostContainer
-from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, Terminal
+from crunch_sshd.host_container import LIMIT, HostContainer
+from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, Terminal, bundle
 from crunch_sshd.runtimes.start_failure import start_failed
 
 logger = logging.getLogger(__name__)
 
 READ_SIZE = 256 * 1024
+ARCHIVE_HEADERS = 16 * 1024
+"""Bytes before the content of an archive's first file: more than its headers with any names."""
 POLL_FIRST, POLL_LONGEST = 0.005, 0.25
 """Seconds between looks at an exec whose stream has ended, doubling from the first to the longest."""
 NEVER_TYPED = ",".join(["ctrl-^", "ctrl-_"] * 8)
@@ -70,26 +73,34 @@ class DockerRuntime(Runtime):
             config = self._client.api.inspect_container(self._container)["Config"]
         passwd = self._read_file("/etc/passwd")
         account = accounts.find(passwd, login_username, config.get("User") or "", self._name)
-        exists = path_exists(self._client, self._container, account.shell or "")
-        if not exists:
-            account = accounts.without_shell(account)
         if self._host is None:
-            return account  # the engine gives the groups; nobody else starts processes as this user
+            exists = path_exists(self._client, self._container, account.shell or "")
+            # The engine gives the groups; nobody else starts processes as this user.
+            return account if exists else accounts.without_shell(account)
+        if not self._host.exists(account.shell or ""):
+            account = accounts.without_shell(account)
+        group_file = self._host.read_text("/etc/group")
+        if self._host.bundle is not None:
+            return accounts.with_groups(account, passwd, group_file, self._host.bundle)
         group = "" if login_username else (config.get("User") or "").partition(":")[2]
-        return accounts.in_groups(account, self._host.read_text("/etc/group"), group)
+        return accounts.in_groups(account, group_file, group)
 
     def _read_file(self, path: str) -> str:
-        """Return a small file of the container, or "" where it has none."""
+        """Return the beginning of a regular file of the container, or "" where it has none."""
+        if self._host is not None:
+            return self._host.read_text(path)
         try:
             with engine_errors(path):
                 chunks, _ = self._client.api.get_archive(self._container, path)
-                archive = io.BytesIO(b"".join(chunks))
+                archive = _beginning(chunks, LIMIT + ARCHIVE_HEADERS)
         except NotFound:
             return ""
-        with tarfile.open(fileobj=archive) as tar:
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
             member = tar.next()
-            content = tar.extractfile(member) if member is not None and member.isreg() else None
-            return content.read().decode("utf-8", "replace") if content else ""
+        if member is None or not member.isreg():
+            return ""
+        content = archive[member.offset_data : member.offset_data + min(member.size, LIMIT)]
+        return content.decode("utf-8", "replace")
 
     def start(self, command: Command) -> Process:
         terminal = command.terminal
@@ -119,12 +130,22 @@ class DockerRuntime(Runtime):
         return process
 
 
+def _beginning(chunks: Iterator[bytes], limit: int) -> bytes:
+    """Return at least ``limit`` bytes of a stream, if it has as many, and not much more."""
+    found = bytearray()
+    for chunk in chunks:
+        found += chunk
+        if len(found) >= limit:
+            break
+    return bytes(found)
+
+
 def _host_container(pid: int, container_id: str) -> HostContainer | None:
     """Return the container by its first process, where that is on this host and we may look into it."""
     if container_id not in process_session.control_groups(pid):
         return None  # the engine is on another machine, and the pid is somebody else's here
     try:
-        return HostContainer(pid)
+        return HostContainer(pid, bundle.find(container_id))
     except (PermissionError, FileNotFoundError):
         return None
 

@@ -2,7 +2,7 @@
 
 Owns what the gateway opens for a session: the contained process's namespaces, root, control groups, terminal and
 pipes. Who the session then is, is the contained process's business (:mod:`crunch_sshd.contained`); how it gets there,
-the child's (:mod:`crunch_sshd.namespace_child`).
+the child's (:mod:`crunch_sshd.inside.namespace_child`).
 
 Needs root on the container's host, or, for a container in a user namespace, to be the user who made it.
 """
@@ -24,14 +24,14 @@ from contextlib import ExitStack
 from typing import Any
 
 from arv_ssh.errors import ConfigError, Forbidden, Unavailable
-from crunch_sshd import accounts, control_groups, process_session, terminal_modes
+from crunch_sshd import accounts, process_session, terminal_modes
 from crunch_sshd.contained import Contained, ContainedProcess
-from crunch_sshd.enter import BOOTSTRAP, PACKAGES
 from crunch_sshd.host_container import HostContainer
+from crunch_sshd.inside.launch import BOOTSTRAP, ENVIRONMENT, PACKAGES
 from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, StartFailed, Terminal
 from crunch_sshd.runtimes.host_process import HostProcess
 
-CHILD = "crunch_sshd.namespace_child"
+CHILD = "crunch_sshd.inside.namespace_child"
 NAMESPACES = ("cgroup", "ipc", "uts", "net", "pid", "mnt", "user")
 PIPE_SIZE = 1024 * 1024
 """Bytes of kernel buffer in each pipe (fcntl(2) F_SETPIPE_SZ); fewer switches between the program and us."""
@@ -108,11 +108,6 @@ class NamespaceRuntime(Runtime):
     def _describe(self, command: Command, credentials: Contained, opened: _Opened) -> dict[str, Any]:
         """Return the job for the child, but for its descriptors of this one session."""
         contained, inside = self._contained, credentials.inside
-        capabilities = dict(credentials.capabilities)
-        if inside.uid == 0:
-            # What a root program gets at its start is all of these two; no more than the contained one has itself.
-            for name in ("CapInh", "CapBnd"):
-                capabilities[name] &= capabilities["CapPrm"]
         wanted = {os.fsencode(name): os.fsencode(value) for name, value in command.environment.items()}
         return {
             "argv": [os.fsencode(word) for word in command.argv],
@@ -122,7 +117,7 @@ class NamespaceRuntime(Runtime):
             "uid": inside.uid,
             "gid": inside.gid,
             "groups": list(credentials.outside.groups),
-            "capabilities": capabilities,
+            "capabilities": contained.capabilities(inside.uid),
             "no_new_privs": credentials.no_new_privs,
             "umask": credentials.umask,
             "limits": contained.limits(),
@@ -130,16 +125,8 @@ class NamespaceRuntime(Runtime):
             "namespaces": opened.all_of(contained.open_namespaces(NAMESPACES)),
             "root": opened.one(contained.open_root()),
             "cwd": opened.one(contained.open_process("cwd", os.O_PATH | os.O_DIRECTORY)),
-            "cgroups": [opened.one(descriptor) for descriptor in self._open_control_groups()],
+            "cgroups": [opened.one(descriptor) for descriptor in contained.open_control_groups()],
         }
-
-    def _open_control_groups(self) -> list[int]:
-        theirs, ours = self._contained.control_groups(), process_session.control_groups(os.getpid())
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
-            mounted = control_groups.mounts(file.read())
-        return control_groups.open_others(
-            control_groups.memberships(theirs), control_groups.memberships(ours), mounted
-        )
 
     def _start_with_pipes(self, job: dict[str, Any], credentials: Contained, opened: _Opened) -> Process:
         ours = ExitStack()
@@ -205,7 +192,7 @@ class NamespaceRuntime(Runtime):
             [sys.executable, "-I", "-S", "-c", BOOTSTRAP, PACKAGES, CHILD, str(words)],
             executable=f"/proc/self/fd/{program}",
             stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=opened.passed,
-            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
+            env=ENVIRONMENT,
         )  # fmt: skip
         opened.close_writer(writer)
         try:

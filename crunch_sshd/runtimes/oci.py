@@ -10,7 +10,6 @@ import ctypes
 import fcntl
 import json
 import os
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -22,9 +21,10 @@ from typing import IO, Any
 
 from arv_ssh.child_exit import exit_status
 from arv_ssh.errors import ArvSshError, Unavailable
-from crunch_sshd import accounts, process_session, terminal_modes
+from crunch_sshd import accounts, confinement, process_session, terminal_modes
 from crunch_sshd.host_container import HostContainer
-from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, StartFailed, Terminal
+from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, StartFailed, Terminal, bundle
+from crunch_sshd.runtimes.bundle import State
 from crunch_sshd.runtimes.host_process import HostProcess
 from crunch_sshd.runtimes.orphans import Orphans
 from crunch_sshd.runtimes.start_failure import start_failed
@@ -33,13 +33,6 @@ PIPE_SIZE = 1024 * 1024
 """Bytes of kernel buffer in each pipe (fcntl(2) F_SETPIPE_SZ); fewer switches between the program and us."""
 START_TIMEOUT = 60.0
 """Seconds for the runtime to start a program; on a node that swaps it takes its time."""
-STATE_ROOTS = (
-    ("runc", "/run/docker/runtime-runc/moby"),
-    ("crun", "/run/docker/runtime-crun/moby"),
-    ("runc", "/run/runc"),
-    ("crun", "/run/crun"),
-)
-"""Where Docker and Podman have the runtimes keep their state."""
 RUN = "/run"
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -52,31 +45,33 @@ def find(container_id: str, name: str) -> OciRuntime | None:
     """Return the runtime of a container where this process may use it: as root, with the state at a known place."""
     if os.geteuid() != 0:
         return None
-    for program, root in STATE_ROOTS:
-        binary = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin:/sbin:/bin")
-        if binary and (Path(root) / container_id).is_dir():
-            found = OciRuntime(binary, root, container_id, name)
-            if found.has_own_processes():
-                return found
-            found.host().close()
+    try:
+        known = bundle.find_state(container_id)
+    except LookupError as error:
+        raise Unavailable(f"container {name} is not known to the runtime: {error}") from error
+    if known is None:
+        return None
+    found = OciRuntime(known, container_id, name)
+    if found.has_own_processes():
+        return found
+    found.host().close()
     return None
 
 
 class OciRuntime(Runtime):
-    """Executes in the container with the full id ``container_id``; the runtime ``binary`` has its state in ``root``.
+    """Executes in the container with the full id ``container_id``, by the runtime that has its ``state``.
 
     ``name`` is what users know the container by.
     """
 
-    def __init__(self, binary: str, root: str, container_id: str, name: str) -> None:
-        self._command = [binary, "--root", root]
+    def __init__(self, state: State, container_id: str, name: str) -> None:
+        self._command = [state.program, "--root", state.root]
         self._container = container_id
         self._name = name
-        state = self._state()
-        self._host = HostContainer(state["pid"])
+        self._bundle = bundle.read(state.facts["bundle"])
+        self._host = HostContainer(state.facts["pid"], self._bundle)
         self._marks = process_session.Marks(container_id, process_session.pid_namespace(self._host.pid))
-        config = json.loads((Path(state["bundle"]) / "config.json").read_text(encoding="utf-8"))
-        self._process: dict[str, Any] = config["process"]
+        self._process = self._bundle.process
         # The exec's parent ends at once; its status comes to us only if orphans do (as containerd's shim has it).
         if _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
             raise Unavailable(f"container {name}: this kernel gives no orphans to a process that asks for them")
@@ -91,15 +86,6 @@ class OciRuntime(Runtime):
             os.close(descriptor)
         return bool(namespaces)
 
-    def _state(self) -> dict[str, Any]:
-        found = subprocess.run(  # noqa: S603 - our own arguments
-            [*self._command, "state", self._container], capture_output=True, text=True, timeout=START_TIMEOUT
-        )
-        if found.returncode:
-            raise Unavailable(f"container {self._name} is not known to the runtime: {found.stderr.strip()}")
-        state: dict[str, Any] = json.loads(found.stdout)
-        return state
-
     def host(self) -> HostContainer:
         return self._host
 
@@ -107,15 +93,11 @@ class OciRuntime(Runtime):
         return self._process.get("cwd") or "/"
 
     def account(self, login_username: str) -> Account:
-        passwd = self._host.read_text("/etc/passwd")
-        own = self._process["user"]
-        account = accounts.find(passwd, login_username, str(own["uid"]), self._name)
+        passwd, group_file = self._host.read_text("/etc/passwd"), self._host.read_text("/etc/group")
+        account = accounts.find(passwd, login_username, str(self._process["user"]["uid"]), self._name)
         if not self._host.exists(account.shell or ""):
             account = accounts.without_shell(account)
-        if not login_username:
-            return accounts.with_ids(account, own["uid"], own["gid"], tuple(own.get("additionalGids") or ()))
-        groups = accounts.groups(self._host.read_text("/etc/group"), account)
-        return accounts.with_ids(account, account.uid, account.gid, groups)
+        return accounts.with_groups(account, passwd, group_file, self._bundle)
 
     def start(self, command: Command) -> Process:
         try:
@@ -133,7 +115,7 @@ class OciRuntime(Runtime):
     def _describe(self, command: Command) -> dict[str, Any]:
         """Return the OCI process (runtime-spec, config.md "process"): the container's own but for what exec changes."""
         account, terminal = command.account, command.terminal
-        process = dict(self._process)
+        process = dict(confinement.without_more_than_bounding(self._process, account.uid))
         environment = dict(word.partition("=")[::2] for word in process.get("env") or ())
         if account.uid != self._process["user"]["uid"]:
             environment["HOME"] = account.home  # Podman writes its own user's into the description
@@ -144,10 +126,6 @@ class OciRuntime(Runtime):
         process["terminal"] = terminal is not None
         if terminal is not None:
             process["consoleSize"] = {"height": terminal.rows, "width": terminal.columns}
-        if account.uid not in (0, self._process["user"]["uid"]):
-            # As docker exec: a user other than root has nothing beyond the bounding set. (The container's own user may:
-            # Podman gives it the capabilities that were asked for.)
-            process["capabilities"] = {"bounding": (process.get("capabilities") or {}).get("bounding") or []}
         return process
 
     def _start_with_pipes(self, place: _Place) -> Process:

@@ -1,4 +1,4 @@
-"""The process that serves one SFTP channel inside a container; its arguments: ticket, directory to begin in, home."""
+"""The process that serves one SFTP channel inside a container; its arguments: job, directory to begin in, home."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import resource
 import sys
 
-from crunch_sshd.enter import enter
+from crunch_sshd.inside import enter
 from crunch_sshd.sftp.server import serve
 from crunch_sshd.sftp.wire import Malformed
 
@@ -22,9 +22,9 @@ BAD_MESSAGE = 11
 
 def main() -> int:
     """Enter the container and serve; return the exit status."""
-    ticket, directory, home = sys.argv[1:]
+    job, directory, home = sys.argv[1:]
     try:
-        enter(ticket)
+        enter.enter(enter.load(job))
     except OSError as error:
         return _fail(1, f"sftp cannot enter the container: {error}")
     return run(directory, home)

@@ -11,6 +11,7 @@ import os
 import time
 from stat import S_ISREG
 
+from crunch_sshd.inside import files
 from crunch_sshd.sftp import attributes, extensions, paths, wire
 from crunch_sshd.sftp.attributes import Attributes
 from crunch_sshd.sftp.errors import Refused, code
@@ -70,7 +71,7 @@ class Operations:
         path, pflags, wanted = fields.string(), fields.u32(), Attributes(fields)
         self.handles.check_room()
         mode = 0o666 if wanted.permissions is None else wanted.permissions
-        self.answers.handle(request_id, self.handles.add(File(os.open(path, _open_flags(pflags), mode), path)))
+        self.answers.handle(request_id, self.handles.add(File(files.open_file(path, _open_flags(pflags), mode), path)))
 
     def close(self, request_id: int, fields: Fields) -> None:
         self.handles.close(fields.string())

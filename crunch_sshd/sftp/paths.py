@@ -6,14 +6,14 @@ import errno
 import os
 from stat import S_ISLNK
 
+from crunch_sshd.inside import files
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_LINKS = 32
 """Symbolic links followed before it must be a loop (MAXSYMLINKS where OpenSSH came from)."""
-DATABASE_LIMIT = 1024 * 1024
-"""Bytes read of /etc/passwd and /etc/group; those of the largest images have some 100 KB."""
 
 
 def real_path(path: bytes) -> bytes:
@@ -84,13 +84,5 @@ def names(database: str) -> dict[bytes, bytes]:
 
 
 def _database(path: str) -> Iterator[list[bytes]]:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return  # an image without users has no names
-    try:
-        content = os.read(descriptor, DATABASE_LIMIT)
-    finally:
-        os.close(descriptor)
-    for line in content.splitlines():
+    for line in files.read(path).split(b"\n"):
         yield line.split(b":")

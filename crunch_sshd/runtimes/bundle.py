@@ -1,0 +1,91 @@
+"""The OCI bundle of a container: what its engine told the OCI runtime to make of it (runtime-spec, config.md).
+
+Owns where engines keep it on this host. It is the engine's word on a container, which nobody inside can change.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+STATE_ROOTS = (
+    ("runc", "/run/docker/runtime-runc/moby"),
+    ("crun", "/run/docker/runtime-crun/moby"),
+    ("runc", "/run/runc"),
+    ("crun", "/run/crun"),
+)
+"""Where Docker and Podman have the runtimes keep their state."""
+TASKS = (
+    "/run/docker/containerd/daemon/io.containerd.runtime.v2.task/moby",
+    "/run/containerd/io.containerd.runtime.v2.task/moby",
+)
+"""Where containerd keeps the bundles of Docker's containers, whatever their OCI runtime."""
+DOCKERS = "/moby/"
+"""Is in the path of each: containerd's namespace for Docker."""
+STATE_TIMEOUT = 60.0
+"""Seconds for the runtime to tell a container's state."""
+PROGRAMS = "/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """``process`` and ``linux.seccomp`` of a bundle's config.json; no ``seccomp`` where the container has no filter.
+
+    ``is_dockers`` tells Docker's from Podman's, whose exec does some things differently.
+    """
+
+    process: dict[str, Any]
+    seccomp: dict[str, Any] | None
+    is_dockers: bool = False
+
+
+@dataclass(frozen=True)
+class State:
+    """An OCI runtime that knows a container: its program, its directory of states, and what it says of it."""
+
+    program: str
+    root: str
+    facts: dict[str, Any]
+
+
+def read(directory: str) -> Bundle:
+    """Return the bundle in ``directory``. Raises OSError, or ValueError for one that is none."""
+    config = json.loads((Path(directory) / "config.json").read_text(encoding="utf-8"))
+    return Bundle(config["process"], (config.get("linux") or {}).get("seccomp"), DOCKERS in directory)
+
+
+def find_state(container_id: str) -> State | None:
+    """Return what an OCI runtime at one of the known places says of the container; None where none knows it."""
+    for program, root in STATE_ROOTS:
+        binary = shutil.which(program, path=f"{os.environ.get('PATH', '')}:{PROGRAMS}")
+        if binary and (Path(root) / container_id).is_dir():
+            return State(binary, root, state(binary, root, container_id))
+    return None
+
+
+def state(binary: str, root: str, container_id: str) -> dict[str, Any]:
+    """Return the container's state (runtime-spec, runtime.md "state"). Raises LookupError when the runtime has none."""
+    found = subprocess.run(  # noqa: S603 - our own arguments
+        [binary, "--root", root, "state", container_id], capture_output=True, text=True, timeout=STATE_TIMEOUT
+    )
+    if found.returncode:
+        raise LookupError(found.stderr.strip())
+    facts: dict[str, Any] = json.loads(found.stdout)
+    return facts
+
+
+def find(container_id: str) -> Bundle | None:
+    """Return the bundle of the engine's container with that full id; None where this host has none to read."""
+    for root in TASKS:
+        if (Path(root) / container_id / "config.json").is_file():
+            return read(str(Path(root) / container_id))
+    try:
+        known = find_state(container_id)
+    except LookupError:
+        return None
+    return read(known.facts["bundle"]) if known is not None else None

@@ -1,0 +1,149 @@
+"""Compiling seccomp profiles to the kernel's filters, by libseccomp, as the OCI runtimes do.
+
+Owns the call of the library and the words of the OCI runtime-spec's ``linux.seccomp``. Its Python binding is no package
+of PyPI's, and six functions are all that is needed, so they are called directly.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import functools
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from arv_ssh.errors import Unavailable
+
+LIBRARY = "libseccomp.so.2"
+ACTIONS = {
+    "KILL": 0x00000000, "KILL_THREAD": 0x00000000, "KILL_PROCESS": 0x80000000, "TRAP": 0x00030000,
+    "ERRNO": 0x00050000, "TRACE": 0x7FF00000, "LOG": 0x7FFC0000, "ALLOW": 0x7FFF0000,
+}  # fmt: skip
+"""SCMP_ACT_… of seccomp.h. NOTIFY is missing: the agent that it asks is the engine's."""
+WITH_NUMBER = ("ERRNO", "TRACE")
+"""The actions that carry a number in their lower half."""
+OPERATORS = ("NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ")
+"""SCMP_CMP_… of seccomp.h, from 1 on."""
+FLAGS = {"LOG": 1 << 1, "SPEC_ALLOW": 1 << 2}
+"""SECCOMP_FILTER_FLAG_… of seccomp(2) that say something for a process with one thread."""
+UNKNOWN = -1
+"""__NR_SCMP_ERROR: this library does not know the call's name, and neither does the kernel it was made for."""
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A compiled filter: BPF instructions (struct sock_filter), and the flags to load it with."""
+
+    program: bytes
+    flags: int
+
+
+class _Condition(ctypes.Structure):
+    """struct scmp_arg_cmp."""
+
+    _fields_ = (
+        ("index", ctypes.c_uint), ("operator", ctypes.c_int), ("first", ctypes.c_uint64), ("second", ctypes.c_uint64)
+    )  # fmt: skip
+
+
+def compiled(profile: dict[str, Any]) -> Filter:
+    """Return the filter of a profile (OCI runtime-spec, config-linux.md "seccomp").
+
+    Raises :class:`Unavailable` when it holds what cannot be put on another process, or without libseccomp.
+    """
+    return _compiled(json.dumps(profile, sort_keys=True))
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(text: str) -> Filter:
+    profile = json.loads(text)
+    library = _library()
+    default = _action(profile["defaultAction"], profile.get("defaultErrnoRet"))
+    with _context(library, default) as context:
+        for name in profile.get("architectures") or ():
+            token = library.seccomp_arch_resolve_name(name.removeprefix("SCMP_ARCH_").lower().encode())
+            if token and (result := library.seccomp_arch_add(context, token)) not in (0, -errno.EEXIST):
+                raise _failed(f"the architecture {name}", result)
+        for rule in profile.get("syscalls") or ():
+            _add(library, context, rule, default)
+        return Filter(_program(library, context), sum(FLAGS.get(_word(one), 0) for one in profile.get("flags") or ()))
+
+
+def _library() -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL(LIBRARY)
+    except OSError as error:
+        raise Unavailable(f"{LIBRARY} is missing here, which compiles seccomp filters; install libseccomp2") from error
+    library.seccomp_init.restype = ctypes.c_void_p
+    return library
+
+
+@contextmanager
+def _context(library: ctypes.CDLL, default: int) -> Iterator[ctypes.c_void_p]:
+    context = ctypes.c_void_p(library.seccomp_init(ctypes.c_uint32(default)))
+    if not context:
+        raise Unavailable("libseccomp refused the profile's default action")
+    try:
+        yield context
+    finally:
+        library.seccomp_release(context)
+
+
+def _add(library: ctypes.CDLL, context: ctypes.c_void_p, rule: dict[str, Any], default: int) -> None:
+    action = _action(rule["action"], rule.get("errnoRet"))
+    if action == default:
+        return  # libseccomp refuses rules that change nothing
+    for name in rule["names"]:
+        number = library.seccomp_syscall_resolve_name(name.encode())
+        if number == UNKNOWN:
+            continue
+        for conditions in _alternatives(rule.get("args") or ()):
+            array = (_Condition * len(conditions))(*conditions)
+            result = library.seccomp_rule_add_array(
+                context, ctypes.c_uint32(action), ctypes.c_int(number), ctypes.c_uint(len(conditions)), array
+            )
+            if result not in (0, -errno.EEXIST):
+                raise _failed(f"the rule for {name}", result)
+
+
+def _alternatives(args: Any) -> list[list[_Condition]]:
+    """Return the conditions of each rule to add: all at once, or one by one where they speak of one argument twice."""
+    conditions = [
+        _Condition(one["index"], OPERATORS.index(_word(one["op"])) + 1, one["value"], one.get("valueTwo", 0))
+        for one in args
+    ]
+    if len({one.index for one in conditions}) == len(conditions):
+        return [conditions]
+    return [[one] for one in conditions]
+
+
+def _action(name: str, number: int | None) -> int:
+    word = _word(name)
+    if word not in ACTIONS:
+        raise Unavailable(f"the container's seccomp profile has the action {name}, which only its engine can serve")
+    low = (errno.EPERM if number is None else number) if word in WITH_NUMBER else 0
+    return ACTIONS[word] | low & 0xFFFF
+
+
+def _word(name: str) -> str:
+    """Return a name without the prefix that the specification gives it."""
+    for prefix in ("SCMP_ACT_", "SCMP_CMP_", "SECCOMP_FILTER_FLAG_"):
+        name = name.removeprefix(prefix)
+    return name
+
+
+def _program(library: ctypes.CDLL, context: ctypes.c_void_p) -> bytes:
+    descriptor = os.memfd_create("filter", os.MFD_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        if result := library.seccomp_export_bpf(context, descriptor):
+            raise _failed("the filter", result)
+        file.seek(0)
+        return file.read()
+
+
+def _failed(what: str, result: int) -> Unavailable:
+    return Unavailable(f"libseccomp cannot compile {what}: {os.strerror(-result)}")

@@ -1,0 +1,179 @@
+"""What the gateway starts inside a container is held to what the engine's own exec is held to, in every dimension.
+
+All processes are looked at from the host, the same way: the file server, the broker, and a program that the engine
+executed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from arv_ssh.session_options import INTERNAL_SFTP
+from crunch_sshd import process_session, subsystems
+from crunch_sshd.broker.client import Broker
+from crunch_sshd.runtimes import Account, Command, Output
+from tests.conformance.conftest import StartPlace
+from tests.conformance.places import Place
+from tests.conformance.test_identity import VARIANTS
+from tests.timing import wait_for
+
+pytestmark = pytest.mark.timeout(300)
+
+STATUS = "Uid Gid CapInh CapPrm CapEff CapBnd CapAmb Umask SigBlk".split()
+"""The lines of /proc/PID/status that must be the same."""
+PYTHON_IGNORES = {signal.SIGPIPE, signal.SIGXFSZ}
+"""What the interpreter ignores, which is no privilege: it learns of both from the call that fails."""
+BROKER_IGNORES = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+INIT = b"\0\0\0\5\1\0\0\0\3"
+"""SFTP's first packet (draft-ietf-secsh-filexfer-02 §4)."""
+FILE_SERVER, BROKER = "crunch_sshd.sftp.__main__", "crunch_sshd.broker.process"
+SECONDS = itertools.count(424242)
+"""How long each exec of the engine sleeps: no two the same, so that each is found by its own arguments."""
+
+
+def status(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def facts(pid: int) -> dict[str, object]:
+    """Return what must be the same."""
+    read = status(pid)
+    limits = Path(f"/proc/{pid}/limits").read_text()
+    # runc before 1.1.13 may lose a race for the soft limit of open files against Go's own raising of it.
+    limits = re.sub(r"(Max open files +)\d+", r"\1", limits)
+    root = os.stat(f"/proc/{pid}/root")
+    return {
+        **{name: read[name] for name in STATUS},
+        # Podman's exec leaves the group out of the supplementary ones, which it is as good as one of.
+        "groups": {*read["Groups"].split(), *read["Gid"].split()},
+        "cgroup": Path(f"/proc/{pid}/cgroup").read_text(),
+        "limits": {" ".join(line.split()) for line in limits.splitlines()},
+        "oom_score_adj": Path(f"/proc/{pid}/oom_score_adj").read_text(),
+        "root": (root.st_dev, root.st_ino),
+        "cwd": os.readlink(f"/proc/{pid}/cwd"),
+        "label": label(pid),
+        # Whoever is in the container's pid namespace cannot see them, signal them or trace them.
+        "namespaces": {kind: os.readlink(f"/proc/{pid}/ns/{kind}") for kind in os.listdir(f"/proc/{pid}/ns")
+                       if not kind.startswith("pid") and not kind.endswith("for_children")},
+    }  # fmt: skip
+
+
+def label(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/attr/current").read_text()
+    except OSError:
+        return ""
+
+
+def ignored(pid: int) -> set[int]:
+    mask = int(status(pid)["SigIgn"], 16)
+    return {number for number in range(1, 65) if mask >> (number - 1) & 1}
+
+
+def child(module: str) -> int:
+    """Return the pid of our child that runs a module."""
+    for one in process_session.processes():
+        if one.parent == os.getpid() and module.encode() in arguments(one.pid):
+            return one.pid
+    raise AssertionError(f"{module} does not run")
+
+
+def arguments(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
+    except OSError:
+        return []  # it has ended since
+
+
+@contextmanager
+def file_server(place: Place, account: Account) -> Iterator[int]:
+    """Yield the pid of a file server that has entered."""
+    process = subsystems.start(INTERNAL_SFTP, Command([], account), place.runtime)
+    try:
+        assert process.write(INIT) == len(INIT)
+        output = process.read()
+        assert output is not None and output[0] is Output.STDOUT, output
+        yield child(FILE_SERVER)
+    finally:
+        process.hang_up()
+        process.wait()
+        process.close()
+
+
+@contextmanager
+def broker(place: Place, account: Account) -> Iterator[int]:
+    """Yield the pid of a broker that has entered."""
+    container = place.runtime.host()
+    assert container is not None
+    asked = Broker(container, account)
+    try:
+        assert asked.resolve("127.0.0.1")
+        yield child(BROKER)
+    finally:
+        asked.close()
+
+
+@contextmanager
+def engines_exec(place: Place, account: Account, user: str) -> Iterator[int]:
+    """Yield the pid on this host of a program that the engine's own exec runs."""
+    words = ["sleep", str(next(SECONDS))]
+    place.engine.exec("--detach", *(("--user", user) if user else ()), place.container, *words)
+    wanted = [word.encode() for word in words]
+    pids = wait_for(
+        lambda: [one.pid for one in process_session.processes() if arguments(one.pid) == wanted], "the engine's exec"
+    )
+    try:
+        yield pids[0]
+    finally:
+        os.kill(pids[0], signal.SIGKILL)
+
+
+CASES = [
+    *((options, "") for options in VARIANTS.values()),
+    ((), "crunch"), (VARIANTS["crunch"], "root"), (VARIANTS["groups"], "root"),
+]  # fmt: skip
+IDS = [*VARIANTS, "another user", "root in crunch's", "root with a group added"]
+
+
+@pytest.mark.parametrize(("options", "user"), CASES, ids=IDS)
+def test_as_the_engines_exec(start_place: StartPlace, kind: str, options: tuple[str, ...], user: str) -> None:
+    """Ids, groups, capabilities, control groups, limits, label, namespaces, root, place: all as the engine has them."""
+    if kind == "namespace" and user:
+        return  # it lets in the contained user only: test_conformance.py
+    place = start_place(*options)
+    account = place.runtime.account(user)
+    with engines_exec(place, account, user) as reference:
+        theirs, filters = facts(reference), int(status(reference).get("Seccomp_filters", "0"))
+        no_new_privileges = status(reference)["NoNewPrivs"]
+        for start, ignores, umask in (
+            (file_server, PYTHON_IGNORES, theirs["Umask"]),
+            (broker, PYTHON_IGNORES | BROKER_IGNORES, "0177"),  # as sshd's StreamLocalBindMask
+        ):
+            with start(place, account) as pid:
+                ours = facts(pid)
+                assert ours == theirs | {"Umask": umask, "cwd": theirs["cwd"] if start is file_server else "/"}
+                assert ignored(pid) <= ignores
+                # The container's own filter, and ours on top; it executes nothing, so new privileges are of no use.
+                assert (status(pid)["Seccomp"], status(pid)["Seccomp_filters"]) == ("2", str(filters + 1))
+                assert status(pid)["NoNewPrivs"] >= no_new_privileges
+                assert only_its_own(pid)
+
+
+def only_its_own(pid: int) -> bool:
+    """Say whether a process has nothing of the gateway's: no open file, no variable, no capability to debug it."""
+    targets = [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
+    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return (
+        all(target.startswith(("pipe:", "socket:")) or target == os.devnull for target in targets)
+        and {word.partition(b"=")[0] for word in variables if word} == {b"PATH", b"LC_ALL"}
+        and os.stat(f"/proc/{pid}/environ").st_uid == 0  # not dumpable: the files of /proc/PID are root's
+    )
