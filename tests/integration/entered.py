@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
-from crunch_sshd.enter import enter
+from crunch_sshd.inside import enter
 
 
 def main() -> int:
-    """Enter by the ticket in argument 1; print one line for each attempt."""
-    enter(sys.argv[1])
+    """Enter by the job in argument 1; print one line for each attempt."""
+    enter.enter(enter.load(sys.argv[1]))
     for module in ("json", "antigravity", "_bisect", "encodings.punycode"):
         if module in sys.modules:
             continue

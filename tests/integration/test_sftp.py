@@ -19,9 +19,10 @@ from pathlib import Path
 import paramiko
 import pytest
 
-from crunch_sshd import enter
 from crunch_sshd.host_container import HostContainer
-from crunch_sshd.runtimes import Account
+from crunch_sshd.inside import launch
+from crunch_sshd.inside.system_calls import FILE_SERVER
+from crunch_sshd.runtimes import Account, bundle
 from tests.integration.clients import transport_over
 from tests.integration.conftest import FOREVER, Ssh
 from tests.integration.embedded_cluster import EmbeddedCluster, docker, docker_container
@@ -396,11 +397,12 @@ class TestConfinement:
         self, crunch_place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         """Once inside, no code is loaded from the container, nor from where the host's library was."""
-        monkeypatch.setattr(enter, "PACKAGES", str(Path(__file__).parents[2]))
-        pid = int(docker("inspect", "-f", "{{.State.Pid}}", docker_container(crunch_place.uuid)))
-        container = HostContainer(pid)
+        monkeypatch.setattr(launch, "PACKAGES", str(Path(__file__).parents[2]))
+        pid, name = docker("inspect", "-f", "{{.State.Pid}} {{.Id}}", docker_container(crunch_place.uuid)).split()
+        container = HostContainer(int(pid), bundle.find(name))
         account = Account("crunch", CRUNCH, CRUNCH, "/", None, "crunch", (CRUNCH,))
-        child = enter.start(container, account, "tests.integration.entered", stdout=subprocess.PIPE)
+        module = "tests.integration.entered"
+        child = launch.start(container, account, module, FILE_SERVER, stdout=subprocess.PIPE)
         output, _ = child.communicate(timeout=DEADLINE)
         container.close()
         lines = output.decode().splitlines()
