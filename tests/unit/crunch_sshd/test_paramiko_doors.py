@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -39,7 +40,7 @@ OUR_OWN = {"_send", "_closed"}
 
 def doors() -> set[str]:
     """Return every name in the tables."""
-    tables = (*paramiko_doors.METHODS.values(), *paramiko_doors.ATTRIBUTES.values())
+    tables: list[Iterable[str]] = [*paramiko_doors.METHODS.values(), *paramiko_doors.ATTRIBUTES.values()]
     return {name for names in tables for name in names}
 
 
