@@ -22,12 +22,12 @@ class MissingExtra(ConfigError):
     """The program is installed without the packages that it needs."""
 
 
-def require(program: str, extra: str, *packages: str) -> None:
+def require(what: str, extra: str, *packages: str) -> None:
     """Raise :class:`MissingExtra` unless the packages of ``extra`` are installed, or those of them that are named."""
     modules = EXTRAS[extra]
     missing = [package for package in packages or modules if find_spec(modules[package]) is None]
     if missing:
         raise MissingExtra(
-            f"{program} needs Python packages that are not installed ({', '.join(missing)}); "
+            f"{what} needs packages that are not installed ({', '.join(missing)}); "
             f"run: pip install 'arv-ssh[{extra}]'"
         )

@@ -111,7 +111,7 @@ def _main(argv: Sequence[str]) -> int:
     if unknown:
         names = ", ".join(word.partition("=")[0] for word in unknown if word.startswith("-"))
         raise UsageError(f"unknown argument{f' {names}' if names else ''}; see crunch-run --help")
-    extras.require("crunch-run", "node")
+    extras.require("this program", "node")
     if options.check_engine:
         return _check_engine()
     if options.uuid is None or not uuids.is_container(options.uuid):

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    extras.require("crunch-sshd", "node")
+    extras.require("this program", "node")
     if not uuids.is_container(options.container_uuid):
         raise UsageError(f"{options.container_uuid!r} is not a container UUID such as zzzzz-dz642-abcdeabcdeabcde")
     _check_place(options)

@@ -58,7 +58,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _client(options: argparse.Namespace) -> ApiClient:
     """Return a client with the root token of --config, or with the settings that Arvados' own clients have."""
     if options.config:
-        extras.require("arv-ssh sessions --config", "controller", "PyYAML")
+        extras.require("--config", "controller", "PyYAML")
     from arv_ssh.api.client import ApiClient
 
     if options.config:

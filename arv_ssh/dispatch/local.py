@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     log.configure()
     try:
-        extras.require("crunch-dispatch-local", "node")
+        extras.require("this program", "node")
         _run(options, config.load(options.config, options.cluster))
     except ArvSshError as error:
         print(f"crunch-dispatch-local: {error}", file=sys.stderr)

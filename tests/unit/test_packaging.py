@@ -131,15 +131,15 @@ def test_without_an_extra(laptop: Path, program: str) -> None:
 @pytest.mark.parametrize(
     ("command", "needs", "extra"),
     [
-        (["arv-ssh", "controller"], "arv-ssh controller", "controller"),
-        (["arv-ssh", "sessions", "list", "--config", "x"], "arv-ssh sessions --config", "controller"),
-        (["arv-ssh", "cluster", "up", "--dir", "/proc/none"], "arv-ssh cluster up", "embedded"),
-        (["arv-ssh", "cluster", "down", "--dir", "/proc/none"], "arv-ssh cluster down", "embedded"),
+        (["arv-ssh", "controller"], "the controller", "controller"),
+        (["arv-ssh", "sessions", "list", "--config", "x"], "--config", "controller"),
+        (["arv-ssh", "cluster", "up", "--dir", "/proc/none"], "an embedded cluster", "embedded"),
+        (["arv-ssh", "cluster", "down", "--dir", "/proc/none"], "an embedded cluster", "embedded"),
         (["arv-ssh", "cluster", "run", "--dir", "/proc/none", "--image", "x", "--", "true"],
-         "arv-ssh cluster run", "embedded"),
-        (["crunch-run", "--gateway-auth-secret", "hunter2", UUID], "crunch-run", "node"),
-        (["crunch-sshd", "--container-uuid", UUID, "--gateway-auth-secret", "hunter2"], "crunch-sshd", "node"),
-        (["crunch-dispatch-local"], "crunch-dispatch-local", "node"),
+         "an embedded cluster", "embedded"),
+        (["crunch-run", "--gateway-auth-secret", "hunter2", UUID], "this program", "node"),
+        (["crunch-sshd", "--container-uuid", UUID, "--gateway-auth-secret", "hunter2"], "this program", "node"),
+        (["crunch-dispatch-local"], "this program", "node"),
     ],
 )  # fmt: skip
 def test_the_extra_is_named(laptop: Path, command: list[str], needs: str, extra: str) -> None:
@@ -147,7 +147,7 @@ def test_the_extra_is_named(laptop: Path, command: list[str], needs: str, extra:
     done = subprocess.run([laptop / "bin" / command[0], *command[1:]], capture_output=True, text=True, timeout=DEADLINE)
     assert (done.returncode, done.stdout) == (78, "")
     assert re.fullmatch(
-        rf"{command[0]}: {needs} needs Python packages that are not installed \([^)]+\); "
+        rf"{command[0]}: {needs} needs packages that are not installed \([^)]+\); "
         rf"run: pip install 'arv-ssh\[{extra}\]'\n",
         done.stderr,
     )

@@ -62,8 +62,8 @@ def test_a_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "docker", None)
     monkeypatch.setitem(sys.modules, "yaml", None)
     with pytest.raises(ConfigError) as caught:
-        extras.require("crunch-run", "node")
+        extras.require("this program", "node")
     assert str(caught.value) == (
-        "crunch-run needs Python packages that are not installed (PyYAML, docker); run: pip install 'arv-ssh[node]'"
+        "this program needs packages that are not installed (PyYAML, docker); run: pip install 'arv-ssh[node]'"
     )
     extras.require("a part of it", "node", "uvloop")
