@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import yaml
-
 from arv_ssh import destination, session_options
 from arv_ssh.audit.options import (
     AUDIT_DIRECTORY,
@@ -120,6 +118,8 @@ def load(path: Path, cluster_id: str | None = None, *, overlays: Sequence[Path] 
 
 
 def _document(path: Path) -> dict[str, Any]:
+    import yaml  # not before a program could say which extra it lacks
+
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -13,9 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from setproctitle import setproctitle
-
-from arv_ssh import __version__, uuids
+from arv_ssh import __version__, extras, uuids
 from arv_ssh.audit import options as audit_options
 from arv_ssh.errors import ArvSshError, ConfigError, UsageError
 from crunch_sshd import secret_argument
@@ -113,6 +111,7 @@ def _main(argv: Sequence[str]) -> int:
     if unknown:
         names = ", ".join(word.partition("=")[0] for word in unknown if word.startswith("-"))
         raise UsageError(f"unknown argument{f' {names}' if names else ''}; see crunch-run --help")
+    extras.require("this program", "node")
     if options.check_engine:
         return _check_engine()
     if options.uuid is None or not uuids.is_container(options.uuid):
@@ -121,6 +120,8 @@ def _main(argv: Sequence[str]) -> int:
         return _clean_up(options.uuid)
     given = options.gateway_auth_secret
     secret = None if given is None else secret_argument.settle(given)
+    from setproctitle import setproctitle
+
     setproctitle(f"crunch-run {options.uuid}")
     _seal_descriptors()
     host, port = split_address(options.gateway_address)
@@ -179,7 +180,10 @@ def _seal_descriptors() -> None:
 
 def _run(options: argparse.Namespace, secret: str | None, host: str, port: int) -> int:
     from arv_ssh import log, session_options
-    from crunch_sshd import policy
+    from crunch_sshd import paramiko_doors, policy
+
+    if secret is not None:
+        paramiko_doors.check()  # before what opens the doors is imported
     from crunch_sshd.container_record import ContainerRecord
     from crunch_sshd.events import Events
     from crunch_sshd.lifecycle import Lifecycle, Settings

@@ -8,9 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from setproctitle import setproctitle
-
-from arv_ssh import __version__, log, session_options, uuids
+from arv_ssh import __version__, extras, log, session_options, uuids
 from arv_ssh.audit import options as audit_options
 from arv_ssh.errors import ArvSshError, UsageError
 from crunch_sshd import secret_argument
@@ -37,12 +35,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    extras.require("this program", "node")
     if not uuids.is_container(options.container_uuid):
         raise UsageError(f"{options.container_uuid!r} is not a container UUID such as zzzzz-dz642-abcdeabcdeabcde")
     _check_place(options)
     secret = secret_argument.settle(options.gateway_auth_secret)  # before what is slow to import
+    from setproctitle import setproctitle
+
     setproctitle(f"crunch-sshd {options.container_uuid}")
-    from crunch_sshd import policy
+    from crunch_sshd import paramiko_doors, policy
+
+    paramiko_doors.check()  # before what opens the doors is imported
     from crunch_sshd.events import Events
     from crunch_sshd.gateway import Gateway
 

@@ -35,7 +35,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         action.add_argument("--dir", type=Path, required=True, metavar="DIR", help="the cluster's directory")
-        action.set_defaults(function=function)
+        action.set_defaults(function=function, needs=("an embedded cluster", "embedded"))
         if name == "run":
             _add_run_options(action)
 

@@ -69,7 +69,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "the drain time-out (for a service manager that leaves them alone)",
     )  # fmt: skip
     add("--supervisor-fd", type=int, help=argparse.SUPPRESS)
-    parser.set_defaults(function=_controller)
+    parser.set_defaults(function=_controller, needs=("the controller", "controller"))
 
 
 def listen_address(text: str | None, cluster: ClusterConfig) -> tuple[str, int]:

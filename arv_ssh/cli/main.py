@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from arv_ssh import __version__
+from arv_ssh import __version__, extras
 from arv_ssh.cli import audit, cluster, controller, sessions
 from arv_ssh.errors import ArvSshError
 
@@ -45,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(words[:here])
     options.command = words[here + 1 :]
     try:
+        if needs := getattr(options, "needs", None):
+            extras.require(*needs)
         return int(options.function(options))
     except ArvSshError as error:
         print(f"arv-ssh: {error}", file=sys.stderr)

@@ -10,10 +10,13 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from arv_ssh.api.client import ApiClient
+from arv_ssh import extras
 from arv_ssh.errors import UsageError
+
+if TYPE_CHECKING:
+    from arv_ssh.api.client import ApiClient
 
 SESSION_ID = re.compile(r"ses-[0-9a-f]{20}")
 COLUMNS = ("id", "user_uuid", "container_uuid", "login_username", "peer", "started", "bytes")
@@ -54,6 +57,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _client(options: argparse.Namespace) -> ApiClient:
     """Return a client with the root token of --config, or with the settings that Arvados' own clients have."""
+    if options.config:
+        extras.require("--config", "controller", "PyYAML")
+    from arv_ssh.api.client import ApiClient
+
     if options.config:
         from arv_ssh import config
 

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from arv_ssh import tls
+from arv_ssh import extras, tls
 from arv_ssh.api.client import ApiClient
 from arv_ssh.api.in_process import InProcessAdapter
 from arv_ssh.audit.trail import Trail
@@ -35,11 +36,12 @@ from arv_ssh.controller.sessions import LiveSession, Observer, Sessions
 from arv_ssh.controller.shell import PATH, ShellEndpoint
 from arv_ssh.controller.tunnels import PATH as TUNNEL_PATH
 from arv_ssh.controller.tunnels import STREAM_PATH, Tunnels
-from arv_ssh.embedded import discovery, routes
-from arv_ssh.embedded.api import EmbeddedApi
 from arv_ssh.errors import ConfigError, NotFound
 from arv_ssh.http_server import Request, Response, StreamedResponse, Upgrade
 from arv_ssh.log import event
+
+if TYPE_CHECKING:
+    from arv_ssh.embedded.api import EmbeddedApi
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +53,6 @@ OWN_PATHS = re.compile(
     "|".join((PATH.pattern, TUNNEL_PATH.pattern, session_admin.PATH.pattern, HEALTH_PATH, metrics.PATH))
 )
 """What is never passed on to the API host."""
-EMBEDDED_PATHS = (routes.PREFIX, discovery.PATH)
 EMBEDDED_THREADS = 8
 """Requests of the embedded API under way at once; writes queue up at the database anyway."""
 STOP_GRACE = 2.0
@@ -70,7 +71,7 @@ class Controller:
         self._front = Front(
             self.handle, self.handle_private, _server_context(config), self._passes_on, self._is_for_the_api
         )
-        self._embedded = EmbeddedApi(config) if config.api is None else None
+        self._embedded = _embedded_api(config)
         self._pool = ThreadPoolExecutor(EMBEDDED_THREADS, thread_name_prefix="embedded")
         self.sessions = Sessions()
         trail = Trail(config.auditing.audit, config.auditing.audit_directory, "controller")
@@ -138,7 +139,7 @@ class Controller:
 
     def _is_for_the_api(self, path: str) -> bool:
         """Say whether requests for ``path`` are for the embedded API, and may be as long as a record."""
-        return self._embedded is not None and path.startswith(EMBEDDED_PATHS) and not OWN_PATHS.fullmatch(path)
+        return self._embedded is not None and self._embedded.serves(path) and not OWN_PATHS.fullmatch(path)
 
     async def handle(self, request: Request) -> Response | Upgrade | StreamedResponse:
         """Route one request."""
@@ -155,7 +156,7 @@ class Controller:
             return Response(200, b'{"health":"OK"}\n')
         if request.path == metrics.PATH:
             return await self._metrics.handle(request)
-        if self._embedded is not None and request.path.startswith(EMBEDDED_PATHS):
+        if self._embedded is not None and self._embedded.serves(request.path):
             answer = await asyncio.get_running_loop().run_in_executor(
                 self._pool,
                 self._embedded.handle,
@@ -198,6 +199,22 @@ def _server_context(config: ClusterConfig) -> ssl.SSLContext:
         return tls.server_context(str(certificate), str(key))
     except OSError as error:
         raise ConfigError(f"cannot use {where} ({certificate}, {key}): {error.strerror or error}") from error
+
+
+def _embedded_api(config: ClusterConfig) -> EmbeddedApi | None:
+    """Return the embedded API where there is none to ask; only a controller with it needs a database."""
+    if config.api is not None:
+        return None
+    where = f"Clusters.{config.cluster_id}"
+    if not config.database:
+        raise ConfigError(
+            f"nothing says which API to ask: give --api URL or {where}.API for a real Arvados, "
+            f"or set {where}.EmbeddedAPI.Database for an embedded API"
+        )
+    extras.require(f"the embedded API of {where}", "embedded", *extras.DATABASE)
+    from arv_ssh.embedded.api import EmbeddedApi
+
+    return EmbeddedApi(config)
 
 
 def _api_client(config: ClusterConfig, embedded: EmbeddedApi | None) -> ApiClient:

@@ -18,7 +18,7 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from urllib.parse import urlsplit
 
-from arv_ssh import __version__, config, log, process_lock
+from arv_ssh import __version__, config, extras, log, process_lock
 from arv_ssh.api.client import ApiClient
 from arv_ssh.config import ClusterConfig
 from arv_ssh.dispatch.crunch_run import CrunchRun
@@ -69,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     log.configure()
     try:
+        extras.require("this program", "node")
         _run(options, config.load(options.config, options.cluster))
     except ArvSshError as error:
         print(f"crunch-dispatch-local: {error}", file=sys.stderr)

@@ -20,9 +20,9 @@ from arv_ssh.config import ClusterConfig
 from arv_ssh.embedded import discovery, params, tokens
 from arv_ssh.embedded.call import Call, root_user_uuid
 from arv_ssh.embedded.models import User
-from arv_ssh.embedded.routes import Fields, Request
+from arv_ssh.embedded.routes import PREFIX, Fields, Request
 from arv_ssh.embedded.store import Store
-from arv_ssh.errors import ConfigError, HttpError, MethodNotAllowed
+from arv_ssh.errors import HttpError, MethodNotAllowed
 from arv_ssh.log import event
 
 logger = logging.getLogger(__name__)
@@ -40,12 +40,7 @@ class EmbeddedApi:
     """The API of ``config``'s cluster over ``config.database``, which is made when it does not exist. Thread-safe."""
 
     def __init__(self, config: ClusterConfig) -> None:
-        if not config.database:
-            where = f"Clusters.{config.cluster_id}"
-            raise ConfigError(
-                f"nothing says which API to ask: give --api URL or {where}.API for a real Arvados, "
-                f"or set {where}.EmbeddedAPI.Database for an embedded API"
-            )
+        assert config.database is not None  # noqa: S101 - for mypy: the controller has seen to it
         self._config = config
         self._store = Store(config.database)
         self._ensure_root()
@@ -60,6 +55,10 @@ class EmbeddedApi:
     def close(self) -> None:
         """Close the database."""
         self._store.close()
+
+    def serves(self, path: str) -> bool:
+        """Say whether requests for ``path`` are for this API."""
+        return path.startswith((PREFIX, discovery.PATH))
 
     def handle(self, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes) -> ApiAnswer:
         """Answer one request; ``headers`` has lower-case names. Blocks on the database; never raises."""

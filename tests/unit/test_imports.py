@@ -108,7 +108,7 @@ def test_one_door_to_the_database() -> None:
 
 
 def test_every_package_is_installed() -> None:
-    """Each directory with a module in it has an __init__.py, by which setup.py finds what to install."""
+    """Each directory with a module in it has an __init__.py, by which setuptools finds what to install."""
     assert {path.parent for path in modules().values() if not path.with_name("__init__.py").exists()} == set()
 
 

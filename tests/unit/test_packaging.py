@@ -16,15 +16,21 @@ from pathlib import Path
 import pytest
 
 from arv_ssh import __version__
+from tests import wheelhouse
 from tests.timing import DEADLINE
 
 ROOT = Path(__file__).parents[2]
 SOURCES = (
     "arv_ssh", "proxycommand", "crunch_sshd", "config_templates", "docs", "tests/timing.py",
-    "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "CHANGELOG.md", "LICENSE",
+    "setup.py", "pyproject.toml", "requirements.lock", "MANIFEST.in", "README.md", "CHANGELOG.md", "CONTRIBUTING.md",
+    "LICENSE",
 )  # fmt: skip
 PROGRAMS = ("arvados-client", "arv-ssh", "crunch-run", "crunch-sshd", "crunch-dispatch-local")
-MAN_PAGES = ("man1/arvados-client.1", "man1/arv-ssh.1", "man8/crunch-run.8", "man8/crunch-dispatch-local.8")
+MAN_PAGES = (
+    "man1/arvados-client.1", "man1/arv-ssh.1",
+    "man8/crunch-run.8", "man8/crunch-sshd.8", "man8/crunch-dispatch-local.8",
+)  # fmt: skip
+UUID = "zzzzz-dz642-abcdeabcdeabcde"
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:
@@ -62,7 +68,8 @@ def test_what_is_in_the_wheel(dist: Path) -> None:
     wanted = {f"{data}/man/{page}" for page in MAN_PAGES} | {
         f"{data}/bash-completion/completions/arvados-client", f"{data}/zsh/site-functions/_arvados-client",
         "config_templates/ssh_config", "config_templates/zsh/_arvados-client", "arv_ssh/client/settings.py",
-        "arv_ssh/embedded/migrations/versions/v0001_first.py", "proxycommand/__main__.py", "crunch_sshd/gateway.py",
+        "arv_ssh/embedded/migrations/versions/v0001_first.py", "arv_ssh/py.typed", "proxycommand/py.typed",
+        "crunch_sshd/py.typed", "proxycommand/__main__.py", "crunch_sshd/gateway.py",
     }  # fmt: skip
     assert wanted <= names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name and ".data" not in name} == {
@@ -74,7 +81,7 @@ def test_what_is_in_the_sdist(dist: Path) -> None:
     """The sdist has what the wheel is built from, the documentation and the licence, and no tests."""
     with tarfile.open(next(dist.glob("*.tar.gz"))) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
-    assert {"setup.py", "LICENSE", "CHANGELOG.md", "docs/client.md", "docs/man/arvados-client.1"} <= names
+    assert set(SOURCES[-8:]) | {"docs/client.md", "docs/man/arvados-client.1"} <= names
     assert not any(name.startswith("tests") for name in names)
 
 
@@ -94,6 +101,101 @@ def test_the_wheel_works_in_another_environment(dist: Path, tmp_path: Path) -> N
     assert "complete " in run(place / "bin" / "arvados-client", "completion", "bash")
     for page in MAN_PAGES:
         assert (place / "share" / "man" / page).is_file()
+
+
+def installed(dist: Path, directory: Path, extra: str = "") -> Path:
+    """Install the wheel, with "[EXTRA]" if given, into an empty environment as a user does; return the environment."""
+    house, place = directory / "wheels", directory / "venv"
+    house.mkdir()
+    wheelhouse.fill(house, f"arv-ssh{extra}")
+    venv.create(place, with_pip=False)
+    pip = (sys.executable, "-m", "pip", "--python", place / "bin" / "python")
+    run(*pip, "install", "-q", "--no-compile", "--find-links", house, f"{next(dist.glob('*.whl'))}{extra}")
+    run(*pip, "check")
+    return place
+
+
+@pytest.fixture(scope="module")
+def laptop(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an environment with the client alone."""
+    return installed(dist, tmp_path_factory.mktemp("laptop"))
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_without_an_extra(laptop: Path, program: str) -> None:
+    """Every program shows its version and its help where only the client is installed."""
+    assert run(laptop / "bin" / program, "--version") == f"{program} {__version__}\n"
+    assert run(laptop / "bin" / program, "--help").startswith("usage: ")
+
+
+@pytest.mark.parametrize(
+    ("command", "needs", "extra"),
+    [
+        (["arv-ssh", "controller"], "the controller", "controller"),
+        (["arv-ssh", "sessions", "list", "--config", "x"], "--config", "controller"),
+        (["arv-ssh", "cluster", "up", "--dir", "/proc/none"], "an embedded cluster", "embedded"),
+        (["arv-ssh", "cluster", "down", "--dir", "/proc/none"], "an embedded cluster", "embedded"),
+        (["arv-ssh", "cluster", "run", "--dir", "/proc/none", "--image", "x", "--", "true"],
+         "an embedded cluster", "embedded"),
+        (["crunch-run", "--gateway-auth-secret", "hunter2", UUID], "this program", "node"),
+        (["crunch-sshd", "--container-uuid", UUID, "--gateway-auth-secret", "hunter2"], "this program", "node"),
+        (["crunch-dispatch-local"], "this program", "node"),
+    ],
+)  # fmt: skip
+def test_the_extra_is_named(laptop: Path, command: list[str], needs: str, extra: str) -> None:
+    """A program without its extra ends with one sentence that names it."""
+    done = subprocess.run([laptop / "bin" / command[0], *command[1:]], capture_output=True, text=True, timeout=DEADLINE)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert re.fullmatch(
+        rf"{command[0]}: {needs} needs packages that are not installed \([^)]+\); "
+        rf"run: pip install 'arv-ssh\[{extra}\]'\n",
+        done.stderr,
+    )
+
+
+def test_what_administrators_have_without_an_extra(laptop: Path, dist: Path) -> None:
+    """`arv-ssh sessions` with a user's own settings, and `arv-ssh audit`, work where only the client is installed."""
+    for arguments, said in (
+        (["sessions", "list"], "arv-ssh: ARVADOS_API_HOST is not set"),
+        (["audit", "verify", str(dist)], "arv-ssh: there are no audit files"),
+    ):
+        command = [str(laptop / "bin" / "arv-ssh"), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, env={"HOME": "/proc/none"})
+        assert done.stderr.startswith(said) and done.stderr.count("\n") == 1
+
+
+def test_the_client_works_without_an_extra(laptop: Path) -> None:
+    """All that arvados-client and `import arv_ssh` offer can be imported where only the client is installed."""
+    run(laptop / "bin" / "python", "-c", "import arv_ssh; arv_ssh.connect, arv_ssh.forward")
+    for command in ("shell", "ls", "ssh-config", "forward", "doctor", "speedtest", "completion", "ssh-proxy"):
+        module = f"proxycommand.{command.replace('-', '_')}"
+        run(laptop / "bin" / "python", "-c", f"import {module}")
+
+
+@pytest.mark.parametrize(
+    ("extra", "packages", "command", "said"),
+    [
+        ("controller", ("arv_ssh.controller",), ["arv-ssh", "controller", "--config", "/proc/none"],
+         "cannot read the cluster config"),
+        ("node", ("crunch_sshd", "arv_ssh.dispatch"), ["crunch-run"], "name one container by its UUID"),
+        ("embedded", ("arv_ssh.cli", "arv_ssh.embedded"), ["arv-ssh", "cluster", "down", "--dir", "/proc/none"],
+         "/proc/none"),
+    ],
+)  # fmt: skip
+def test_with_an_extra(
+    dist: Path, tmp_path: Path, extra: str, packages: tuple[str, ...], command: list[str], said: str
+) -> None:
+    """With its extra, each module of a program can be imported, and the program itself goes on to its work."""
+    place = installed(dist, tmp_path, f"[{extra}]")
+    program = (
+        "import importlib, pkgutil, sys\n"
+        f"for package in map(importlib.import_module, {packages}):\n"
+        "    for found in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
+        "        if not found.name.endswith(('__main__', '.migrations.env')): importlib.import_module(found.name)\n"
+    )
+    run(place / "bin" / "python", "-c", program)
+    done = subprocess.run([place / "bin" / command[0], *command[1:]], capture_output=True, text=True, timeout=DEADLINE)
+    assert done.returncode != 0 and said in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_pictures() -> None:

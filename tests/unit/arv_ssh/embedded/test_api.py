@@ -151,7 +151,6 @@ def test_current_user(cluster: Cluster) -> None:
 @pytest.mark.parametrize(
     ("database", "message"),
     [
-        (None, "nothing says which API to ask: give --api URL or .*EmbeddedAPI.Database"),
         ("sqlite://", "must be a file"),
         ("sqlite:///:memory:", "must be a file"),
         ("mysql://host/db", "must be a URL"),
@@ -160,11 +159,10 @@ def test_current_user(cluster: Cluster) -> None:
         ("sqlite:////proc/none/db.sqlite", "cannot use the database /proc/none/db.sqlite: No such file"),
     ],
 )
-def test_database_that_cannot_be(database: str | None, message: str) -> None:
+def test_database_that_cannot_be(database: str, message: str) -> None:
     """A database that cannot be used is a sentence about the config, before anything is served."""
-    section = {"SystemRootToken": ROOT_TOKEN} | ({"EmbeddedAPI": {"Database": database}} if database else {})
     with pytest.raises(ConfigError, match=message):
-        EmbeddedApi(parse("zzzzz", section))
+        EmbeddedApi(parse("zzzzz", {"SystemRootToken": ROOT_TOKEN, "EmbeddedAPI": {"Database": database}}))
 
 
 def test_file_that_is_no_database(tmp_path: Path) -> None:
