@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from arv_ssh import credentials
+from arv_ssh import access, credentials
 from arv_ssh.api.client import ApiClient
 from arv_ssh.config import ClusterConfig
 from arv_ssh.controller import endings, peer_client
@@ -89,8 +89,9 @@ class SessionAdmin:
         as_user = self._api.with_token(request.token())
         user = await asyncio.to_thread(as_user.current_user)
         token = await asyncio.to_thread(as_user.get, "api_client_authorizations", "current")
-        if not user.get("is_admin") or "all" not in token["scopes"]:
-            raise Forbidden(f"sessions are administrators' to see and to end, and user {user['uuid']} is none")
+        access.check_scopes(token, "listing and ending sessions")
+        if not user.get("is_admin"):
+            raise Forbidden(f"only administrators can list or end sessions; user {user['uuid']} is not one")
         return scope, str(user["uuid"])
 
     def _check_controller(self, request: Request) -> None:

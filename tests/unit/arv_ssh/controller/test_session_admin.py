@@ -34,13 +34,15 @@ CONFIG = config.parse("zzzzz", {"SystemRootToken": ROOT, "API": "https://api.inv
 
 
 def api(method: str, path: str, query: str, headers: Mapping[str, str], body: bytes) -> ApiAnswer:
-    """Know an administrator and a user; a token that ends in "some" is for part of the API."""
+    """Know an administrator and a user; a token ending in "some" is for part of the API, "none" tells no scopes."""
     token = headers["authorization"].removeprefix("Bearer ")
     if not token.startswith((ADMIN, TOKEN)):
         return ApiAnswer(401, b'{"errors": ["the API token is not valid"]}')
     if path.endswith("users/current"):
         admin = token.startswith(ADMIN)
         return ApiAnswer(200, json.dumps({"uuid": ADMIN_UUID if admin else USER, "is_admin": admin}).encode())
+    if token.endswith("none"):
+        return ApiAnswer(200, b'{"uuid": "zzzzz-gj3su-111111111111111"}')
     return ApiAnswer(200, json.dumps({"scopes": ["GET /"] if token.endswith("some") else ["all"]}).encode())
 
 
@@ -99,7 +101,8 @@ def test_what_is_shown(alone: Peers) -> None:
 
 @pytest.mark.parametrize(
     ("token", "kind"),
-    [("", Unauthorized), ("nonsense", Unauthorized), (TOKEN, Forbidden), (f"{ADMIN}some", Forbidden)],
+    [("", Unauthorized), ("nonsense", Unauthorized), (TOKEN, Forbidden), (f"{ADMIN}some", Forbidden),
+     (f"{ADMIN}none", Forbidden)],
 )
 @pytest.mark.parametrize("path", [BASE, f"{BASE}/ses-{'0' * 20}/kill"])
 def test_administrators_only(
