@@ -44,6 +44,15 @@ class Peers:
         """Say whether ``url`` is one of the cluster's controllers (``Services.Controller.InternalURLs``)."""
         return url.rstrip("/") in self.internal_urls
 
+    def own_names(self, *, host: bool) -> tuple[str, ...]:
+        """Return what another controller may have asked this one as: its host's URL, or this process's socket.
+
+        Behind an address that is not this machine's, no internal URL is known to be its own, and any may be.
+        """
+        if not host:
+            return (str(self.own_socket),)
+        return (self.own_url,) if self.own_url else self.internal_urls
+
     def others(self) -> tuple[str, ...]:
         """Return the internal URLs of the other hosts' controllers."""
         return tuple(url for url in self.internal_urls if url != self.own_url)
