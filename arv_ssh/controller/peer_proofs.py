@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from arv_ssh import credentials
 from arv_ssh.errors import Unauthorized, Unavailable
@@ -20,7 +20,7 @@ CLOCK_SKEW = 60
 MAX_REMEMBERED = 10_000
 """Nonces kept at most, some 1.5 MB. Only who has the SystemRootToken can add one, and an administrator's command makes
 one for each controller; beyond it requests are refused rather than nonces forgotten."""
-TIME, NONCE = "X-Arvados-Controller-Time", "X-Arvados-Controller-Nonce"
+RECIPIENT, TIME, NONCE = (f"X-Arvados-Controller-{name}" for name in ("Recipient", "Time", "Nonce"))
 _NONCE = re.compile(r"[0-9a-f]{32}")
 
 
@@ -28,7 +28,7 @@ def prove(system_root_token: str, recipient: str, method: str, target: str, body
     """Return the proof for one request to the controller at ``recipient``, and the headers that go with it."""
     moment, nonce = str(int(time.time())), secrets.token_hex(16)
     proof = credentials.controller_auth(system_root_token, recipient, method, target, moment, nonce, body)
-    return proof, {TIME: moment, NONCE: nonce}
+    return proof, {RECIPIENT: recipient, TIME: moment, NONCE: nonce}
 
 
 class Verifier:
@@ -38,21 +38,20 @@ class Verifier:
         self._clock = clock
         self._seen: dict[str, float] = {}
 
-    def check(self, system_root_token: str, recipients: Iterable[str], request: Request) -> None:
-        """Raise :class:`Unauthorized` unless a controller made ``request`` for one of ``recipients``, just now.
+    def check(self, system_root_token: str, own_name: str, request: Request) -> None:
+        """Raise :class:`Unauthorized` unless a controller made ``request`` for ``own_name``, just now; it passes once.
 
-        It passes once only.
+        A controller that does not know its own name ("") takes what is meant for any.
         """
-        moment, nonce = request.headers.get(TIME.lower(), ""), request.headers.get(NONCE.lower(), "")
+        recipient, moment, nonce = (request.headers.get(name.lower(), "") for name in (RECIPIENT, TIME, NONCE))
         target = f"{request.path}?{request.query}"
-        expected = [
-            credentials.controller_auth(
-                system_root_token, recipient, request.method, target, moment, nonce, request.body
-            )
-            for recipient in recipients
-        ]
-        if not any(credentials.matches(request.token(), proof) for proof in expected) or not _NONCE.fullmatch(nonce):
+        expected = credentials.controller_auth(
+            system_root_token, recipient, request.method, target, moment, nonce, request.body
+        )
+        if not credentials.matches(request.token(), expected) or not _NONCE.fullmatch(nonce):
             raise Unauthorized("the proof of a controller is wrong; are all controllers of the same version?")
+        if own_name and recipient != own_name:
+            raise Unauthorized(f"the proof of a controller is for another one ({recipient[:200]!r})")
         now = self._clock()
         if not moment.isdecimal() or abs(int(moment) - now) > CLOCK_SKEW:
             raise Unauthorized("the proof of a controller is too old; check the clocks of the controllers' hosts")

@@ -44,14 +44,9 @@ class Peers:
         """Say whether ``url`` is one of the cluster's controllers (``Services.Controller.InternalURLs``)."""
         return url.rstrip("/") in self.internal_urls
 
-    def own_names(self, *, host: bool) -> tuple[str, ...]:
-        """Return what another controller may have asked this one as: its host's URL, or this process's socket.
-
-        Behind an address that is not this machine's, no internal URL is known to be its own, and any may be.
-        """
-        if not host:
-            return (str(self.own_socket),)
-        return (self.own_url,) if self.own_url else self.internal_urls
+    def own_name(self, *, host: bool) -> str:
+        """Return as what others ask this one: by its host's URL ("" where that is not known), or its private socket."""
+        return self.own_url if host else str(self.own_socket)
 
     def others(self) -> tuple[str, ...]:
         """Return the internal URLs of the other hosts' controllers."""

@@ -80,8 +80,7 @@ class SessionAdmin:
         """Return how far the request goes and who sent it; raise unless that one may."""
         scope = request.query.removeprefix("scope=") or CLUSTER
         if scope != CLUSTER:
-            names = self._peers.own_names(host=scope == HOST)
-            self._proofs.check(self.config.system_root_token, names, request)
+            self._proofs.check(self.config.system_root_token, self._peers.own_name(host=scope == HOST), request)
             return scope, "another controller"
         if not request.token():
             raise Unauthorized("no API token was sent; set ARVADOS_API_TOKEN to an administrator's token")

@@ -49,10 +49,10 @@ def request(recipient: str = HERE, root_token: str = ROOT) -> Request:
 def test_a_proof_is_good_once(verifier: Verifier) -> None:
     """The first request with a proof is taken, the same again is not, another one is."""
     one = request()
-    verifier.check(ROOT, [HERE], one)
+    verifier.check(ROOT, HERE, one)
     with pytest.raises(Unauthorized, match="was used before"):
-        verifier.check(ROOT, [HERE], one)
-    verifier.check(ROOT, [HERE], request())
+        verifier.check(ROOT, HERE, one)
+    verifier.check(ROOT, HERE, request())
 
 
 @pytest.mark.parametrize(
@@ -64,11 +64,11 @@ def test_each_part_is_proven(verifier: Verifier, change: dict[str, str | bytes])
     """A request that differs from the proven one in any part is refused, and the proven one still taken."""
     one = request()
     with pytest.raises(Unauthorized, match="is wrong"):
-        verifier.check(ROOT, [HERE], replace(one, **change))  # type: ignore[arg-type]
-    verifier.check(ROOT, [HERE], one)
+        verifier.check(ROOT, HERE, replace(one, **change))  # type: ignore[arg-type]
+    verifier.check(ROOT, HERE, one)
 
 
-@pytest.mark.parametrize("name", [peer_proofs.TIME, peer_proofs.NONCE, "Authorization"])
+@pytest.mark.parametrize("name", [peer_proofs.RECIPIENT, peer_proofs.TIME, peer_proofs.NONCE, "Authorization"])
 @pytest.mark.parametrize("value", [None, "", "1", "f" * 32, "²", "Bearer "])
 def test_each_header_is_proven(verifier: Verifier, name: str, value: str | None) -> None:
     """A request without the time, the nonce or the proof, or with another one, is refused."""
@@ -76,18 +76,16 @@ def test_each_header_is_proven(verifier: Verifier, name: str, value: str | None)
     headers = {key: text for key, text in one.headers.items() if key != name.lower()}
     changed = headers if value is None else headers | {name.lower(): value}
     with pytest.raises(Unauthorized, match="is wrong"):
-        verifier.check(ROOT, [HERE], replace(one, headers=changed))
+        verifier.check(ROOT, HERE, replace(one, headers=changed))
 
 
 def test_for_this_controller_only(verifier: Verifier) -> None:
     """A proof for another controller, or of another cluster, is none here."""
+    with pytest.raises(Unauthorized, match="is for another one .'http://there:2'."):
+        verifier.check(ROOT, HERE, request(recipient="http://there:2"))
     with pytest.raises(Unauthorized, match="is wrong"):
-        verifier.check(ROOT, [HERE], request(recipient="http://there:2"))
-    with pytest.raises(Unauthorized, match="is wrong"):
-        verifier.check(ROOT, [HERE], request(root_token="another"))
-    with pytest.raises(Unauthorized, match="is wrong"):
-        verifier.check(ROOT, [], request())
-    verifier.check(ROOT, ["http://there:2", HERE], request())
+        verifier.check(ROOT, HERE, request(root_token="another"))
+    verifier.check(ROOT, "", request(recipient="http://there:2"))  # who does not know its own name
 
 
 @pytest.mark.parametrize("late", [-CLOCK_SKEW - 1, CLOCK_SKEW + 1])
@@ -96,7 +94,7 @@ def test_not_for_long(verifier: Verifier, clock: Clock, late: int) -> None:
     one = request()
     clock.now += late
     with pytest.raises(Unauthorized, match="too old"):
-        verifier.check(ROOT, [HERE], one)
+        verifier.check(ROOT, HERE, one)
 
 
 @pytest.mark.parametrize("fast", [0, CLOCK_SKEW])
@@ -105,13 +103,13 @@ def test_a_nonce_is_remembered_as_long_as_its_proof_is_good(verifier: Verifier, 
     clock.now += fast
     one = request()
     clock.now -= fast
-    verifier.check(ROOT, [HERE], one)
+    verifier.check(ROOT, HERE, one)
     for _ in range(MAX_REMEMBERED - 1):
         verifier._remember(str(len(verifier._seen)), clock.now, clock.now)  # room is made of these
     clock.now += CLOCK_SKEW + fast
-    verifier.check(ROOT, [HERE], request())
+    verifier.check(ROOT, HERE, request())
     with pytest.raises(Unauthorized, match="was used before"):
-        verifier.check(ROOT, [HERE], one)
+        verifier.check(ROOT, HERE, one)
 
 
 def test_the_memory_is_bounded(verifier: Verifier, clock: Clock) -> None:
@@ -119,7 +117,7 @@ def test_the_memory_is_bounded(verifier: Verifier, clock: Clock) -> None:
     for number in range(MAX_REMEMBERED):
         verifier._remember(str(number), clock.now, clock.now + CLOCK_SKEW)
     with pytest.raises(Unavailable, match="too often"):
-        verifier.check(ROOT, [HERE], request())
+        verifier.check(ROOT, HERE, request())
     clock.now += CLOCK_SKEW + 1
-    verifier.check(ROOT, [HERE], request())
+    verifier.check(ROOT, HERE, request())
     assert len(verifier._seen) == 1

@@ -173,7 +173,7 @@ def test_a_kill_on_its_way_cannot_be_changed(alone: Peers, ended: list[Any]) -> 
     proof = proven(url, "POST", target, body)
     with pytest.raises(Unauthorized, match="is wrong"):
         asyncio.run(process.ask("POST", target, b'{"reason": "send your password to me"}', **proof))
-    with pytest.raises(Unauthorized, match="is wrong"):
+    with pytest.raises(Unauthorized, match="for another one"):
         asyncio.run(process.ask("POST", target, body, **proven("http://there:2", "POST", target, body)))
     asyncio.run(process.ask("POST", target, body, **proof))
     with pytest.raises(Unauthorized, match="was used before"):
