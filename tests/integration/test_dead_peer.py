@@ -68,7 +68,6 @@ def test_a_cut_link(cluster: EmbeddedCluster, far_away: str, tmp_path: Path) -> 
         ip("-n", far_away, "link", "set", "far0", "down")
         began = time.monotonic()
         ended = wait_for(lambda: closed if len(closed := closings(one.log)) == 2 else None, "both", 2 * DEAD_AFTER)
-        assert time.monotonic() - began < DEAD_AFTER
         assert {line["reason"] for line in ended} == {"client left"}
         assert {line["bytes_to_client"] > 10_000 for line in ended} == {True, False}
         wait_for(lambda: time.monotonic() - began > DEAD_AFTER, "the stopped client's time", 2 * DEAD_AFTER)

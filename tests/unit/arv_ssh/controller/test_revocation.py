@@ -113,6 +113,11 @@ def test_a_token_that_is_valid_no_more(scene: Scene, path: str) -> None:
     assert scene.look() == [(REVOKED, "the API token expired")]
 
 
+def test_how_long_a_lost_right_lasts_at_most() -> None:
+    """The pause between two looks and the patience of an ending leave a session no more than the 30 s promised."""
+    assert revocation.PERIOD + endings.GATEWAY_PATIENCE + 2 * endings.CLIENT_PATIENCE <= 30
+
+
 def test_a_token_that_was_limited(scene: Scene) -> None:
     """A token whose scopes do not cover everything any more ends the session."""
     scene.api.token = {"scopes": ["GET /arvados/v1/"]}
