@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,6 +79,6 @@ def test_a_cut_link(cluster: EmbeddedCluster, far_away: str, tmp_path: Path) -> 
             assert len(stopped.stdout.read(1 << 20)) == 1 << 20
 
 
-def closings(log: Path) -> list[dict[str, str | int]]:
+def closings(log: Path) -> list[dict[str, Any]]:
     """Return a controller's log lines of closed sessions."""
     return [json.loads(line) for line in log.read_text().splitlines() if '"session closed"' in line]

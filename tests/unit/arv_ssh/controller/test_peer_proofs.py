@@ -30,7 +30,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Give the time by which proofs are made and checked."""
     clock = Clock()
-    monkeypatch.setattr(peer_proofs.time, "time", clock)
+    monkeypatch.setattr("time.time", clock)
     return clock
 
 

@@ -38,7 +38,9 @@ class Api:
     def __init__(self) -> None:
         self.user: dict[str, Any] = {"uuid": USER, "is_admin": False}
         self.token: dict[str, Any] = {"scopes": ["all"]}
-        self.containers = [{"uuid": CONTAINER, "state": "Running", "runtime_constraints": {}, "gateway_address": "h:1"}]
+        self.containers: list[Any] = [
+            {"uuid": CONTAINER, "state": "Running", "runtime_constraints": {}, "gateway_address": "h:1"}
+        ]
         self.requests = [
             {"uuid": "zzzzz-xvhdp-abcdeabcdeabcde", "container_uuid": CONTAINER, "modified_by_user_uuid": USER}
         ]

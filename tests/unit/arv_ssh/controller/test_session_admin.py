@@ -142,7 +142,7 @@ def test_mistakes(
 
 def proven(
     recipient: Path | str, method: str, target: str, body: bytes = b"", root_token: str = ROOT
-) -> dict[str, str]:
+) -> dict[str, Any]:
     """Return the token and the headers of a request with a proof."""
     proof, headers = peer_proofs.prove(root_token, str(recipient), method, target, body)
     return {"token": proof} | {name.lower(): value for name, value in headers.items()}

@@ -87,9 +87,11 @@ class Scene:
 
     async def ask(self, uuid: str = CONTAINER, token: str = TOKEN) -> Upgrade:
         headers = {"upgrade": "ssh", "authorization": f"Bearer {token}"}
-        return await self.endpoint.handle(
+        answer = await self.endpoint.handle(
             uuid, Request("POST", "", "", headers, b"login_username=crunch", "203.0.113.9", "req-1")
         )
+        assert isinstance(answer, Upgrade)
+        return answer
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ REQUESTS = "/arvados/v1/container_requests"
 def named(cluster: Cluster) -> Cluster:
     """Give a cluster with four requests: Alpha, beta, gamma_ray and one without a name, of priorities 1 to 4."""
     for priority, name in enumerate(("Alpha", "beta", "gamma_ray", None), 1):
-        extra = {"description": "x"} if name == "beta" else {}
+        extra: dict[str, Any] = {"description": "x"} if name == "beta" else {}
         properties = {"color": name} if name == "Alpha" else {}
         cluster.submit(name=name, priority=priority, properties=properties, use_existing=priority % 2 == 0, **extra)
     return cluster
