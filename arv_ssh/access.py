@@ -1,7 +1,8 @@
 """Who may enter a container: the decision table of ``Containers.ShellAccess``; and the mark that the first one leaves.
 
-Pure: records come in, a refusal is raised. The order is the caller's promise: mode, then reading the record (404 is the
-API's answer), then :func:`check_allowed`, then :func:`check_state`.
+Pure: records come in, a refusal is raised. The order is the caller's promise: mode, then the token's scopes, then
+reading the record (404 is the API's answer), then :func:`check_allowed`, then :func:`check_state`. What a record does
+not say decides against the user.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ Record = Mapping[str, Any]
 
 FIRST_SESSION = "arv-ssh:interactive_session"
 """The key in a container's properties under which the first session is noted."""
+SUBMITTER = "submitted_by_user_uuid"
+"""The attribute of a container request in which the embedded API keeps who committed it; stock Arvados has none."""
 
 
 def check_enabled(policy: ShellAccess) -> None:
@@ -25,6 +28,21 @@ def check_enabled(policy: ShellAccess) -> None:
         raise Unavailable(
             "shell access is disabled on this cluster; its administrator can enable it (Containers.ShellAccess)"
         )
+
+
+def check_scopes(token: Record, purpose: str) -> None:
+    """Raise :class:`Forbidden` unless ``token``, the API's record of it, is good for every request.
+
+    ``purpose`` is what the caller wants to do, such as "entering containers".
+    """
+    scopes = token.get("scopes")
+    if not isinstance(scopes, list | tuple) or "all" not in scopes:
+        raise Forbidden(f"this API token is limited to certain requests, which do not include {purpose}")
+
+
+def request_attributes(*, embedded: bool) -> list[str]:
+    """Return the attributes of container requests that decide; stock Arvados refuses to select one it does not have."""
+    return ["uuid", "container_uuid", "modified_by_user_uuid", *([SUBMITTER] if embedded else [])]
 
 
 def check_allowed(policy: ShellAccess, user: Record, container: Record, requests: Sequence[Record]) -> None:
@@ -45,11 +63,23 @@ def check_allowed(policy: ShellAccess, user: Record, container: Record, requests
         return
     if not policy.user:
         raise Forbidden(f"only administrators may enter container {uuid}: this cluster's shell access is theirs alone")
-    if not requests or any(request["modified_by_user_uuid"] != user["uuid"] for request in requests):
+    if not requests or not all(_submitted(request, container, user["uuid"]) for request in requests):
         raise Forbidden(
             f"container {uuid} runs for requests that other users submitted; "
             "only who submitted all of them may enter it"
         )
+
+
+def _submitted(request: Record, container: Record, user_uuid: str) -> bool:
+    """Say whether the user submitted ``request``, which ``container`` serves.
+
+    Stock Arvados tells only who changed a request last, and whoever can write a request can rename it. The user whom
+    the container was made for (and whose token is in it) never changes, so there both must be this one.
+    """
+    if request.get(SUBMITTER) is not None:
+        return bool(request[SUBMITTER] == user_uuid)
+    changed_last, made_for = request.get("modified_by_user_uuid"), container.get("runtime_user_uuid")
+    return changed_last == user_uuid and made_for in (None, user_uuid)
 
 
 def check_state(container: Record, now: datetime | None = None) -> None:

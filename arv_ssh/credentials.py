@@ -12,7 +12,7 @@ import hmac
 HOST_KEY_LABEL = b"arv-ssh host key v1"
 USER_CREDENTIAL_LABEL = b"arv-ssh user credential v1\n"
 CONTAINER_TOKEN_LABEL = "arv-ssh container token v1\n"  # noqa: S105 - a label, not a token
-CONTROLLER_AUTH_LABEL = "arv-ssh controller v1\n"
+CONTROLLER_AUTH_LABEL = "arv-ssh controller v2\n"
 TOKEN_DIGEST_LABEL = "arv-ssh token digest v1\n"  # noqa: S105
 
 
@@ -60,9 +60,12 @@ def token_digest(system_root_token: str, token_secret: str) -> str:
     return _hex(system_root_token, (TOKEN_DIGEST_LABEL + token_secret).encode())
 
 
-def controller_auth(system_root_token: str, method: str, target: str, moment: str) -> str:
-    """Return the proof by which one controller knows another: for one request, at ``moment`` (unix seconds)."""
-    return _hex(system_root_token, f"{CONTROLLER_AUTH_LABEL}{method}\n{target}\n{moment}".encode())
+def controller_auth(
+    system_root_token: str, recipient: str, method: str, target: str, moment: str, nonce: str, body: bytes
+) -> str:
+    """Return the proof by which one controller knows another: for one whole request, at ``moment`` (unix seconds)."""
+    parts = (recipient, method, target, moment, nonce, hashlib.sha256(body).hexdigest())
+    return _hex(system_root_token, (CONTROLLER_AUTH_LABEL + "\n".join(parts)).encode())
 
 
 def matches(presented: str, expected: str) -> bool:

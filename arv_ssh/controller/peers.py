@@ -44,6 +44,10 @@ class Peers:
         """Say whether ``url`` is one of the cluster's controllers (``Services.Controller.InternalURLs``)."""
         return url.rstrip("/") in self.internal_urls
 
+    def own_name(self, *, host: bool) -> str:
+        """Return as what others ask this one: by its host's URL ("" where that is not known), or its private socket."""
+        return self.own_url if host else str(self.own_socket)
+
     def others(self) -> tuple[str, ...]:
         """Return the internal URLs of the other hosts' controllers."""
         return tuple(url for url in self.internal_urls if url != self.own_url)

@@ -20,7 +20,7 @@ from arv_ssh.api.client import ApiClient
 from arv_ssh.config import ClusterConfig
 from arv_ssh.controller import endings
 from arv_ssh.controller.sessions import CLIENT_LEFT, CONTAINER_ENDED, REVOKED, LiveSession, Sessions
-from arv_ssh.errors import ContainerEnded, Forbidden, HttpError, NotFound, Unauthorized, Unavailable
+from arv_ssh.errors import BadGateway, ContainerEnded, Forbidden, HttpError, NotFound, Unauthorized, Unavailable
 from arv_ssh.log import event
 
 logger = logging.getLogger(__name__)
@@ -50,6 +50,8 @@ class View:
 class Revocation:
     """Watches ``sessions`` and ends those that may not go on, by ``config``, which may be exchanged.
 
+    A look that comes to no answer, for whatever reason, ends nothing at once; :data:`API_GRACE` after the last answer
+    the session ends.
     ``api`` is asked as each session's user; what a user may not see is asked as root.
     """
 
@@ -86,8 +88,10 @@ class Revocation:
             self._look_now.clear()
             try:
                 await self.look()
-            except Exception:  # a look that failed is no reason never to look again
-                logger.exception("cannot look whether sessions may go on")
+            except Exception as error:  # a look that failed is no reason never to look again
+                failure = _no_answer(error)
+                for session in self._sessions:
+                    self._bear(session, failure)
 
     async def look(self) -> None:
         """Look once whether each session may go on; return when all that may not have been told to end."""
@@ -105,13 +109,13 @@ class Revocation:
             for session in self._sessions:
                 self._end(session, REVOKED, str(disabled))
             return
-        requests = await self._in_thread(self._requests, {session.container_uuid for session in self._sessions})
+        requests = await self._ask(self._requests, {session.container_uuid for session in self._sessions})
         await asyncio.gather(*(self._look_at(token, group, requests) for token, group in by_token.items()))
 
     async def _look_at(
         self, token: str, group: list[LiveSession], requests: dict[str, list[Record]] | HttpError
     ) -> None:
-        view = await self._in_thread(self._view, token, {session.container_uuid for session in group})
+        view = await self._ask(self._view, token, {session.container_uuid for session in group})
         for session in group:
             try:
                 if isinstance(requests, HttpError):
@@ -124,8 +128,8 @@ class Revocation:
                 self._end(session, CONTAINER_ENDED, str(ended))
             except (Unauthorized, Forbidden, NotFound) as refusal:
                 self._end(session, REVOKED, str(refusal))
-            except HttpError as failure:
-                self._bear(session, failure)
+            except Exception as error:
+                self._bear(session, error if isinstance(error, HttpError) else _no_answer(error))
 
     def _check(self, session: LiveSession, view: View, requests: dict[str, list[Record]]) -> None:
         """Raise why ``session`` may not go on."""
@@ -154,43 +158,48 @@ class Revocation:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _in_thread(self, call: Any, *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
-
-    # What the threads ask. A failure is an answer, too.
-
-    def _view(self, token: str, uuids: set[str]) -> View | HttpError:
-        as_user = self._api.with_token(token)
+    async def _ask(self, call: Any, *arguments: Any) -> Any:
+        """Return what one of the threads' questions gave; a failure is an answer, too."""
         try:
-            user = as_user.current_user()
-            if "all" not in as_user.get("api_client_authorizations", "current")["scopes"]:
-                raise Forbidden("your API token was limited to some requests, and entering containers is none of them")
-            return View(user, {record["uuid"]: record for record in _list(as_user, "containers", "uuid", uuids)})
-        except HttpError as error:
-            return error
+            return await asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
+        except Exception as error:
+            return error if isinstance(error, HttpError) else _no_answer(error)
 
-    def _requests(self, uuids: set[str]) -> dict[str, list[Record]] | HttpError:
+    # What the threads ask.
+
+    def _view(self, token: str, uuids: set[str]) -> View:
+        as_user = self._api.with_token(token)
+        user = as_user.current_user()
+        access.check_scopes(as_user.get("api_client_authorizations", "current"), "entering containers")
+        containers = _list(as_user, "containers", "uuid", uuids, CONTAINER_ATTRIBUTES)
+        return View(user, {record["uuid"]: record for record in containers})
+
+    def _requests(self, uuids: set[str]) -> dict[str, list[Record]]:
         """Return the requests that each container serves, seen as root."""
         found: dict[str, list[Record]] = defaultdict(list)
+        attributes = access.request_attributes(embedded=self.config.api is None)
         try:
-            for request in _list(self._root, "container_requests", "container_uuid", uuids):
+            for request in _list(self._root, "container_requests", "container_uuid", uuids, attributes):
                 found[request["container_uuid"]].append(request)
         except (Unauthorized, Forbidden) as error:  # of root: no answer about any user
-            return Unavailable(str(error))
-        except HttpError as error:
-            return error
+            raise Unavailable(str(error)) from error
         return found
 
 
-SELECT = {
-    "containers": ["uuid", "state", "runtime_constraints", "exit_code", "finished_at"],
-    "container_requests": ["uuid", "container_uuid", "modified_by_user_uuid"],
-}
+CONTAINER_ATTRIBUTES = ["uuid", "state", "runtime_constraints", "runtime_user_uuid", "exit_code", "finished_at"]
 """The attributes asked for: records are large, and these are all that decide."""
 
 
-def _list(api: ApiClient, resource: str, attribute: str, uuids: set[str]) -> Iterable[Record]:
+def _list(
+    api: ApiClient, resource: str, attribute: str, uuids: set[str], select: list[str]
+) -> Iterable[Record]:
     ordered = sorted(uuids)
     for start in range(0, len(ordered), BATCH):
         filters = [[attribute, "in", ordered[start : start + BATCH]]]
-        yield from api.list_all(resource, filters=filters, select=SELECT[resource])
+        yield from api.list_all(resource, filters=filters, select=select)
+
+
+def _no_answer(error: Exception) -> HttpError:
+    """Log an exception that nobody foresaw, and return it as one of the API's failures: it decides nothing."""
+    logger.error("cannot look whether sessions may go on", exc_info=error)
+    return BadGateway(f"the API's answer cannot be used ({type(error).__name__})")

@@ -13,16 +13,15 @@ import logging
 import os
 import re
 import socket
-import time
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from arv_ssh import credentials
+from arv_ssh import access
 from arv_ssh.api.client import ApiClient
 from arv_ssh.config import ClusterConfig
-from arv_ssh.controller import endings, peer_client
+from arv_ssh.controller import endings, peer_client, peer_proofs
 from arv_ssh.controller.peers import Peers
 from arv_ssh.controller.sessions import KILLED, LiveSession, Sessions
 from arv_ssh.errors import BadRequest, Forbidden, HttpError, MethodNotAllowed, NotFound, Unauthorized
@@ -37,8 +36,6 @@ SESSION_ID = re.compile(r"ses-[0-9a-f]{20}")
 CLUSTER, HOST, PROCESS = "cluster", "host", "process"
 """How far a request goes: to all controllers, to those of this host, or no further. Controllers ask each other for less
 than all, so that no two of them ask each other in turns."""
-CLOCK_SKEW = 60
-"""Seconds that the clocks of two controllers may differ."""
 LIST_PATIENCE = 5.0
 KILL_PATIENCE = 20.0
 """Seconds for another controller's answer: a session's end is waited for."""
@@ -64,6 +61,7 @@ class SessionAdmin:
         self._api = api
         self._sessions = sessions
         self._peers = peers
+        self._proofs = peer_proofs.Verifier()
 
     async def handle(self, session_id: str | None, request: Request) -> Response:
         """Answer an administrator, or another controller; ``session_id`` is the path's."""
@@ -82,26 +80,17 @@ class SessionAdmin:
         """Return how far the request goes and who sent it; raise unless that one may."""
         scope = request.query.removeprefix("scope=") or CLUSTER
         if scope != CLUSTER:
-            self._check_controller(request)
+            self._proofs.check(self.config.system_root_token, self._peers.own_name(host=scope == HOST), request)
             return scope, "another controller"
         if not request.token():
             raise Unauthorized("no API token was sent; set ARVADOS_API_TOKEN to an administrator's token")
         as_user = self._api.with_token(request.token())
         user = await asyncio.to_thread(as_user.current_user)
         token = await asyncio.to_thread(as_user.get, "api_client_authorizations", "current")
-        if not user.get("is_admin") or "all" not in token["scopes"]:
-            raise Forbidden(f"sessions are administrators' to see and to end, and user {user['uuid']} is none")
+        access.check_scopes(token, "listing and ending sessions")
+        if not user.get("is_admin"):
+            raise Forbidden(f"only administrators can list or end sessions; user {user['uuid']} is not one")
         return scope, str(user["uuid"])
-
-    def _check_controller(self, request: Request) -> None:
-        moment = request.headers.get("x-arvados-controller-time", "")
-        expected = credentials.controller_auth(
-            self.config.system_root_token, request.method, f"{request.path}?{request.query}", moment
-        )
-        if not credentials.matches(request.token(), expected):
-            raise Unauthorized("the proof of a controller is wrong")
-        if not moment.isdecimal() or abs(int(moment) - time.time()) > CLOCK_SKEW:
-            raise Unauthorized("the proof of a controller is too old; check the clocks of the controllers' hosts")
 
     async def _list(self, scope: str) -> Record:
         others = await self._ask_others("GET", BASE, {}, scope, LIST_PATIENCE)
@@ -146,9 +135,9 @@ class SessionAdmin:
 
     async def _ask(self, place: str, target: str, method: str, body: Record, patience: float) -> Record | str | None:
         """Return one controller's answer; None when it has no such session, a sentence when it gave no answer."""
-        moment = str(int(time.time()))
-        proof = credentials.controller_auth(self.config.system_root_token, method, target, moment)
-        request = peer_client.Request(method, target, proof, {"X-Arvados-Controller-Time": moment}, body)
+        request = peer_client.Request(method, target, "", body=body)
+        proof, headers = peer_proofs.prove(self.config.system_root_token, place, method, target, request.content())
+        request = replace(request, token=proof, headers=headers)
         verify = False if self.config.api_insecure else os.environ.get("SSL_CERT_FILE") or True
         try:
             status, answer = await peer_client.ask(place, request, patience, verify=verify)

@@ -27,7 +27,6 @@ from arv_ssh.errors import (
     BadGateway,
     BadRequest,
     ClientClosed,
-    Forbidden,
     GatewayTimeout,
     HttpError,
     Unauthorized,
@@ -172,8 +171,7 @@ class ShellEndpoint:
         user = as_user.current_user()
         attempt.user_uuid = user["uuid"]
         uuid = attempt.container_uuid
-        if "all" not in (as_user.get("api_client_authorizations", "current").get("scopes") or ()):
-            raise Forbidden("this token is limited to some requests, and entering containers is none of them")
+        access.check_scopes(as_user.get("api_client_authorizations", "current"), "entering containers")
         container = as_user.get("containers", uuid)
         access.check_allowed(self._config.shell_access, user, container, self._requests(uuid, attempt.request_id))
         access.check_state(container)
@@ -185,7 +183,7 @@ class ShellEndpoint:
             return self._as_root(request_id).list_all(
                 "container_requests",
                 filters=[["container_uuid", "=", uuid]],
-                select=["uuid", "modified_by_user_uuid"],
+                select=access.request_attributes(embedded=self._config.api is None),
             )
         except HttpError as error:
             raise _as_roots(error, f"the API did not tell whose container {uuid} is") from error

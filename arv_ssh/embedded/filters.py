@@ -23,7 +23,16 @@ MAX_LIMIT = 1000
 MAX_FILTERS = 100
 MAX_OPERANDS = 10_000
 """Operands of one ``in``: three times what fits in a URL, a third of what SQLite takes in a statement."""
+MAX_PATTERN = 256
+"""Characters of a LIKE pattern: the longest host name (253), as which a request's name is looked for, and a %."""
+MATCHED_TEXT = 4096
+"""Characters of a text that LIKE looks at, from its beginning. Matching takes up to the pattern's length times the
+text's: a million steps here, some milliseconds a record. A text of 8 MB would keep a thread for seconds, or for minutes
+with a long pattern."""
+MAX_PATTERNS = 10
+"""LIKE patterns in one list: nobody needs more, and each is matched against each record."""
 _UUID_TYPES = {kind: uuid_type for uuid_type, kind in KINDS.items()}
+_PATTERN_OPERATORS = ("like", "ilike")
 _COMPARISONS: dict[str, Callable[[Column[Any], Any], ColumnElement[bool]]] = {
     "<": lambda column, value: column < value,
     "<=": lambda column, value: column <= value,
@@ -94,7 +103,10 @@ def filters(model: type[Record], wanted: Any) -> list[ColumnElement[bool]]:
         return []
     if not isinstance(wanted, list) or len(wanted) > MAX_FILTERS:
         raise Unprocessable(f"filters must be a JSON array of at most {MAX_FILTERS} [attribute, operator, operand]")
-    return [_filter(model, term) for term in wanted]
+    conditions = [_filter(model, term) for term in wanted]
+    if sum(term[1].lower() in _PATTERN_OPERATORS for term in wanted) > MAX_PATTERNS:
+        raise Unprocessable(f"filters has more than {MAX_PATTERNS} terms with like or ilike; ask in several lists")
+    return conditions
 
 
 def _filter(model: type[Record], term: Any) -> ColumnElement[bool]:
@@ -112,7 +124,7 @@ def _filter(model: type[Record], term: Any) -> ColumnElement[bool]:
         return _equal(column, operand) if operator in ("=", "==") else _different(column, operand)
     if operator in ("in", "not in"):
         return _in(column, operand) if operator == "in" else _not_in(column, operand)
-    if operator in ("like", "ilike", "is_a"):
+    if operator in (*_PATTERN_OPERATORS, "is_a"):
         return _like(column, operator, operand)
     if operator in _COMPARISONS:
         if operand is None:
@@ -167,7 +179,10 @@ def _like(column: Column[Any], operator: str, operand: Any) -> ColumnElement[boo
         return or_(column.in_([]), *(column.like(f"_____-{type_}-{'_' * 15}") for type_ in types if type_))
     if not isinstance(operand, str):
         raise Unprocessable(f"a filter with {operator} needs a string for {column.key}")
-    return column.ilike(operand) if operator == "ilike" else column.like(operand)
+    if len(operand) > MAX_PATTERN:
+        raise Unprocessable(f"a pattern for {column.key} has {len(operand)} characters; {MAX_PATTERN} is the most")
+    text = func.substr(column, 1, MATCHED_TEXT, type_=column.type)
+    return text.ilike(operand) if operator == "ilike" else text.like(operand)
 
 
 def _exists(column: Column[Any], operand: Any) -> ColumnElement[bool]:

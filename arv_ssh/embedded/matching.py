@@ -73,7 +73,7 @@ def _new_container(call: Call, request: ContainerRequest) -> Container:
     container = Container(
         uuid=uuids.new(call.config.cluster_id, uuids.CONTAINER), owner_uuid=root, created_at=call.now,
         modified_at=call.now, modified_by_user_uuid=root, reuse_key=reuse_key(request), priority=request.priority,
-        runtime_user_uuid=request.modified_by_user_uuid, **{name: getattr(request, name) for name in WORK},
+        runtime_user_uuid=request.submitted_by_user_uuid, **{name: getattr(request, name) for name in WORK},
     )  # fmt: skip
     call.session.add(container)
     call.session.flush()

@@ -190,7 +190,7 @@ class Container(Record):
 
 
 class ContainerRequest(Record):
-    """What a user submits; once committed it has a container."""
+    """What a user submits; once committed it has a container, and a submitter whom no later change replaces."""
 
     __tablename__ = "container_requests"
     UUID_TYPE = uuids.CONTAINER_REQUEST
@@ -221,4 +221,5 @@ class ContainerRequest(Record):
     runtime_constraints: Mapped[dict[str, Any]] = _dict()
     scheduling_parameters: Mapped[dict[str, Any]] = _dict()
     state: Mapped[str] = mapped_column(default=UNCOMMITTED)
+    submitted_by_user_uuid: Mapped[str | None]
     use_existing: Mapped[bool] = mapped_column(default=True)

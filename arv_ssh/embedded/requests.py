@@ -42,6 +42,8 @@ def update(call: Call, request: ContainerRequest, attributes: Attributes) -> Non
     records.apply(call, request, changed)
     if changed.keys() & {"owner_uuid", "modified_by_user_uuid"}:
         _check_people(call, request)
+    if "modified_by_user_uuid" in changed and old != UNCOMMITTED:
+        request.submitted_by_user_uuid = request.modified_by_user_uuid  # root says so; a mere change leaves it
     _check_and_commit(call, request, old)
     matching.follow(call, request)
 
@@ -78,4 +80,5 @@ def _check_and_commit(call: Call, request: ContainerRequest, old: str) -> None:
     if old == UNCOMMITTED:
         check_mount_rights(call, request)
     if committing:
+        request.submitted_by_user_uuid = request.modified_by_user_uuid
         matching.commit(call, request)

@@ -30,7 +30,7 @@ HOSTILE = {
     "a pipe with a writer": f"mkfifo $F; {HOLD}",
     "a directory": "mkdir $F",
     "a socket": SOCKET,
-    "a loop of links": "ln -s passwd-loop $F; ln -s passwd /etc/passwd-loop; ln -s group /etc/group-loop",
+    "a loop of links": "ln -sfn $F-loop $F; ln -sfn $F $F-loop",
     "a link to a device": "ln -s /dev/zero $F",
     "a link out of the container": "ln -s /proc/1/root/../../../../proc/self/root/etc/passwd $F",
     "a link to a descriptor": "ln -s /proc/self/fd/0 $F",

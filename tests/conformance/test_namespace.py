@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from arv_ssh.errors import ConfigError, Forbidden, Unavailable
+from arv_ssh.session_options import INTERNAL_SFTP
 from crunch_sshd import subsystems
 from crunch_sshd.runtimes import Command, Terminal
 from crunch_sshd.runtimes.namespace import NamespaceRuntime
@@ -104,7 +105,7 @@ def test_sftp(contain: Contain, prefix: tuple[str, ...]) -> None:
     """SFTP is served as the contained user too, and as no more."""
     pid = contain(*prefix)
     runtime = NamespaceRuntime(pid, NAME)
-    process = subsystems.start(subsystems.INTERNAL_SFTP, Command([], runtime.account("")), runtime)
+    process = subsystems.start(INTERNAL_SFTP, Command([], runtime.account("")), runtime)
     running = Running(process)
     process.write(bytes.fromhex("000000050100000003"))  # SSH_FXP_INIT, version 3
     running.says(bytes.fromhex("0200000003"))

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from arv_ssh.cli.cluster_dir import ClusterDir
 from tests.integration.terminal import TerminalSession
@@ -42,7 +43,7 @@ class Account:
             command, input=input, cwd=cwd, capture_output=True, timeout=DEADLINE, env=self.environment | environment
         )
 
-    def client(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    def client(self, *arguments: str, **environment: Any) -> subprocess.CompletedProcess[bytes]:
         """Run arvados-client to its end."""
         return self.run(ARVADOS_CLIENT, *arguments, **environment)
 
@@ -50,7 +51,7 @@ class Account:
         """Return the command line of ssh in this account."""
         return ["ssh", "-F", str(self.config), *arguments]
 
-    def ssh(self, *arguments: str, input: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
+    def ssh(self, *arguments: str, input: bytes = b"", **environment: Any) -> subprocess.CompletedProcess[bytes]:
         """Run ssh to its end."""
         return self.run(*self.ssh_command(*arguments), input=input, **environment)
 

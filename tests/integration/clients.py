@@ -12,6 +12,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from socket import socket as Socket
 
 import asyncssh
 import paramiko
@@ -75,7 +76,7 @@ class Way:
         """Give a socket that carries SSH, through a proxy command of its own."""
         ours, theirs = socket.socketpair()
         with theirs:
-            process = subprocess.Popen(self.proxy, stdin=theirs, stdout=theirs)
+            process = subprocess.Popen(self.proxy, stdin=theirs.fileno(), stdout=theirs.fileno())
         try:
             yield ours
         finally:
@@ -118,14 +119,14 @@ class Way:
                     process.kill()
                     process.wait(DEADLINE)
 
-    def _accept(self, listener: socket.socket, processes: list[subprocess.Popen[bytes]]) -> None:
+    def _accept(self, listener: Socket, processes: list[subprocess.Popen[bytes]]) -> None:
         while True:
             try:
                 connection, _ = listener.accept()
             except OSError:
                 return  # shut down: the block is over
             with connection:
-                processes.append(subprocess.Popen(self.proxy, stdin=connection, stdout=connection))
+                processes.append(subprocess.Popen(self.proxy, stdin=connection.fileno(), stdout=connection.fileno()))
 
 
 @contextmanager

@@ -68,9 +68,9 @@ class TestGit:
 
     def git(self, ssh: Ssh, directory: Path, *arguments: str) -> bytes:
         """Run git with the cluster's ssh, and with none of this machine's settings."""
-        names = {f"GIT_{who}_{what}": "x@y" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-        settings = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}
-        return ok(run("git", *arguments, cwd=directory, GIT_SSH_COMMAND=shlex.join(ssh.command()), **names, **settings))
+        settings: dict[str, Any] = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}
+        settings |= {f"GIT_{who}_{what}": "x@y" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        return ok(run("git", *arguments, cwd=directory, GIT_SSH_COMMAND=shlex.join(ssh.command()), **settings))
 
     def test_push_and_clone(self, ssh: Ssh, url: str, tmp_path: Path) -> None:
         """What is pushed into the container is what is cloned from it, and a later push is fetched."""
@@ -124,7 +124,7 @@ class TestDbclient:
     def command(self, way: Way, *arguments: str) -> list[str]:
         return ["dbclient", "-T", "-J", way.proxy_line, f"{USER}@{way.uuid}", *arguments]
 
-    def trusting(self, way: Way, home: Path) -> dict[str, str]:
+    def trusting(self, way: Way, home: Path) -> dict[str, Any]:
         """Return the environment of a user who knows the host key."""
         (home / ".ssh").mkdir()
         (home / ".ssh" / "known_hosts").write_text(f"{way.uuid} {way.host_key()}\n")
@@ -222,7 +222,7 @@ class TestAnsible:
     """ansible with no more than an inventory of UUIDs."""
 
     @pytest.fixture
-    def environment(self, ssh: Ssh, home: Path) -> Iterator[dict[str, str]]:
+    def environment(self, ssh: Ssh, home: Path) -> Iterator[dict[str, Any]]:
         """ansible's settings; its control sockets need a short path, and last a second."""
         with tempfile.TemporaryDirectory(prefix="ansible-") as sockets:
             yield {
@@ -235,12 +235,12 @@ class TestAnsible:
                 "LC_ALL": "C.UTF-8",
             }
 
-    def test_raw(self, environment: dict[str, str], busybox: str) -> None:
+    def test_raw(self, environment: dict[str, Any], busybox: str) -> None:
         """raw needs nothing in the image but a shell."""
         command = ["all", "-i", f"{busybox},", "-m", "raw", "-a", "echo raw is $((6 * 7))"]
         assert b"raw is 42" in ok(run(str(SCRIPTS / "ansible"), *command, **environment))
 
-    def test_copy_and_command(self, environment: dict[str, str], debian: str, tmp_path: Path) -> None:
+    def test_copy_and_command(self, environment: dict[str, Any], debian: str, tmp_path: Path) -> None:
         """copy puts a file, command finds it there; both need Python in the image."""
         (tmp_path / "source").write_text("copied by ansible\n")
         (tmp_path / "play.yml").write_text(json.dumps(_play(tmp_path / "source")))  # JSON is YAML

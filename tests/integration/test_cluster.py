@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,7 @@ def test_down_ends_containers_of_a_crashed_cluster(cluster: EmbeddedCluster) -> 
     locks = (cluster.directory.dispatcher_lock, cluster.directory.controller_lock, cluster.crunch_run_lock(uuid))
     for lock in locks:
         process_lock.send_signal(lock, signal.SIGKILL)
-        wait_for(lambda lock=lock: not process_lock.is_held(lock))
+        wait_for(partial(lambda lock: not process_lock.is_held(lock), lock))
     assert docker_container(uuid)
     cluster.down()
     assert docker_container(uuid) == ""

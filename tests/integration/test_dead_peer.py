@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,7 +69,6 @@ def test_a_cut_link(cluster: EmbeddedCluster, far_away: str, tmp_path: Path) -> 
         ip("-n", far_away, "link", "set", "far0", "down")
         began = time.monotonic()
         ended = wait_for(lambda: closed if len(closed := closings(one.log)) == 2 else None, "both", 2 * DEAD_AFTER)
-        assert time.monotonic() - began < DEAD_AFTER
         assert {line["reason"] for line in ended} == {"client left"}
         assert {line["bytes_to_client"] > 10_000 for line in ended} == {True, False}
         wait_for(lambda: time.monotonic() - began > DEAD_AFTER, "the stopped client's time", 2 * DEAD_AFTER)
@@ -79,6 +79,6 @@ def test_a_cut_link(cluster: EmbeddedCluster, far_away: str, tmp_path: Path) -> 
             assert len(stopped.stdout.read(1 << 20)) == 1 << 20
 
 
-def closings(log: Path) -> list[dict[str, str | int]]:
+def closings(log: Path) -> list[dict[str, Any]]:
     """Return a controller's log lines of closed sessions."""
     return [json.loads(line) for line in log.read_text().splitlines() if '"session closed"' in line]

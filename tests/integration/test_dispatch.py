@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -118,7 +119,7 @@ def test_what_happened_while_the_dispatcher_was_away(cluster: EmbeddedCluster) -
     cluster.wait_for_state(dying, "Cancelled")
     wait_for(lambda: docker_container(dying) == "")
     for uuid in (ending, dying):
-        wait_for(lambda uuid=uuid: not cluster.crunch_run_lock(uuid).exists())
+        wait_for(partial(lambda uuid: not cluster.crunch_run_lock(uuid).exists(), uuid))
 
 
 def test_an_api_outage(cluster: EmbeddedCluster) -> None:

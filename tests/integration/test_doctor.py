@@ -189,7 +189,8 @@ def queued_and_ended(cluster: EmbeddedCluster, tmp_path: Path) -> Iterator[tuple
     with controller(cluster, tmp_path, {"Mode": "default-on", "User": True}, EmbeddedAPI=database) as running:
         user, token = new_user(running.root, "active")
         where = {"ARVADOS_API_HOST": running.address, "ARVADOS_API_TOKEN": token}
-        yield where, *(make_container(running, user, state) for state in ("Queued", "Complete"))
+        queued, ended = (make_container(running, user, state) for state in ("Queued", "Complete"))
+        yield where, queued, ended
 
 
 def test_not_running(doctor: Doctor, queued_and_ended: tuple[dict[str, str], str, str]) -> None:

@@ -66,7 +66,8 @@ def host_of_something_else(scene: Scene) -> Mistake:
     server.socket = context.wrap_socket(server.socket, server_side=True)
     serving = threading.Thread(target=server.serve_forever)
     serving.start()
-    scene.stack.callback(lambda: (server.shutdown(), serving.join(DEADLINE)))
+    scene.stack.callback(serving.join, DEADLINE)
+    scene.stack.callback(server.shutdown)
     where = {"ARVADOS_API_HOST": f"127.0.0.1:{server.server_port}", "SSL_CERT_FILE": str(files.ca)}
     return scene.uuid, {**where, "ARVADOS_API_TOKEN": "x"}
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,7 +78,7 @@ def test_git(account: Account, host: str, tmp_path: Path) -> None:
     """git clones ssh://UUID/… and pushes back."""
     path = f"/tmp/repository-{host}"
     assert account.ssh(host, f"git init -q --bare -b main {path}").returncode == 0
-    by = {"GIT_SSH_COMMAND": f"ssh -F {account.config}", "GIT_CONFIG_NOSYSTEM": "1"}
+    by: dict[str, Any] = {"GIT_SSH_COMMAND": f"ssh -F {account.config}", "GIT_CONFIG_NOSYSTEM": "1"}
     for words in (
         ["clone", "-q", f"ssh://{host}{path}", "here"],
         ["-C", "here", "-c", "user.name=x", "-c", "user.email=x@y", "commit", "-q", "--allow-empty", "-m", "first"],

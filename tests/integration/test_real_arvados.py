@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -203,7 +204,7 @@ def test_nothing_else_is_served(site: Site) -> None:
 
 def test_pass_through(site: Site, cluster: EmbeddedCluster, tmp_path: Path) -> None:
     """With PassThrough everything but our own endpoints is the API's; the health check and sessions stay ours."""
-    section = {"API": site.api.url, "EmbeddedAPI": None, "PassThrough": True}
+    section: dict[str, Any] = {"API": site.api.url, "EmbeddedAPI": None, "PassThrough": True}
     with controller(cluster, tmp_path, {"User": True}, **section) as passing:
         as_user = passing.root.with_token(site.token, "req-mine")
         assert as_user.current_user()["uuid"] == ACTIVE

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import paramiko
 import pytest
@@ -46,7 +46,7 @@ class Asker:
     """A paramiko connection on which any request can be sent, and which notes the replies to them."""
 
     def __init__(self, transport: paramiko.Transport) -> None:
-        self.transport: Any = transport
+        self.transport = cast(Any, transport)
         self._replies: queue.Queue[bool] = queue.Queue()
         # paramiko itself closes a channel of which a request fails.
         table = dict(self.transport._channel_handler_table)
@@ -64,7 +64,7 @@ class Asker:
         """Send a channel request, and return whether it succeeded."""
         message = Message()
         message.add_byte(common.cMSG_CHANNEL_REQUEST)
-        message.add_int(channel.remote_chanid)  # type: ignore[attr-defined]
+        message.add_int(channel.remote_chanid)
         message.add_string(kind)
         message.add_boolean(True)
         for field in fields:

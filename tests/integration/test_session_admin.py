@@ -53,7 +53,7 @@ def two(cluster: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory) -> I
     cluster.wait_for_state(container, "Running")
     directories = [tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")]
     with controller(cluster, directories[1], ACCESS) as second:
-        urls = {"Controller": {"InternalURLs": {f"https://{second.address}": {}}}}
+        urls: dict[str, Any] = {"Controller": {"InternalURLs": {f"https://{second.address}": {}}}}
         with controller(cluster, directories[0], ACCESS, Services=urls) as first:
             config = directories[0] / "by-root.yml"
             external = {"Controller": {"ExternalURL": f"https://{first.address}"}}
@@ -117,7 +117,7 @@ def test_unknown_session(two: Two) -> None:
 
 def test_a_controller_that_is_down(cluster: EmbeddedCluster, tmp_path: Path) -> None:
     """A list that may lack a controller's sessions says so, and exits with 1."""
-    urls = {"Controller": {"InternalURLs": {"https://127.0.0.1:1": {}}}}
+    urls: dict[str, Any] = {"Controller": {"InternalURLs": {"https://127.0.0.1:1": {}}}}
     with controller(cluster, tmp_path, ACCESS, Services=urls) as one:
         environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "SSL_CERT_FILE": str(one.ca)}
         environment |= {"ARVADOS_API_HOST": one.address, "ARVADOS_API_TOKEN": token(cluster, "admin")}

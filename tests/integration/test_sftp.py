@@ -77,7 +77,7 @@ class Place:
         user = self.user or "_"
         ours, theirs = socket.socketpair()
         command = [{"%r": user, "%h": self.uuid}.get(word, word) for word in words]
-        process = subprocess.Popen(command, stdin=theirs, stdout=theirs)
+        process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=theirs.fileno())
         theirs.close()
         try:
             with transport_over(ours) as transport:
@@ -163,7 +163,7 @@ class TestTransfers:
         source.write_bytes(os.urandom(1_000_001))
         source.chmod(0o640)
         os.utime(source, (1_500_000_000, 1_400_000_000))
-        with place.paramiko() as transport, transport.open_sftp_client() as sftp:  # type: ignore[union-attr]
+        with place.paramiko() as transport, transport.open_sftp_client() as sftp:
             sftp.open(remote(place, "new"), "w").close()
         assert stat.S_IMODE((place.shared / "new").stat().st_mode) == 0o644
         ok(place.sftp(f"put -p {source} {remote(place, 'kept')}"))
@@ -318,7 +318,7 @@ class TestFailures:
 
     def test_no_space(self, place: Place) -> None:
         """A full file system fails the transfer in words."""
-        with place.paramiko() as transport, transport.open_sftp_client() as sftp:  # type: ignore[union-attr]
+        with place.paramiko() as transport, transport.open_sftp_client() as sftp:
             try:
                 with pytest.raises(OSError, match="No space left on device"):
                     sftp.putfo(io.BytesIO(bytes(70_000_000)), "/dev/shm/large", confirm=False)
@@ -343,7 +343,7 @@ class TestFailures:
         """A mount that is read-only can be read, and is not written."""
         (tmp_path / "source").touch()
         assert place.sftp(f"put {tmp_path}/source /ro/new").returncode != 0
-        with place.paramiko() as transport, transport.open_sftp_client() as sftp:  # type: ignore[union-attr]
+        with place.paramiko() as transport, transport.open_sftp_client() as sftp:
             assert sftp.open("/ro/file").read() == b"read only"
             if place.user != "crunch":
                 with pytest.raises(OSError, match="Read-only file system"):
@@ -364,7 +364,7 @@ class TestConfinement:
         name = docker("inspect", "-f", "{{.Config.Hostname}}", docker_container(place.uuid)).encode()
         (place.shared / "absolute").symlink_to("/etc/hostname")
         (place.shared / "dots").symlink_to("../" * 30 + "etc/hostname")
-        with place.paramiko() as transport, transport.open_sftp_client() as sftp:  # type: ignore[union-attr]
+        with place.paramiko() as transport, transport.open_sftp_client() as sftp:
             for link in ("absolute", "dots"):
                 assert sftp.open(remote(place, link)).read().strip() == name
             assert sftp.normalize("/.." * 30) == "/"
@@ -373,7 +373,7 @@ class TestConfinement:
 
     def test_no_process_of_the_host(self, place: Place) -> None:
         """/proc has the container's processes only: not even the server itself."""
-        with place.paramiko() as transport, transport.open_sftp_client() as sftp:  # type: ignore[union-attr]
+        with place.paramiko() as transport, transport.open_sftp_client() as sftp:
             with pytest.raises(FileNotFoundError):
                 sftp.listdir("/proc/self")
             assert len([name for name in sftp.listdir("/proc") if name.isdigit()]) < 10
@@ -383,7 +383,7 @@ class TestConfinement:
         user = ["--user", place.user] if place.user else []
         cat = ["busybox", "cat"] if place.image == "scratch" else ["cat"]
         wanted = status(docker("exec", *user, docker_container(place.uuid), *cat, "/proc/self/status"))
-        with place.paramiko() as transport, transport.open_sftp_client() as sftp:  # type: ignore[union-attr]
+        with place.paramiko() as transport, transport.open_sftp_client() as sftp:
             sftp.listdir("/")
             (pid,) = servers(cluster.crunch_run_pid(place.uuid))
             text = Path(f"/proc/{pid}/status").read_text()
@@ -441,7 +441,7 @@ class TestChannels:
         """A paramiko client that asks for a whole file at once gets it."""
         content = os.urandom(30_000_000)
         (scratch_place.shared / "file").write_bytes(content)
-        with scratch_place.paramiko() as transport, transport.open_sftp_client() as sftp:  # type: ignore[union-attr]
+        with scratch_place.paramiko() as transport, transport.open_sftp_client() as sftp:
             with sftp.open(remote(scratch_place, "file")) as file:
                 file.prefetch(max_concurrent_requests=limit)
                 assert file.read() == content

@@ -50,11 +50,9 @@ def marked(cluster: EmbeddedCluster, tmp_path: Path) -> tuple[Callable[..., list
     return command, directory
 
 
-def end_within_a_second(pid: int) -> None:
-    """Assert that a process, which is not ours to wait for, is gone within a second of the tests' time."""
-    started = time.monotonic()
-    wait_for(lambda: _is_gone(pid), "ssh-proxy to end", 5 * SECOND)
-    assert time.monotonic() - started < SECOND
+def wait_until_gone(pid: int) -> None:
+    """Wait for the end of a process that is not ours to wait for. The far end keeps the line: it does not end it."""
+    wait_for(lambda: _is_gone(pid), "ssh-proxy to end")
 
 
 def _is_gone(pid: int) -> bool:
@@ -67,7 +65,7 @@ def _is_gone(pid: int) -> bool:
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "its terminal closes"])
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
 def test_ssh_dies(marked: tuple[Callable[..., list[str]], str], busybox: str, how: str, busy: bool) -> None:
-    """Whatever ends ssh ends its ssh-proxy within a second, while bytes flow too."""
+    """Whatever ends ssh ends its ssh-proxy, while bytes flow too."""
     command, marker = marked
     remote = "echo here; exec cat /dev/zero" if busy else "echo here; exec sleep 1000"
     if how == "its terminal closes":
@@ -76,13 +74,13 @@ def test_ssh_dies(marked: tuple[Callable[..., list[str]], str], busybox: str, ho
             (pid,) = proxies(marker)
             # What closes the terminal is the end of this block, which kills nothing when ssh has gone by itself.
             session.close_terminal()
-            end_within_a_second(pid)
+            wait_until_gone(pid)
         return
     with subprocess.Popen(command(busybox, remote), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as ssh:
         assert ssh.stdout and ssh.stdout.readline() == b"here\n"
         (pid,) = proxies(marker)
         ssh.send_signal(getattr(signal, how))
-        end_within_a_second(pid)
+        wait_until_gone(pid)
         ssh.stdout.close()
 
 
@@ -97,7 +95,7 @@ def test_shared_connection_dies(marked: tuple[Callable[..., list[str]], str], bu
     check = command(*own, "-O", "check", busybox)
     said = subprocess.run(check, capture_output=True, text=True, timeout=DEADLINE).stderr
     os.kill(int(said.partition("pid=")[2].partition(")")[0]), signal.SIGKILL)
-    end_within_a_second(pid)
+    wait_until_gone(pid)
 
 
 def test_no_orphans(marked: tuple[Callable[..., list[str]], str], busybox: str) -> None:

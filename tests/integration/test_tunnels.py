@@ -307,7 +307,7 @@ def test_several_processes_on_one_port(cluster: EmbeddedCluster, tmp_path: Path)
     """Whichever of a controller's processes a session comes to, it gets a stream from the one that has the tunnel."""
     uuid = cluster.run(*FOREVER)
     port = free_port()
-    services = {"Controller": {"InternalURLs": {f"https://127.0.0.1:{port}": {}}}}
+    services: dict[str, Any] = {"Controller": {"InternalURLs": {f"https://127.0.0.1:{port}": {}}}}
     file = write_config(cluster, tmp_path, POLICY, Services=services)
     secret = credentials.container_secret(config.load(file).system_root_token, uuid)
     command: list[str | Path] = [PROGRAMS / "crunch-sshd", "--container-uuid", uuid]

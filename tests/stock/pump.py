@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import select
 import ssl
+from typing import Any
 
 
 def pump(tls: ssl.SSLSocket, source: int, sink: int) -> None:
     """Copy ``source`` to ``tls`` and ``tls`` to ``sink`` until either ends, as Go's two io.Copy and a cancel do."""
     tls.settimeout(None)
     while True:
-        ready = [tls] if tls.pending() else select.select([tls, source], [], [])[0]
+        both: list[Any] = [tls, source]
+        ready = [tls] if tls.pending() else select.select(both, [], [])[0]
         if tls in ready:
             try:
                 data = tls.recv(65536)

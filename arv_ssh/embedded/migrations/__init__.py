@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 FIRST = "0001"
 """The schema of databases from before there were migrations; it says so nowhere in them."""
-REVISIONS = (FIRST, "0002")
+REVISIONS = (FIRST, "0002", "0003")
 """All schemas in order, so that a database which has the last needs no Alembic at the start."""
 FIRST_TABLES = frozenset({
     "users", "groups", "links", "api_client_authorizations", "containers", "container_requests",

@@ -93,6 +93,48 @@ def test_shared_container(others: list[str], first: bool) -> None:
         decide(OPEN, USERS["owner"], container(), requests)
 
 
+def test_a_colleague_who_renames_a_request() -> None:
+    """Who changed a request last did not submit it: the submitter on the record decides, where there is one."""
+    reader, owner = USERS["reader"]["uuid"], USERS["owner"]["uuid"]
+    requests = [{"uuid": "x", "modified_by_user_uuid": reader, "submitted_by_user_uuid": owner}]
+    decide(OPEN, USERS["owner"], container(), requests)
+    with pytest.raises(Forbidden, match="other users submitted"):
+        decide(OPEN, USERS["reader"], container(), requests)
+
+
+@pytest.mark.parametrize("submitter", [{}, {"submitted_by_user_uuid": None}], ids=["stock", "null"])
+def test_a_record_without_submitter(submitter: dict[str, Any]) -> None:
+    """Where the API tells only the last change, the user whom the container was made for must be the same."""
+    requests = [{"uuid": "x", "modified_by_user_uuid": USERS["reader"]["uuid"]} | submitter]
+    decide(OPEN, USERS["reader"], container(runtime_user_uuid=USERS["reader"]["uuid"]), requests)
+    for who in ("reader", "owner"):
+        with pytest.raises(Forbidden, match="other users submitted"):
+            decide(OPEN, USERS[who], container(runtime_user_uuid=USERS["owner"]["uuid"]), requests)
+
+
+def test_a_request_that_tells_nobody() -> None:
+    """A request without any user's UUID was submitted by nobody who may enter."""
+    with pytest.raises(Forbidden, match="other users submitted"):
+        decide(OPEN, USERS["owner"], container(), [{"uuid": "x"}])
+
+
+@pytest.mark.parametrize("scopes", [["all"], ["GET /", "all"]])
+def test_a_token_for_everything(scopes: list[str]) -> None:
+    """A token whose scopes have "all" is good for a session."""
+    access.check_scopes({"scopes": scopes}, "entering containers")
+
+
+@pytest.mark.parametrize(
+    "token",
+    [{}, {"scopes": None}, {"scopes": []}, {"scopes": ["GET /"]}, {"scopes": "all"}, {"scopes": {"all": 1}}],
+    ids=str,
+)
+def test_a_token_that_is_not_known_to_be_for_everything(token: dict[str, Any]) -> None:
+    """A record that lists no "all", or no scopes, is one of a limited token."""
+    with pytest.raises(Forbidden, match="limited to certain requests, which do not include entering containers"):
+        access.check_scopes(token, "entering containers")
+
+
 def test_container_without_requests() -> None:
     """A container that nobody can be shown to have submitted is nobody's own."""
     with pytest.raises(Forbidden):

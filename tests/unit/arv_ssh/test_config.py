@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from arv_ssh import config
+from arv_ssh.audit.options import Auditing
 from arv_ssh.config import ShellAccess
 from arv_ssh.errors import ConfigError
 
@@ -74,7 +75,7 @@ def test_whole_stock_file(tmp_path: Path) -> None:
     assert (cluster.max_gateway_tunnels, cluster.max_dispatch_attempts) == (800, 10)
     # What is ours has its default: no API named, no limits, no audit, nothing passed through.
     assert (cluster.api, cluster.database, cluster.pass_through) == (None, None, False)
-    assert (cluster.limits, cluster.auditing) == (config.Limits(), config.Auditing())
+    assert (cluster.limits, cluster.auditing) == (config.Limits(), Auditing())
 
 
 def test_secrets_stay_out_of_repr(tmp_path: Path) -> None:

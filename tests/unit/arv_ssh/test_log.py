@@ -39,7 +39,12 @@ def test_event_names_fields() -> None:
     """Fields are handed on by name, even one called message or logger; the level is not one of them."""
     seen: list[logging.LogRecord] = []
     logger = logging.Logger("test")
-    logger.addFilter(lambda record: bool(seen.append(record)))
+
+    def keep(record: logging.LogRecord) -> bool:
+        seen.append(record)
+        return False
+
+    logger.addFilter(keep)
     log.event(logger, "text", level=logging.WARNING, logger="field", message="field too")
     assert seen[0].levelno == logging.WARNING
     assert seen[0].__dict__["fields"] == {"logger": "field", "message": "field too"}

@@ -290,5 +290,5 @@ def test_sftp_required_in_time(
     process.end()
     _, said, status = read_to_end(channel)
     release.set()
-    assert (status, process.stdin) == (255, packet(wire.INIT, 3))
+    assert (status, bytes(process.stdin)) == (255, packet(wire.INIT, 3))
     assert b"it takes more than" in said

@@ -65,7 +65,7 @@ def test_data_and_half_closes(broker: LocalBroker, link: Link) -> None:
         assert channel.recv(100) == b"answer after the end of file"
         far.shutdown(socket.SHUT_WR)
         assert channel.recv(100) == b""
-    assert channel.event.wait(DEADLINE)  # type: ignore[attr-defined]
+    assert channel.event.wait(DEADLINE)
 
 
 def test_what_was_sent_before_the_close_is_delivered(broker: LocalBroker, link: Link) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from functools import partial
 from typing import Any
 
 import paramiko
@@ -135,7 +136,7 @@ def test_data_that_arrived_together_is_written_together(link: Link, runtime: Mem
         channel.sendall(bytes(1000))
     go_on.set()
     for process, size in zip(processes, (3001, 1000), strict=True):
-        process.until(lambda process=process, size=size: len(process.stdin) == size)
+        process.until(partial(lambda process, size: len(process.stdin) == size, process, size))
     ours = [channel.remote_chanid for channel in (first, second)]
     assert pieces == [(ours[0], 1), (ours[0], 2000), (ours[1], 1000), (ours[0], 1000)]
     first.close()

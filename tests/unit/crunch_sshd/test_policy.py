@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from arv_ssh import destination
@@ -20,7 +22,8 @@ def allowed(patterns: list[str], host: str, address: str, port: int, own: bool =
 def test_kinds(kind: str) -> None:
     """By default every kind is allowed; one that is switched off is refused in words, and only that one."""
     assert DEFAULT_POLICY.refusal(kind) == ""
-    strict = Policy(**{kind: False})
+    switched_off: dict[str, Any] = {kind: False}
+    strict = Policy(**switched_off)
     assert strict.refusal(kind).endswith("is switched off by this cluster's configuration")
     assert all(strict.refusal(other) == "" for other in policy.KINDS if other != kind)
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from arv_ssh.audit.trail import Trail
-from crunch_sshd import recording
 from crunch_sshd.channel_audit import GatewayAudit
 from crunch_sshd.recording import Recordings
 from crunch_sshd.runtimes import Terminal
@@ -85,7 +84,7 @@ def test_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert release.wait(DEADLINE)
         return write(descriptor, data)
 
-    monkeypatch.setattr(recording.os, "write", slow)
+    monkeypatch.setattr("os.write", slow)
     recordings = Recordings(tmp_path, limit=10)
     one = recordings.begin("s", TERMINAL)
     assert one is not None
@@ -125,7 +124,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pyte
             raise OSError(28, "No space left on device")
         return write(descriptor, data[: len(data) // 2])
 
-    monkeypatch.setattr(recording.os, "write", half)
+    monkeypatch.setattr("os.write", half)
     one.output(b"second")
     one.output(b"third")
     one.end()

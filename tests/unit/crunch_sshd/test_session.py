@@ -188,7 +188,7 @@ def test_signal(link: Link, runtime: MemoryRuntime) -> None:
     process = runtime.next()
     message = paramiko.Message()
     message.add_byte(b"\x62")
-    message.add_int(channel.remote_chanid)  # type: ignore[attr-defined]
+    message.add_int(channel.remote_chanid)
     message.add_string("signal")
     message.add_boolean(False)
     message.add_string("TERM")

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from arv_ssh.session_options import INTERNAL_SFTP
 from crunch_sshd import subsystems
 from crunch_sshd.child_process import PIPES, ChildProcess
 from crunch_sshd.runtimes import Command, Output, StartFailed
@@ -31,7 +32,7 @@ def test_command_of_the_table() -> None:
 
 def test_the_images_own_server() -> None:
     """Without the right to enter, the image's sftp-server is looked for at its known places."""
-    command = started(subsystems.INTERNAL_SFTP, Command(["name"], ROOT))
+    command = started(INTERNAL_SFTP, Command(["name"], ROOT))
     assert list(command.argv[:2]) == ["/bin/sh", "-c"]
     assert all(server in command.argv[2] for server in subsystems.SERVERS)
 
@@ -48,7 +49,7 @@ def test_no_server_anywhere() -> None:
 def test_no_shell_to_look_with() -> None:
     """An image without a shell has no sftp-server either."""
     with pytest.raises(StartFailed, match="sftp needs an sftp-server") as failure:
-        subsystems.start(subsystems.INTERNAL_SFTP, Command(["name"], replace(ROOT, shell=None)), MemoryRuntime())
+        subsystems.start(INTERNAL_SFTP, Command(["name"], replace(ROOT, shell=None)), MemoryRuntime())
     assert failure.value.exit_status == 127
 
 

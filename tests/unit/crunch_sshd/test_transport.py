@@ -275,7 +275,7 @@ def _count(client: paramiko.Transport, kind: int) -> list[int]:
 def _request(channel: paramiko.Channel, kind: str, *texts: str) -> Message:
     message = Message()
     message.add_byte(common.cMSG_CHANNEL_REQUEST)
-    message.add_int(channel.remote_chanid)  # type: ignore[attr-defined]
+    message.add_int(channel.remote_chanid)
     message.add_string(kind)
     message.add_boolean(True)
     for text in texts:
@@ -424,7 +424,7 @@ def test_offers(link: Link) -> None:
     assert channel.out_max_packet_size == PACKET_SIZE == 32 << 10
     assert link.client.remote_version == "SSH-2.0-arv-ssh"
     assert link.transport.remote_cipher == link.transport.local_cipher
-    assert link.client.host_key.get_name() == "ssh-ed25519"
+    assert link.client.host_key is not None and link.client.host_key.get_name() == "ssh-ed25519"
     channel.close()
 
 

@@ -6,6 +6,7 @@ import socket
 import threading
 
 import paramiko
+from paramiko import common
 
 from tests.unit.proxycommand.double import UNIT, Peer
 
@@ -19,10 +20,10 @@ class EchoServer(paramiko.ServerInterface):
 
     def check_auth_none(self, username: str) -> int:
         self._user = username
-        return paramiko.AUTH_SUCCESSFUL
+        return common.AUTH_SUCCESSFUL
 
     def check_channel_request(self, kind: str, chanid: int) -> int:
-        return paramiko.OPEN_SUCCEEDED if kind == "session" else paramiko.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
+        return common.OPEN_SUCCEEDED if kind == "session" else common.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
         threading.Thread(target=self._run, args=(channel, command), daemon=True).start()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import paramiko
 import pytest
+from paramiko import common
 
 import arv_ssh
 from arv_ssh.client.stream import open_stream
@@ -24,11 +25,11 @@ class PasswordServer(EchoServer):
     """Takes the session's credential as the password, and nothing else."""
 
     def check_auth_none(self, username: str) -> int:
-        return paramiko.AUTH_FAILED
+        return common.AUTH_FAILED
 
     def check_auth_password(self, username: str, password: str) -> int:
         self._user = username
-        return paramiko.AUTH_SUCCESSFUL if password == CREDENTIAL else paramiko.AUTH_FAILED
+        return common.AUTH_SUCCESSFUL if password == CREDENTIAL else common.AUTH_FAILED
 
     def get_allowed_auths(self, username: str) -> str:
         return "password"
@@ -127,7 +128,7 @@ def test_no_key_to_check(
 def test_the_stream_says_what_cut_it(double: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the connection is cut in the middle, the stream ends with the reason; closing twice is nothing."""
     headers = "X-Arvados-Ssh-Host-Key: x y", "X-Arvados-Ssh-User-Credential: z"
-    settings(double(lambda peer: (peer.switch(*headers), peer.sock.close())), monkeypatch)  # type: ignore[arg-type]
+    settings(double(lambda peer: (peer.switch(*headers), peer.sock.close())), monkeypatch)
     stream = open_stream(UUID)
     assert stream.ended.wait(UNIT)
     assert isinstance(stream.failure, BadGateway) and "was cut" in str(stream.failure)

@@ -140,8 +140,9 @@ def test_interrupted(double: Start, client: Run) -> None:
 
     def script(peer: Peer) -> None:
         if peer.request.split(" ")[1].endswith("/ssh"):
-            return peer.recv_all()
-        return site.script(peer)
+            peer.recv_all()
+        else:
+            site.script(peer)
 
     server = double(script)
     process = client("ls", env=server.environment())

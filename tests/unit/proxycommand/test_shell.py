@@ -117,7 +117,7 @@ def test_refusal_is_told_by_ssh_proxy(double: Start, tmp_path: Path, stderr: str
             ours, theirs = socket.socketpair()
             with ours:
                 with theirs:
-                    code = subprocess.run(command, stderr=theirs, timeout=3 * UNIT).returncode
+                    code = subprocess.run(command, stderr=theirs.fileno(), timeout=3 * UNIT).returncode
                 said = ours.recv(10000)
     assert code == 255
     lines = [line for line in said.decode().splitlines() if line]

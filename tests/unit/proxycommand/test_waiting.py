@@ -168,7 +168,7 @@ def test_request_that_gets_none(double: Start, client: Run, state: Record) -> No
 
 def test_a_short_outage(double: Start, client: Run) -> None:
     """An API that fails once or twice does not end a wait; one that goes on failing does."""
-    looks = []
+    looks: list[int] = []
 
     def script(peer: Peer) -> None:
         if peer.request.startswith("POST") and len(looks) < 4:

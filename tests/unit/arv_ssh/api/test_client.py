@@ -162,7 +162,7 @@ def test_errors(
         api.current_user()
 
 
-BUSY = (503, {}, '{"errors": ["busy"]}')
+BUSY: tuple[int, dict[str, str], str] = (503, {}, '{"errors": ["busy"]}')
 
 
 @pytest.mark.parametrize("status", [502, 503, 504])

@@ -13,7 +13,7 @@ from arv_ssh.client.messages import Progress
 def test_sparse_lines(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """Without a terminal a state is told when it is new, after a minute, and then ever more seldom."""
     now = 0.0
-    monkeypatch.setattr(messages.time, "monotonic", lambda: now)
+    monkeypatch.setattr("time.monotonic", lambda: now)
     progress = Progress()
     told = []
     for second in range(0, 1000, 10):

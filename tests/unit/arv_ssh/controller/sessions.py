@@ -14,7 +14,7 @@ TOKEN = "v2/zzzzz-gj3su-000000000000000/secretsecret"
 
 def session(**attributes: Any) -> LiveSession:
     """Return a session of a user in a container, with ``attributes`` of its own."""
-    base = {
+    base: dict[str, Any] = {
         "request_id": "req-01234567890123456789",
         "container_uuid": CONTAINER,
         "user_uuid": USER,

@@ -100,7 +100,7 @@ def test_proven_both_ways(address: str) -> None:
 
     async def use(connection: GatewayConnection) -> None:
         assert connection.host_key == host_key.public_line(SECRET)
-        assert not connection.transport.is_reading()  # type: ignore[attr-defined]
+        assert not connection.transport.is_reading()
 
     dial(target(address), use)
 

@@ -37,8 +37,10 @@ class Api:
 
     def __init__(self) -> None:
         self.user: dict[str, Any] = {"uuid": USER, "is_admin": False}
-        self.scopes = ["all"]
-        self.containers = [{"uuid": CONTAINER, "state": "Running", "runtime_constraints": {}, "gateway_address": "h:1"}]
+        self.token: dict[str, Any] = {"scopes": ["all"]}
+        self.containers: list[Any] = [
+            {"uuid": CONTAINER, "state": "Running", "runtime_constraints": {}, "gateway_address": "h:1"}
+        ]
         self.requests = [
             {"uuid": "zzzzz-xvhdp-abcdeabcdeabcde", "container_uuid": CONTAINER, "modified_by_user_uuid": USER}
         ]
@@ -52,14 +54,14 @@ class Api:
         if name in self.failures:
             status, text = self.failures[name]
             return ApiAnswer(status, json.dumps({"errors": [text]}).encode())
-        answers = {"users/current": self.user, "api_client_authorizations/current": {"scopes": self.scopes}}
+        answers = {"users/current": self.user, "api_client_authorizations/current": self.token}
         return ApiAnswer(200, json.dumps(answers.get(name) or self._page(name, query or body.decode())).encode())
 
     def _page(self, name: str, query: str) -> dict[str, Any]:
         filters = json.loads(parse_qs(query)["filters"][0])
         (attribute, _, uuids), after = filters[0], filters[1:]
         items = self.containers if name == "containers" else self.requests
-        return {"items": [] if after else [item for item in items if item[attribute] in uuids]}
+        return {"items": [] if after else [item for item in items if item == CONTAINER or item[attribute] in uuids]}
 
 
 class Scene:
@@ -113,11 +115,47 @@ def test_a_token_that_is_valid_no_more(scene: Scene, path: str) -> None:
     assert scene.look() == [(REVOKED, "the API token expired")]
 
 
+def test_how_long_a_lost_right_lasts_at_most() -> None:
+    """The pause between two looks and the patience of an ending leave a session no more than the 30 s promised."""
+    assert revocation.PERIOD + endings.GATEWAY_PATIENCE + 2 * endings.CLIENT_PATIENCE <= 30
+
+
 def test_a_token_that_was_limited(scene: Scene) -> None:
     """A token whose scopes do not cover everything any more ends the session."""
-    scene.api.scopes = ["GET /arvados/v1/"]
+    scene.api.token = {"scopes": ["GET /arvados/v1/"]}
     (reason, sentence), = scene.look()
     assert reason == REVOKED and "limited" in sentence
+
+
+def test_a_token_without_scopes(scene: Scene) -> None:
+    """An answer that says nothing of scopes ends the session: it is not known to be good for one."""
+    scene.api.token = {"uuid": "zzzzz-gj3su-000000000000000"}
+    (reason, sentence), = scene.look()
+    assert reason == REVOKED and "limited" in sentence
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{"containers": [{"uuid": CONTAINER}]}, {"containers": [CONTAINER]}, {"user": {"is_admin": False}}],
+    ids=["container without state", "container that is no record", "user without uuid"],
+)
+def test_an_answer_that_cannot_be_used(scene: Scene, answer: dict[str, Any]) -> None:
+    """A look that fails in a way nobody foresaw is one without an answer: sessions go on for a time, not for ever."""
+    vars(scene.api).update(answer)
+    recent = session()
+    long_ago = session(checked=time.monotonic() - revocation.API_GRACE - 1)
+    (reason, sentence), = scene.look(recent, long_ago)
+    assert reason == REVOKED and "10 min" in sentence and "cannot be used" in sentence
+    assert long_ago.reason and not recent.reason
+
+
+def test_one_users_answer_is_no_trouble_of_anothers(scene: Scene) -> None:
+    """A look that fails for one session goes on for the others."""
+    opened = time.monotonic()
+    broken, good = session(container_uuid="zzzzz-dz642-zzzzzzzzzzzzzzz", checked=opened), session(checked=0.0)
+    scene.api.containers.append({"uuid": broken.container_uuid})
+    assert scene.look(broken, good) == []
+    assert good.checked > 0 and broken.checked == opened
 
 
 def test_lost_read_permission(scene: Scene) -> None:

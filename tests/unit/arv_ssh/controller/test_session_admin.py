@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -13,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from arv_ssh import config, credentials
+from arv_ssh import config
 from arv_ssh.api.client import ApiClient
 from arv_ssh.api.in_process import InProcessAdapter
-from arv_ssh.controller import endings
+from arv_ssh.controller import endings, peer_proofs
 from arv_ssh.controller.peers import Peers
-from arv_ssh.controller.session_admin import BASE, CLOCK_SKEW, PATH, SessionAdmin
+from arv_ssh.controller.session_admin import BASE, PATH, SessionAdmin
 from arv_ssh.controller.sessions import KILLED, LiveSession, Sessions
 from arv_ssh.embedded.api import ApiAnswer
 from arv_ssh.errors import BadRequest, Forbidden, HttpError, MethodNotAllowed, NotFound, Unauthorized
@@ -34,13 +33,15 @@ CONFIG = config.parse("zzzzz", {"SystemRootToken": ROOT, "API": "https://api.inv
 
 
 def api(method: str, path: str, query: str, headers: Mapping[str, str], body: bytes) -> ApiAnswer:
-    """Know an administrator and a user; a token that ends in "some" is for part of the API."""
+    """Know an administrator and a user; a token ending in "some" is for part of the API, "none" tells no scopes."""
     token = headers["authorization"].removeprefix("Bearer ")
     if not token.startswith((ADMIN, TOKEN)):
         return ApiAnswer(401, b'{"errors": ["the API token is not valid"]}')
     if path.endswith("users/current"):
         admin = token.startswith(ADMIN)
         return ApiAnswer(200, json.dumps({"uuid": ADMIN_UUID if admin else USER, "is_admin": admin}).encode())
+    if token.endswith("none"):
+        return ApiAnswer(200, b'{"uuid": "zzzzz-gj3su-111111111111111"}')
     return ApiAnswer(200, json.dumps({"scopes": ["GET /"] if token.endswith("some") else ["all"]}).encode())
 
 
@@ -99,7 +100,8 @@ def test_what_is_shown(alone: Peers) -> None:
 
 @pytest.mark.parametrize(
     ("token", "kind"),
-    [("", Unauthorized), ("nonsense", Unauthorized), (TOKEN, Forbidden), (f"{ADMIN}some", Forbidden)],
+    [("", Unauthorized), ("nonsense", Unauthorized), (TOKEN, Forbidden), (f"{ADMIN}some", Forbidden),
+     (f"{ADMIN}none", Forbidden)],
 )
 @pytest.mark.parametrize("path", [BASE, f"{BASE}/ses-{'0' * 20}/kill"])
 def test_administrators_only(
@@ -138,29 +140,45 @@ def test_mistakes(
         asyncio.run(Process(alone, session()).ask(method, path, body))
 
 
-def proven(method: str, target: str, moment: int, root_token: str = ROOT) -> dict[str, str]:
-    return {
-        "token": credentials.controller_auth(root_token, method, target, str(moment)),
-        "x-arvados-controller-time": str(moment),
-    }
+def proven(
+    recipient: Path | str, method: str, target: str, body: bytes = b"", root_token: str = ROOT
+) -> dict[str, Any]:
+    """Return the token and the headers of a request with a proof."""
+    proof, headers = peer_proofs.prove(root_token, str(recipient), method, target, body)
+    return {"token": proof} | {name.lower(): value for name, value in headers.items()}
 
 
 def test_a_controller_proves_itself(alone: Peers, ended: list[Any]) -> None:
     """What controllers ask each other needs a fresh proof for that very request; an administrator's token is none."""
-    live, now = session(), int(time.time())
-    process = Process(alone, live)
-    target, other = f"{BASE}?scope=process", f"{BASE}/{live.id}/kill?scope=process"
-    assert len(asyncio.run(process.ask("GET", target, **proven("GET", target, now)))["items"]) == 1
+    process, here = Process(alone, session()), alone.own_socket
+    target = f"{BASE}?scope=process"
+    proof = proven(here, "GET", target)
+    assert len(asyncio.run(process.ask("GET", target, **proof))["items"]) == 1
     for wrong in (
-        proven("GET", other, now),
-        proven("POST", target, now),
-        proven("GET", target, now - CLOCK_SKEW - 5),
-        proven("GET", target, now, "another token"),
-        proven("GET", target, now) | {"x-arvados-controller-time": str(now + 1)},
+        proof,
+        proven(here, "GET", f"{BASE}?scope=host"),
+        proven(here, "GET", target, root_token="another token"),
+        proven("/run/another.sock", "GET", target),
         {"token": ADMIN},
     ):
         with pytest.raises(Unauthorized):
             asyncio.run(process.ask("GET", target, **wrong))
+
+
+def test_a_kill_on_its_way_cannot_be_changed(alone: Peers, ended: list[Any]) -> None:
+    """Who reads what controllers say can neither put another reason into a kill, nor send it again."""
+    live, url = session(), "http://here:1"
+    process = Process(replace(alone, own_url=url, internal_urls=(url, "http://there:2")), live)
+    target, body = f"{BASE}/{live.id}/kill?scope=host", b'{"reason": "maintenance"}'
+    proof = proven(url, "POST", target, body)
+    with pytest.raises(Unauthorized, match="is wrong"):
+        asyncio.run(process.ask("POST", target, b'{"reason": "send your password to me"}', **proof))
+    with pytest.raises(Unauthorized, match="for another one"):
+        asyncio.run(process.ask("POST", target, body, **proven("http://there:2", "POST", target, body)))
+    asyncio.run(process.ask("POST", target, body, **proof))
+    with pytest.raises(Unauthorized, match="was used before"):
+        asyncio.run(process.ask("POST", target, body, **proof))
+    assert ended == [(live.id, KILLED, "an administrator ended this session: maintenance")]
 
 
 async def serve(stack: AsyncExitStack, path: Path, process: Process) -> None:
@@ -178,7 +196,8 @@ def test_all_processes_of_a_host(tmp_path: Path, ended: list[Any], monkeypatch: 
         async with AsyncExitStack() as stack:
             process = Process(own, here)
             # The other one knows siblings too, this one among them; it must not ask them.
-            await serve(stack, tmp_path / "other.sock", Process(own, there))
+            other = tmp_path / "other.sock"
+            await serve(stack, other, Process(replace(own, own_socket=other), there))
             answer = await process.ask("GET", BASE)
             assert [item["id"] for item in answer["items"]] == [there.id, here.id]
             (missing,) = answer["missing"]

@@ -22,7 +22,7 @@ from arv_ssh.controller.sessions import Sessions
 from arv_ssh.controller.shell import ShellEndpoint
 from arv_ssh.controller.tunnels import Tunnels
 from arv_ssh.embedded.api import ApiAnswer
-from arv_ssh.errors import HttpError, Unavailable
+from arv_ssh.errors import Forbidden, HttpError, Unavailable
 from arv_ssh.http_server import Request, Upgrade
 from tests.timing import DEADLINE
 from tests.unit.arv_ssh.controller.sessions import CONTAINER, TOKEN, USER, Transcript
@@ -87,9 +87,11 @@ class Scene:
 
     async def ask(self, uuid: str = CONTAINER, token: str = TOKEN) -> Upgrade:
         headers = {"upgrade": "ssh", "authorization": f"Bearer {token}"}
-        return await self.endpoint.handle(
+        answer = await self.endpoint.handle(
             uuid, Request("POST", "", "", headers, b"login_username=crunch", "203.0.113.9", "req-1")
         )
+        assert isinstance(answer, Upgrade)
+        return answer
 
 
 @pytest.fixture
@@ -119,6 +121,15 @@ def test_a_session_is_told_from_beginning_to_end(scene: Scene) -> None:
 
     run(scenario())
     assert scene.transcript.lines == ["opening", "opened", "closed client left"]
+
+
+@pytest.mark.parametrize("token", [{}, {"scopes": None}, {"scopes": ["GET /"]}], ids=str)
+def test_a_token_that_is_not_for_everything(scene: Scene, token: dict[str, Any]) -> None:
+    """A token with other scopes than "all", or about whose scopes the API says nothing, opens no session."""
+    scene.api.records["api_client_authorizations/current"] = token | {"uuid": "zzzzz-gj3su-000000000000000"}
+    with pytest.raises(Forbidden, match="do not include entering containers"):
+        run(scene.ask())
+    assert scene.transcript.lines[-1].startswith("refused 403")
 
 
 def test_what_is_known_of_a_refusal(scene: Scene) -> None:

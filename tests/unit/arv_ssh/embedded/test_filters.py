@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from arv_ssh.embedded import filters
 from arv_ssh.errors import BadRequest, Unprocessable
 from tests.unit.arv_ssh.embedded.cluster import Cluster
 
@@ -17,7 +18,7 @@ REQUESTS = "/arvados/v1/container_requests"
 def named(cluster: Cluster) -> Cluster:
     """Give a cluster with four requests: Alpha, beta, gamma_ray and one without a name, of priorities 1 to 4."""
     for priority, name in enumerate(("Alpha", "beta", "gamma_ray", None), 1):
-        extra = {"description": "x"} if name == "beta" else {}
+        extra: dict[str, Any] = {"description": "x"} if name == "beta" else {}
         properties = {"color": name} if name == "Alpha" else {}
         cluster.submit(name=name, priority=priority, properties=properties, use_existing=priority % 2 == 0, **extra)
     return cluster
@@ -81,6 +82,7 @@ def test_filters(named: Cluster, terms: list[Any], found: list[int]) -> None:
         [["priority", "<", None]], [["created_at", ">", "soon"]], [["created_at", ">", 3]], [["command", "=", ["x"]]],
         [["properties", "exists", 3]], [["properties", "exists", 'a"b']], [["name", "exists", "x"]],
         [["name", "like", 3]], [["name", "=", "x"]] * 101, [["name", "in", ["x"] * 10001]], [None], [[]],
+        [["name", "like", "%" * 257]], [["name", "like", "%"]] * 6 + [["name", "ilike", "%"]] * 5,
         [["__class__", "=", "x"]], [["digest", "=", "x"]], [["metadata", "=", "x"]],
     ],
 )  # fmt: skip
@@ -107,6 +109,16 @@ def test_nonsense_parameters(cluster: Cluster, name: str, value: str) -> None:
     """So is any other parameter of a list."""
     status, answer = cluster.call("GET", REQUESTS, {name: value})
     assert status in (400, 422) and name in answer["errors"][0]
+
+
+@pytest.mark.parametrize("operator", ["like", "ilike"])
+def test_a_pattern_sees_the_beginning_of_a_text(cluster: Cluster, operator: str) -> None:
+    """LIKE looks at the first 4096 characters of a text, so that no text however long keeps a thread."""
+    text = "a" * (filters.MATCHED_TEXT - 1) + "bc"
+    cluster.submit(name=text, priority=1)
+    for pattern, found in (("a%", [1]), ("%b", [1]), ("%c", []), ("%c%", []), ("%" * filters.MAX_PATTERN, [1])):
+        assert priorities(cluster, ["name", operator, pattern]) == found, pattern
+    assert priorities(cluster, ["name", "=", text]) == [1]
 
 
 def test_list_shape(named: Cluster) -> None:

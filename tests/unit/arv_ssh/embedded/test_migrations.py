@@ -19,7 +19,7 @@ from arv_ssh.embedded.models import Base
 from arv_ssh.embedded.store import Store
 from arv_ssh.errors import ConfigError
 from tests.postgresql import PostgresqlServer
-from tests.unit.arv_ssh.embedded.cluster import ROOT_TOKEN, Cluster, cluster_config, sqlite_url
+from tests.unit.arv_ssh.embedded.cluster import ACTIVE, ROOT_TOKEN, SPECTATOR, Cluster, cluster_config, sqlite_url
 
 OLD = Path(__file__).with_name("before_migrations.sql")
 """A database as the last version without migrations left it: one committed request, whose container runs."""
@@ -61,6 +61,10 @@ def test_revisions() -> None:
 def test_old_file_is_adopted(tmp_path: Path) -> None:
     """A file from before migrations becomes the newest schema, with all its records, and serves on."""
     old_database(tmp_path / "db.sqlite")
+    connection = sqlite3.connect(tmp_path / "db.sqlite")
+    connection.execute("UPDATE container_requests SET modified_by_user_uuid = ?", (SPECTATOR,))  # who renamed it
+    connection.commit()
+    connection.close()
     for _ in range(2):  # the second start finds nothing to do
         cluster = Cluster.__new__(Cluster)
         cluster.api = EmbeddedApi(cluster_config(sqlite_url(tmp_path)))
@@ -68,6 +72,7 @@ def test_old_file_is_adopted(tmp_path: Path) -> None:
         (request,) = root.list_all("container_requests")
         container = root.get("containers", request["container_uuid"])
         assert (request["name"], container["state"], container["properties"]) == ("from before", "Running", {})
+        assert (request["modified_by_user_uuid"], request["submitted_by_user_uuid"]) == (SPECTATOR, ACTIVE)
         assert {user["username"] for user in root.list_all("users")} == {"root", "admin", "active", "spectator"}
         assert differences(sqlite_url(tmp_path)) == []
         cluster.api.close()

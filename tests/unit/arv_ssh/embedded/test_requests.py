@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from arv_ssh import access
+from arv_ssh.api.client import ApiClient
+from arv_ssh.config import ShellAccess
 from arv_ssh.errors import Forbidden, NotFound, Unprocessable
 from tests.unit.arv_ssh.embedded.cluster import ACTIVE, SPECTATOR, WORK, Cluster
 
@@ -113,8 +116,63 @@ def test_attribution(cluster: Cluster) -> None:
         cluster.submit(cluster.active, owner_uuid=SPECTATOR)
 
 
-def test_who_changes_a_request_has_submitted_it(cluster: Cluster) -> None:
-    """As in Arvados, a later change by another user is attributed to that user."""
+def may_enter(cluster: Cluster, client: ApiClient, container_uuid: str) -> bool:
+    """Decide as the controller does, from the records of the API."""
+    policy = ShellAccess(mode="default-on", admin=False, user=True)
+    requests = cluster.root.list_all(
+        "container_requests", filters=[["container_uuid", "=", container_uuid]],
+        select=access.request_attributes(embedded=True),
+    )  # fmt: skip
+    try:
+        access.check_allowed(policy, client.current_user(), client.get("containers", container_uuid), requests)
+    except Forbidden:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("change", [{"name": "mine"}, {"priority": 7}, {"properties": {"a": 1}}], ids=str)
+def test_who_changes_a_request_has_not_submitted_it(cluster: Cluster, change: dict[str, Any]) -> None:
+    """As in Arvados, a later change is attributed to who made it; the submitter stays, and so does who may enter."""
     request = cluster.submit()
-    changed = cluster.admin.update("container_requests", request["uuid"], {"name": "x"})
-    assert changed["modified_by_user_uuid"] == cluster.admin.current_user()["uuid"]
+    cluster.root.create(
+        "links", {"link_class": "permission", "name": "can_write", "tail_uuid": SPECTATOR, "head_uuid": request["uuid"]}
+    )
+    changed = cluster.spectator.update("container_requests", request["uuid"], change)
+    assert (changed["modified_by_user_uuid"], changed["submitted_by_user_uuid"]) == (SPECTATOR, ACTIVE)
+    assert not may_enter(cluster, cluster.spectator, request["container_uuid"])
+    assert may_enter(cluster, cluster.active, request["container_uuid"])
+
+
+def test_the_submitter_is_who_commits(cluster: Cluster) -> None:
+    """A request has no submitter before it is committed; whoever commits it then is that, a colleague too."""
+    request = cluster.active.create("container_requests", {"name": "later"})
+    assert request["submitted_by_user_uuid"] is None
+    cluster.root.create(
+        "links", {"link_class": "permission", "name": "can_write", "tail_uuid": SPECTATOR, "head_uuid": request["uuid"]}
+    )
+    committed = cluster.spectator.update("container_requests", request["uuid"], WORK)
+    assert committed["submitted_by_user_uuid"] == SPECTATOR
+    container = cluster.root.get("containers", committed["container_uuid"])
+    assert container["runtime_user_uuid"] == SPECTATOR
+
+
+def test_the_submitter_cannot_be_claimed(cluster: Cluster) -> None:
+    """No client sets the submitter; root sets it by saying who submitted the request."""
+    request = cluster.submit()
+    for client in (cluster.active, cluster.admin, cluster.root):
+        with pytest.raises(Unprocessable, match="submitted_by_user_uuid"):
+            client.update("container_requests", request["uuid"], {"submitted_by_user_uuid": SPECTATOR})
+        with pytest.raises(Unprocessable, match="submitted_by_user_uuid"):
+            cluster.submit(client, submitted_by_user_uuid=SPECTATOR)
+    given = cluster.root.update("container_requests", request["uuid"], {"modified_by_user_uuid": SPECTATOR})
+    assert given["submitted_by_user_uuid"] == SPECTATOR
+
+
+def test_a_retry_runs_for_the_submitter(cluster: Cluster) -> None:
+    """The second container of a request is made for who submitted it, whoever changed it since."""
+    request = cluster.submit(container_count_max=2)
+    cluster.admin.update("container_requests", request["uuid"], {"name": "an administrator's now"})
+    cluster.bring(request["container_uuid"], "Cancelled")
+    again = cluster.active.get("container_requests", request["uuid"])["container_uuid"]
+    assert again != request["container_uuid"]
+    assert cluster.root.get("containers", again)["runtime_user_uuid"] == ACTIVE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,10 @@ def test_scopes(cluster: Cluster) -> None:
     assert client.current_user()["uuid"] == ADMIN
     with pytest.raises(NotFound):  # it is no administrator's, who would see all
         client.get("containers", cluster.container("Queued"))
-    for call in (lambda: client.list("containers"), lambda: client.list("users"), lambda: client.create("users", {})):
+    calls: list[Callable[[], Any]] = [
+        lambda: client.list("containers"), lambda: client.list("users"), lambda: client.create("users", {}),
+    ]  # fmt: skip
+    for call in calls:
         with pytest.raises(Forbidden, match="not in its scopes"):
             call()
     for scopes in ([], [1], [""]):

@@ -307,8 +307,8 @@ def test_two_ends(steps: list[tuple[str, bool, int, int]], cut: int) -> None:
         for side, number in written:
             read(side, number)
         exchange()
-    for (side, number), payload in written.items():
-        assert arrived[1 - side, number] == payload
+    for (side, number), whole in written.items():
+        assert arrived[1 - side, number] == whole
         assert (1 - side, number) in eofs
     assert not any(end.is_open(number) for end in ends for number in numbers)
 

@@ -36,7 +36,7 @@ def heard(end: Core, wire: bytes, size: int) -> list[Event]:
     found: list[Event] = []
     for at in range(0, len(wire), size):
         end.receive_data(wire[at : at + size])
-        for event in iter(end.next_event, None):
+        while (event := end.next_event()) is not None:
             last = found[-1] if found else None
             if isinstance(event, DataReceived) and isinstance(last, DataReceived):
                 assert event.stream_id == last.stream_id

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -189,7 +190,7 @@ def test_many_at_once() -> None:
     for reader in readers:
         reader.join(DEADLINE)
     for _, pid in started:
-        wait_for(lambda pid=pid: not os.path.exists(f"/proc/{pid}"), "the process's end")
+        wait_for(partial(lambda pid: not os.path.exists(f"/proc/{pid}"), pid), "the process's end")
 
 
 def test_lost_status() -> None:
