@@ -40,15 +40,15 @@ def check_allowed(policy: ShellAccess, user: Record, container: Record, requests
             "runtime_constraints"
         )
     if wish is False:
-        raise Forbidden(f"container {uuid} was submitted with shell_access: false, so nobody may enter it")
+        raise Forbidden(f"container {uuid} was submitted with shell_access: false, so no one may enter it")
     if policy.admin and user.get("is_admin"):
         return
     if not policy.user:
-        raise Forbidden(f"only administrators may enter container {uuid}: this cluster's shell access is theirs alone")
+        raise Forbidden(f"only administrators may enter container {uuid}: this cluster limits shell access to them")
     if not requests or any(request["modified_by_user_uuid"] != user["uuid"] for request in requests):
         raise Forbidden(
             f"container {uuid} runs for requests that other users submitted; "
-            "only who submitted all of them may enter it"
+            "only a user who submitted all of them may enter it"
         )
 
 

@@ -87,7 +87,7 @@ class Revocation:
             try:
                 await self.look()
             except Exception:  # a look that failed is no reason never to look again
-                logger.exception("cannot look whether sessions may go on")
+                logger.exception("cannot check whether sessions may continue")
 
     async def look(self) -> None:
         """Look once whether each session may go on; return when all that may not have been told to end."""
@@ -141,10 +141,11 @@ class Revocation:
 
     def _bear(self, session: LiveSession, failure: HttpError) -> None:
         """Let a session go on though the API could not be asked, for a time."""
-        event(logger, "cannot ask whether a session may go on", level=logging.WARNING, session_id=session.id,
+        event(logger, "cannot check whether a session may continue", level=logging.WARNING, session_id=session.id,
               request_id=session.request_id, error=str(failure))  # fmt: skip
         if time.monotonic() - session.checked > API_GRACE:
-            self._end(session, REVOKED, f"for {API_GRACE / 60:g} min nobody could say whether it may go on: {failure}")
+            sentence = f"for {API_GRACE / 60:g} min the API could not say whether it may continue: {failure}"
+            self._end(session, REVOKED, sentence)
 
     def _end(self, session: LiveSession, reason: str, sentence: str) -> None:
         token = self.config.system_root_token
@@ -164,7 +165,9 @@ class Revocation:
         try:
             user = as_user.current_user()
             if "all" not in as_user.get("api_client_authorizations", "current")["scopes"]:
-                raise Forbidden("your API token was limited to some requests, and entering containers is none of them")
+                raise Forbidden(
+                    "your API token is now limited to certain requests, which do not include entering containers"
+                )
             return View(user, {record["uuid"]: record for record in _list(as_user, "containers", "uuid", uuids)})
         except HttpError as error:
             return error

@@ -70,12 +70,12 @@ class SessionAdmin:
         scope, caller = await self._authorize(request)
         if session_id is None:
             if request.method != "GET":
-                raise MethodNotAllowed(f"{BASE} takes GET")
+                raise MethodNotAllowed(f"{BASE} accepts GET only")
             return _answer(await self._list(scope))
         if request.method != "POST":
-            raise MethodNotAllowed("a session is ended by POST")
+            raise MethodNotAllowed("use POST to end a session")
         if not SESSION_ID.fullmatch(session_id):
-            raise NotFound(f"{session_id[:40]!r} is no session's id; arv-ssh sessions list shows them")
+            raise NotFound(f"{session_id[:40]!r} is not a session id; arv-ssh sessions list shows them")
         return _answer(await self._kill(session_id, _reason(request), scope, caller))
 
     async def _authorize(self, request: Request) -> tuple[str, str]:
@@ -89,8 +89,10 @@ class SessionAdmin:
         as_user = self._api.with_token(request.token())
         user = await asyncio.to_thread(as_user.current_user)
         token = await asyncio.to_thread(as_user.get, "api_client_authorizations", "current")
-        if not user.get("is_admin") or "all" not in token["scopes"]:
-            raise Forbidden(f"sessions are administrators' to see and to end, and user {user['uuid']} is none")
+        if not user.get("is_admin"):
+            raise Forbidden(f"only administrators can list or end sessions; user {user['uuid']} is not one")
+        if "all" not in token["scopes"]:
+            raise Forbidden("this token is limited to certain requests, which do not include sessions")
         return scope, str(user["uuid"])
 
     def _check_controller(self, request: Request) -> None:
@@ -127,7 +129,7 @@ class SessionAdmin:
         if others.records:
             return others.records[0]
         unasked = f" ({'; '.join(others.missing)})" if others.missing else ""
-        raise NotFound(f"no session {session_id} is open here; arv-ssh sessions list shows those that are{unasked}")
+        raise NotFound(f"no session {session_id} is open here; arv-ssh sessions list shows the open ones{unasked}")
 
     async def _ask_others(self, method: str, path: str, body: Record, scope: str, patience: float) -> Answers:
         """Ask the controllers that ``scope`` leaves; a 404 is the answer of one that does not have the session."""

@@ -43,7 +43,7 @@ class EmbeddedApi:
         if not config.database:
             where = f"Clusters.{config.cluster_id}"
             raise ConfigError(
-                f"nothing says which API to ask: give --api URL or {where}.API for a real Arvados, "
+                f"no API to ask: give --api URL or {where}.API for a real Arvados, "
                 f"or set {where}.EmbeddedAPI.Database for an embedded API"
             )
         self._config = config
@@ -75,7 +75,7 @@ class EmbeddedApi:
         except Exception:
             logger.exception("call failed", extra={"fields": {"request_id": request_id, "method": method}})
             status = 500
-            answer = _error("the API met an error that it did not expect; its log says more", request_id)
+            answer = _error("unexpected error in the API; its log says more", request_id)
         return ApiAnswer(status, json.dumps(answer).encode() + b"\n")
 
     def _discovery(self, method: str, headers: Mapping[str, str]) -> Fields:

@@ -125,7 +125,7 @@ def test_kill(alone: Peers, ended: list[Any]) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "body", "kind", "sentence"),
     [("POST", f"{BASE}/ses-{'0' * 20}/kill", b"", NotFound, f"no session ses-{'0' * 20} is open here"),
-     ("POST", f"{BASE}/nonsense/kill", b"", NotFound, "'nonsense' is no session's id"),
+     ("POST", f"{BASE}/nonsense/kill", b"", NotFound, "'nonsense' is not a session id"),
      ("GET", f"{BASE}/ses-{'0' * 20}/kill", b"", MethodNotAllowed, "POST"),
      ("DELETE", BASE, b"", MethodNotAllowed, "GET"),
      ("POST", f"{BASE}/ses-{'0' * 20}/kill", b"[1", BadRequest, "must be JSON")],

@@ -151,7 +151,7 @@ def test_current_user(cluster: Cluster) -> None:
 @pytest.mark.parametrize(
     ("database", "message"),
     [
-        (None, "nothing says which API to ask: give --api URL or .*EmbeddedAPI.Database"),
+        (None, "no API to ask: give --api URL or .*EmbeddedAPI.Database"),
         ("sqlite://", "must be a file"),
         ("sqlite:///:memory:", "must be a file"),
         ("mysql://host/db", "must be a URL"),
