@@ -117,7 +117,7 @@ def test_no_settings(doctor: Doctor) -> None:
 @pytest.mark.parametrize(
     ("program", "words"),
     [
-        ("", "there is no ssh program"),
+        ("", "no ssh program"),
         ("echo OpenSSH_8.3p1, OpenSSL 1.1.1k >&2", "OpenSSH_8.3p1, which is too old"),
         ("echo Sun_SSH_2.4 >&2", "which is not OpenSSH"),
     ],

@@ -125,7 +125,8 @@ def test_same_name_twice(account: Account, places: dict[str, Place]) -> None:
     newer = run_job(places["zzzzz"].cluster)
     done = account.ssh("job.arv", "hostname")
     assert done.stdout.decode().strip() == newer.uuid
-    assert done.stderr.decode().startswith(f"arvados-client: job.arv is {newer.request}, the newest of 2 that are running;")
+    said = f"arvados-client: job.arv is {newer.request}, the newest of 2 that are running;"
+    assert done.stderr.decode().startswith(said)
     assert places["zzzzz"].request in done.stderr.decode()
     change(newer.cluster, newer.request, name="job two")
     done = account.ssh("jo.arv", "true")

@@ -68,7 +68,7 @@ def site() -> Site:
         [request(1, "align"), request(2, "call\x1b[2Jvariants"), request(3, "report")],
     )
     made.answers = {
-        uuid(2): ("403 Forbidden", f"container {uuid(2)} runs for requests that other users submitted; only a user who"),
+        uuid(2): ("403 Forbidden", f"container {uuid(2)} runs for requests that other users submitted; only a user"),
         uuid(3): ("503 Not now", f"container {uuid(3)} is not running yet (it is Queued); try again"),
     }
     return made
@@ -91,7 +91,7 @@ def test_table(double: Start, client: Run, site: Site) -> None:
         f"{uuid(1)}  Running  1 h     yes    node-1  align",
         f"{uuid(2)}  Running  2 h     no     node-1  call?[2Jvariants",
     ]
-    assert lines[3] == "    no: it runs for requests that other users submitted; only a user who"
+    assert lines[3] == "    no: it runs for requests that other users submitted; only a user"
     assert lines[4:] == [f"{uuid(3)}  Queued   3 h     later  -       report"]
 
 
