@@ -98,16 +98,21 @@ def test_what_is_shown(alone: Peers) -> None:
 
 
 @pytest.mark.parametrize(
-    ("token", "kind"),
-    [("", Unauthorized), ("nonsense", Unauthorized), (TOKEN, Forbidden), (f"{ADMIN}some", Forbidden)],
+    ("token", "kind", "sentence"),
+    [
+        ("", Unauthorized, "no API token was sent"),
+        ("nonsense", Unauthorized, ""),
+        (TOKEN, Forbidden, "only administrators"),
+        (f"{ADMIN}some", Forbidden, "this token is limited to certain requests"),
+    ],
 )
 @pytest.mark.parametrize("path", [BASE, f"{BASE}/ses-{'0' * 20}/kill"])
 def test_administrators_only(
-    alone: Peers, ended: list[Any], token: str, kind: type[HttpError], path: str
+    alone: Peers, ended: list[Any], token: str, kind: type[HttpError], sentence: str, path: str
 ) -> None:
-    """Everybody but an administrator with a full token is refused, before anything else."""
+    """Everybody but an administrator with a full token is refused, before anything else, and told why."""
     process = Process(alone, session(id=f"ses-{'0' * 20}"))
-    with pytest.raises(kind):
+    with pytest.raises(kind, match=sentence):
         asyncio.run(process.ask("GET" if path == BASE else "POST", path, token=token))
     assert not ended
 
