@@ -37,7 +37,7 @@ def check_scopes(token: Record, purpose: str) -> None:
     """
     scopes = token.get("scopes")
     if not isinstance(scopes, list | tuple) or "all" not in scopes:
-        raise Forbidden(f"this API token is limited to certain requests, which do not include {purpose}")
+        raise Forbidden(f"this token is limited to certain requests, which do not include {purpose}")
 
 
 def request_attributes(*, embedded: bool) -> list[str]:
@@ -58,15 +58,15 @@ def check_allowed(policy: ShellAccess, user: Record, container: Record, requests
             "runtime_constraints"
         )
     if wish is False:
-        raise Forbidden(f"container {uuid} was submitted with shell_access: false, so nobody may enter it")
+        raise Forbidden(f"container {uuid} was submitted with shell_access: false, so no one may enter it")
     if policy.admin and user.get("is_admin"):
         return
     if not policy.user:
-        raise Forbidden(f"only administrators may enter container {uuid}: this cluster's shell access is theirs alone")
+        raise Forbidden(f"only administrators may enter container {uuid}: this cluster limits shell access to them")
     if not requests or not all(_submitted(request, container, user["uuid"]) for request in requests):
         raise Forbidden(
             f"container {uuid} runs for requests that other users submitted; "
-            "only who submitted all of them may enter it"
+            "only a user who submitted all of them may enter it"
         )
 
 

@@ -86,6 +86,6 @@ def _plain(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 
 def _wrong(text: str) -> ConfigError:
     return ConfigError(
-        f"{text!r} is no forwarding destination; write HOST, HOST:PORT or HOST:LOW-HIGH, where HOST is *, container, "
-        "an address, a network such as 10.0.0.0/8, or a name such as *.example.org"
+        f"{text!r} is not a forwarding destination; write HOST, HOST:PORT or HOST:LOW-HIGH, where HOST is *, "
+        "container, an address, a network such as 10.0.0.0/8, or a name such as *.example.org"
     )

@@ -112,7 +112,7 @@ def _fields(text: str) -> dict[str, str]:
     try:
         found = parse_qs(text, keep_blank_values=True, max_num_fields=MAX_FIELDS)
     except ValueError as error:
-        raise BadRequest(f"the request's form has over {MAX_FIELDS} fields; send those that it needs") from error
+        raise BadRequest(f"the request's form has over {MAX_FIELDS} fields; send only those needed") from error
     return {name: values[-1] for name, values in found.items()}
 
 
@@ -317,7 +317,7 @@ class HttpConnection(asyncio.Protocol):
             answer = error_response(error, request.request_id)
         except Exception:
             logger.exception("request failed", extra={"fields": {"request_id": request.request_id}})
-            unexpected = HttpError("the server met an error that it did not expect; its log says more")
+            unexpected = HttpError("unexpected server error; the server's log says more")
             answer = error_response(unexpected, request.request_id)
         if self._transport is None:
             return
@@ -419,7 +419,7 @@ class HttpConnection(asyncio.Protocol):
             return
         if self._stream is not None:
             stream, self._stream = self._stream, None
-            stream.fail(BadRequest("the request's body ended before it was whole, or is not HTTP"))
+            stream.fail(BadRequest("the request's body is incomplete, or not valid HTTP"))
             return
         too_large = error.error_status_hint in (413, 431)
         refusal = (

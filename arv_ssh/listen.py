@@ -64,7 +64,7 @@ def inherited(environ: MutableMapping[str, str]) -> list[socket.socket]:
 
 def adopt(descriptor: int, whence: str) -> socket.socket:
     """Return the listening TCP socket that this process was given as ``descriptor``; ``whence`` is for the error."""
-    refusal = f"file descriptor {descriptor}, named by {whence}, is no listening TCP socket"
+    refusal = f"file descriptor {descriptor}, named by {whence}, is not a listening TCP socket"
     try:
         listener = socket.socket(fileno=descriptor)
     except OSError as error:

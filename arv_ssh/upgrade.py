@@ -144,7 +144,7 @@ class UpgradeAnswer:
                 raise BadGateway(f"{self._peer} answered with a malformed HTTP header")
             self._add_header(found.group(1), found.group(2))
         if self.headers.get("upgrade", "").lower() != self._protocol:
-            raise BadGateway(f"{self._peer} switched to another protocol than {self._name}")
+            raise BadGateway(f"{self._peer} switched to a protocol other than {self._name}")
         self.status, self.reason, self.trailing = 101, reason, rest
 
     def _add_header(self, name: str, value: str) -> None:

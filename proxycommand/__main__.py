@@ -15,13 +15,13 @@ from arv_ssh.errors import ArvSshError, UsageError
 USAGE = """usage: arvados-client COMMAND [OPTIONS]
 
   shell [U@]UUID [COMMAND...]  open a shell in a running container, or run a command there
-  ls [--json]                  list the containers that run or wait, and whether you can enter them
+  ls [--json]                  list running and waiting containers, and whether you can enter them
   ssh-config [--install]       print (or install) the ssh_config block that makes `ssh UUID`, scp and rsync work
-  forward UUID LOCAL:REMOTE... let local ports lead into a running container, until Ctrl-C
-  doctor [UUID]                walk the way one step at a time, and say what to do where it ends
-  speedtest UUID               measure the way into a container: connect, echo, MB/s each way
-  completion bash|zsh          print what lets a shell complete these words
-  ssh-proxy HOST               what ssh runs as its ProxyCommand; you need not
+  forward UUID LOCAL:REMOTE... forward local ports to a running container, until Ctrl-C
+  doctor [UUID]                check the connection step by step, and say what to do about the first failure
+  speedtest UUID               measure the connection to a container: connect, echo, MB/s in each direction
+  completion bash|zsh          print the completions of that shell
+  ssh-proxy HOST               the ProxyCommand, which ssh runs itself
   --version                    print the version
 
 examples:
@@ -121,7 +121,7 @@ def _dispatch(argv: list[str]) -> int:
     if command in ("--help", "-h", "help"):
         print(USAGE, end="")
         return 0
-    raise UsageError(f"there is no command {command!r}; see arvados-client --help")
+    raise UsageError(f"unknown command {command!r}; see arvados-client --help")
 
 
 def _show_help(command: str) -> bool:

@@ -39,7 +39,7 @@ def read(
         elif argument == "--":
             return Arguments(values, given, words + left)
         elif argument.startswith("-"):
-            raise UsageError(f"there is no option {name}; {usage}")
+            raise UsageError(f"unknown option {name}; {usage}")
         else:
             words.append(argument)
             if stop_at_word:

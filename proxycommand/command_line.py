@@ -19,10 +19,10 @@ _UUID = "zzzzz-dz642-abcdeabcdeabcde"
 
 _SETTINGS = ("--settings", "FILE", "take ARVADOS_API_HOST and ARVADOS_API_TOKEN from FILE")
 _USER = ("--user", "NAME", "log in as this user of the container (default: the image's own)")
-_KNOWN_HOSTS = ("--known-hosts-dir", "DIR", "where the host keys are written, one file a host")
+_KNOWN_HOSTS = ("--known-hosts-dir", "DIR", "directory for the host keys, one file per host")
 _DETACH = ("--detach-keys", "KEYS", "keys that detach from the session, such as ctrl-p,ctrl-q (default: none)")
 _CLUSTER = ("--cluster", "ID", "use ~/.config/arvados/ID.conf, the settings of the cluster ID")
-_JSON = ("--json", "", "print JSON, for programs")
+_JSON = ("--json", "", "print JSON")
 _WAIT = ("--wait", "", "wait for a container that is Queued or Locked, with a progress line")
 
 Option = tuple[str, str, str]
@@ -91,8 +91,8 @@ def _shell(commands: Commands) -> None:
 
 def _ls(commands: Commands) -> None:
     _add(
-        commands, "ls", "list the containers that run or wait, and whether you can enter them",
-        (_JSON, ("--uuids", "", "print the UUIDs of those you can enter, and nothing else"), _CLUSTER, _SETTINGS),
+        commands, "ls", "list running and waiting containers, and whether you can enter them",
+        (_JSON, ("--uuids", "", "print only the UUIDs of those you can enter"), _CLUSTER, _SETTINGS),
         "arvados-client ls",
         "arvados-client ls --json --cluster zzzzz",
     )  # fmt: skip
@@ -102,12 +102,12 @@ def _ssh_config(commands: Commands) -> None:
     _add(
         commands, "ssh-config", "print or install the ssh_config block that makes ssh UUID, scp and rsync work",
         (
-            ("--install", "", "write the block to a file of its own in ~/.ssh, and one Include line to ~/.ssh/config"),
-            ("--uninstall", "", "take out exactly what --install wrote"),
-            ("--dry-run", "", "with --install and --uninstall: show the change, and change nothing"),
-            ("--cluster", "ID", "a block for the UUIDs of this cluster alone"),
+            ("--install", "", "write the block to its own file in ~/.ssh, and one Include line to ~/.ssh/config"),
+            ("--uninstall", "", "remove exactly what --install wrote"),
+            ("--dry-run", "", "with --install or --uninstall: show the change without making it"),
+            ("--cluster", "ID", "a block only for the UUIDs of this cluster"),
             ("--no-control-master", "", "do not share connections between sessions"),
-            ("--wait", "", "have every ssh wait for containers that are Queued or Locked"),
+            ("--wait", "", "make every ssh wait for containers that are Queued or Locked"),
             ("--output-dir", "DIR", "write the block to DIR/ssh_config, for ssh -F"),
             _SETTINGS, _KNOWN_HOSTS,
         ),
@@ -119,7 +119,7 @@ def _ssh_config(commands: Commands) -> None:
 
 def _forward(commands: Commands) -> None:
     made = _add(
-        commands, "forward", "let ports of this machine lead into a running container, until Ctrl-C",
+        commands, "forward", "forward ports of this machine to a running container, until Ctrl-C",
         (_USER, _SETTINGS),
         f"arvados-client forward {_UUID} 8888:8888",
         f"arvados-client forward {_UUID} 0:8888 5432:db.internal:5432",
@@ -127,27 +127,28 @@ def _forward(commands: Commands) -> None:
     made.add_argument("uuid", metavar="UUID", help=UUID_HELP)
     made.add_argument(
         "pairs", nargs="+", metavar="LOCAL:REMOTE",
-        help="a port of this machine, or 0 for any free one; and a port of the container, or HOST:PORT seen there",
+        help="a local port, or 0 for any free one; and a port of the container, or HOST:PORT as seen from it",
     )  # fmt: skip
 
 
 def _doctor(commands: Commands) -> None:
     made = _add(
-        commands, "doctor", "walk the way to a container one step at a time, and say what to do where it ends",
+        commands, "doctor",
+        "check the connection to a container step by step, and say what to do about the first failure",
         (_JSON, _USER, _SETTINGS),
         "arvados-client doctor",
         f"arvados-client doctor {_UUID}",
     )  # fmt: skip
-    made.add_argument("uuid", nargs="?", metavar="UUID", help=f"{UUID_HELP}; without it doctor ends at the token")
+    made.add_argument("uuid", nargs="?", metavar="UUID", help=f"{UUID_HELP}; without it doctor stops after the token")
 
 
 def _speedtest(commands: Commands) -> None:
     made = _add(
-        commands, "speedtest", "measure the way into a container: connect, echo, MB/s each way",
+        commands, "speedtest", "measure the connection to a container: connect, echo, MB/s in each direction",
         (
             _JSON,
-            ("--seconds", "N", "how long to send and to receive (default: 3)"),
-            ("--keystrokes", "N", "how many to type (default: 100)"),
+            ("--seconds", "N", "seconds to send and to receive (default: 3)"),
+            ("--keystrokes", "N", "keystrokes to type (default: 100)"),
             _USER, _SETTINGS, _KNOWN_HOSTS,
         ),
         f"arvados-client speedtest {_UUID}",
@@ -158,7 +159,7 @@ def _speedtest(commands: Commands) -> None:
 
 def _completion(commands: Commands) -> None:
     made = _add(
-        commands, "completion", "print what lets a shell complete the words of arvados-client",
+        commands, "completion", "print the completions of arvados-client for a shell",
         (),
         'eval "$(arvados-client completion bash)"',
         "arvados-client completion zsh >~/.zfunc/_arvados-client",
@@ -168,12 +169,12 @@ def _completion(commands: Commands) -> None:
 
 def _ssh_proxy(commands: Commands) -> None:
     made = _add(
-        commands, "ssh-proxy", "connect stdin and stdout to a container's gateway: the ProxyCommand of ssh, run by it",
+        commands, "ssh-proxy", "connect stdin and stdout to a container's gateway, as the ProxyCommand of ssh",
         (
             _USER, _SETTINGS, _KNOWN_HOSTS, _CLUSTER, _DETACH, _WAIT,
-            ("--control-dir", "DIR", "a directory for ControlPath, which is made private"),
-            ("--needs-openssh", "X.Y", "warn when ssh is an older OpenSSH than this"),
-            ("--probe-only", "", "end as soon as the session is accepted: status 0 says that there is a way in"),
+            ("--control-dir", "DIR", "the directory of ControlPath; it is made private"),
+            ("--needs-openssh", "X.Y", "warn if ssh is an OpenSSH older than this"),
+            ("--probe-only", "", "end as soon as the session is accepted: status 0 means that you can enter"),
         ),
         "ssh -o ProxyCommand='arvados-client ssh-proxy --wait --user %r %h' NAME.arv",
         f"arvados-client ssh-proxy --probe-only {_UUID}",

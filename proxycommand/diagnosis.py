@@ -28,17 +28,17 @@ OLDEST_OPENSSH = (8, 4)
 ADVICE = {
     "settings": "set ARVADOS_API_HOST and ARVADOS_API_TOKEN, or write them to ~/.config/arvados/settings.conf",
     "OpenSSH": "install the OpenSSH client, 8.4 or newer; until then arv_ssh.connect() from Python works",
-    "DNS": "check the name for a typo, and this machine's network: a VPN may have to be up",
-    "TCP": "check host and port; where a firewall lets only a proxy through, set HTTPS_PROXY to it",
-    "proxy": "check HTTPS_PROXY with whoever runs the proxy, or name the host in NO_PROXY to go without it",
+    "DNS": "check the name for typos, and this machine's network: you may need a VPN",
+    "TCP": "check host and port; if a firewall requires a proxy, set HTTPS_PROXY to it",
+    "proxy": "check HTTPS_PROXY with the proxy's administrator, or name the host in NO_PROXY to bypass it",
     "TLS": "set SSL_CERT_FILE to the file of the CA that signed the cluster's certificate",
-    "token": "copy a current token of this very cluster: in the Workbench under «Get API token»",
-    "record": "check the UUID and whose token it is; --wait waits for what is queued, and what has ended stays so",
-    "policy": "ask who submitted the container, or the cluster's administrator: Containers.ShellAccess decides",
-    "gateway": "the container's node or its crunch-run may have died: see whether it still runs, tell an administrator",
-    "proofs": "tell an administrator: something else than this container's gateway answers at its address",
-    "SSH handshake": "try again, and report it to an administrator with the request's id if it lasts",
-    "exec": "run a program of the image by its name: ssh UUID PROGRAM; sftp and forwarding need no shell",
+    "token": "copy a current token of this cluster from Workbench, under «Get API token»",
+    "record": "check the UUID and the token's user; --wait waits for queued containers, ended ones cannot be entered",
+    "policy": "ask the user who submitted the container, or an administrator: Containers.ShellAccess decides",
+    "gateway": "the container's node or its crunch-run may have died: check whether it runs, and tell an administrator",
+    "proofs": "tell an administrator: something other than this container's gateway answers at its address",
+    "SSH handshake": "try again, and tell an administrator the request id if it persists",
+    "exec": "run a program of the image by name: ssh UUID PROGRAM; sftp and forwarding need no shell",
 }
 """The steps in their order, and what to do where one fails."""
 
@@ -175,7 +175,7 @@ def _openssh() -> str:
     try:
         done = subprocess.run(["ssh", "-V"], capture_output=True, text=True)  # noqa: S607 - the user's own ssh
     except OSError as error:
-        raise ArvSshError(f"there is no ssh program on the PATH ({error.strerror})") from error
+        raise ArvSshError(f"no ssh program on the PATH ({error.strerror})") from error
     said = (done.stderr or done.stdout).strip().split(",")[0]
     found = re.search(r"OpenSSH\D*(\d+)\.(\d+)", said)
     if not found:
@@ -193,7 +193,7 @@ def _running(front: Controller, container: str) -> str:
     if state in ("Complete", "Cancelled"):
         raise ContainerEnded(f"container {container} has ended: {state}, exit code {record.get('exit_code')}")
     if state != "Running":
-        raise Unavailable(f"container {container} does not run yet: it is {state}")
+        raise Unavailable(f"container {container} is not running yet: it is {state}")
     since = re.sub(r"\.\d+", "", str(record.get("started_at")))
     return f"{container}, Running since {since}"
 
@@ -207,7 +207,8 @@ def _exec(client: ContainerClient) -> str:
         status = stdout.channel.recv_exit_status()
         said = stderr.read().decode(errors="replace").strip()
     except (paramiko.SSHException, OSError) as error:
-        raise ArvSshError(f"container {client.container} executes nothing: {error or 'no answer in time'}") from error
+        reason = error or "no answer in time"
+        raise ArvSshError(f"cannot run anything in container {client.container}: {reason}") from error
     if status:
         raise ArvSshError(f"container {client.container} has no shell: {said or f'exit status {status}'}")
     return "a shell ran, and ended with status 0"

@@ -35,7 +35,7 @@ def run(argv: list[str]) -> int:
     if "--json" in given.flags:
         print(json.dumps({"target": target or None, "ok": ok, "steps": [step.as_json() for step in steps]}, indent=2))
     elif ok:
-        print(f"\nAll is well: ssh {target} has a way in." if target else "\nAll is well as far as the token.")
+        print(f"\nEverything works: ssh {target} gets you in." if target else "\nEverything works, up to the token.")
     return 0 if ok else _FAILED
 
 

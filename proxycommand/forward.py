@@ -35,7 +35,7 @@ def run(argv: list[str]) -> int:
     try:
         with Forwarding(target, pairs, user=given.values["--user"], settings_file=given.values["--settings"]) as ways:
             for port, (_, (host, remote_port)) in zip(ways.ports, pairs, strict=True):
-                print(f"127.0.0.1:{port} leads to {host}:{remote_port} of {target}", flush=True)
+                print(f"127.0.0.1:{port} forwards to {host}:{remote_port} of {target}", flush=True)
             ways.wait()
     except KeyboardInterrupt:
         pass  # the way this command is meant to end
@@ -45,7 +45,7 @@ def run(argv: list[str]) -> int:
 def _split(text: str) -> tuple[int, str]:
     found = _PAIR.fullmatch(text)
     if not found or int(found.group(1)) > 65535:
-        raise UsageError(f"{text!r} is not LOCAL:REMOTE; give a port of this machine, or 0 for any, and one in there")
+        raise UsageError(f"{text!r} is not LOCAL:REMOTE; give a local port (0 for any) and a port of the container")
     return int(found.group(1)), found.group(2)
 
 

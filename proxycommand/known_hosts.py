@@ -54,7 +54,7 @@ def make_private(directory: str) -> None:
     os.makedirs(directory, mode=0o700, exist_ok=True)
     status = os.stat(directory)
     if hasattr(os, "getuid") and status.st_uid != os.getuid():
-        raise ArvSshError(f"the directory {directory} is another user's; name one of yours (ssh-config --help)")
+        raise ArvSshError(f"the directory {directory} belongs to another user; name your own (ssh-config --help)")
     if status.st_mode & 0o077:
         os.chmod(directory, 0o700)
 

@@ -50,7 +50,7 @@ def run(argv: list[str]) -> int:
         print(USAGE)
         return 0
     if given.words or len(given.flags) > 1:
-        raise UsageError(f"ls takes no {' '.join(given.words) or '--json together with --uuids'}; {USAGE}")
+        raise UsageError(f"ls does not take {' '.join(given.words) or '--json together with --uuids'}; {USAGE}")
     cluster = given.values["--cluster"]
     controller = Controller(load(given.values["--settings"], cluster=cluster))
     listed = rows(controller)
@@ -61,7 +61,7 @@ def run(argv: list[str]) -> int:
     elif listed:
         _print_table(listed)
     else:
-        print(f"no container that you can see runs or waits on {controller.settings.authority}")
+        print(f"you can see no running or waiting container on {controller.settings.authority}")
     return 0
 
 
@@ -117,7 +117,7 @@ def _may_enter(controller: Controller, container: Row) -> tuple[str, str | None]
         return "ended", None
     except (BadRequest, MethodNotAllowed, NotFound):
         # A stock Arvados controller, or one of ours before this question existed, has no GET there.
-        return "unknown", "this controller does not tell beforehand; try"
+        return "unknown", "this controller cannot say in advance; try"
     except Unavailable as error:
         # The same status says that nobody may enter any container.
         return "not yet" if "not running" in str(error) else "refused", str(error)

@@ -34,7 +34,7 @@ def run(argv: list[str]) -> int:
     login, at, target = given.words[0].rpartition("@")
     user = given.values["--user"] or login or controller.DEFAULT_LOGIN
     if at and given.values["--user"] not in ("", login):
-        raise UsageError(f"--user {given.values['--user']} and {login}@ name two login names; give one of them")
+        raise UsageError(f"--user {given.values['--user']} and {login}@ name two login names; give one")
     ssh_options, command = split(given.words[1:])
     site = settings.load(given.values["--settings"], target=target)
     container, session = open_session(
@@ -75,4 +75,4 @@ def _become(command: list[str]) -> NoReturn:
     try:
         os.execvp(command[0], command)  # noqa: S606 - no shell in between is the point
     except FileNotFoundError as error:
-        raise ArvSshError("there is no ssh program on the PATH; install the OpenSSH client") from error
+        raise ArvSshError("no ssh program on the PATH; install the OpenSSH client") from error

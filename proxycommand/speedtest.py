@@ -158,7 +158,7 @@ class SpeedTest:
                 words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
             )
         except FileNotFoundError as error:
-            raise ArvSshError("there is no ssh program on the PATH; install the OpenSSH client") from error
+            raise ArvSshError("no ssh program on the PATH; install the OpenSSH client") from error
         with ssh:
             too_long = threading.Timer(seconds + _ANSWER_TIMEOUT, ssh.kill)
             too_long.daemon = True
@@ -217,9 +217,9 @@ def _reason(ssh: subprocess.Popen[bytes]) -> str:
     assert ssh.stderr  # noqa: S101 - a pipe was asked for
     lines = ssh.stderr.read().decode(errors="replace").strip().splitlines()
     own = [line for line in lines if line.startswith("arvados-client: ")]
-    said = (own or lines[-1:] or ["the way into the container fell silent; try arvados-client doctor"])[0]
+    said = (own or lines[-1:] or ["the connection to the container went silent; try arvados-client doctor"])[0]
     if ssh.wait() == 127:
-        return f"speedtest needs /bin/sh in the container, and there is none ({said}); test another container"
+        return f"speedtest needs /bin/sh, which this container lacks ({said}); test another container"
     return said.removeprefix("arvados-client: ")
 
 
@@ -275,4 +275,4 @@ def _table(result: dict[str, float | str]) -> str:
 
 
 def _by(program: float | str) -> str:
-    return "" if program == "cat" else " (by the shell itself, for there is no cat; the way itself is faster)"
+    return "" if program == "cat" else " (by the shell itself, without cat; the connection is faster)"

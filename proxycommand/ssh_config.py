@@ -43,12 +43,12 @@ def run(argv: list[str]) -> int:
         print(USAGE)
         return 0
     if given.words:
-        raise UsageError(f"ssh-config takes no {given.words[0]!r}; {USAGE}")
+        raise UsageError(f"ssh-config does not take {given.words[0]!r}; {USAGE}")
     output, cluster = given.values["--output-dir"], given.values["--cluster"]
     installing = given.flags & set(_INSTALLING)
     _check_together(installing, output)
     if cluster and not _CLUSTER_ID.fullmatch(cluster):
-        raise UsageError(f"{cluster!r} is no cluster's id: give the five characters that its UUIDs begin with")
+        raise UsageError(f"{cluster!r} is not a cluster id: give the first five characters of the cluster's UUIDs")
     directory = given.values["--known-hosts-dir"] or (
         os.path.join(output, "known_hosts") if output else known_hosts.cache_dir()
     )
@@ -69,9 +69,9 @@ def run(argv: list[str]) -> int:
 
 def _check_together(flags: set[str], output: str) -> None:
     if len(flags - {"--dry-run"}) + bool(output) > 1:
-        raise UsageError(f"--output-dir, --install and --uninstall exclude each other; {USAGE}")
+        raise UsageError(f"give only one of --output-dir, --install and --uninstall; {USAGE}")
     if flags == {"--dry-run"}:
-        raise UsageError(f"--dry-run goes with --install or --uninstall; {USAGE}")
+        raise UsageError(f"--dry-run needs --install or --uninstall; {USAGE}")
 
 
 def _install(flags: set[str], cluster: str, text: str) -> None:
@@ -82,7 +82,7 @@ def _install(flags: set[str], cluster: str, text: str) -> None:
     if dry_run:
         sys.stdout.write(change)
     else:
-        print(f"{place.config} {'changed' if change else 'is as it should be already'}", file=sys.stderr)
+        print(f"{place.config} {'changed' if change else 'is already up to date'}", file=sys.stderr)
     if not read_by_ssh(place.directory):
         tell(f"ssh does not read {place.config}: HOME is not this account's home; use ssh -F {place.config}")
 
@@ -97,7 +97,7 @@ def _complete_names(settings_file: str, cluster: str) -> None:
     except ArvSshError as error:
         tell(f"the block is installed, but there are no host names to complete yet: {error}")
     else:
-        print(f"host names to complete: {count} (arvados-client ls looks again)", file=sys.stderr)
+        print(f"host names to complete: {count} (arvados-client ls updates them)", file=sys.stderr)
 
 
 def block(
@@ -151,7 +151,7 @@ def _hosts(cluster: str) -> list[str]:
 def _control_master(directory: str, hosts: list[str]) -> str:
     directory = os.path.abspath(directory)
     if len(os.fsencode(directory)) > LONGEST_CONTROL_DIRECTORY:
-        return f"# No connection is shared: sockets in {directory} would have names that are too long for the system.\n"
+        return f"# No shared connections: names of sockets in {directory} would be too long for the system.\n"
     # A pipe of ssh's is found again through /proc, a terminal anywhere.
     arrive = "test -t 2 -o -p /dev/fd/2" if sys.platform == "linux" else "test -t 2"
     filled = {
@@ -202,5 +202,5 @@ def _replace(path: Path, text: str) -> None:
         temporary.replace(path)
     except OSError as error:
         raise ArvSshError(
-            f"cannot write {path}: {error.strerror}; make its directory first, or name another"
+            f"cannot write {path}: {error.strerror}; create its directory first, or name another"
         ) from error

@@ -90,7 +90,7 @@ def _client_check(needed: str) -> Callable[[bytes], None]:
         if found and [int(number) for number in found.groups()] < [int(number) for number in needed.split(".")]:
             version = b".".join(found.groups()).decode()
             tell(
-                f"this ssh is OpenSSH {version}, which cannot find the host key that it is told; upgrade to {needed}, "
+                f"this ssh is OpenSSH {version}, which is too old to find the host key file; upgrade to {needed}, "
                 "or use arvados-client shell"
             )
 

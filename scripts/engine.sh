@@ -1,7 +1,7 @@
 # The Docker engine of the scripts; sourced by them, with $root set to the repository.
 #
-# Uses the engine that answers to this user (DOCKER_HOST counts). Where none does, starts Debian's as root, in the
-# background and with a pid file of its own, so that what is stopped later is only what was started here.
+# Uses the engine that answers this user (DOCKER_HOST counts). If none does, starts Debian's as root, in the
+# background and with its own pid file, so that only what was started here is stopped later.
 
 engine_pid_file=/run/arv-ssh-dockerd.pid
 engine_log=/var/log/arv-ssh-dockerd.log

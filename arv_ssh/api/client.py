@@ -210,7 +210,7 @@ class ApiClient:
         except requests.exceptions.ConnectionError as error:
             raise Unavailable(f"the API host {self._host} cannot be reached ({_root_cause(error)})") from error
         except requests.exceptions.RequestException as error:
-            raise BadGateway(f"the API host {self._host} answered in broken HTTP ({_root_cause(error)})") from error
+            raise BadGateway(f"the API host {self._host} answered with invalid HTTP ({_root_cause(error)})") from error
 
     def _read(self, path: str, response: requests.Response) -> Record:
         try:
@@ -220,7 +220,7 @@ class ApiClient:
         if response.status_code >= 300:
             raise failures.error(self._host, path, response.status_code, answer)
         if not isinstance(answer, dict):
-            raise BadGateway(f"the API host {self._host} answered with something else than a JSON record")
+            raise BadGateway(f"the API host {self._host} answered with something other than a JSON record")
         return answer
 
 
@@ -256,7 +256,7 @@ def _present(**parameters: Any) -> dict[str, str]:
 
 def _sendable(token: str) -> str:
     if not (token.isascii() and token.isprintable() and " " not in token):
-        raise Unauthorized("the API token has a character that no token has; copy it again")
+        raise Unauthorized("the API token contains an invalid character; copy it again")
     return token
 
 

@@ -144,7 +144,7 @@ def _end(report: Report, known: dict[int, _Line], head: Head | None) -> Iterator
     """Yield what is wrong with the end of the file, which has no next record to vouch for it."""
     if head is None:
         if not report.closed:
-            yield "its head file is missing, so records removed from its end cannot be found"
+            yield "its head file is missing, so records removed from its end cannot be detected"
     elif report.head.number < head.number:
         yield f"{_records(report.head.number + 1, head.number)} missing at its end"
     elif head.number in known and known[head.number].digest != head.digest:

@@ -91,9 +91,9 @@ class Trail:
         late = not isinstance(error, OSError) or isinstance(error, TimeoutError)
         reason = f"it takes more than {PATIENCE:.0f} s" if late else getattr(error, "strerror", None) or str(error)
         where = str(self._directory)
-        event(logger, "refused for want of an audit record", level=logging.ERROR, directory=where, reason=reason)
+        event(logger, "refused: cannot write the audit record", level=logging.ERROR, directory=where, reason=reason)
         return NotRecorded(
-            f"this cluster records all sessions, and the record cannot be written ({reason}); tell its administrator"
+            f"this cluster records all sessions, but the record cannot be written ({reason}); tell its administrator"
         )
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""``arv-ssh audit verify``: say whether audit files are as they were written.
+"""``arv-ssh audit verify``: check whether audit files were changed.
 
 Owns the finding of files and head files, the joints between the files of one chain, and what is printed. The check of
 one file is :mod:`arv_ssh.audit.chain`'s.
@@ -28,8 +28,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     group = commands.add_parser("audit", help="check audit files").add_subparsers(metavar="COMMAND", required=True)
     verify = group.add_parser(
         "verify",
-        help="say whether audit files are as they were written",
-        description="Say whether audit files are as they were written.",
+        help="check whether audit files were changed",
+        description="Check whether audit files were changed.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -70,7 +70,7 @@ def _check(path: Path) -> Report:
     except ValueError:
         with path.open("rb") as file:
             report = check(file, Head())
-        report.problems.append(f"its head file {head_path(path).name} is not one: it was changed")
+        report.problems.append(f"its head file {head_path(path).name} is not a valid one: it was changed")
     return report
 
 
@@ -95,11 +95,11 @@ def _joint(path: Path, report: Report, reports: dict[Path, Report]) -> Iterable[
 
 
 def _summary(report: Report) -> str:
-    words = [f"{report.records} records, whole"]
+    words = [f"{report.records} records, intact"]
     if report.first.get("continues"):
         words.append(f"continues {report.first['continues']}")
     if report.torn:
-        words.append(f"{report.torn} bytes of a record at its end were never finished: its writer was stopped then")
+        words.append(f"{report.torn} bytes at its end are an unfinished record: its writer was stopped")
     elif not report.closed:
-        words.append("not closed: its writer runs, or was killed")
+        words.append("not closed: its writer is running, or was killed")
     return "; ".join([*words, f"head {report.head.number} {report.head.digest}"])

@@ -23,7 +23,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     cluster = commands.add_parser("cluster", help="an embedded cluster on this machine")
     actions = cluster.add_subparsers(metavar="ACTION", required=True)
     for name, function, text, examples in (
-        ("up", _up, "start it and print what it is, as JSON", UP_EXAMPLES),
+        ("up", _up, "start it and print its details as JSON", UP_EXAMPLES),
         ("down", _down, "stop it and its containers", DOWN_EXAMPLES),
         ("run", _run, "run a command in a new container and print its UUID, as JSON, once it is Running", RUN_EXAMPLES),
     ):
@@ -43,16 +43,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _add_run_options(run: argparse.ArgumentParser) -> None:
     run.usage = "arv-ssh cluster run --dir DIR --image IMAGE [options] -- COMMAND…"
     run.add_argument("--image", required=True)
-    run.add_argument("--as", dest="as_user", default="active", metavar="USER", help="who submits (default: active)")
+    run.add_argument("--as", dest="as_user", default="active", metavar="USER", help="submitting user (default: active)")
     run.add_argument("--user", default="", metavar="U", help="the user the command runs as, in the container")
     run.add_argument(
-        "--mount", action="append", default=[], metavar="SRC:DST[:ro]", help="bind a directory of this machine"
+        "--mount", action="append", default=[], metavar="SRC:DST[:ro]", help="bind-mount a directory of this machine"
     )
     run.add_argument("--cwd", default=".", metavar="D", help="working directory (default: the image's)")
     run.add_argument("--env", action="append", default=[], metavar="K=V")
     run.add_argument("--vcpus", type=int, default=1)
     run.add_argument("--ram", type=int, default=256 << 20, metavar="BYTES")
-    run.add_argument("--reuse", action="store_true", help="take a container that runs the same already")
+    run.add_argument("--reuse", action="store_true", help="reuse a container that already runs the same")
     run.add_argument(
         "--timeout", type=float, default=60.0, metavar="SECONDS", help="for Running (default: %(default)s)"
     )

@@ -52,7 +52,7 @@ class ClusterDir:
             try:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
-                raise ConfigError(f"cannot make the cluster's directory {directory}: {error.strerror}") from error
+                raise ConfigError(f"cannot create the cluster's directory {directory}: {error.strerror}") from error
 
     def check(self) -> None:
         """Raise :class:`UsageError` when there is no cluster here."""
@@ -67,7 +67,7 @@ class ClusterDir:
         """Hold off every other ``cluster up`` and ``cluster down`` in this directory."""
         lock = process_lock.acquire(self.run / "cluster.lock")
         if lock is None:
-            raise UsageError(f"another arv-ssh cluster up or down is at work in {self.root}; wait for it to end")
+            raise UsageError(f"another arv-ssh cluster up or down is running in {self.root}; wait for it to end")
         with lock:
             yield
 

@@ -48,7 +48,7 @@ def _cancel_requests(directory: ClusterDir) -> None:
             api.update("container_requests", request["uuid"], {"priority": 0})
     except ArvSshError as error:
         print(
-            f"arv-ssh: the container requests are not cancelled, their containers end all the same: {error}",
+            f"arv-ssh: cannot cancel the container requests; their containers end anyway: {error}",
             file=sys.stderr,
         )
 

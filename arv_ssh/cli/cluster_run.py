@@ -104,7 +104,7 @@ def _user(text: str) -> str:
         return USER_UUIDS[text]
     if "-tpzed-" in text:
         return text
-    raise UsageError(f"--as {text}: there is no such user; give one of {', '.join(USERS)} or a user's UUID")
+    raise UsageError(f"--as {text}: no such user; give one of {', '.join(USERS)} or a user's UUID")
 
 
 def _pair(text: str) -> tuple[str, str]:

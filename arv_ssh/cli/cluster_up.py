@@ -49,7 +49,7 @@ def up(directory: ClusterDir) -> dict[str, Any]:
         running = process_lock.is_held(directory.controller_lock)
         complete = running and process_lock.is_held(directory.dispatcher_lock)
         if complete:
-            print(f"arv-ssh: the cluster in {directory.root} is up already", file=sys.stderr)
+            print(f"arv-ssh: the cluster in {directory.root} is already up", file=sys.stderr)
         if not running:
             _write_config(directory)
         cluster = config.load(directory.config)
@@ -204,7 +204,7 @@ def _token(directory: ClusterDir, api: ApiClient, user: str) -> str:
             api.with_token(token).current_user()
             return token
         except Unauthorized:
-            print(f"arv-ssh: the token in {path} is no longer valid; making another", file=sys.stderr)
+            print(f"arv-ssh: the token in {path} is no longer valid; making a new one", file=sys.stderr)
     uuid = USER_UUIDS[user]
     try:
         api.get("users", uuid)

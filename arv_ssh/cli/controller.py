@@ -39,18 +39,18 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add = parser.add_argument
     add(
         "--config", type=Path, action="append", metavar="FILE",
-        help=f"the cluster's config; given again, a file that is laid over it (default: {DEFAULT_CONFIG})",
+        help=f"the cluster's config; repeat it for files that are merged over it (default: {DEFAULT_CONFIG})",
     )  # fmt: skip
-    add("--cluster", metavar="ID", help="the cluster, when the config has several")
-    add("--api", metavar="URL", default="", help="the Arvados API to ask, where the config names none")
+    add("--cluster", metavar="ID", help="the cluster, if the config has several")
+    add("--api", metavar="URL", default="", help="the Arvados API to ask, if the config names none")
     add(
         "--listen", metavar="HOST:PORT",
-        help="default: the sockets that systemd passes, else the one of the config's InternalURLs that is this "
-        "machine's, else its ExternalURL",
+        help="default: the sockets that systemd passes, else the one of the config's InternalURLs that is an address "
+        "of this machine, else its ExternalURL",
     )  # fmt: skip
     add(
         "--listen-fd", type=int, action="append", metavar="FD", default=[],
-        help="an inherited file descriptor of a listening socket, instead of --listen; may be given again",
+        help="an inherited file descriptor of a listening socket, instead of --listen; may be repeated",
     )  # fmt: skip
     add("--workers", type=int, metavar="N", default=1, help="processes that serve the port (default: 1)")
     add(
@@ -65,8 +65,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )  # fmt: skip
     add(
         "--leave-draining", action="store_true",
-        help="on SIGTERM end at once, while the processes that serve end by themselves with their last session or at "
-        "the drain time-out (for a service manager that leaves them alone)",
+        help="on SIGTERM the supervisor ends at once; its workers end with their last session or at the drain time-out "
+        "(for a service manager that leaves them alone)",
     )  # fmt: skip
     add("--supervisor-fd", type=int, help=argparse.SUPPRESS)
     parser.set_defaults(function=_controller, needs=("the controller", "controller"))
@@ -83,8 +83,8 @@ def listen_address(text: str | None, cluster: ClusterConfig) -> tuple[str, int]:
         url = next(filter(_is_ours, cluster.internal_urls), "")
         if not url:
             raise ConfigError(
-                f"none of Services.Controller.InternalURLs ({', '.join(cluster.internal_urls)}) is this machine's; "
-                "give --listen HOST:PORT"
+                f"none of Services.Controller.InternalURLs ({', '.join(cluster.internal_urls)}) is an address of "
+                "this machine; give --listen HOST:PORT"
             )
     else:
         url = cluster.controller_url
@@ -95,7 +95,7 @@ def listen_address(text: str | None, cluster: ClusterConfig) -> tuple[str, int]:
         raise UsageError(f"--listen {text}: it must be HOST:PORT") from error
     if not host:
         raise ConfigError(
-            "nothing says where to listen; give --listen HOST:PORT or set Services.Controller.InternalURLs"
+            "no address to listen on; give --listen HOST:PORT or set Services.Controller.InternalURLs"
         )
     return host, 443 if port is None else port
 
@@ -124,7 +124,7 @@ def _check(options: argparse.Namespace) -> None:
     if options.drain_timeout is not None and not 0 <= options.drain_timeout < float("inf"):
         raise UsageError(f"--drain-timeout {options.drain_timeout}: it must be a number of seconds from 0")
     if options.listen and options.listen_fd:
-        raise UsageError("--listen and --listen-fd both say where to listen; give one of them")
+        raise UsageError("--listen and --listen-fd both name a socket; give one of them")
 
 
 def _listeners(options: argparse.Namespace, cluster: ClusterConfig, run_dir: Path) -> list[socket.socket]:
@@ -132,7 +132,7 @@ def _listeners(options: argparse.Namespace, cluster: ClusterConfig, run_dir: Pat
         return [listen.adopt(descriptor, "--listen-fd") for descriptor in options.listen_fd]
     if passed := listen.inherited(os.environ):
         if options.listen:
-            raise UsageError("--listen and the sockets that systemd passed both say where to listen; drop one of them")
+            raise UsageError("--listen conflicts with the sockets that systemd passed; drop one of them")
         return passed
     # A port that is taken is an error, but for a process of this very cluster whose place we are to take.
     predecessor = bool(private_socket.living(run_dir))

@@ -37,7 +37,7 @@ def start(
     """Start a process that outlives us, appends to ``log_path`` and holds ``lock_path``."""
     lock = process_lock.acquire(lock_path)
     if lock is None:
-        raise ArvSshError(f"{lock_path} is held by process {process_lock.holder_pid(lock_path)}: it runs already")
+        raise ArvSshError(f"{lock_path} is held by process {process_lock.holder_pid(lock_path)}: it is already running")
     with lock, open(os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "ab") as log_file:
         try:
             child = subprocess.Popen(  # noqa: S603 - our own programs

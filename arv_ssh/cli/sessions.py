@@ -37,12 +37,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     listing = actions.add_parser("list", help="show who is in which container, from where, since when")
     listing.add_argument("--json", action="store_true", help="print the answer as JSON")
     listing.set_defaults(function=_list)
-    killing = actions.add_parser("kill", help="end a session; its user is told that an administrator did")
-    killing.add_argument("id", metavar="ID", help="the session's id, ses-…, as the list shows it")
-    killing.add_argument("--reason", default="", metavar="TEXT", help="what the user reads")
+    killing = actions.add_parser("kill", help="end a session, and tell its user that an administrator did")
+    killing.add_argument("id", metavar="ID", help="the session's id, ses-…, from the list")
+    killing.add_argument("--reason", default="", metavar="TEXT", help="the reason that the user is shown")
     killing.set_defaults(function=_kill)
     listing.description, listing.epilog = "Show who is in which container, from where, since when.", LIST_EXAMPLES
-    killing.description, killing.epilog = "End a session; its user is told that an administrator did.", KILL_EXAMPLES
+    killing.description, killing.epilog = "End a session, and tell its user that an administrator did.", KILL_EXAMPLES
     for action in (listing, killing):
         action.formatter_class = argparse.RawDescriptionHelpFormatter
         action.add_argument(
@@ -50,9 +50,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             type=Path,
             action="append",
             metavar="FILE",
-            help="ask as root, by the cluster's config; without it ARVADOS_API_HOST and ARVADOS_API_TOKEN count",
+            help="ask as root, with the cluster's config (default: with ARVADOS_API_HOST and ARVADOS_API_TOKEN)",
         )
-        action.add_argument("--cluster", metavar="ID", help="the cluster, when the config has several")
+        action.add_argument("--cluster", metavar="ID", help="the cluster, if the config has several")
 
 
 def _client(options: argparse.Namespace) -> ApiClient:
@@ -87,7 +87,7 @@ def _list(options: argparse.Namespace) -> int:
 
 def _kill(options: argparse.Namespace) -> int:
     if not SESSION_ID.fullmatch(options.id):
-        raise UsageError(f"{options.id!r} is no session's id (ses-, 20 hex digits); arv-ssh sessions list shows them")
+        raise UsageError(f"{options.id!r} is not a session id (ses-, 20 hex digits); arv-ssh sessions list shows them")
     ended = _client(options).kill_shell_session(options.id, options.reason)
     print(f"ended {ended['id']} of {ended['user_uuid']} in {ended['container_uuid']}")
     return 0

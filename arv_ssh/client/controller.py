@@ -28,7 +28,7 @@ _REQUEST_ID_HEADER = "x-request-id"
 
 _NEXT_STEP = {
     401: "set ARVADOS_API_TOKEN to a current token",
-    403: "ask who runs the container, or the cluster's administrator",
+    403: "ask the user who submitted it, or the cluster's administrator",
     404: "check the UUID, and that ARVADOS_API_HOST is a controller with shell access",
     405: "check that ARVADOS_API_HOST is a controller with shell access",
     501: "check that ARVADOS_API_HOST is a controller with shell access",
@@ -141,7 +141,7 @@ class Controller:
             raise type(error)(f"{error} (request {self.request_id})") from error
 
     def _not_arvados(self, what: str) -> NotFound:
-        return NotFound(f"{self.settings.authority} answered with no {what}; check ARVADOS_API_HOST")
+        return NotFound(f"{self.settings.authority} answered without the {what}; check ARVADOS_API_HOST")
 
     def _other_cluster(self, what: str) -> str:
         """Say what to do when ``what`` is of another cluster than the token, as their UUIDs have it; else ""."""
@@ -149,15 +149,15 @@ class Controller:
         if uuids.kind(what.rpartition(" ")[2]) is None or not token or token == wanted:
             return ""
         return (
-            f"{what} is of cluster {wanted}, and the token for {self.settings.authority} is of cluster {token}; write "
-            f"the settings of {wanted} to {cluster_file(wanted)}"
+            f"{what} belongs to cluster {wanted}, but the token for {self.settings.authority} belongs to cluster "
+            f"{token}; put the settings of {wanted} into {cluster_file(wanted)}"
         )
 
     def _refusal(self, answer: UpgradeAnswer, what: str) -> HttpError:
         """Say what was refused and what to do, where the server's own words may not."""
         host = self.settings.authority
         reason = answer.reason_given()
-        step = _NEXT_STEP.get(answer.status, "try again, and report it to the cluster's administrator if it lasts")
+        step = _NEXT_STEP.get(answer.status, "try again, and tell the cluster's administrator if it persists")
         if answer.status == 401:
             said = f" ({reason.rstrip('.')})" if reason else ""
             # A reason with a semicolon already says what to do.
@@ -182,6 +182,6 @@ class Controller:
 def unvouched(host: str) -> str:
     """Say what a session without a host key header means: nothing is written, so strict checking refuses."""
     return (
-        f"the controller vouches for no host key of {host} (its gateway is a stock Arvados one), so ssh refuses it "
-        "unless it knows the key already; -o StrictHostKeyChecking=accept-new takes the key it shows"
+        f"the controller cannot vouch for the host key of {host} (a stock Arvados gateway), so ssh refuses the "
+        "connection unless it already knows the key; -o StrictHostKeyChecking=accept-new accepts the key it shows"
     )

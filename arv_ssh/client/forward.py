@@ -44,7 +44,7 @@ def parse_remote(remote: Remote) -> tuple[str, int]:
         remote = f"[{remote[0]}]:{remote[1]}" if ":" in remote[0] else f"{remote[0]}:{remote[1]}"
     found = _REMOTE.fullmatch(str(remote))
     if not found or not 0 < int(found.group(3)) < 65536:
-        raise UsageError(f"{remote!r} is no place to forward to; give a port of the container, or HOST:PORT")
+        raise UsageError(f"{remote!r} is not a forwarding target; give a port of the container, or HOST:PORT")
     return found.group(1) or found.group(2) or "localhost", int(found.group(3))
 
 

@@ -55,7 +55,7 @@ class Proxy:
         head, end, rest = data.partition(b"\r\n\r\n")
         status = _STATUS.match(head + b"\r\n")
         if not b"HTTP/1."[: len(data)] == data[:7] or (b"\r\n" in data and not status) or len(head) > ANSWER_LIMIT:
-            raise BadGateway(f"{self} does not answer as an HTTP proxy; check {self.variable}")
+            raise BadGateway(f"{self} does not answer like an HTTP proxy; check {self.variable}")
         if not end or not status:
             return None
         if status.group(1).startswith(b"2"):
@@ -68,7 +68,7 @@ class Proxy:
             step = "check the user name and password there" if self._credentials else (
                 f"set {self.variable} to http://USER:PASSWORD@HOST:PORT"
             )  # fmt: skip
-            return Forbidden(f"{self} wants a user name and password of its own ({said}); {step}")
+            return Forbidden(f"{self} requires its own user name and password ({said}); {step}")
         if status < 500:
             return Forbidden(
                 f"{self} does not let you connect to {authority} ({said}); ask its administrator, or name the host in "
@@ -96,10 +96,10 @@ def _read(text: str, variable: str) -> Proxy:
     found = _URL.fullmatch(text.strip())
     host = (found.group(3) or found.group(4)) if found else ""
     if not found or not 0 < int(found.group(5) or _PORT) < 65536 or not can_be_resolved(host):
-        raise ConfigError(f"{variable} names no proxy; it should be http://HOST:PORT or http://USER:PASSWORD@HOST:PORT")
+        raise ConfigError(f"{variable} does not name a proxy; it should be http://HOST:PORT or http://USER:PASSWORD@HOST:PORT")
     scheme = (found.group(1) or "http").lower()
     if scheme != "http":
-        raise ConfigError(f"{variable} names a proxy that speaks {scheme}; set it to an http:// one, or set NO_PROXY")
+        raise ConfigError(f"{variable} names a proxy that speaks {scheme}; use an http:// one, or set NO_PROXY")
     login = (found.group(2) or "").encode(errors="surrogateescape").decode("latin-1")
     credentials = _ESCAPE.sub(lambda code: chr(int(code.group(1), 16)), login)
     if credentials and ":" not in credentials:

@@ -31,7 +31,7 @@ def find(controller: Controller, name: str, *, waiting: bool = False) -> str:
     beginning of several names, :class:`NotFound` or :class:`Unavailable` when nothing of it runs.
     """
     if not _NAME.fullmatch(name):
-        raise UsageError(f"{name!r} is no name of a container request; give a name, or a UUID")
+        raise UsageError(f"{name!r} is not a container request name; give a name or a UUID")
     requests = _requests(controller, name)
     if not requests:
         raise NotFound(
@@ -60,7 +60,8 @@ def _choose(name: str, alive: list[dict[str, Any]]) -> dict[str, Any]:
     ):
         if len({request["container_uuid"] for request in same}) > 1:
             tell(
-                f"{name}.arv is {same[0]['uuid']}, the newest of {len(same)} that run; the others: {_list(same[1:])}"
+                f"{name}.arv is {same[0]['uuid']}, the newest of {len(same)} that are running; "
+                f"the others: {_list(same[1:])}"
             )
         if same:
             return same[0]

@@ -133,7 +133,7 @@ def _read(path: str) -> dict[str, str]:
     except OSError as error:
         raise ConfigError(f"cannot read the settings file {path}: {error.strerror}; check its path and mode") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"the settings file {path} is not text in UTF-8; it holds lines KEY=VALUE") from error
+        raise ConfigError(f"the settings file {path} is not UTF-8 text; it should hold lines KEY=VALUE") from error
     values = {}
     for number, line in enumerate(lines, 1):
         line = line.strip()
@@ -171,7 +171,7 @@ def _check(values: dict[str, str], source: str) -> Settings:
     if not host:
         raise ConfigError(
             f"ARVADOS_API_HOST is not set ({source}); set it and ARVADOS_API_TOKEN, "
-            "as the Workbench shows them under «Get API token»"
+            "as Workbench shows them under «Get API token»"
         )
     found = _HOST.fullmatch(host)
     if not found or not 0 < int(found.group(3) or HTTPS_PORT) < 65536 or not can_be_resolved(host):

@@ -165,7 +165,7 @@ def _context(settings: Settings) -> ssl.SSLContext:
             # As OpenSSL and Go have it: SSL_CERT_FILE takes the place of the system's file, not of its directory.
             context.load_verify_locations(capath=directory)
     except ssl.SSLError as error:
-        raise ConfigError(f"SSL_CERT_FILE {path} holds no certificate in PEM form; name the CA's file") from error
+        raise ConfigError(f"SSL_CERT_FILE {path} has no PEM certificate; name the CA's file") from error
     except OSError as error:
         raise ConfigError(f"cannot read SSL_CERT_FILE {path}: {error.strerror}; name the CA's file") from error
     context.set_alpn_protocols(["http/1.1"])
@@ -276,14 +276,14 @@ def _wait(sock: socket.socket, event: int, deadline: float, watch: int | None) -
     if not ready:
         raise TimeoutError
     if any(fd == watch for fd, _ in ready):
-        raise Abandoned("the program that started ssh-proxy went away")
+        raise Abandoned("the program that started ssh-proxy has exited")
 
 
 def _connect_error(error: OSError, hop: _Hop) -> ArvSshError:
     if isinstance(error, TimeoutError) and error.errno is None:
         return GatewayTimeout(
             f"{hop.name} did not answer within {CONNECT_TIMEOUT:.0f} s; check {hop.variable} and the network, "
-            "such as a firewall in between"
+            "such as firewalls"
         )
     return Unavailable(f"cannot connect to {hop.name}: {_reason(error)}; check {hop.variable}, and {hop.up}")
 
@@ -296,7 +296,7 @@ def _tls_error(error: ssl.SSLError, peer: str) -> ArvSshError:
         )
     if isinstance(error, ssl.SSLEOFError):
         return BadGateway(f"{peer} closed the connection in the middle of TLS; check that it is an Arvados controller")
-    return BadGateway(f"{peer} does not speak TLS as it should ({error.reason or error}); check ARVADOS_API_HOST")
+    return BadGateway(f"{peer} does not speak proper TLS ({error.reason or error}); check ARVADOS_API_HOST")
 
 
 def _reason(error: OSError) -> str:

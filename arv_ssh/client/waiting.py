@@ -106,7 +106,7 @@ class Wait:
             poll = select.poll()
             poll.register(self._controller.watch, 0)  # errors and hang-ups are reported unasked
             if poll.poll(self._pause * 1000):
-                raise Abandoned("the program that started ssh-proxy went away")
+                raise Abandoned("the program that started ssh-proxy has exited")
         self._pause = min(LONGEST, self._pause * GROWTH)
 
 

@@ -137,8 +137,8 @@ class _Life:
             try:
                 await self._controller.reload(await asyncio.to_thread(self._process.load))
             except ArvSshError as error:
-                log.event(logger, "the new config is refused; the old one stays", level=logging.ERROR, error=str(error))
+                log.event(logger, "new config refused; keeping the old one", level=logging.ERROR, error=str(error))
             except Exception:  # the controller goes on whatever the file has in it
-                logger.exception("the new config cannot be used; the old one stays")
+                logger.exception("cannot use the new config; keeping the old one")
             else:
-                log.event(logger, "config is read again")
+                log.event(logger, "config reloaded")

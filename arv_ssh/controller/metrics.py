@@ -45,11 +45,11 @@ class SessionMetrics(Observer, Collector):
         self._without_bytes: set[LiveSession] = set()
         self._registry = CollectorRegistry()
         self._requests = Counter(
-            "arv_ssh_session_requests", "Requests for a session, by what came of them: opened, or a refusal's status.",
+            "arv_ssh_session_requests", "Requests for a session, by outcome: opened, or the status of the refusal.",
             ["result"], registry=self._registry,
         )  # fmt: skip
         self._closed = Counter(
-            "arv_ssh_sessions_closed", "Sessions that ended, by the reason.", ["reason"], registry=self._registry
+            "arv_ssh_sessions_closed", "Ended sessions, by reason.", ["reason"], registry=self._registry
         )
         self._handshake = Histogram(
             "arv_ssh_handshake_seconds", "From the request for a session to its 101.", buckets=SECONDS,
@@ -60,7 +60,7 @@ class SessionMetrics(Observer, Collector):
             buckets=SECONDS, registry=self._registry,
         )  # fmt: skip
         self._dial_failures = Counter(
-            "arv_ssh_gateway_dial_failures", "Gateways that could not be reached or trusted, by the cause.", ["cause"],
+            "arv_ssh_gateway_dial_failures", "Gateways that could not be reached or trusted, by cause.", ["cause"],
             registry=self._registry,
         )  # fmt: skip
         self._registry.register(self)
@@ -140,7 +140,7 @@ class MetricsEndpoint:
             failure = f"status {status}"
         except (OSError, HttpError, ValueError) as error:
             failure = str(error) or type(error).__name__
-        event(logger, "another controller process tells no metrics", level=logging.WARNING, socket=str(sibling),
+        event(logger, "another controller process reports no metrics", level=logging.WARNING, socket=str(sibling),
               error=failure)  # fmt: skip
         down = GaugeMetricFamily("arv_ssh_controller_up", "1 for a controller process that answers.", value=0)
         return _labelled([down], sibling.name.split("-")[1])

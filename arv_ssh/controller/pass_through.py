@@ -160,7 +160,7 @@ class _Exchange:
         except TimeoutError as error:
             raise GatewayTimeout(f"the API host {api} has sent nothing for {STALL_TIMEOUT:g} s") from error
         except h11.RemoteProtocolError as error:
-            raise BadGateway(f"the API host {api} answered in broken HTTP ({error})") from error
+            raise BadGateway(f"the API host {api} answered with invalid HTTP ({error})") from error
         except OSError as error:
             raise BadGateway(f"the API host {api} closed the connection ({error.strerror or error})") from error
 
@@ -186,7 +186,7 @@ class _Exchange:
         if isinstance(error, HttpError):
             raise error
         if isinstance(error, TimeoutError):
-            raise BadRequest(f"nothing of the request's body has come for {STALL_TIMEOUT:g} s") from error
+            raise BadRequest(f"the request's body has stalled for {STALL_TIMEOUT:g} s") from error
 
     async def _chunks(self) -> AsyncGenerator[bytes, None]:
         try:

@@ -27,7 +27,7 @@ async def pass_on(url: str, uuid: str, request: Request, context: ssl.SSLContext
     form = request.form()
     if form.get("no_forward", "").lower() in _TRUE:
         raise Unavailable(
-            f"the gateway of container {uuid} has its tunnel at another controller by now ({url}); try again"
+            f"the gateway of container {uuid} now has its tunnel at another controller ({url}); try again"
         )
     headers = [
         ("Authorization", request.headers.get("authorization", "")),

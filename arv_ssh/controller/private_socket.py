@@ -67,7 +67,7 @@ class PrivateSocket:
 def enter(run_dir: Path) -> PrivateSocket:
     """Make this process's socket in ``run_dir``, and the directory; raise :class:`ConfigError` when it is not ours."""
     if len(os.fsencode(run_dir)) + 1 + _MAX_NAME > _MAX_PATH:
-        raise ConfigError(f"the run directory {run_dir} has too long a path for a socket; name another with --run-dir")
+        raise ConfigError(f"the run directory {run_dir} has a path too long for a socket; name another with --run-dir")
     for _ in range(_ATTEMPTS):
         _prepare(run_dir)
         _remove_abandoned(run_dir)
@@ -83,7 +83,7 @@ def enter(run_dir: Path) -> PrivateSocket:
         listener.bind(str(path))
         listener.setblocking(False)
         return PrivateSocket(listener, path, lock)
-    raise ConfigError(f"cannot make a socket in the run directory {run_dir}: other processes keep removing it")
+    raise ConfigError(f"cannot create a socket in the run directory {run_dir}: other processes keep removing it")
 
 
 def living(run_dir: Path) -> list[Path]:
@@ -112,7 +112,7 @@ def _prepare(run_dir: Path) -> None:
         ) from error
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
         raise ConfigError(
-            f"the run directory {run_dir} is not a directory of user {os.geteuid()} with mode 0700, so that others "
+            f"the run directory {run_dir} is not a directory of user {os.geteuid()} with mode 0700, so others "
             "could pose as controllers there; change that, or name another with --run-dir"
         )
     if parent.st_uid not in (0, os.geteuid()) or parent.st_mode & 0o022 and not parent.st_mode & stat.S_ISVTX:

@@ -145,10 +145,11 @@ class Revocation:
 
     def _bear(self, session: LiveSession, failure: HttpError) -> None:
         """Let a session go on though the API could not be asked, for a time."""
-        event(logger, "cannot ask whether a session may go on", level=logging.WARNING, session_id=session.id,
+        event(logger, "cannot check whether a session may continue", level=logging.WARNING, session_id=session.id,
               request_id=session.request_id, error=str(failure))  # fmt: skip
         if time.monotonic() - session.checked > API_GRACE:
-            self._end(session, REVOKED, f"for {API_GRACE / 60:g} min nobody could say whether it may go on: {failure}")
+            sentence = f"for {API_GRACE / 60:g} min the API could not say whether it may continue: {failure}"
+            self._end(session, REVOKED, sentence)
 
     def _end(self, session: LiveSession, reason: str, sentence: str) -> None:
         token = self.config.system_root_token
@@ -201,5 +202,5 @@ def _list(
 
 def _no_answer(error: Exception) -> HttpError:
     """Log an exception that nobody foresaw, and return it as one of the API's failures: it decides nothing."""
-    logger.error("cannot look whether sessions may go on", exc_info=error)
+    logger.error("cannot check whether sessions may continue", exc_info=error)
     return BadGateway(f"the API's answer cannot be used ({type(error).__name__})")

@@ -102,7 +102,7 @@ class Controller:
         self._front.context = _server_context(config)
         fixed = {name: getattr(self.config, name) for name in FIXED}
         if changed := [name for name, value in fixed.items() if getattr(config, name) != value]:
-            event(logger, "the new config changes what only a restart can change", level=logging.WARNING, keys=changed)
+            event(logger, "the new config changes settings that need a restart", level=logging.WARNING, keys=changed)
         self.config = replace(config, **fixed)
         self._shell.reload(self.config)
         self.tunnels.config = self.config
@@ -164,7 +164,7 @@ class Controller:
                 request.headers | {"x-request-id": request.request_id}, request.body,
             )  # fmt: skip
             return Response(answer.status, answer.body)
-        raise NotFound(f"this server has nothing at {request.path}")
+        raise NotFound(f"no such path: {request.path}")
 
     async def handle_private(self, request: Request) -> Response | Upgrade | StreamedResponse:
         """Route one request of another process of this host."""
@@ -194,7 +194,7 @@ def _server_context(config: ClusterConfig) -> ssl.SSLContext:
     certificate, key = config.tls_certificate, config.tls_key
     where = f"Clusters.{config.cluster_id}.TLS"
     if certificate is None or key is None:
-        raise ConfigError(f"{where} names no Certificate and Key; the controller serves HTTPS only")
+        raise ConfigError(f"{where} lacks Certificate and Key; the controller serves HTTPS only")
     try:
         return tls.server_context(str(certificate), str(key))
     except OSError as error:
@@ -208,7 +208,7 @@ def _embedded_api(config: ClusterConfig) -> EmbeddedApi | None:
     where = f"Clusters.{config.cluster_id}"
     if not config.database:
         raise ConfigError(
-            f"nothing says which API to ask: give --api URL or {where}.API for a real Arvados, "
+            f"no API to ask: give --api URL or {where}.API for a real Arvados, "
             f"or set {where}.EmbeddedAPI.Database for an embedded API"
         )
     extras.require(f"the embedded API of {where}", "embedded", *extras.DATABASE)
@@ -229,7 +229,7 @@ def _pass_through(config: ClusterConfig) -> PassThrough | None:
         return None
     if config.api is None:
         where = f"Clusters.{config.cluster_id}"
-        raise ConfigError(f"{where}.PassThrough is true, and there is no API to pass on to; set {where}.API or --api")
+        raise ConfigError(f"{where}.PassThrough is true, but there is no API to forward to; set {where}.API or --api")
     return PassThrough(config.api, _verify(config))
 
 

@@ -68,12 +68,12 @@ class SessionAdmin:
         scope, caller = await self._authorize(request)
         if session_id is None:
             if request.method != "GET":
-                raise MethodNotAllowed(f"{BASE} takes GET")
+                raise MethodNotAllowed(f"{BASE} accepts GET only")
             return _answer(await self._list(scope))
         if request.method != "POST":
-            raise MethodNotAllowed("a session is ended by POST")
+            raise MethodNotAllowed("use POST to end a session")
         if not SESSION_ID.fullmatch(session_id):
-            raise NotFound(f"{session_id[:40]!r} is no session's id; arv-ssh sessions list shows them")
+            raise NotFound(f"{session_id[:40]!r} is not a session id; arv-ssh sessions list shows them")
         return _answer(await self._kill(session_id, _reason(request), scope, caller))
 
     async def _authorize(self, request: Request) -> tuple[str, str]:
@@ -116,7 +116,7 @@ class SessionAdmin:
         if others.records:
             return others.records[0]
         unasked = f" ({'; '.join(others.missing)})" if others.missing else ""
-        raise NotFound(f"no session {session_id} is open here; arv-ssh sessions list shows those that are{unasked}")
+        raise NotFound(f"no session {session_id} is open here; arv-ssh sessions list shows the open ones{unasked}")
 
     async def _ask_others(self, method: str, path: str, body: Record, scope: str, patience: float) -> Answers:
         """Ask the controllers that ``scope`` leaves; a 404 is the answer of one that does not have the session."""

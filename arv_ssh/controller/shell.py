@@ -98,7 +98,7 @@ class ShellEndpoint:
             self._sessions.refused(attempt, error)
             raise
         except asyncio.CancelledError:
-            self._sessions.refused(attempt, ClientClosed("the client left before it had its answer"))
+            self._sessions.refused(attempt, ClientClosed("the client left before it got its answer"))
             raise
         except Exception as error:
             self._sessions.refused(attempt, HttpError(f"the controller failed: {type(error).__name__}"))
@@ -106,7 +106,7 @@ class ShellEndpoint:
 
     async def _begin(self, attempt: Attempt, request: Request) -> Upgrade:
         if request.method != "POST":
-            raise BadRequest("the shell endpoint takes POST, and GET to ask")
+            raise BadRequest("the shell endpoint accepts POST, and GET to check access")
         if request.headers.get("upgrade", "").lower() != "ssh":
             raise BadRequest("the shell endpoint needs the header Upgrade: ssh; use arvados-client ssh-proxy")
         uuid = attempt.container_uuid
@@ -186,7 +186,7 @@ class ShellEndpoint:
                 select=access.request_attributes(embedded=self._config.api is None),
             )
         except HttpError as error:
-            raise _as_roots(error, f"the API did not tell whose container {uuid} is") from error
+            raise _as_roots(error, f"the API did not say whose container {uuid} is") from error
 
     def _mark(self, container: dict[str, Any], session: LiveSession) -> None:
         if container.get("interactive_session_started"):
@@ -218,7 +218,7 @@ class ShellEndpoint:
 def _as_roots(error: HttpError, what: str) -> HttpError:
     """Return the failure of a call that the controller made for itself: none of it is the user's fault."""
     if isinstance(error, Unauthorized):
-        return BadGateway(f"{what}: it does not accept this controller's SystemRootToken; its administrator must look")
+        return BadGateway(f"{what}: it does not accept this controller's SystemRootToken; tell its administrator")
     kind = type(error) if isinstance(error, Unavailable | GatewayTimeout) else BadGateway
     return kind(f"{what}: {error}")
 

@@ -23,4 +23,4 @@ def notify(state: str) -> None:
             channel.connect(address)
             channel.send(state.encode())
     except OSError as error:
-        event(logger, "systemd cannot be told of our state", level=logging.WARNING, error=error.strerror or str(error))
+        event(logger, "cannot notify systemd", level=logging.WARNING, error=error.strerror or str(error))

@@ -61,7 +61,7 @@ class Tunnels:
     def handle(self, uuid: str, request: Request) -> Upgrade:
         """Answer a gateway that wants to open a tunnel for container ``uuid``."""
         if request.method != "POST":
-            raise BadRequest("a gateway tunnel is opened with POST")
+            raise BadRequest("use POST to open a gateway tunnel")
         if request.headers.get("upgrade", "").lower() != "tunnel":
             raise BadRequest("a gateway tunnel needs the header Upgrade: tunnel; it is for crunch-run")
         if not uuids.is_container(uuid):
@@ -72,7 +72,7 @@ class Tunnels:
             raise Unauthorized(f"the auth_secret is not that of container {uuid}; did this cluster start it?")
         limit = self.config.max_gateway_tunnels
         if limit and len(self._all) >= limit:
-            raise Unavailable(f"this controller has its limit of gateway tunnels open (API.MaxGatewayTunnels: {limit})")
+            raise Unavailable(f"this controller is at its limit of gateway tunnels (API.MaxGatewayTunnels: {limit})")
         # With a slash at its end, as stock Arvados writes and compares its URLs.
         url = [("X-Arvados-Internal-Url", f"{self._peers.own_url}/")] if self._peers.own_url else []
         return Upgrade("tunnel", url, partial(self._start, uuid, request.peer))
@@ -126,8 +126,8 @@ class Tunnels:
             _hand_over(stream, protocol)
         else:
             raise Unavailable(
-                f"the tunnel of container {uuid}'s gateway to this controller is down; it is opened again within "
-                "seconds where its node is up: try again"
+                f"the tunnel of container {uuid}'s gateway to this controller is down; it reopens within "
+                "seconds if the node is up; try again"
             )
 
     async def _through_sibling(self, uuid: str) -> Upgraded | None:

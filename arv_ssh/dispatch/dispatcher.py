@@ -80,7 +80,7 @@ class Dispatcher:
             raise
         except ArvSshError as error:
             log.event(
-                logger, "cannot go on with a container", level=logging.WARNING, container_uuid=uuid, error=str(error)
+                logger, "cannot handle a container", level=logging.WARNING, container_uuid=uuid, error=str(error)
             )
 
     def _path(self, uuid: str) -> Path:
@@ -165,7 +165,7 @@ class Dispatcher:
         if since is None:
             self._told_to_end[uuid] = now
             sent = process_lock.send_signal(self._path(uuid), signal.SIGTERM)
-            log.event(logger, "told crunch-run to end", container_uuid=uuid, sent=sent)
+            log.event(logger, "asked crunch-run to end", container_uuid=uuid, sent=sent)
         elif now - since > KILL_AFTER:
             self._told_to_end[uuid] = now
             process_lock.send_signal(self._path(uuid), signal.SIGKILL)

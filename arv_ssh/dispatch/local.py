@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--config", type=Path, default=DEFAULT_CONFIG, help="the cluster's config (default: %(default)s)"
     )
-    result.add_argument("--cluster", metavar="ID", help="the cluster, when the config has several")
+    result.add_argument("--cluster", metavar="ID", help="the cluster, if the config has several")
     result.add_argument(
         "--state-dir", type=Path, default=DEFAULT_STATE_DIR, help="lock files of the running containers (%(default)s)"
     )
@@ -111,7 +111,7 @@ def _directory(path: Path, option: str) -> Path:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"cannot make the directory {path}: {error.strerror}; name another with {option}") from error
+        raise ConfigError(f"cannot create directory {path}: {error.strerror}; name another with {option}") from error
     return path
 
 

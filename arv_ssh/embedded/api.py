@@ -74,7 +74,7 @@ class EmbeddedApi:
         except Exception:
             logger.exception("call failed", extra={"fields": {"request_id": request_id, "method": method}})
             status = 500
-            answer = _error("the API met an error that it did not expect; its log says more", request_id)
+            answer = _error("unexpected error in the API; its log says more", request_id)
         return ApiAnswer(status, json.dumps(answer).encode() + b"\n")
 
     def _discovery(self, method: str, headers: Mapping[str, str]) -> Fields:

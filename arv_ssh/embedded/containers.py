@@ -180,7 +180,7 @@ def current(call: Call) -> Container:
 
 def refuse_create(call: Call, attributes: Attributes) -> Container:
     """Raise: a container comes from a committed container request."""
-    raise Forbidden("a container is not made by itself; create a container_request with state Committed")
+    raise Forbidden("containers are not created directly; create a container_request with state Committed")
 
 
 def refuse_delete(call: Call, container: Container) -> None:

@@ -72,7 +72,7 @@ def selected(model: type[Record], fields: Mapping[str, Any]) -> list[str] | None
         raise Unprocessable('select must be a JSON array of attributes such as ["uuid", "state"]')
     for name in wanted:
         if not isinstance(name, str) or name not in names:
-            raise Unprocessable(f"select names {name!r}, which is no attribute of {model.__tablename__}")
+            raise Unprocessable(f"select names {name!r}, which is not an attribute of {model.__tablename__}")
     return wanted
 
 
@@ -115,7 +115,7 @@ def _filter(model: type[Record], term: Any) -> ColumnElement[bool]:
     name, operator, operand = term[0], term[1].lower(), term[2]
     column = records.columns(model).get(name)
     if column is None:
-        raise Unprocessable(f"a filter names {name!r}, which is no attribute of {model.__tablename__}")
+        raise Unprocessable(f"a filter names {name!r}, which is not an attribute of {model.__tablename__}")
     if operator == "exists":
         return _exists(column, operand)
     if isinstance(column.type, JSON):

@@ -120,4 +120,4 @@ def check_owner(call: Call, owner_uuid: str) -> None:
     known = call.session.get(model, owner_uuid) is not None
     allowed = known and (call.caller.is_admin or levels(call).get(owner_uuid, 0) >= WRITE)
     if not allowed:
-        raise Unprocessable(f"owner_uuid {owner_uuid!r} is no user or group that may own records of {call.user_uuid}")
+        raise Unprocessable(f"owner_uuid {owner_uuid!r} is not a user or group that may own {call.user_uuid}'s records")

@@ -66,7 +66,7 @@ def _check_people(call: Call, request: ContainerRequest) -> None:
     check_owner(call, request.owner_uuid)
     submitter = request.modified_by_user_uuid
     if submitter is None or call.session.get(User, submitter) is None:
-        raise Unprocessable(f"modified_by_user_uuid {submitter!r} is no user of this cluster")
+        raise Unprocessable(f"modified_by_user_uuid {submitter!r} is not a user of this cluster")
 
 
 def _check_and_commit(call: Call, request: ContainerRequest, old: str) -> None:

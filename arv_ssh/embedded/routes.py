@@ -70,7 +70,7 @@ class Request:
         parts = self.path.removeprefix(PREFIX).split("/") if self.path.startswith(PREFIX) else []
         resource = RESOURCES.get(parts[0]) if parts else None
         if resource is None or len(parts) > 3 or not all(parts):
-            raise NotFound(f"this API has nothing at {self.path[:200]}; it has {', '.join(RESOURCES)}")
+            raise NotFound(f"no such path: {self.path[:200]}; this API has {', '.join(RESOURCES)}")
         if len(parts) == 1:
             return self._choose({"GET": self._list, "POST": self._create})(resource)
         special = SPECIAL.get((parts[0], len(parts), parts[-1]))
@@ -78,7 +78,7 @@ class Request:
             allowed, answer = special
             return self._select(resource, self._choose({allowed: answer})(self.call, parts[1]))
         if len(parts) == 3:
-            raise NotFound(f"this API has nothing at {self.path[:200]}")
+            raise NotFound(f"no such path: {self.path[:200]}")
         one = self._choose({"GET": self._get, "PUT": self._update, "PATCH": self._update, "DELETE": self._delete})
         return one(resource, parts[1])
 

@@ -72,7 +72,7 @@ def check_usable(call: Call, method: str, path: str) -> None:
     if token.expires_at is not None and token.expires_at <= call.now:
         raise Unauthorized(f"the API token expired at {records.timestamp(token.expires_at)}; get a new one")
     if not any(_covers(scope, method, path) for scope in caller.scopes):
-        raise Forbidden(f"API token {token.uuid} is for part of the API only, and {method} {path} is not in its scopes")
+        raise Forbidden(f"API token {token.uuid} is limited to part of the API: {method} {path} is not in its scopes")
     if not caller.user.is_active and not path.endswith("/current") and _container_of(call, token.uuid) is None:
         raise Forbidden(f"user {call.user_uuid} is not active; an administrator must activate it first")
 
@@ -96,7 +96,7 @@ def create(call: Call, attributes: Attributes) -> tuple[ApiClientAuthorization, 
     if token.owner_uuid != call.user_uuid and not call.caller.is_admin:
         raise Forbidden("only an administrator may make tokens for another user")
     if call.session.get(User, token.owner_uuid) is None:
-        raise Unprocessable(f"owner_uuid {token.owner_uuid!r} is no user of this cluster")
+        raise Unprocessable(f"owner_uuid {token.owner_uuid!r} is not a user of this cluster")
     secret = "".join(secrets.choice(_ALPHABET) for _ in range(SECRET_LENGTH))
     token.digest = credentials.token_digest(call.config.system_root_token, secret)
     call.session.add(token)

@@ -166,7 +166,7 @@ class Pair:
             write_config(self._cluster, directory, policy.section())
             process.popen.send_signal(signal.SIGHUP)
         for process in self._processes:
-            process.wait_for_event("config is read again", self._reloads)
+            process.wait_for_event("config reloaded", self._reloads)
         yield self._through
 
 

@@ -71,7 +71,7 @@ def test_up_twice(cluster: EmbeddedCluster) -> None:
     facts = cluster.up()
     again = cluster.arv_ssh("up")
     assert json.loads(again.stdout) == facts
-    assert "is up already" in again.stderr
+    assert "is already up" in again.stderr
 
 
 def test_up_after_down(cluster: EmbeddedCluster) -> None:

@@ -76,7 +76,7 @@ def test_for_people(cluster: EmbeddedCluster, home: Path, busybox: str) -> None:
     lines = examine(cluster, home, busybox).stdout.splitlines()
     assert [line.split("  ")[0] for line in lines[: len(WITHOUT_PROXY)]] == [f"✓ {name}" for name in WITHOUT_PROXY]
     assert all(" ms  " in line for line in lines[: len(WITHOUT_PROXY)])
-    assert lines[-1] == f"All is well: ssh {busybox} has a way in."
+    assert lines[-1] == f"Everything works: ssh {busybox} gets you in."
     failed = examine(cluster, home, ARVADOS_API_TOKEN="nonsense", PYTHONUTF8="0", PYTHONIOENCODING="ascii")
     assert failed.returncode == 255
     assert failed.stdout.splitlines()[-2].startswith("FAILED token ")
@@ -117,7 +117,7 @@ def test_no_settings(doctor: Doctor) -> None:
 @pytest.mark.parametrize(
     ("program", "words"),
     [
-        ("", "there is no ssh program"),
+        ("", "no ssh program"),
         ("echo OpenSSH_8.3p1, OpenSSL 1.1.1k >&2", "OpenSSH_8.3p1, which is too old"),
         ("echo Sun_SSH_2.4 >&2", "which is not OpenSSH"),
     ],
@@ -196,7 +196,7 @@ def queued_and_ended(cluster: EmbeddedCluster, tmp_path: Path) -> Iterator[tuple
 def test_not_running(doctor: Doctor, queued_and_ended: tuple[dict[str, str], str, str]) -> None:
     """A container that waits, and one that is over, fail at the record with their state."""
     where, queued, ended = queued_and_ended
-    doctor(queued, **where).stopped_at("record", f"{queued} does not run yet: it is Queued")
+    doctor(queued, **where).stopped_at("record", f"{queued} is not running yet: it is Queued")
     doctor(ended, **where).stopped_at("record", f"{ended} has ended: Complete, exit code 3")
 
 
@@ -256,7 +256,7 @@ def test_no_shell(doctor: Doctor, scratch: str) -> None:
     doctor(scratch).stopped_at("exec", f"container {scratch} has no shell")
 
 
-@pytest.mark.parametrize(("words", "said"), [(("a", "b"), "takes one UUID"), (("--jsn",), "no option --jsn")])
+@pytest.mark.parametrize(("words", "said"), [(("a", "b"), "takes one UUID"), (("--jsn",), "unknown option --jsn")])
 def test_wrong_command_line(cluster: EmbeddedCluster, home: Path, words: tuple[str, ...], said: str) -> None:
     """A wrong command line is one line on stderr."""
     done = examine(cluster, home, *words)

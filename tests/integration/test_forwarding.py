@@ -23,7 +23,7 @@ from arv_ssh import process_lock
 from crunch_sshd import process_session
 from crunch_sshd.broker.client import Broker
 from crunch_sshd.host_container import HostContainer
-from crunch_sshd.runtimes import Account
+from crunch_sshd.runtimes import Account, bundle
 from tests.integration.conftest import FOREVER, Ssh
 from tests.integration.embedded_cluster import EmbeddedCluster, docker, docker_container
 from tests.integration.inside import FETCH, NAME_SERVER, SERVER, execute, in_network, running
@@ -217,8 +217,9 @@ class TestDestinations:
         name = f"arv-ssh-test-none-{os.getpid()}"
         docker("run", "-d", "--name", name, "--network", "none", "arv-ssh/busybox:test", *FOREVER)
         try:
-            pid = int(docker("inspect", "-f", "{{.State.Pid}}", name))
-            broker = Broker(HostContainer(pid), Account("crunch", 1000, 1000, "/home/crunch", "/bin/sh", "crunch"))
+            pid, identifier = docker("inspect", "-f", "{{.State.Pid}} {{.Id}}", name).split()
+            container = HostContainer(int(pid), bundle.find(identifier))
+            broker = Broker(container, Account("crunch", 1000, 1000, "/home/crunch", "/bin/sh", "crunch"))
             listening = broker.listen("localhost", 0)
             with broker.connect([one.address for one in broker.resolve("localhost")], listening.port) as near:
                 far, _ = listening.sockets[0].accept()

@@ -92,7 +92,7 @@ def test_with_credentials(start: Callable[..., TinyProxy], ssh: Ssh, busybox: st
     code, _, said = run(ssh, busybox, HTTPS_PROXY=f"http://{address}")
     first = said.splitlines()[0]
     assert (code, first.split(";")[0].split(" (4")[0]) == (
-        255, f"arvados-client: the proxy {address} (HTTPS_PROXY) wants a user name and password of its own",
+        255, f"arvados-client: the proxy {address} (HTTPS_PROXY) requires its own user name and password",
     )  # fmt: skip
     code, _, said = run(ssh, busybox, HTTPS_PROXY=f"http://ann:wr0ng@{address}")
     assert code == 255 and "wr0ng" not in said

@@ -124,12 +124,12 @@ class TestReload:
             access = {"ShellAccess": {"Mode": "disabled"}}
             overlay.write_text(yaml.safe_dump({"Clusters": {CLUSTER_ID: {"Containers": access}}}))
             process.popen.send_signal(signal.SIGHUP)
-            process.wait_for_event("config is read again", workers)
+            process.wait_for_event("config reloaded", workers)
             assert controller.status(busybox, token)[0] == 503
 
             overlay.write_text("Clusters: {zzzzz: {Containers: {ShellAccess: {Mode: perhaps}}}}\n")
             process.popen.send_signal(signal.SIGHUP)
-            refused = process.wait_for_event("the new config is refused; the old one stays", workers)
+            refused = process.wait_for_event("new config refused; keeping the old one", workers)
             assert "Mode is 'perhaps'" in refused[0]["error"]
             assert controller.status(busybox, token)[0] == 503
 
@@ -145,12 +145,12 @@ class TestReload:
             Path(tls["Certificate"]).write_bytes(issued.server)
             Path(tls["Key"]).write_bytes(b"")
             process.popen.send_signal(signal.SIGHUP)
-            (refused,) = process.wait_for_event("the new config is refused; the old one stays")
+            (refused,) = process.wait_for_event("new config refused; keeping the old one")
             assert tls["Key"] in refused["error"]
             serving.connect().close()
             Path(tls["Key"]).write_bytes(issued.server_key)
             process.popen.send_signal(signal.SIGHUP)
-            process.wait_for_event("config is read again")
+            process.wait_for_event("config reloaded")
             (tmp_path / "ca").write_bytes(issued.authority)
             Controller(serving.address, tmp_path / "ca", "", serving.log).connect().close()
 
@@ -178,11 +178,11 @@ def refusal(cluster: EmbeddedCluster, directory: Path, *options: str, **environm
         (["--workers", "1000000"], {}, "--workers 1000000: it must be a whole number from 1"),
         (["--drain-timeout", "-1"], {}, "--drain-timeout -1.0: it must be a number of seconds from 0"),
         (["--listen", "127.0.0.1:0", "--listen-fd", "3"], {}, "give one of them"),
-        (["--listen-fd", "77"], {}, "file descriptor 77, named by --listen-fd, is no listening TCP socket"),
-        (["--listen-fd", "1"], {}, "file descriptor 1, named by --listen-fd, is no listening TCP socket"),
+        (["--listen-fd", "77"], {}, "file descriptor 77, named by --listen-fd, is not a listening TCP socket"),
+        (["--listen-fd", "1"], {}, "file descriptor 1, named by --listen-fd, is not a listening TCP socket"),
         ([], {"LISTEN_FDS": "many"}, "LISTEN_FDS is 'many'; it must be the number of sockets"),
         ([], {"LISTEN_FDS": "0"}, "LISTEN_FDS is '0'; it must be the number of sockets"),
-        ([], {"LISTEN_FDS": "1"}, "file descriptor 3, named by LISTEN_FDS, is no listening TCP socket"),
+        ([], {"LISTEN_FDS": "1"}, "file descriptor 3, named by LISTEN_FDS, is not a listening TCP socket"),
     ],
 )
 def test_refusals(

@@ -139,9 +139,9 @@ MISTAKES: list[tuple[Callable[[Scene], Mistake], str, str]] = [
     (not_running, "is not running yet (it is ", "try again when it is Running (--wait waits for it)"),
     (typing_error, "is not a container UUID", "copy it from the container's"),
     (swapped_letters, f"container {NOBODYS} was not found", "check the UUID and the token"),
-    (other_cluster, "is of cluster xyzzy, and the token for ", "write the settings of xyzzy to "),
+    (other_cluster, "belongs to cluster xyzzy, but the token for ", "put the settings of xyzzy into "),
     (firewall_that_refuses, "connection refused", "check ARVADOS_API_HOST, and that the controller is up"),
-    (firewall_that_drops, "did not answer within 20 s", "the network, such as a firewall in between"),
+    (firewall_that_drops, "did not answer within 20 s", "the network, such as firewalls"),
     (proxy_that_is_not_there, "cannot connect to the proxy 127.0.0.1:1 (HTTPS_PROXY)", "check HTTPS_PROXY"),
     (untrusted_certificate, "the TLS certificate of ", "set SSL_CERT_FILE to the file of its CA"),
     (missing_settings, "ARVADOS_API_HOST is not set", "set it and ARVADOS_API_TOKEN"),
@@ -214,5 +214,5 @@ def test_old_openssh(scene: Scene, version: str, warned: bool) -> None:
     done = scene.account.run("sh", "-c", line, input=f"SSH-2.0-OpenSSH_{version} Debian-1\r\n".encode())
     assert done.stdout.startswith(b"SSH-2.0-")
     number = version.partition("p")[0]
-    said = f"arvados-client: this ssh is OpenSSH {number}, which cannot find the host key that it is told; upgrade to "
+    said = f"arvados-client: this ssh is OpenSSH {number}, which is too old to find the host key file; upgrade to "
     assert done.stderr.decode().startswith(f"{said}8.4") == warned

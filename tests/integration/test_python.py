@@ -123,7 +123,7 @@ def test_the_local_port_is_taken(busybox: str) -> None:
 @pytest.mark.parametrize("remote", ["", "no port", "host:", "a:b:c", 0, 65536, "[::1]"])
 def test_no_place_to_forward_to(remote: str | int) -> None:
     """What is no port and no HOST:PORT is refused before anything is connected."""
-    with pytest.raises(UsageError, match="no place to forward to"), arv_ssh.forward("zzzzz-dz642-0", remote):
+    with pytest.raises(UsageError, match="is not a forwarding target"), arv_ssh.forward("zzzzz-dz642-0", remote):
         pass
 
 
@@ -153,7 +153,7 @@ def test_importing_the_package_is_light() -> None:
 def test_ctrl_c_ends_the_command(busybox: str) -> None:
     """On a terminal Ctrl-C is the way to end ``forward``: status 0, and nothing but where it listened was said."""
     with TerminalSession([ARVADOS_CLIENT, "forward", busybox, "0:9"]) as session:
-        session.expect(f"leads to localhost:9 of {busybox}\r\n")
+        session.expect(f"forwards to localhost:9 of {busybox}\r\n")
         session.type("\x03")
         assert session.wait() == 0
         assert session.seen == b"^C"
@@ -167,8 +167,8 @@ def test_the_command(busybox: str, number: signal.Signals) -> None:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, **pipes, text=True) as process:  # type: ignore[call-overload]
         try:
-            assert process.stdout.readline() == f"127.0.0.1:{local} leads to localhost:9 of {busybox}\n"
-            assert process.stdout.readline().endswith(f" leads to localhost:10 of {busybox}\n")
+            assert process.stdout.readline() == f"127.0.0.1:{local} forwards to localhost:9 of {busybox}\n"
+            assert process.stdout.readline().endswith(f" forwards to localhost:10 of {busybox}\n")
             with socket.create_connection(("127.0.0.1", local)) as sock:
                 assert receive_all(sock) == b""
             process.send_signal(number)
@@ -200,7 +200,7 @@ def test_the_command_ends_with_the_container(cluster: EmbeddedCluster) -> None:
         ((), "needs a container's UUID and where to forward to"),
         (("8888",), "'8888' is not LOCAL:REMOTE"),
         (("65536:80",), "'65536:80' is not LOCAL:REMOTE"),
-        (("0:0",), "'0' is no place to forward to"),
+        (("0:0",), "'0' is not a forwarding target"),
     ],
 )
 def test_the_command_line_is_wrong(words: tuple[str, ...], said: str) -> None:

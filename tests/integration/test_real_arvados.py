@@ -166,7 +166,7 @@ def test_no_such_container(site: Site) -> None:
         ("/arvados/v1/users/current", 422, "no", (422, "no")),
         ("/arvados/v1/users/current", 500, "#<NoMethodError>", (502, "failed (500): #<NoMethodError>")),
         ("/arvados/v1/containers/", 403, "forbidden", (403, "forbidden")),
-        ("/arvados/v1/container_requests", 500, "PG::Error", (502, "did not tell whose container")),
+        ("/arvados/v1/container_requests", 500, "PG::Error", (502, "did not say whose container")),
         ("/arvados/v1/container_requests", 401, "Not logged in", (502, "SystemRootToken")),
     ],
 )
@@ -197,7 +197,7 @@ def test_mark_that_cannot_be_set(site: Site) -> None:
 
 def test_nothing_else_is_served(site: Site) -> None:
     """Without PassThrough the API itself is not reachable through the controller."""
-    with pytest.raises(Exception, match="nothing at /arvados/v1/users/current"):
+    with pytest.raises(Exception, match="no such path: /arvados/v1/users/current"):
         site.controller.root.current_user()
     assert site.api.seen == []
 
@@ -225,7 +225,7 @@ def test_pass_through(site: Site, cluster: EmbeddedCluster, tmp_path: Path) -> N
 def test_pass_through_needs_an_api(cluster: EmbeddedCluster, tmp_path: Path) -> None:
     """PassThrough on a cluster with an embedded API is one sentence at the start."""
     with (
-        pytest.raises(AssertionError, match="PassThrough is true, and there is no API to pass on to"),
+        pytest.raises(AssertionError, match="PassThrough is true, but there is no API to forward to"),
         controller(cluster, tmp_path, {"User": True}, PassThrough=True),
     ):
         pass

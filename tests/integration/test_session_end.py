@@ -135,7 +135,7 @@ def test_a_reload(cluster: EmbeddedCluster, tmp_path: Path) -> None:
         with person.session(container) as one, person.session(container) as other:
             file.write_text("Clusters: {zzzzz: nonsense}\n")
             process.popen.send_signal(signal.SIGHUP)
-            process.wait_for_event("the new config is refused; the old one stays", 2)
+            process.wait_for_event("new config refused; keeping the old one", 2)
             assert person.ssh(container, "true").returncode == 0
             assert one.poll() is None and other.poll() is None
             write_config(cluster, tmp_path, access | {"Mode": "disabled"})

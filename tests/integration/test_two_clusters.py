@@ -114,10 +114,9 @@ def test_other_clusters_uuid(account: Account, places: dict[str, Place]) -> None
     (account.home / ".config" / "arvados" / f"{OTHER}.conf").unlink()
     done = account.client("shell", places[OTHER].uuid, "true")
     assert (done.returncode, done.stderr.count(b"\n")) == (255, 1)
-    assert f"container {places[OTHER].uuid} is of cluster {OTHER}, and the token for " in done.stderr.decode()
-    assert f" is of cluster zzzzz; write the settings of {OTHER} to {account.home}/.config/arvados/{OTHER}.conf" in (
-        done.stderr.decode()
-    )
+    assert f"container {places[OTHER].uuid} belongs to cluster {OTHER}, but the token for " in done.stderr.decode()
+    settings = f"{account.home}/.config/arvados/{OTHER}.conf"
+    assert f" belongs to cluster zzzzz; put the settings of {OTHER} into {settings}" in done.stderr.decode()
 
 
 def test_same_name_twice(account: Account, places: dict[str, Place]) -> None:
@@ -126,7 +125,8 @@ def test_same_name_twice(account: Account, places: dict[str, Place]) -> None:
     newer = run_job(places["zzzzz"].cluster)
     done = account.ssh("job.arv", "hostname")
     assert done.stdout.decode().strip() == newer.uuid
-    assert done.stderr.decode().startswith(f"arvados-client: job.arv is {newer.request}, the newest of 2 that run;")
+    said = f"arvados-client: job.arv is {newer.request}, the newest of 2 that are running;"
+    assert done.stderr.decode().startswith(said)
     assert places["zzzzz"].request in done.stderr.decode()
     change(newer.cluster, newer.request, name="job two")
     done = account.ssh("jo.arv", "true")

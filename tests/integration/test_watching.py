@@ -187,8 +187,8 @@ def test_required_without_a_place(watched: Watched, tmp_path: Path) -> None:
     with controller(watched.cluster, tmp_path, access) as other:
         status, sentence = other.status(watched.uuid, token)
     assert status == 503
-    assert sentence.startswith("this cluster records all sessions, and the record cannot be written")
-    assert "refused for want of an audit record" in other.log.read_text()
+    assert sentence.startswith("this cluster records all sessions, but the record cannot be written")
+    assert "refused: cannot write the audit record" in other.log.read_text()
 
 
 def test_required_without_a_place_at_the_gateway(watched: Watched, tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_required_without_a_place_at_the_gateway(watched: Watched, tmp_path: Pat
         watched.audit.unlink()
         aside.rename(watched.audit)
     assert (done.returncode, done.stdout) == (255, b"")
-    assert b"this cluster records all sessions, and the record cannot be written (File exists)" in done.stderr
+    assert b"this cluster records all sessions, but the record cannot be written (File exists)" in done.stderr
     assert b"open failed: resource shortage: this cluster records all sessions" in forwarded.stderr
 
 

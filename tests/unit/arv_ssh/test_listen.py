@@ -64,7 +64,7 @@ def test_inherited_for_another_process() -> None:
 def test_adopt_refuses(kind: socket.SocketKind) -> None:
     """A socket that does not listen is refused, and left open for whose it is."""
     with socket.socket(socket.AF_INET, kind) as other:
-        with pytest.raises(ConfigError, match="is no listening TCP socket"):
+        with pytest.raises(ConfigError, match="is not a listening TCP socket"):
             adopt(other.fileno(), "--listen-fd")
         other.getsockname()
 

@@ -152,7 +152,7 @@ def test_required_and_no_place(audited: Callable[..., Audited], runtime: MemoryR
     audit = audited("required", tmp_path / "file")
     _, said, status = read_to_end(audit.link.open("x"))
     assert (status, runtime.processes) == (255, [])
-    assert b"this cluster records all sessions, and the record cannot be written (File exists)" in said
+    assert b"this cluster records all sessions, but the record cannot be written (File exists)" in said
 
 
 def sftp(link: Link) -> paramiko.Channel:

@@ -111,7 +111,7 @@ def test_another_credential(
 @pytest.mark.parametrize(
     ("headers", "words"),
     [
-        ((), "vouches for no host key"),
+        ((), "cannot vouch for the host key"),
         (("X-Arvados-Ssh-Host-Key: nonsense", "X-Arvados-Ssh-User-Credential: x"), "malformed host key"),
     ],
 )

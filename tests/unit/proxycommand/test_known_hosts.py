@@ -54,7 +54,7 @@ def test_directory_is_made_private(tmp_path: Path) -> None:
 def test_directory_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A directory of someone else, who could change the file, is refused."""
     monkeypatch.setattr(os, "getuid", lambda: 12345)
-    with pytest.raises(ArvSshError, match="is another user's; name one of yours"):
+    with pytest.raises(ArvSshError, match="belongs to another user; name your own"):
         known_hosts.record(str(tmp_path), HOST, KEY)
 
 

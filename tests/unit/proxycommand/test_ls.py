@@ -68,7 +68,7 @@ def site() -> Site:
         [request(1, "align"), request(2, "call\x1b[2Jvariants"), request(3, "report")],
     )
     made.answers = {
-        uuid(2): ("403 Forbidden", f"container {uuid(2)} runs for requests that other users submitted; only who"),
+        uuid(2): ("403 Forbidden", f"container {uuid(2)} runs for requests that other users submitted; only a user"),
         uuid(3): ("503 Not now", f"container {uuid(3)} is not running yet (it is Queued); try again"),
     }
     return made
@@ -91,7 +91,7 @@ def test_table(double: Start, client: Run, site: Site) -> None:
         f"{uuid(1)}  Running  1 h     yes    node-1  align",
         f"{uuid(2)}  Running  2 h     no     node-1  call?[2Jvariants",
     ]
-    assert lines[3] == "    no: it runs for requests that other users submitted; only who"
+    assert lines[3] == "    no: it runs for requests that other users submitted; only a user"
     assert lines[4:] == [f"{uuid(3)}  Queued   3 h     later  -       report"]
 
 
@@ -155,7 +155,7 @@ def test_interrupted(double: Start, client: Run) -> None:
 def test_nothing(double: Start, client: Run) -> None:
     """When nothing runs, one sentence says so; --json is an empty list."""
     server = double(Site([], []).script)
-    expected = f"no container that you can see runs or waits on {server.settings().authority}\n"
+    expected = f"you can see no running or waiting container on {server.settings().authority}\n"
     assert ls(client, server) == expected
     assert json.loads(ls(client, server, "--json")) == []
 
@@ -196,8 +196,8 @@ def test_names_to_complete(double: Start, client: Run, site: Site, tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["x"], "ls takes no x; usage: "),
-        (["--json", "--uuids"], "ls takes no --json together with --uuids; usage: "),
+        (["x"], "ls does not take x; usage: "),
+        (["--json", "--uuids"], "ls does not take --json together with --uuids; usage: "),
         (["--cluster", "yyyyy"], "cannot read the settings file "),
     ],
 )

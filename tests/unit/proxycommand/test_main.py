@@ -37,7 +37,7 @@ def test_unknown_command(client: Run) -> None:
     process = client("ssh_proxy")
     _, err = process.communicate(timeout=UNIT)
     assert process.returncode == 255
-    assert err == b"arvados-client: there is no command 'ssh_proxy'; see arvados-client --help\n"
+    assert err == b"arvados-client: unknown command 'ssh_proxy'; see arvados-client --help\n"
 
 
 def test_a_package_is_missing() -> None:

@@ -57,7 +57,7 @@ def serve(double: Start, requests: dict[int, str], running: set[int]) -> tuple[D
         ("jo.arv", {2: "job two", 1: "job"}, {1, 2}, ["could be any of", uuid("xvhdp", 2), uuid("xvhdp", 1)]),
         ("job.arv", {1: "job"}, set(), ["no container request called 'job' has a running container", "when it runs"]),
         ("job.arv", {}, set(), ["you have no container request called 'job'", "check the name"]),
-        ("a%b.arv", {}, set(), ["'a%b' is no name of a container request"]),
+        ("a%b.arv", {}, set(), ["'a%b' is not a container request name"]),
     ],
 )
 def test_name(

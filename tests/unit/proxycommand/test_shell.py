@@ -87,7 +87,7 @@ def test_stock_gateway_is_refused_until_accepted(double: Start, tmp_path: Path) 
     config = write_config(double(gateway(None)), tmp_path)
     code, out, err = ssh(config, UUID, "x")
     assert (code, out) == (255, b"")
-    assert err.startswith(f"arvados-client: the controller vouches for no host key of {UUID}")
+    assert err.startswith(f"arvados-client: the controller cannot vouch for the host key of {UUID}")
     assert "Host key verification failed." in err
     (tmp_path / "known hosts").mkdir()
     code, out, err = ssh(config, "-o", "StrictHostKeyChecking=accept-new", UUID, "x")
@@ -199,7 +199,7 @@ def test_shell_refuses_a_stock_gateway(double: Start, client: Run, tmp_path: Pat
     process = client("shell", UUID, "x", env=server.environment())
     _, err = process.communicate(timeout=UNIT)
     assert process.returncode == 255
-    assert err.decode().startswith(f"arvados-client: the controller vouches for no host key of {UUID}")
+    assert err.decode().startswith(f"arvados-client: the controller cannot vouch for the host key of {UUID}")
     assert err.count(b"\n") == 1
     process = client("shell", UUID, "-o", "StrictHostKeyChecking=no", "x", env=server.environment())
     assert process.communicate(timeout=3 * UNIT)[0] == b"_: x\n"
@@ -211,7 +211,7 @@ def test_shell_without_ssh(double: Start, client: Run, tmp_path: Path) -> None:
     _, err = process.communicate(timeout=UNIT)
     assert (process.returncode, err.decode()) == (
         255,
-        "arvados-client: there is no ssh program on the PATH; install the OpenSSH client\n",
+        "arvados-client: no ssh program on the PATH; install the OpenSSH client\n",
     )
 
 
@@ -219,9 +219,9 @@ def test_shell_without_ssh(double: Start, client: Run, tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         ([], "shell needs a container's UUID; usage: "),
-        (["--user", "a", f"b@{UUID}"], "--user a and b@ name two login names; give one of them"),
+        (["--user", "a", f"b@{UUID}"], "--user a and b@ name two login names; give one"),
         (["zzzzz-dz642-short"], "'zzzzz-dz642-short' is not a container UUID"),
-        (["-v", UUID], "there is no option -v; usage: "),
+        (["-v", UUID], "unknown option -v; usage: "),
     ],
 )
 def test_shell_bad_arguments(client: Run, arguments: list[str], sentence: str) -> None:

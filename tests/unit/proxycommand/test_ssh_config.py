@@ -59,7 +59,7 @@ def test_no_output_dir(client: Run) -> None:
     assert process.returncode == 255
     assert err.decode() == (
         "arvados-client: cannot write /dev/null/x/ssh_config: Not a directory; "
-        "make its directory first, or name another\n"
+        "create its directory first, or name another\n"
     )
 
 
@@ -122,7 +122,7 @@ def test_control_socket_with_too_long_a_name(tmp_path: Path) -> None:
     """Where the home's path is too long for a socket, nothing is shared and the block says why; ssh takes the rest."""
     config = tmp_path / "config"
     config.write_text(ssh_config.block("", str(tmp_path), control_dir="/" + 45 * "d"))
-    assert "\n# No connection is shared: " in config.read_text()
+    assert "\n# No shared connections: " in config.read_text()
     assert "controlpath" not in read(config, UUID)
     config.write_text(ssh_config.block("", str(tmp_path), control_dir="/" + 44 * "d"))
     assert "\n    ControlMaster auto\n" in config.read_text()
@@ -154,9 +154,9 @@ def test_own_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["extra"], b"ssh-config takes no 'extra'; usage: "),
-        (["--nope"], b"there is no option --nope; usage: "),
-        (["--cluster", "zzzzz-dz642"], b"'zzzzz-dz642' is no cluster's id: give the five characters"),
+        (["extra"], b"ssh-config does not take 'extra'; usage: "),
+        (["--nope"], b"unknown option --nope; usage: "),
+        (["--cluster", "zzzzz-dz642"], b"'zzzzz-dz642' is not a cluster id: give the first five characters"),
     ],
 )
 def test_bad_arguments(client: Run, arguments: list[str], sentence: bytes) -> None:

@@ -309,7 +309,7 @@ def test_no_host_key_from_a_stock_gateway(double: Start, client: Run, tmp_path: 
     process = client("ssh-proxy", UUID, "--known-hosts-dir", str(tmp_path / "k"), env=double(script).environment())
     out, err = finish(process)
     assert out == b"SSH-2.0-Go\r\n"
-    assert err.startswith(f"arvados-client: the controller vouches for no host key of {UUID}")
+    assert err.startswith(f"arvados-client: the controller cannot vouch for the host key of {UUID}")
     assert err.count("\n") == 1
     assert not (tmp_path / "k").exists()
 
@@ -375,7 +375,7 @@ def test_hang_up_signal(double: Start, client: Run) -> None:
         ("404 Not Found", b"<html>", f"{UUID}: HOST answered 404 Not Found and gave no reason; check the UUID"),
         ("410 Gone", b'{"errors": ["%s has ended"]}' % UUID.encode(), f"{UUID} has ended"),
         ("429 Too Many Requests", b"", f"{UUID}: HOST answered 429 Too Many Requests and gave no reason; close"),
-        ("500 Oops", b"", f"container {UUID}: HOST answered 500 Oops and gave no reason; try again, and report it"),
+        ("500 Oops", b"", f"container {UUID}: HOST answered 500 Oops and gave no reason; try again, and tell"),
         ("502 Bad Gateway", b'{"errors": ["it failed"]}', f"container {UUID}: it failed"),
         ("503 Service Unavailable", b'{"errors": ["is Queued"]}', f"container {UUID}: is Queued"),
         ("504 Gateway Timeout", b'{"errors": ["no\\nanswer"]}', f"container {UUID}: no answer"),
@@ -421,8 +421,8 @@ def test_request_id(double: Start, client: Run) -> None:
         ("404 Not Found", b"", f"container request {REQUEST}: HOST answered 404 Not Found"),
         ("200 OK", b'{"state": "Uncommitted", "container_uuid": null}', "no container yet (Uncommitted); submit it"),
         ("200 OK", b'{"state": "Committed", "container_uuid": null}', "has no container yet (Committed); try again"),
-        ("200 OK", b"<html>", "HOST answered with no container request; check ARVADOS"),
-        ("200 OK", b"[]", "HOST answered with no container request; check ARVADOS"),
+        ("200 OK", b"<html>", "HOST answered without the container request; check ARVADOS"),
+        ("200 OK", b"[]", "HOST answered without the container request; check ARVADOS"),
     ],
 )
 def test_request_without_a_container(double: Start, client: Run, status: str, body: bytes, sentence: str) -> None:
@@ -444,7 +444,7 @@ def environment(**values: str) -> dict[str, str]:
     [
         ([], environment(), "ssh-proxy needs one HOST, not 0; usage: "),
         ([UUID, UUID], environment(), "ssh-proxy needs one HOST, not 2; usage: "),
-        (["--nope", UUID], environment(), "there is no option --nope; usage: "),
+        (["--nope", UUID], environment(), "unknown option --nope; usage: "),
         ([UUID, "--user"], environment(), "the option --user needs a value; usage: "),
         (["example.org"], environment(), "'example.org' is not a container UUID"),
         (["zzzzz-tpzed-xurymjxw79nv3jz"], environment(), "is not a container or container request"),
@@ -454,7 +454,7 @@ def environment(**values: str) -> dict[str, str]:
         ([UUID], environment(), "cannot connect to 127.0.0.1:1: connection refused; check ARVADOS_API_HOST"),
         ([UUID], environment(ARVADOS_API_HOST="no-such-host.invalid"), "the host name no-such-host.invalid cannot be"),
         ([UUID], environment(SSL_CERT_FILE="/nonexistent.pem"), "cannot read SSL_CERT_FILE /nonexistent.pem: No such"),
-        ([UUID], environment(SSL_CERT_FILE="/dev/null"), "SSL_CERT_FILE /dev/null holds no certificate in PEM form"),
+        ([UUID], environment(SSL_CERT_FILE="/dev/null"), "SSL_CERT_FILE /dev/null has no PEM certificate"),
     ],
 )
 def test_bad_input(client: Run, arguments: list[str], env: dict[str, str], sentence: str) -> None:
@@ -503,7 +503,7 @@ def _forward_once(listener: socket.socket, port: int) -> None:
 
 @pytest.mark.parametrize(
     ("greeting", "sentence"),
-    [(b"SSH-2.0-x\r\n", "does not speak TLS as it should"), (b"", "closed the connection in the middle of TLS")],
+    [(b"SSH-2.0-x\r\n", "does not speak proper TLS"), (b"", "closed the connection in the middle of TLS")],
 )
 def test_not_tls(client: Run, greeting: bytes, sentence: str) -> None:
     """A server that speaks no TLS is told as such."""

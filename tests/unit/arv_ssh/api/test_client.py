@@ -147,10 +147,10 @@ def test_list_all(server: Server, api: ApiClient) -> None:
         ((500, {}, '{"errors": []}'), errors.BadGateway, "answered with status 500 and no reason$"),
         ((400, {}, "[]"), errors.BadRequest, "answered with status 400 and no reason$"),
         ((302, {"Location": "http://127.0.0.1:1/"}, ""), errors.BadGateway, "answered with status 302"),
-        ((200, {}, "hello"), errors.BadGateway, "something else than a JSON record"),
-        ((200, {}, "[1]"), errors.BadGateway, "something else than a JSON record"),
-        ((200, {}, ""), errors.BadGateway, "something else than a JSON record"),
-        ((200, {"Content-Length": "1000", "Connection": "close"}, "{"), errors.BadGateway, "broken HTTP .*Incomplete"),
+        ((200, {}, "hello"), errors.BadGateway, "something other than a JSON record"),
+        ((200, {}, "[1]"), errors.BadGateway, "something other than a JSON record"),
+        ((200, {}, ""), errors.BadGateway, "something other than a JSON record"),
+        ((200, {"Content-Length": "1000", "Connection": "close"}, "{"), errors.BadGateway, "invalid HTTP .*Incomplete"),
     ],
 )
 def test_errors(

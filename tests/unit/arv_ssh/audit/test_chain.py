@@ -68,7 +68,7 @@ def test_removed_end() -> None:
     """Records removed from the end are missed by the head file; without one a file must end with its last record."""
     lines, head = chain(5, END)
     assert problems(lines[:3], head) == ["records 3 to 4 are missing at its end"]
-    assert problems(lines[:3], None) == ["its head file is missing, so records removed from its end cannot be found"]
+    assert problems(lines[:3], None) == ["its head file is missing, so records removed from its end cannot be detected"]
     assert problems(lines, None) == []
     assert problems([], head) == ["there is no record in it", "records 0 to 4 are missing at its end"]
 

@@ -33,5 +33,5 @@ def test_one_at_a_time(tmp_path: Path) -> None:
 def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
     """A file in the way is told with its path."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="cannot make the cluster's directory"):
+    with pytest.raises(ConfigError, match="cannot create the cluster's directory"):
         ClusterDir(tmp_path / "file" / "cluster").prepare()

@@ -47,7 +47,7 @@ def test_options() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--as", "nobody"], "--as nobody: there is no such user"),
+        (["--as", "nobody"], "--as nobody: no such user"),
         (["--env", "A"], "--env A: it must be NAME=VALUE"),
         (["--mount", "/src"], "--mount /src: it must be"),
         (["--mount", "src:/dst"], "--mount src:/dst: it must be"),

@@ -35,11 +35,11 @@ def test_proxy(text: str, host: str, port: int, basic: bytes | None) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("socks5://proxy:1080", "HTTPS_PROXY names a proxy that speaks socks5; set it to an http:// one"),
+        ("socks5://proxy:1080", "HTTPS_PROXY names a proxy that speaks socks5; use an http:// one"),
         ("https://ann:secret@proxy", "HTTPS_PROXY names a proxy that speaks https"),
-        ("http://ann:secret@proxy:99999", "HTTPS_PROXY names no proxy; it should be http://HOST:PORT"),
-        ("http://ann:secret@", "HTTPS_PROXY names no proxy"),
-        ("http://ann:secret@\u00fc..proxy", "HTTPS_PROXY names no proxy"),
+        ("http://ann:secret@proxy:99999", "HTTPS_PROXY does not name a proxy; it should be http://HOST:PORT"),
+        ("http://ann:secret@", "HTTPS_PROXY does not name a proxy"),
+        ("http://ann:secret@\u00fc..proxy", "HTTPS_PROXY does not name a proxy"),
     ],
 )
 def test_no_proxy_of_ours(text: str, sentence: str) -> None:
@@ -102,13 +102,13 @@ def test_tunnel_is_open(answer: bytes) -> None:
 @pytest.mark.parametrize(
     ("proxy", "answer", "sentence"),
     [
-        (PROXY, b"HTTP/1.1 407 Auth\r\n\r\n", "wants a user name and password of its own (407 Auth); set HTTPS_"),
+        (PROXY, b"HTTP/1.1 407 Auth\r\n\r\n", "requires its own user name and password (407 Auth); set HTTPS_"),
         (WITH_PASSWORD, b"HTTP/1.1 407 No\r\n\r\n", "(407 No); check the user name and password there"),
         (PROXY, b"HTTP/1.1 403 Filtered\r\n\r\nx", "does not let you connect to api:443 (403 Filtered); ask its admin"),
         (PROXY, b"HTTP/1.1 502 Bad\r\n\r\n", "could not connect to api:443 (502 Bad); check ARVADOS_API_HOST"),
-        (PROXY, b"SSH-2.0-x\r\n", "does not answer as an HTTP proxy; check HTTPS_PROXY"),
-        (PROXY, b"HTTP/1.1 what\r\n", "does not answer as an HTTP proxy"),
-        (PROXY, b"HTTP/1.1 200 ok\r\nX: " + bytes(20000), "does not answer as an HTTP proxy"),
+        (PROXY, b"SSH-2.0-x\r\n", "does not answer like an HTTP proxy; check HTTPS_PROXY"),
+        (PROXY, b"HTTP/1.1 what\r\n", "does not answer like an HTTP proxy"),
+        (PROXY, b"HTTP/1.1 200 ok\r\nX: " + bytes(20000), "does not answer like an HTTP proxy"),
     ],
 )
 def test_refusals(proxy: http_proxy.Proxy, answer: bytes, sentence: str) -> None:

@@ -132,7 +132,7 @@ def test_no_settings_at_all(tmp_path: Path) -> None:
     [
         (b"ARVADOS_API_HOST=a\nsecret-token\n", "line 2 of the settings file .* is not KEY=VALUE"),
         (b"ARVADOS_API_HOST='a\n", "line 1 of the settings file .* has an unclosed quote"),
-        (b"\xff\xfe", "is not text in UTF-8"),
+        (b"\xff\xfe", "is not UTF-8 text"),
     ],
 )
 def test_broken_file(tmp_path: Path, content: bytes, message: str) -> None:

@@ -191,7 +191,7 @@ def test_wrong_host_key() -> None:
         (b"SSH-2.0-x\r\n", "does not answer in HTTP"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "refused the session"),
         (b'HTTP/1.1 502 Bad Gateway\r\nContent-Length: 21\r\n\r\n{"errors": ["wrong"]}', "the session: wrong"),
-        (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n", "another protocol than SSH"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n", "a protocol other than SSH"),
         (b"HTTP/1.1 101 Switching Proto", "closed the connection"),
     ],
     ids=["nothing", "ssh", "200", "502", "websocket", "half"],

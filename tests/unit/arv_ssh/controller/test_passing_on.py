@@ -94,7 +94,7 @@ def test_never_twice() -> None:
         "POST", "", "", REQUEST.headers, REQUEST.body + b"&no_forward=true", REQUEST.peer, REQUEST.request_id
     )
     other = Other(Forbidden("never asked"))
-    with pytest.raises(Unavailable, match="at another controller by now"):
+    with pytest.raises(Unavailable, match="now has its tunnel at another controller"):
         run(other.ask(again))
     assert other.seen == []
 

@@ -18,7 +18,7 @@ TOKEN = {"SystemRootToken": "systemusertesttoken1234567890"}
 
 def test_no_api() -> None:
     """A config with neither an API to ask nor a database for one is a sentence about the config."""
-    with pytest.raises(ConfigError, match="nothing says which API to ask: give --api URL or .*EmbeddedAPI.Database"):
+    with pytest.raises(ConfigError, match="no API to ask: give --api URL or .*EmbeddedAPI.Database"):
         server._embedded_api(parse("zzzzz", TOKEN))
 
 

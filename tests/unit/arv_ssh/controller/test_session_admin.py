@@ -99,17 +99,22 @@ def test_what_is_shown(alone: Peers) -> None:
 
 
 @pytest.mark.parametrize(
-    ("token", "kind"),
-    [("", Unauthorized), ("nonsense", Unauthorized), (TOKEN, Forbidden), (f"{ADMIN}some", Forbidden),
-     (f"{ADMIN}none", Forbidden)],
+    ("token", "kind", "sentence"),
+    [
+        ("", Unauthorized, "no API token was sent"),
+        ("nonsense", Unauthorized, "."),
+        (TOKEN, Forbidden, "only administrators"),
+        (f"{ADMIN}some", Forbidden, "this token is limited to certain requests"),
+        (f"{ADMIN}none", Forbidden, "this token is limited to certain requests"),
+    ],
 )
 @pytest.mark.parametrize("path", [BASE, f"{BASE}/ses-{'0' * 20}/kill"])
 def test_administrators_only(
-    alone: Peers, ended: list[Any], token: str, kind: type[HttpError], path: str
+    alone: Peers, ended: list[Any], token: str, kind: type[HttpError], sentence: str, path: str
 ) -> None:
-    """Everybody but an administrator with a full token is refused, before anything else."""
+    """Everybody but an administrator with a full token is refused, before anything else, and told why."""
     process = Process(alone, session(id=f"ses-{'0' * 20}"))
-    with pytest.raises(kind):
+    with pytest.raises(kind, match=sentence):
         asyncio.run(process.ask("GET" if path == BASE else "POST", path, token=token))
     assert not ended
 
@@ -127,7 +132,7 @@ def test_kill(alone: Peers, ended: list[Any]) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "body", "kind", "sentence"),
     [("POST", f"{BASE}/ses-{'0' * 20}/kill", b"", NotFound, f"no session ses-{'0' * 20} is open here"),
-     ("POST", f"{BASE}/nonsense/kill", b"", NotFound, "'nonsense' is no session's id"),
+     ("POST", f"{BASE}/nonsense/kill", b"", NotFound, "'nonsense' is not a session id"),
      ("GET", f"{BASE}/ses-{'0' * 20}/kill", b"", MethodNotAllowed, "POST"),
      ("DELETE", BASE, b"", MethodNotAllowed, "GET"),
      ("POST", f"{BASE}/ses-{'0' * 20}/kill", b"[1", BadRequest, "must be JSON")],

@@ -177,7 +177,7 @@ def test_a_client_that_does_not_wait(scene: Scene) -> None:
         scene.api.answering.set()
 
     run(scenario())
-    assert scene.transcript.lines == ["refused 499 the client left before it had its answer"]
+    assert scene.transcript.lines == ["refused 499 the client left before it got its answer"]
 
 
 def test_a_failure_of_our_own(scene: Scene) -> None:

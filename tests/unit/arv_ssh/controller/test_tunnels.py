@@ -357,7 +357,7 @@ def test_refusals(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize(
     ("method", "upgrade_to", "sentence"),
-    [("GET", "tunnel", "opened with POST"), ("POST", "ssh", "header Upgrade: tunnel")],
+    [("GET", "tunnel", "use POST to open"), ("POST", "ssh", "header Upgrade: tunnel")],
 )
 def test_other_requests(method: str, upgrade_to: str, sentence: str) -> None:
     """A request that is none for a tunnel is told what one looks like."""

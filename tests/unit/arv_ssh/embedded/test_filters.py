@@ -150,7 +150,7 @@ def test_deep_json(cluster: Cluster) -> None:
 
 def test_client_sees_the_sentence(cluster: Cluster) -> None:
     """Through the client, the refusal is an exception with that sentence."""
-    with pytest.raises(Unprocessable, match="which is no attribute of containers"):
+    with pytest.raises(Unprocessable, match="which is not an attribute of containers"):
         cluster.active.list("containers", filters=[["pizza", "=", 1]])
     with pytest.raises(BadRequest):
         cluster.active.create("container_requests", {"name": "\ud800"})

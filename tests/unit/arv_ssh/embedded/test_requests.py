@@ -110,7 +110,7 @@ def test_attribution(cluster: Cluster) -> None:
         cluster.submit(cluster.admin, **theirs)
     with pytest.raises(Forbidden, match="only the SystemRootToken"):
         cluster.admin.update("container_requests", request["uuid"], {"modified_by_user_uuid": SPECTATOR})
-    with pytest.raises(Unprocessable, match="is no user of this cluster"):
+    with pytest.raises(Unprocessable, match="is not a user of this cluster"):
         cluster.submit(cluster.root, modified_by_user_uuid="zzzzz-tpzed-aaaaaaaaaaaaaaa")
     with pytest.raises(Unprocessable, match="owner_uuid"):
         cluster.submit(cluster.active, owner_uuid=SPECTATOR)

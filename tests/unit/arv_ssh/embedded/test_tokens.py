@@ -125,7 +125,7 @@ def test_tokens_of_others(cluster: Cluster) -> None:
     """Only an administrator makes tokens for others, or sees theirs."""
     with pytest.raises(Forbidden, match="only an administrator"):
         cluster.active.create("api_client_authorizations", {"owner_uuid": SPECTATOR})
-    with pytest.raises(Unprocessable, match="is no user"):
+    with pytest.raises(Unprocessable, match="is not a user"):
         cluster.root.create("api_client_authorizations", {"owner_uuid": "zzzzz-tpzed-aaaaaaaaaaaaaaa"})
     uuid = cluster.token(ADMIN).split("/")[1]
     for call in (cluster.active.get, cluster.active.delete):
