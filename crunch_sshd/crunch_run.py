@@ -20,7 +20,7 @@ from crunch_sshd import secret_argument
 
 if TYPE_CHECKING:
     from arv_ssh.api.client import ApiClient
-    from crunch_sshd.tunnel import Uplink
+    from crunch_sshd.gateway.tunnel import Uplink
 
 DEFAULT_HOST = "127.0.0.1"
 """Where the gateway listens when nothing is said: right for one machine; a node of a cluster names its own address."""
@@ -160,8 +160,8 @@ def uplink(url: str | None, environment: Mapping[str, str]) -> Uplink | None:
     """Return the uplink that ``--gateway-tunnel`` asks for; its certificate is checked as the API host's."""
     if not url:
         return None
-    from arv_ssh.tls import client_context
-    from crunch_sshd import tunnel
+    from arv_ssh.net.tls import client_context
+    from crunch_sshd.gateway import tunnel
 
     context = client_context(insecure=_insecure(environment), ca_file=environment.get("SSL_CERT_FILE") or None)
     return tunnel.uplink(url, context)
@@ -179,14 +179,16 @@ def _seal_descriptors() -> None:
 
 
 def _run(options: argparse.Namespace, secret: str | None, host: str, port: int) -> int:
-    from arv_ssh import log, session_options
-    from crunch_sshd import paramiko_doors, policy
+    from arv_ssh import log
+    from arv_ssh.config import session_options
+    from crunch_sshd.forwarding import policy
+    from crunch_sshd.ssh import paramiko_doors
 
     if secret is not None:
         paramiko_doors.check()  # before what opens the doors is imported
-    from crunch_sshd.container_record import ContainerRecord
-    from crunch_sshd.events import Events
-    from crunch_sshd.lifecycle import Lifecycle, Settings
+    from crunch_sshd.run.container_record import ContainerRecord
+    from crunch_sshd.run.events import Events
+    from crunch_sshd.run.lifecycle import Lifecycle, Settings
 
     log.configure()
     events = Events()
@@ -210,14 +212,15 @@ def _run(options: argparse.Namespace, secret: str | None, host: str, port: int) 
 
 
 def _clean_up(uuid: str) -> int:
-    from crunch_sshd import container, docker_engine
+    from crunch_sshd.run import container
+    from crunch_sshd.runtimes import docker_engine
 
     container.clean_up(docker_engine.connect(), uuid)
     return 0
 
 
 def _check_engine() -> int:
-    from crunch_sshd import docker_engine
+    from crunch_sshd.runtimes import docker_engine
 
     docker_engine.connect()
     return 0

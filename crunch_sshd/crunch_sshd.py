@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from arv_ssh import __version__, extras, log, session_options, uuids
+from arv_ssh import __version__, extras, log, uuids
 from arv_ssh.audit import options as audit_options
+from arv_ssh.config import session_options
 from arv_ssh.errors import ArvSshError, UsageError
 from crunch_sshd import secret_argument
 from crunch_sshd.crunch_run import split_address, uplink
@@ -43,11 +44,12 @@ def _serve(options: argparse.Namespace) -> int:
     from setproctitle import setproctitle
 
     setproctitle(f"crunch-sshd {options.container_uuid}")
-    from crunch_sshd import paramiko_doors, policy
+    from crunch_sshd.forwarding import policy
+    from crunch_sshd.ssh import paramiko_doors
 
     paramiko_doors.check()  # before what opens the doors is imported
-    from crunch_sshd.events import Events
-    from crunch_sshd.gateway import Gateway
+    from crunch_sshd.gateway.gateway import Gateway
+    from crunch_sshd.run.events import Events
 
     events = Events()
     events.listen()  # handlers, and no blocked signals: what sessions execute would inherit those
@@ -80,8 +82,8 @@ def _runtime(options: argparse.Namespace) -> Runtime:
         from crunch_sshd.runtimes.namespace import NamespaceRuntime
 
         return NamespaceRuntime(options.pid, options.container_uuid)
-    from crunch_sshd.docker_engine import connect
     from crunch_sshd.runtimes.choose import choose
+    from crunch_sshd.runtimes.docker_engine import connect
 
     return choose(options.runtime, connect(), options.docker_container, options.container_uuid)
 

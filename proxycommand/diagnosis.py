@@ -17,7 +17,7 @@ from arv_ssh.client import http_proxy, settings
 from arv_ssh.client.controller import DEFAULT_LOGIN, Controller, Session
 from arv_ssh.client.transport import dial
 from arv_ssh.errors import ArvSshError, ConfigError, ContainerEnded, HttpError, Unavailable
-from arv_ssh.upgrade import quote
+from arv_ssh.net.upgrade import quote
 
 if TYPE_CHECKING:
     from arv_ssh.client.connect import ContainerClient

@@ -36,7 +36,7 @@ install_packages() {
 engine_answers() {
     "$root/.venv/bin/python" -c '
 from arv_ssh.errors import ArvSshError
-from crunch_sshd.docker_engine import connect
+from crunch_sshd.runtimes.docker_engine import connect
 try:
     connect().close()
 except ArvSshError as error:

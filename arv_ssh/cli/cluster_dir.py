@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from arv_ssh import process_lock
 from arv_ssh.errors import ConfigError, UsageError
+from arv_ssh.processes import process_lock
 
 USERS = ("admin", "active", "spectator")
 

@@ -12,11 +12,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from arv_ssh import config, process_lock
 from arv_ssh.cli import daemons
 from arv_ssh.cli.cluster_dir import ClusterDir
 from arv_ssh.cli.cluster_up import root_client
+from arv_ssh.config import cluster_config
 from arv_ssh.errors import ArvSshError
+from arv_ssh.processes import process_lock
 
 CRUNCH_RUN_GRACE = 30.0
 """Seconds for a crunch-run to stop and remove its container and to record that."""
@@ -42,7 +43,7 @@ def down(directory: ClusterDir) -> dict[str, Any]:
 def _cancel_requests(directory: ClusterDir) -> None:
     """Take every request's priority away, so that a later ``up`` does not run what was asked for before."""
     try:
-        api = root_client(directory, config.load(directory.config))
+        api = root_client(directory, cluster_config.load(directory.config))
         wanted: list[list[Any]] = [["state", "=", "Committed"], ["priority", ">", 0]]
         for request in api.list_all("container_requests", filters=wanted, select=["uuid"]):
             api.update("container_requests", request["uuid"], {"priority": 0})

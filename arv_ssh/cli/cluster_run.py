@@ -12,10 +12,10 @@ import sys
 import time
 from typing import Any
 
-from arv_ssh import config
 from arv_ssh.api.client import ApiClient
 from arv_ssh.cli.cluster_dir import USERS, ClusterDir
 from arv_ssh.cli.cluster_up import USER_UUIDS, root_client
+from arv_ssh.config import cluster_config
 from arv_ssh.errors import ArvSshError, UsageError
 
 PRIORITY = 500
@@ -27,7 +27,7 @@ def run(options: argparse.Namespace, command: list[str]) -> int:
     """Submit, wait, print; return the exit status. Ctrl-C and the time-out cancel the request."""
     directory = ClusterDir(options.dir)
     directory.check()
-    api = root_client(directory, config.load(directory.config))
+    api = root_client(directory, cluster_config.load(directory.config))
     # Ctrl-C between the API's doing it and our knowing of it would leave a request that nobody cancels.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     request = api.create("container_requests", attributes(options, command))

@@ -19,12 +19,13 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from arv_ssh import config, process_lock
 from arv_ssh.api.client import ApiClient
 from arv_ssh.cli import certificates, daemons
 from arv_ssh.cli.cluster_dir import USERS, ClusterDir, write_private
-from arv_ssh.config import ClusterConfig
+from arv_ssh.config import cluster_config
+from arv_ssh.config.cluster_config import ClusterConfig
 from arv_ssh.errors import ArvSshError, ConfigError, NotFound, Unauthorized, Unavailable
+from arv_ssh.processes import process_lock
 
 CLUSTER_ID = "zzzzz"
 HOST = "127.0.0.1"
@@ -52,7 +53,7 @@ def up(directory: ClusterDir) -> dict[str, Any]:
             print(f"arv-ssh: the cluster in {directory.root} is already up", file=sys.stderr)
         if not running:
             _write_config(directory)
-        cluster = config.load(directory.config)
+        cluster = cluster_config.load(directory.config)
         if not running:
             on_failure.callback(process_lock.end, directory.controller_lock, daemons.STOP_GRACE)
             _start_controller(directory, cluster)
@@ -94,7 +95,7 @@ def _facts(directory: ClusterDir, cluster: ClusterConfig) -> dict[str, Any]:
 
 def _write_config(directory: ClusterDir) -> None:
     """Write config.yml and, the first time, the certificates; secrets and the port stay what they were."""
-    previous = config.load(directory.config) if directory.config.exists() else None
+    previous = cluster_config.load(directory.config) if directory.config.exists() else None
     if not directory.server_key.exists():
         issued = certificates.issue(CLUSTER_ID)
         write_private(directory.ca, issued.authority)

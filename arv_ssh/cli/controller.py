@@ -11,11 +11,13 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from arv_ssh import config, listen, log
+from arv_ssh import log
 from arv_ssh.cli import daemons
-from arv_ssh.config import ClusterConfig
-from arv_ssh.controller import peers, private_socket
+from arv_ssh.config import cluster_config
+from arv_ssh.config.cluster_config import ClusterConfig
+from arv_ssh.controller.peers import peers, private_socket
 from arv_ssh.errors import ConfigError, UsageError
+from arv_ssh.net import listen
 
 DEFAULT_CONFIG = Path("/etc/arvados/config.yml")
 MAX_WORKERS = 256
@@ -61,7 +63,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add(
         "--drain-timeout", type=float, metavar="SECONDS",
         help="how long sessions are kept after SIGTERM (default: the config's DrainTimeout, else "
-        f"{config.DRAIN_TIMEOUT:.0f})",
+        f"{cluster_config.DRAIN_TIMEOUT:.0f})",
     )  # fmt: skip
     add(
         "--leave-draining", action="store_true",
@@ -108,7 +110,7 @@ def _is_ours(url: str) -> bool:
 def _controller(options: argparse.Namespace) -> int:
     _check(options)
     first, *overlays = options.config or [DEFAULT_CONFIG]
-    load = partial(config.load, first, options.cluster, overlays=overlays, api=options.api)
+    load = partial(cluster_config.load, first, options.cluster, overlays=overlays, api=options.api)
     cluster = load()
     run_dir = private_socket.directory(cluster, options.run_dir, os.environ)
     listeners = _listeners(options, cluster, run_dir)
@@ -140,14 +142,14 @@ def _listeners(options: argparse.Namespace, cluster: ClusterConfig, run_dir: Pat
 
 
 def _serve(options: argparse.Namespace, load: Callable[[], ClusterConfig], listeners: list[socket.socket]) -> None:
-    from arv_ssh.controller.main import Process
+    from arv_ssh.controller.process.main import Process
 
     supervisor = socket.socket(fileno=options.supervisor_fd) if options.supervisor_fd is not None else None
     Process(load, listeners, options.run_dir, options.drain_timeout, supervisor).run()
 
 
 def _supervise(options: argparse.Namespace, run_dir: Path, listeners: list[socket.socket]) -> int:
-    from arv_ssh.controller.supervisor import Supervisor
+    from arv_ssh.controller.process.supervisor import Supervisor
 
     log.configure()
     command = [str(daemons.program("arv-ssh")), "controller", f"--run-dir={run_dir}"]

@@ -1,7 +1,7 @@
 """Starting the cluster's long-lived processes, and the programs of this package that run beside us.
 
 Owns how a daemon is detached and how its log's end is told when it fails. A daemon holds its lock file
-(:mod:`arv_ssh.process_lock`), so ``cluster down`` never ends a foreign process.
+(:mod:`arv_ssh.processes.process_lock`), so ``cluster down`` never ends a foreign process.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from arv_ssh import process_lock
 from arv_ssh.errors import ArvSshError
+from arv_ssh.processes import process_lock
 
 TAIL_LINES = 5
 """Lines of a log shown when a daemon does not start: enough for its last sentence, short enough to read."""

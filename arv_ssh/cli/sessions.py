@@ -62,10 +62,10 @@ def _client(options: argparse.Namespace) -> ApiClient:
     from arv_ssh.api.client import ApiClient
 
     if options.config:
-        from arv_ssh import config
+        from arv_ssh.config import cluster_config
 
         first, *overlays = options.config
-        cluster = config.load(first, options.cluster, overlays=overlays)
+        cluster = cluster_config.load(first, options.cluster, overlays=overlays)
         verify = False if cluster.api_insecure else os.environ.get("SSL_CERT_FILE") or True
         return ApiClient(cluster.controller_url, cluster.system_root_token, verify=verify)
     from arv_ssh.client import settings

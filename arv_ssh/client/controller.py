@@ -10,7 +10,7 @@ from arv_ssh.client import request_id
 from arv_ssh.client.settings import Settings, cluster_file
 from arv_ssh.client.transport import Connection, dial, exchange
 from arv_ssh.errors import BadGateway, GatewayTimeout, HttpError, NotFound, Unavailable, from_status
-from arv_ssh.upgrade import UpgradeAnswer, plain_request, quote, request
+from arv_ssh.net.upgrade import UpgradeAnswer, plain_request, quote, request
 
 TYPE_CHECKING = False  # type checkers know the name without typing, which takes 4 ms to import
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from arv_ssh.upgrade import quote
+from arv_ssh.net.upgrade import quote
 
 if TYPE_CHECKING:
     from arv_ssh.client.controller import Controller

@@ -1,7 +1,7 @@
 """One TLS connection to the API host, dialled and spoken to in plain blocking steps, each with a deadline.
 
 Owns the socket until the relay takes it over: TCP (every address of the name in turn), TLS by
-:class:`arv_ssh.tls.TlsEngine`, one HTTP answer. Knows nothing of containers or SSH.
+:class:`arv_ssh.net.tls.TlsEngine`, one HTTP answer. Knows nothing of containers or SSH.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import socket
 import ssl
 import time
 
-from arv_ssh import tls
 from arv_ssh.client.settings import Settings
 from arv_ssh.errors import ArvSshError, BadGateway, ConfigError, GatewayTimeout, Unavailable
-from arv_ssh.upgrade import UpgradeAnswer
+from arv_ssh.net import tls
+from arv_ssh.net.upgrade import UpgradeAnswer
 
 TYPE_CHECKING = False  # type checkers know the name without typing, which takes 4 ms to import
 if TYPE_CHECKING:

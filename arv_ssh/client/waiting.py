@@ -14,7 +14,7 @@ from arv_ssh.client.controller import Controller, Session
 from arv_ssh.client.messages import Progress
 from arv_ssh.client.transport import Abandoned
 from arv_ssh.errors import BadGateway, ContainerEnded, GatewayTimeout, Unavailable
-from arv_ssh.upgrade import quote
+from arv_ssh.net.upgrade import quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

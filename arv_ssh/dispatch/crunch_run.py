@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from arv_ssh import credentials
 from arv_ssh.audit.options import Auditing
-from arv_ssh.config import Forwarding
+from arv_ssh.config.cluster_config import Forwarding
+from arv_ssh.config.session_options import SessionOptions
 from arv_ssh.errors import ArvSshError, ConfigError
-from arv_ssh.process_lock import ProcessLock
-from arv_ssh.session_options import SessionOptions
+from arv_ssh.processes.process_lock import ProcessLock
+from arv_ssh.trust import credentials
 
 _PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "DOCKER_HOST", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY", "SSL_CERT_FILE")
 """Of the dispatcher's own environment, what crunch-run gets to see."""

@@ -1,9 +1,9 @@
 """What to do about each container: start, requeue, cancel, clean up.
 
 Owns the decisions, made afresh at every poll from two facts that survive any restart: the container's record, and
-whether the lock file of its crunch-run is held (:mod:`arv_ssh.process_lock`). One dispatcher serves a cluster: every
-container that is locked with our token is ours. Knows nothing of processes beyond the two calls of :class:`Runner`;
-runs in one thread.
+whether the lock file of its crunch-run is held (:mod:`arv_ssh.processes.process_lock`). One dispatcher serves a
+cluster: every container that is locked with our token is ours. Knows nothing of processes beyond the two calls of
+:class:`Runner`; runs in one thread.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from arv_ssh import log, process_lock, uuids
+from arv_ssh import log, uuids
 from arv_ssh.api.client import ApiClient
 from arv_ssh.errors import ArvSshError, BadGateway, GatewayTimeout, NotFound, Unavailable
-from arv_ssh.process_lock import ProcessLock
+from arv_ssh.processes import process_lock
+from arv_ssh.processes.process_lock import ProcessLock
 
 logger = logging.getLogger(__name__)
 

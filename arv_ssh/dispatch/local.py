@@ -18,12 +18,14 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from urllib.parse import urlsplit
 
-from arv_ssh import __version__, config, extras, log, process_lock
+from arv_ssh import __version__, extras, log
 from arv_ssh.api.client import ApiClient
-from arv_ssh.config import ClusterConfig
+from arv_ssh.config import cluster_config
+from arv_ssh.config.cluster_config import ClusterConfig
 from arv_ssh.dispatch.crunch_run import CrunchRun
 from arv_ssh.dispatch.dispatcher import Dispatcher
 from arv_ssh.errors import ArvSshError, ConfigError
+from arv_ssh.processes import process_lock
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     log.configure()
     try:
         extras.require("this program", "node")
-        _run(options, config.load(options.config, options.cluster))
+        _run(options, cluster_config.load(options.config, options.cluster))
     except ArvSshError as error:
         print(f"crunch-dispatch-local: {error}", file=sys.stderr)
         return error.exit_code

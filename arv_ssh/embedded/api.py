@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from arv_ssh.config import ClusterConfig
+from arv_ssh.config.cluster_config import ClusterConfig
 from arv_ssh.embedded import discovery, params, tokens
 from arv_ssh.embedded.call import Call, root_user_uuid
 from arv_ssh.embedded.models import User

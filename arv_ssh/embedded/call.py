@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from arv_ssh import uuids
-from arv_ssh.config import ClusterConfig
+from arv_ssh.config.cluster_config import ClusterConfig
 from arv_ssh.embedded.models import User
 
 ROOT_SUFFIX = "000000000000000"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from sqlalchemy import select
 
-from arv_ssh.access import FIRST_SESSION
 from arv_ssh.embedded import records, tokens
 from arv_ssh.embedded.call import Attributes, Call
 from arv_ssh.embedded.matching import container_ended
@@ -23,6 +22,7 @@ from arv_ssh.embedded.models import (
     Container,
 )
 from arv_ssh.errors import Forbidden, NotFound, Unprocessable
+from arv_ssh.trust.access import FIRST_SESSION
 
 TRANSITIONS: dict[str, tuple[str, ...]] = {
     QUEUED: (LOCKED, CANCELLED),

@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from arv_ssh import credentials, uuids
-from arv_ssh.config import ClusterConfig
+from arv_ssh import uuids
+from arv_ssh.config.cluster_config import ClusterConfig
 from arv_ssh.embedded import records
 from arv_ssh.embedded.call import Attributes, Call, Caller, root_token_uuid, root_user_uuid
 from arv_ssh.embedded.models import ApiClientAuthorization, Container, User
 from arv_ssh.errors import Forbidden, Unauthorized, Unprocessable
+from arv_ssh.trust import credentials
 
 SECRET_LENGTH = 50
 """Characters of a token's secret in base 36, as Arvados makes them: 258 bits."""

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
-from arv_ssh.relay import plain
+from arv_ssh.net.relay import plain
 from arv_ssh.yamux import core
 from arv_ssh.yamux.core import Core
 from arv_ssh.yamux.frames import GoAway, LocalProtocolError, RemoteProtocolError

@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from arv_ssh.errors import Unavailable
-from crunch_sshd import seccomp
-from crunch_sshd.host_container import HostContainer
 from crunch_sshd.inside.system_calls import Profile
-from crunch_sshd.runtimes import Account
+from crunch_sshd.runtimes import Account, seccomp
+from crunch_sshd.runtimes.host_container import HostContainer
 
 PACKAGES = str(Path(__file__).resolve().parents[2])
 """Where the process finds this package: it runs without ``site``, which knows of installed ones."""

@@ -2,9 +2,9 @@
 
 They are a second wall, behind what the container's own processes are held to: whoever takes over the Python of the
 file server or of the broker can start no program, trace nothing, mount nothing and load no code, and the file server
-can open no socket. Written as the OCI runtime-spec has ``linux.seccomp``, for :mod:`crunch_sshd.seccomp` to compile.
-What is not allowed fails with ENOSYS, so that the C library falls back where it can (from ``clone3`` to ``clone``,
-whose flags a filter can see). Pure data.
+can open no socket. Written as the OCI runtime-spec has ``linux.seccomp``, for :mod:`crunch_sshd.runtimes.seccomp` to
+compile. What is not allowed fails with ENOSYS, so that the C library falls back where it can (from ``clone3`` to
+``clone``, whose flags a filter can see). Pure data.
 """
 
 from __future__ import annotations

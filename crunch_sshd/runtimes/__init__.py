@@ -13,7 +13,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from crunch_sshd.host_container import HostContainer
+    from crunch_sshd.runtimes.host_container import HostContainer
 
 
 class Output(Enum):

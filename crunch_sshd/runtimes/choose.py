@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from arv_ssh.errors import ConfigError
-from crunch_sshd.docker_engine import DockerClient, engine_errors
 from crunch_sshd.runtimes import Runtime, oci
 from crunch_sshd.runtimes.docker import DockerRuntime
+from crunch_sshd.runtimes.docker_engine import DockerClient, engine_errors
 
 KINDS = ("auto", "docker", "oci")
 """``auto`` is ``oci`` where the gateway is root on the container's host and finds its state there, else ``docker``."""

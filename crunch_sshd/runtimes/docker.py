@@ -20,10 +20,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from arv_ssh.errors import ArvSshError, NotFound
-from crunch_sshd import accounts, process_session
-from crunch_sshd.docker_engine import DockerClient, engine_errors, open_stream, path_exists
-from crunch_sshd.host_container import LIMIT, HostContainer
-from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, Terminal, bundle
+from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, Terminal, accounts, bundle, host_processes
+from crunch_sshd.runtimes.docker_engine import DockerClient, engine_errors, open_stream, path_exists
+from crunch_sshd.runtimes.host_container import LIMIT, HostContainer
 from crunch_sshd.runtimes.start_failure import start_failed
 
 logger = logging.getLogger(__name__)
@@ -59,8 +58,8 @@ class DockerRuntime(Runtime):
         self._container: str = facts["Id"]
         self._directory: str = facts["Config"].get("WorkingDir") or "/"
         self._host = _host_container(facts["State"]["Pid"], self._container)
-        namespace = process_session.pid_namespace(self._host.pid) if self._host is not None else None
-        self._marks = process_session.Marks(self._container, namespace)
+        namespace = host_processes.pid_namespace(self._host.pid) if self._host is not None else None
+        self._marks = host_processes.Marks(self._container, namespace)
 
     def host(self) -> HostContainer | None:
         return self._host
@@ -142,7 +141,7 @@ def _beginning(chunks: Iterator[bytes], limit: int) -> bytes:
 
 def _host_container(pid: int, container_id: str) -> HostContainer | None:
     """Return the container by its first process, where that is on this host and we may look into it."""
-    if container_id not in process_session.control_groups(pid):
+    if container_id not in host_processes.control_groups(pid):
         return None  # the engine is on another machine, and the pid is somebody else's here
     try:
         return HostContainer(pid, bundle.find(container_id))
@@ -157,7 +156,7 @@ class DockerProcess(Process):
         self,
         client: DockerClient,
         container_id: str,
-        marks: process_session.Marks,
+        marks: host_processes.Marks,
         exec_id: str,
         program: str,
         stream: socket.socket,
@@ -274,13 +273,13 @@ class DockerProcess(Process):
             logger.debug("%s", error)  # the program ended meanwhile; its output says so
 
     def signal(self, name: str) -> None:
-        number = process_session.NAMES.get(name)
+        number = host_processes.NAMES.get(name)
         if number is not None:
             self._controls.put(lambda: self._signal_foreground(number))
 
     def _signal_foreground(self, number: int) -> None:
         pid = self._pid()
-        targets = process_session.signal_targets(pid, self._marks) if pid is not None else []
+        targets = host_processes.signal_targets(pid, self._marks) if pid is not None else []
         if targets:
             self._kill(targets, number)
 
@@ -301,7 +300,7 @@ class DockerProcess(Process):
     def hang_up(self) -> None:
         leader = self._pid()
         if leader is not None:
-            process_session.hang_up(process_session.session_of(leader), self._marks, self._kill)
+            host_processes.hang_up(host_processes.session_of(leader), self._marks, self._kill)
 
     def close(self) -> None:
         self._closed.set()
@@ -334,13 +333,13 @@ class DockerProcess(Process):
 
     def _kill(self, pids: list[int], number: int) -> None:
         try:
-            process_session.kill(pids, number)
+            host_processes.kill(pids, number)
         except PermissionError:
             self._kill_inside(pids, number)
 
     def _kill_inside(self, pids: list[int], number: int) -> None:
         """Send the signal with the container's own shell, as its root: this gateway itself is not root."""
-        inside = [process_session.pid_inside(abs(pid)) for pid in pids]
+        inside = [host_processes.pid_inside(abs(pid)) for pid in pids]
         words = [f"-{one}" if pid < 0 else f"{one}" for pid, one in zip(pids, inside, strict=True) if one]
         script = f"kill -{number} -- {' '.join(words)}"
         with engine_errors("ending the session's processes"):

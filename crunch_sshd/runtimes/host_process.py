@@ -14,14 +14,13 @@ import threading
 from collections.abc import Callable
 
 from arv_ssh.errors import ArvSshError
-from crunch_sshd import process_session, terminal_modes
-from crunch_sshd.memory import untouched
-from crunch_sshd.runtimes import Output, Process, Terminal
+from crunch_sshd.runtimes import Output, Process, Terminal, host_processes, terminal_modes
+from crunch_sshd.ssh.memory import untouched
 
 logger = logging.getLogger(__name__)
 
 READ_SIZE = 256 * 1024
-EVERYTHING = process_session.Marks("")
+EVERYTHING = host_processes.Marks("")
 """For a child that is no container's, in a session of its own."""
 
 
@@ -40,7 +39,7 @@ class HostProcess(Process):
         hang_up: Callable[[], None],
         *,
         tty: bool,
-        marks: process_session.Marks = EVERYTHING,
+        marks: host_processes.Marks = EVERYTHING,
     ) -> None:
         self._marks = marks
         self._hang_up = hang_up
@@ -135,10 +134,10 @@ class HostProcess(Process):
                 terminal_modes.resize(self._stdin, terminal)
 
     def signal(self, name: str) -> None:
-        number = process_session.NAMES.get(name)
+        number = host_processes.NAMES.get(name)
         with self._lock:  # so that the pid is not given back, and to somebody else, in between
             if number is not None and self._status is None:
-                process_session.kill(process_session.signal_targets(self._pid, self._marks), number)
+                host_processes.kill(host_processes.signal_targets(self._pid, self._marks), number)
 
     def wait(self) -> int:
         try:
@@ -156,7 +155,7 @@ class HostProcess(Process):
             if self._status is None:
                 _, status = os.waitpid(self._pid, 0)
                 code = os.waitstatus_to_exitcode(status)
-                self._signal = process_session.SIGNAL_NAMES.get(-code)
+                self._signal = host_processes.SIGNAL_NAMES.get(-code)
                 self._status = code if code >= 0 else 128 - code
             return self._status
 

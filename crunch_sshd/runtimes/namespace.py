@@ -1,8 +1,8 @@
 """The runtime for a container that no engine knows, by the pid of its program (Apptainer, Singularity, bubblewrap).
 
 Owns what the gateway opens for a session: the contained process's namespaces, root, control groups, terminal and
-pipes. Who the session then is, is the contained process's business (:mod:`crunch_sshd.contained`); how it gets there,
-the child's (:mod:`crunch_sshd.inside.namespace_child`).
+pipes. Who the session then is, is the contained process's business (:mod:`crunch_sshd.runtimes.contained`); how it gets
+there, the child's (:mod:`crunch_sshd.inside.namespace_child`).
 
 Needs root on the container's host, or, for a container in a user namespace, to be the user who made it.
 """
@@ -24,11 +24,21 @@ from contextlib import ExitStack
 from typing import Any
 
 from arv_ssh.errors import ConfigError, Forbidden, Unavailable
-from crunch_sshd import accounts, process_session, terminal_modes
-from crunch_sshd.contained import Contained, ContainedProcess
-from crunch_sshd.host_container import HostContainer
 from crunch_sshd.inside.launch import BOOTSTRAP, ENVIRONMENT, PACKAGES
-from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, StartFailed, Terminal
+from crunch_sshd.runtimes import (
+    Account,
+    Command,
+    Output,
+    Process,
+    Runtime,
+    StartFailed,
+    Terminal,
+    accounts,
+    host_processes,
+    terminal_modes,
+)
+from crunch_sshd.runtimes.contained import Contained, ContainedProcess
+from crunch_sshd.runtimes.host_container import HostContainer
 from crunch_sshd.runtimes.host_process import HostProcess
 
 CHILD = "crunch_sshd.inside.namespace_child"
@@ -225,11 +235,11 @@ class NamespaceRuntime(Runtime):
             marks = self._marks()
         except OSError:
             return  # the container has ended, and the session with it
-        process_session.hang_up(pid, marks, process_session.kill)
+        host_processes.hang_up(pid, marks, host_processes.kill)
 
-    def _marks(self) -> process_session.Marks:
+    def _marks(self) -> host_processes.Marks:
         groups, contained = self._contained.control_groups(), self._contained.pid
-        return process_session.Marks(groups, process_session.pid_namespace(contained))
+        return host_processes.Marks(groups, host_processes.pid_namespace(contained))
 
 
 class _Descriptor:

@@ -19,12 +19,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from arv_ssh.child_exit import exit_status
 from arv_ssh.errors import ArvSshError, Unavailable
-from crunch_sshd import accounts, confinement, process_session, terminal_modes
-from crunch_sshd.host_container import HostContainer
-from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, StartFailed, Terminal, bundle
+from arv_ssh.processes.child_exit import exit_status
+from crunch_sshd.runtimes import (
+    Account,
+    Command,
+    Output,
+    Process,
+    Runtime,
+    StartFailed,
+    Terminal,
+    accounts,
+    bundle,
+    confinement,
+    host_processes,
+    terminal_modes,
+)
 from crunch_sshd.runtimes.bundle import State
+from crunch_sshd.runtimes.host_container import HostContainer
 from crunch_sshd.runtimes.host_process import HostProcess
 from crunch_sshd.runtimes.orphans import Orphans
 from crunch_sshd.runtimes.start_failure import start_failed
@@ -70,7 +82,7 @@ class OciRuntime(Runtime):
         self._name = name
         self._bundle = bundle.read(state.facts["bundle"])
         self._host = HostContainer(state.facts["pid"], self._bundle)
-        self._marks = process_session.Marks(container_id, process_session.pid_namespace(self._host.pid))
+        self._marks = host_processes.Marks(container_id, host_processes.pid_namespace(self._host.pid))
         self._process = self._bundle.process
         # The exec's parent ends at once; its status comes to us only if orphans do (as containerd's shim has it).
         if _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
@@ -192,8 +204,8 @@ class OciRuntime(Runtime):
         raise _start_failure(log, place.program)
 
     def _hang_up(self, pid: int) -> Callable[[], None]:
-        session = process_session.session_of(pid)  # now, while the pid is surely still this one's
-        return lambda: process_session.hang_up(session, self._marks, process_session.kill)
+        session = host_processes.session_of(pid)  # now, while the pid is surely still this one's
+        return lambda: host_processes.hang_up(session, self._marks, host_processes.kill)
 
 
 @dataclass(frozen=True)

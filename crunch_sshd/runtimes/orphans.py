@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from crunch_sshd import process_session
+from crunch_sshd.runtimes import host_processes
 
 PATIENCE = 5.0
 """Seconds for what a failed runtime left behind to end."""
@@ -57,11 +57,11 @@ class Orphans:
             if self._starting:
                 return False
             own = os.getpid()
-            depth = process_session.namespace_depth(own)
-            children = [one for one in process_session.processes() if one.parent == own]
+            depth = host_processes.namespace_depth(own)
+            children = [one for one in host_processes.processes() if one.parent == own]
             self._programs &= {one.pid for one in children}
             ended = [one.pid for one in children if one.state == "Z" and one.pid not in self._programs]
-            found = [pid for pid in ended if process_session.namespace_depth(pid) > depth]
+            found = [pid for pid in ended if host_processes.namespace_depth(pid) > depth]
             for pid in found:
                 os.waitpid(pid, os.WNOHANG)
             return bool(found)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import socket
 import sys
 
-from crunch_sshd.connection import Connection, Login
-from crunch_sshd.docker_engine import connect
+from crunch_sshd.gateway.connection import Connection, Login
 from crunch_sshd.runtimes.choose import choose
+from crunch_sshd.runtimes.docker_engine import connect
 
 
 def main() -> None:

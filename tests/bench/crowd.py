@@ -17,12 +17,12 @@ from typing import Any, cast
 
 import uvloop
 
-from arv_ssh import credentials
-from arv_ssh.http_server import HttpConnection
-from arv_ssh.tls_transport import TlsLayer
-from crunch_sshd import certificate
-from crunch_sshd.connection import Login
-from crunch_sshd.front import Front, Identity
+from arv_ssh.net.http_server import HttpConnection
+from arv_ssh.net.tls_transport import TlsLayer
+from arv_ssh.trust import credentials
+from crunch_sshd.gateway import certificate
+from crunch_sshd.gateway.connection import Login
+from crunch_sshd.gateway.endpoint import Front, Identity
 from crunch_sshd.runtimes import Account, Runtime
 from tests.bench.target import Failed
 from tests.integration.controllers import Controller

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from arv_ssh.child_exit import exit_status
+from arv_ssh.processes.child_exit import exit_status
 from tests.bench.places import Places
 from tests.bench.rows import Comparison, Sample, Scale, percentile
 from tests.bench.target import TIMEOUT, Failed, Target, run

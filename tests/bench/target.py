@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from arv_ssh.child_exit import exit_status
+from arv_ssh.processes.child_exit import exit_status
 
 CIPHER = "aes128-gcm@openssh.com"
 TIMEOUT = 300.0

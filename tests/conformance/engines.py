@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from crunch_sshd.docker_engine import DockerClient, connect
+from crunch_sshd.runtimes.docker_engine import DockerClient, connect
 from tests.timing import DEADLINE, wait_for
 
 IMAGE = "arv-ssh/busybox:test"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from arv_ssh.config.session_options import INTERNAL_SFTP
 from arv_ssh.errors import Forbidden
-from arv_ssh.session_options import INTERNAL_SFTP
-from crunch_sshd import subsystems
 from crunch_sshd.runtimes import Command, Output
+from crunch_sshd.session import subsystems
 from tests.conformance.conftest import StartPlace
 from tests.conformance.places import Place
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from arv_ssh.session_options import INTERNAL_SFTP
-from crunch_sshd import process_session, subsystems
-from crunch_sshd.broker.client import Broker
-from crunch_sshd.runtimes import Account, Command, Output
+from arv_ssh.config.session_options import INTERNAL_SFTP
+from crunch_sshd.forwarding.broker import Broker
+from crunch_sshd.runtimes import Account, Command, Output, host_processes
+from crunch_sshd.session import subsystems
 from tests.conformance.conftest import StartPlace
 from tests.conformance.places import Place
 from tests.conformance.test_identity import VARIANTS
@@ -34,7 +34,7 @@ PYTHON_IGNORES = {signal.SIGPIPE, signal.SIGXFSZ}
 BROKER_IGNORES = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 INIT = b"\0\0\0\5\1\0\0\0\3"
 """SFTP's first packet (draft-ietf-secsh-filexfer-02 §4)."""
-FILE_SERVER, BROKER = "crunch_sshd.sftp.__main__", "crunch_sshd.broker.process"
+FILE_SERVER, BROKER = "crunch_sshd.inside.sftp.__main__", "crunch_sshd.inside.broker.process"
 SECONDS = itertools.count(424242)
 """How long each exec of the engine sleeps: no two the same, so that each is found by its own arguments."""
 
@@ -81,7 +81,7 @@ def ignored(pid: int) -> set[int]:
 
 def child(module: str) -> int:
     """Return the pid of our child that runs a module."""
-    for one in process_session.processes():
+    for one in host_processes.processes():
         if one.parent == os.getpid() and module.encode() in arguments(one.pid):
             return one.pid
     raise AssertionError(f"{module} does not run")
@@ -129,7 +129,7 @@ def engines_exec(place: Place, account: Account, user: str) -> Iterator[int]:
     place.engine.exec("--detach", *(("--user", user) if user else ()), place.container, *words)
     wanted = [word.encode() for word in words]
     pids = wait_for(
-        lambda: [one.pid for one in process_session.processes() if arguments(one.pid) == wanted], "the engine's exec"
+        lambda: [one.pid for one in host_processes.processes() if arguments(one.pid) == wanted], "the engine's exec"
     )
     try:
         yield pids[0]

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from arv_ssh.config.session_options import INTERNAL_SFTP
 from arv_ssh.errors import ConfigError, Forbidden, Unavailable
-from arv_ssh.session_options import INTERNAL_SFTP
-from crunch_sshd import subsystems
 from crunch_sshd.runtimes import Command, Terminal
 from crunch_sshd.runtimes.namespace import NamespaceRuntime
+from crunch_sshd.session import subsystems
 from tests.conformance.places import NAME, Running
 from tests.timing import DEADLINE, wait_for
 

@@ -17,7 +17,7 @@ from socket import socket as Socket
 import asyncssh
 import paramiko
 
-from arv_ssh import upgrade
+from arv_ssh.net import upgrade
 from arv_ssh.uuids import is_container
 from tests.integration.conftest import Ssh
 from tests.integration.embedded_cluster import EmbeddedCluster

@@ -15,8 +15,9 @@ from typing import Any
 
 import yaml
 
-from arv_ssh import config, upgrade
 from arv_ssh.api.client import ApiClient
+from arv_ssh.config import cluster_config
+from arv_ssh.net import upgrade
 from tests.integration.embedded_cluster import EmbeddedCluster
 from tests.timing import DEADLINE, wait_for
 
@@ -156,7 +157,7 @@ class ControllerProcess:
     def wait_until_it_listens(self, number: int = 1) -> Controller:
         """Return the controller once ``number`` of its processes serve."""
         port = self.wait_for_event("controller is listening", number)[-1]["port"]
-        root_token = config.load(self._cluster.directory.config).system_root_token
+        root_token = cluster_config.load(self._cluster.directory.config).system_root_token
         return Controller(f"127.0.0.1:{port}", self._cluster.directory.ca, root_token, self.log, self.popen.pid)
 
 

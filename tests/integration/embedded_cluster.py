@@ -13,9 +13,10 @@ from typing import Any
 
 import yaml
 
-from arv_ssh import config, process_lock
 from arv_ssh.api.client import ApiClient
 from arv_ssh.cli.cluster_dir import ClusterDir
+from arv_ssh.config import cluster_config
+from arv_ssh.processes import process_lock
 from tests.timing import DEADLINE, wait_for
 
 BUSYBOX = "arv-ssh/busybox:test"
@@ -61,7 +62,7 @@ class EmbeddedCluster:
 
     def api(self) -> ApiClient:
         """Return a client with the root token."""
-        cluster = config.load(self.directory.config)
+        cluster = cluster_config.load(self.directory.config)
         return ApiClient(cluster.controller_url, cluster.system_root_token, verify=str(self.directory.ca))
 
     def container(self, uuid: str) -> dict[str, Any]:

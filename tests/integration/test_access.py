@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from arv_ssh import config
-from arv_ssh.access import FIRST_SESSION
 from arv_ssh.cli.cluster_up import USER_UUIDS
+from arv_ssh.config import cluster_config
+from arv_ssh.trust.access import FIRST_SESSION
 from tests.integration.conftest import Ssh
 from tests.integration.controllers import (
     Controller,
@@ -154,7 +154,7 @@ class Pair:
             controllers = [process.wait_until_it_listens() for process in processes]
             addresses = [one.address for one in controllers]
             address = running.enter_context(nginx(cluster, directories[2], addresses))
-            token = config.load(cluster.directory.config).system_root_token
+            token = cluster_config.load(cluster.directory.config).system_root_token
             through = Controller(address, cluster.directory.ca, token, processes[0].log)
             yield cls(cluster, directories[:2], processes, through)
 

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from arv_ssh import config
 from arv_ssh.cli.cluster_up import USER_UUIDS
+from arv_ssh.config import cluster_config
 from tests.integration.controllers import Controller, controller, new_user
 from tests.integration.embedded_cluster import BUSYBOX, EmbeddedCluster
 from tests.timing import wait_for
@@ -74,7 +74,7 @@ def active(alone: Controller, active_token: str) -> Iterator[Any]:
 @pytest.fixture
 def root(cluster: EmbeddedCluster, alone: Controller) -> Iterator[Any]:
     """The library with the SystemRootToken, as a dispatcher has it."""
-    with sdk(alone.address, config.load(cluster.directory.config).system_root_token) as api:
+    with sdk(alone.address, cluster_config.load(cluster.directory.config).system_root_token) as api:
         yield api
 
 
@@ -87,7 +87,7 @@ def create(api: Any, **attributes: Any) -> dict[str, Any]:
 
 def test_a_running_container(cluster: EmbeddedCluster) -> None:
     """A user of a whole cluster submits a request and follows its container until it runs, by the SDK alone."""
-    host = urlsplit(config.load(cluster.directory.config).controller_url).netloc
+    host = urlsplit(cluster_config.load(cluster.directory.config).controller_url).netloc
     with sdk(host, cluster.directory.token_file("active").read_text().strip()) as api:
         assert api.users().current().execute()["uuid"] == USER_UUIDS["active"]
         request = create(api, state="Committed", priority=500)

@@ -17,7 +17,7 @@ from typing import Any
 import paramiko
 import pytest
 
-from crunch_sshd.connection import CIPHERS, KEX, MACS
+from crunch_sshd.gateway.connection import CIPHERS, KEX, MACS
 from tests.integration.clients import USER, Way, transport_over, with_credential
 from tests.integration.conftest import Ssh
 from tests.integration.embedded_cluster import EmbeddedCluster

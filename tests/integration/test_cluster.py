@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from arv_ssh import process_lock
 from arv_ssh.api.client import ApiClient
+from arv_ssh.processes import process_lock
 from tests.integration.embedded_cluster import BUSYBOX, EmbeddedCluster, docker_container
 from tests.timing import DEADLINE, wait_for
 

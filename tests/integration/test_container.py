@@ -10,10 +10,11 @@ import pytest
 
 from arv_ssh import uuids
 from arv_ssh.errors import ArvSshError, Unprocessable
-from crunch_sshd import container, docker_engine
-from crunch_sshd.container import Container
-from crunch_sshd.container_options import from_record
-from crunch_sshd.docker_engine import DockerClient
+from crunch_sshd.run import container
+from crunch_sshd.run.container import Container
+from crunch_sshd.run.container_options import from_record
+from crunch_sshd.runtimes import docker_engine
+from crunch_sshd.runtimes.docker_engine import DockerClient
 from tests.integration.embedded_cluster import BUSYBOX, docker, docker_container
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from arv_ssh.cli.cluster_up import USER_UUIDS
-from arv_ssh.dead_peers import DEAD_AFTER
+from arv_ssh.net.dead_peers import DEAD_AFTER
 from tests.integration.controllers import controller, submit
 from tests.integration.embedded_cluster import EmbeddedCluster
 from tests.integration.people import Person

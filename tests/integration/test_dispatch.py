@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from arv_ssh import config, credentials, process_lock
+from arv_ssh.config import cluster_config
+from arv_ssh.processes import process_lock
+from arv_ssh.trust import credentials
 from tests.integration.embedded_cluster import EmbeddedCluster, docker, docker_container
 from tests.timing import wait_for
 
@@ -54,7 +56,7 @@ def test_commands_that_are_over_at_once(cluster: EmbeddedCluster) -> None:
 def test_no_secret_is_shown(cluster: EmbeddedCluster) -> None:
     """Neither crunch-run's arguments, environment and log, nor the container's environment hold a secret."""
     uuid = cluster.run("sleep", "600")
-    root_token = config.load(cluster.directory.config).system_root_token
+    root_token = cluster_config.load(cluster.directory.config).system_root_token
     process = Path(f"/proc/{cluster.crunch_run_pid(uuid)}")
     shown = (process / "cmdline").read_text() + (process / "environ").read_text()
     shown += cluster.log_text(uuid, "crunch-run.txt") + docker("inspect", uuid)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from arv_ssh import process_lock
+from arv_ssh.processes import process_lock
 from proxycommand.diagnosis import ADVICE, TO_THE_TOKEN
 from tests.integration.controllers import controller, new_user, submit
 from tests.integration.embedded_cluster import EmbeddedCluster

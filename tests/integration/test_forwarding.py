@@ -19,11 +19,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from arv_ssh import process_lock
-from crunch_sshd import process_session
-from crunch_sshd.broker.client import Broker
-from crunch_sshd.host_container import HostContainer
-from crunch_sshd.runtimes import Account, bundle
+from arv_ssh.processes import process_lock
+from crunch_sshd.forwarding.broker import Broker
+from crunch_sshd.runtimes import Account, bundle, host_processes
+from crunch_sshd.runtimes.host_container import HostContainer
 from tests.integration.conftest import FOREVER, Ssh
 from tests.integration.embedded_cluster import EmbeddedCluster, docker, docker_container
 from tests.integration.inside import FETCH, NAME_SERVER, SERVER, execute, in_network, running
@@ -459,7 +458,7 @@ def brokers(uuid: str) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                ours = b"crunch_sshd.broker" in (entry / "cmdline").read_bytes()
+                ours = b"crunch_sshd.inside.broker" in (entry / "cmdline").read_bytes()
                 if ours and os.readlink(entry / "ns/net") == network:
                     found.append(int(entry.name))
             except OSError:
@@ -469,7 +468,7 @@ def brokers(uuid: str) -> list[int]:
 
 def _has_ended(pid: int) -> bool:
     """Say whether a process is gone, or a zombie that a lazy init has not yet taken notice of."""
-    facts = process_session.stat(pid)
+    facts = host_processes.stat(pid)
     return facts is None or facts.state == "Z"
 
 

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 import yaml
 
-from arv_ssh import process_lock
 from arv_ssh.cli import certificates
+from arv_ssh.processes import process_lock
 from tests.integration.controllers import (
     CLUSTER_ID,
     Controller,

@@ -18,9 +18,11 @@ from typing import Any
 import pytest
 import requests
 
-from arv_ssh import config, credentials, upgrade
-from arv_ssh.tls import TlsEngine
-from crunch_sshd import certificate
+from arv_ssh.config import cluster_config
+from arv_ssh.net import upgrade
+from arv_ssh.net.tls import TlsEngine
+from arv_ssh.trust import credentials
+from crunch_sshd.gateway import certificate
 from tests.integration.controllers import Controller, controller, new_user, ssh_config, submit
 from tests.integration.embedded_cluster import EmbeddedCluster
 from tests.integration.proxies import PROXIES, filled, free_port, run_nginx
@@ -184,7 +186,7 @@ def scene(
     request: pytest.FixtureRequest, cluster: EmbeddedCluster, database: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Scene]:
     """Two controllers that share a database in PostgreSQL, behind each kind of proxy; no dispatcher is there."""
-    gateway = EchoGateway(config.load(cluster.directory.config).system_root_token)
+    gateway = EchoGateway(cluster_config.load(cluster.directory.config).system_root_token)
     directory = tmp_path_factory.mktemp("scene")
     with two_behind(cluster, request.param, directory, EmbeddedAPI={"Database": database}) as (first, address):
         user, token = new_user(first.root, f"user{request.param}")

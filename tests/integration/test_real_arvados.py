@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from arv_ssh import config
+from arv_ssh.config import cluster_config
 from arv_ssh.errors import NotFound
 from tests.integration.conftest import FOREVER
 from tests.integration.controllers import Controller, controller, started
@@ -54,7 +54,7 @@ class Site:
 def running(cluster: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The controller on a stock config.yml as a site has it; what is its own comes by the command line."""
     directory = tmp_path_factory.mktemp("site")
-    ours = config.load(cluster.directory.config)
+    ours = cluster_config.load(cluster.directory.config)
     file = directory / "config.yml"
     filled = {
         "@ROOT_TOKEN@": ours.system_root_token,
@@ -234,7 +234,7 @@ def test_pass_through_needs_an_api(cluster: EmbeddedCluster, tmp_path: Path) -> 
 def test_no_token_in_any_log(site: Site, cluster: EmbeddedCluster) -> None:
     """After all of this no log holds a token, or the secret part of one, nor the root token."""
     site.controller.status(site.uuid, site.token)
-    root_token = config.load(cluster.directory.config).system_root_token
+    root_token = cluster_config.load(cluster.directory.config).system_root_token
     logs = [site.controller.log, *cluster.directory.log.rglob("*")]
     for path in logs:
         text = path.read_text() if path.is_file() else ""

@@ -20,9 +20,9 @@ import pytest
 from paramiko import common
 from paramiko.message import Message
 
-from crunch_sshd.connection import Connection, Login
-from crunch_sshd.docker_engine import connect
+from crunch_sshd.gateway.connection import Connection, Login
 from crunch_sshd.runtimes.choose import choose
+from crunch_sshd.runtimes.docker_engine import connect
 from tests.integration.clients import USER, Way
 from tests.integration.conftest import Ssh
 from tests.integration.embedded_cluster import EmbeddedCluster, docker_container

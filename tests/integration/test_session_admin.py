@@ -63,9 +63,9 @@ def two(cluster: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 def cluster_root_token(cluster: EmbeddedCluster) -> str:
-    from arv_ssh import config
+    from arv_ssh.config import cluster_config
 
-    return config.load(cluster.directory.config).system_root_token
+    return cluster_config.load(cluster.directory.config).system_root_token
 
 
 def token(cluster: EmbeddedCluster, user: str) -> str:

@@ -19,10 +19,10 @@ from pathlib import Path
 import paramiko
 import pytest
 
-from crunch_sshd.host_container import HostContainer
 from crunch_sshd.inside import launch
 from crunch_sshd.inside.system_calls import FILE_SERVER
 from crunch_sshd.runtimes import Account, bundle
+from crunch_sshd.runtimes.host_container import HostContainer
 from tests.integration.clients import transport_over
 from tests.integration.conftest import FOREVER, Ssh
 from tests.integration.embedded_cluster import EmbeddedCluster, docker, docker_container
@@ -33,7 +33,7 @@ BULK = 200 * 1000 * 1000
 CRUNCH = 1000
 ODD_NAMES = [b"a b", b"line\nbreak", b"\xff\xfe", b"'\"$`\\", "ü".encode(), b"x" * 255, b"*?[a]"]
 WHOLE = {"busybox": FOREVER, "debian": FOREVER, "scratch": ("busybox", *FOREVER)}
-SERVER = b"crunch_sshd.sftp.__main__"
+SERVER = b"crunch_sshd.inside.sftp.__main__"
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the gateway needs root to enter a container's namespaces")
 

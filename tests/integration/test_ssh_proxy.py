@@ -191,7 +191,7 @@ class TestCut:
 _SERVER = """
 import sys, threading
 from pathlib import Path
-from tests.unit.proxycommand.double import Double, make_certificate
+from tests.unit.controller_double import Double, make_certificate
 
 def script(peer):
     peer.switch("X-Arvados-Ssh-Host-Key: ssh-ed25519 AAAA", glued=b"SSH-2.0-x\\r\\n")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from arv_ssh import config, credentials
+from arv_ssh.config import cluster_config
+from arv_ssh.trust import credentials
 from tests.integration.conftest import FOREVER
 from tests.integration.controllers import Controller, started
 from tests.integration.embedded_cluster import EmbeddedCluster, docker_container
@@ -33,7 +34,7 @@ def run(command: list[str], environment: dict[str, str], home: Path) -> subproce
 @pytest.fixture
 def client_settings(cluster: EmbeddedCluster) -> dict[str, str]:
     return {
-        "ARVADOS_API_HOST": config.load(cluster.directory.config).controller_url.removeprefix("https://"),
+        "ARVADOS_API_HOST": cluster_config.load(cluster.directory.config).controller_url.removeprefix("https://"),
         "ARVADOS_API_TOKEN": cluster.directory.token_file("active").read_text().strip(),
         "SSL_CERT_FILE": str(cluster.directory.ca),
     }
@@ -85,7 +86,7 @@ def beside_a_stock_gateway(
     cluster: EmbeddedCluster, directory: Path, uuid: str
 ) -> Iterator[tuple[Controller, StockGateway, dict[str, str]]]:
     """Give our controller, which finds a stock gateway on the container's record, and a user's settings."""
-    ours = config.load(cluster.directory.config)
+    ours = cluster_config.load(cluster.directory.config)
     pair = cluster.directory.server_certificate, cluster.directory.server_key
     container = docker_container(uuid)
     with (
@@ -144,7 +145,7 @@ def test_stock_gateway_of_another_container(
 def own_gateway(request: pytest.FixtureRequest, cluster: EmbeddedCluster) -> Iterator[tuple[str, str]]:
     """Our gateway alone, with the options of the parameter, for a container of the cluster; its UUID and address."""
     uuid = cluster.run(*FOREVER)
-    secret = credentials.container_secret(config.load(cluster.directory.config).system_root_token, uuid)
+    secret = credentials.container_secret(cluster_config.load(cluster.directory.config).system_root_token, uuid)
     program = Path(sys.executable).with_name("crunch-sshd")
     command = [
         program, "--container-uuid", uuid, "--docker-container", docker_container(uuid),
@@ -167,7 +168,7 @@ def by_stock_controller(
     proxy = f"'{sys.executable}' -m tests.stock.controller {address} {uuid} '{username}'"
     ssh = ["ssh", "-o", f"ProxyCommand={proxy}", "-o", "StrictHostKeyChecking=accept-new"]
     ssh += ["-o", f"UserKnownHostsFile={home}/known_hosts", f"{username or '_'}@{uuid}", command]
-    return run(ssh, {"ROOT_TOKEN": config.load(cluster.directory.config).system_root_token}, home)
+    return run(ssh, {"ROOT_TOKEN": cluster_config.load(cluster.directory.config).system_root_token}, home)
 
 
 @pytest.mark.parametrize("own_gateway", [("--accept-unsigned-sessions",)], indirect=True)

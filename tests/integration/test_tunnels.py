@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
-from arv_ssh import config, credentials, process_lock
 from arv_ssh.api.client import ApiClient
+from arv_ssh.config import cluster_config
 from arv_ssh.dispatch.crunch_run import CrunchRun
+from arv_ssh.processes import process_lock
+from arv_ssh.trust import credentials
 from tests.integration.conftest import FOREVER
 from tests.integration.controllers import Controller, controller, new_user, ssh_config, started, submit, write_config
 from tests.integration.embedded_cluster import EmbeddedCluster, docker_container
@@ -107,7 +109,8 @@ class Site:
         return str(self.root.get("containers", self.uuid)["gateway_address"] or "")
 
     def secret(self) -> str:
-        return credentials.container_secret(config.load(self.cluster.directory.config).system_root_token, self.uuid)
+        token = cluster_config.load(self.cluster.directory.config).system_root_token
+        return credentials.container_secret(token, self.uuid)
 
     @contextmanager
     def node(self) -> Iterator[subprocess.Popen[bytes]]:
@@ -126,7 +129,7 @@ class Site:
         api = f"{self.address}:{self.ports['far']}"
         runner = CrunchRun(
             program=program,
-            system_root_token=config.load(self.cluster.directory.config).system_root_token,
+            system_root_token=cluster_config.load(self.cluster.directory.config).system_root_token,
             api_host=api,
             api_insecure=True,  # the certificate has no name for this address
             log_dir=self.directory / "log",
@@ -260,7 +263,7 @@ def test_refused_tunnels(site: Site) -> None:
     status, sentence, connection = ask_for_tunnel(site, other, site.secret())
     connection.close()
     assert status == 401 and f"not that of container {other}" in sentence
-    secret = credentials.container_secret(config.load(site.cluster.directory.config).system_root_token, other)
+    secret = credentials.container_secret(cluster_config.load(site.cluster.directory.config).system_root_token, other)
     status, _, held = ask_for_tunnel(site, other, secret)
     assert status == 101
     status, sentence, connection = ask_for_tunnel(site, other, secret)
@@ -309,7 +312,7 @@ def test_several_processes_on_one_port(cluster: EmbeddedCluster, tmp_path: Path)
     port = free_port()
     services: dict[str, Any] = {"Controller": {"InternalURLs": {f"https://127.0.0.1:{port}": {}}}}
     file = write_config(cluster, tmp_path, POLICY, Services=services)
-    secret = credentials.container_secret(config.load(file).system_root_token, uuid)
+    secret = credentials.container_secret(cluster_config.load(file).system_root_token, uuid)
     command: list[str | Path] = [PROGRAMS / "crunch-sshd", "--container-uuid", uuid]
     command += ["--docker-container", docker_container(uuid), "--gateway-auth-secret", "env:SECRET"]
     environment = os.environ | {"SECRET": secret, "SSL_CERT_FILE": str(cluster.directory.ca)}
@@ -333,13 +336,13 @@ def test_several_processes_on_one_port(cluster: EmbeddedCluster, tmp_path: Path)
 
 def test_a_stock_crunch_run(cluster: EmbeddedCluster, debian: str) -> None:
     """A stock crunch-run's tunnel to our controller carries sessions to the loopback address on its record."""
-    cluster_config = config.load(cluster.directory.config)
-    secret = credentials.container_secret(cluster_config.system_root_token, debian)
+    settings = cluster_config.load(cluster.directory.config)
+    secret = credentials.container_secret(settings.system_root_token, debian)
     gateway = cluster.container(debian)["gateway_address"]
-    host = cluster_config.controller_url.removeprefix("https://")
+    host = settings.controller_url.removeprefix("https://")
     assert docker_container(debian)
     with stock_tunnel(host, cluster.directory.ca, debian, secret, gateway) as tunnel:
-        assert f"x-arvados-internal-url: {cluster_config.controller_url}/" in tunnel.answer.lower()
+        assert f"x-arvados-internal-url: {settings.controller_url}/" in tunnel.answer.lower()
         payload = os.urandom(3 * MEGABYTE)
         command = ["ssh", "-F", str(cluster.directory.ssh_config), debian, "cat; exit 3"]
         done = subprocess.run(command, input=payload, capture_output=True, timeout=DEADLINE)

@@ -21,8 +21,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 import config_templates
-from arv_ssh import config
 from arv_ssh.cli import cluster_up, main
+from arv_ssh.config import cluster_config
 from tests.integration.conftest import FOREVER, Ssh
 from tests.integration.controllers import CLUSTER_ID, controller, started
 from tests.integration.embedded_cluster import EmbeddedCluster
@@ -162,7 +162,8 @@ def test_remote_forward(watched: Watched) -> None:
 def test_refused_user(watched: Watched) -> None:
     """A user who may not enter is recorded with the reason, and so is a token that is none."""
     spectator = watched.cluster.directory.token_file("spectator").read_text().strip()
-    url = f"{config.load(watched.cluster.directory.config).controller_url}/arvados/v1/containers/{watched.uuid}/ssh"
+    controller = cluster_config.load(watched.cluster.directory.config).controller_url
+    url = f"{controller}/arvados/v1/containers/{watched.uuid}/ssh"
     statuses = []
     for number, token in enumerate((spectator, "nonsense")):
         headers = {"Authorization": f"Bearer {token}", "Upgrade": "ssh", "X-Request-Id": f"req-refused{number}"}
@@ -256,7 +257,7 @@ def test_verify(watched: Watched, tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def metrics(watched: Watched, token: str | None = None) -> requests.Response:
-    cluster = config.load(watched.cluster.directory.config)
+    cluster = cluster_config.load(watched.cluster.directory.config)
     headers = {} if token == "" else {"Authorization": f"Bearer {token or cluster.management_token}"}
     return requests.get(
         f"{cluster.controller_url}/metrics", headers=headers, verify=str(watched.cluster.directory.ca), timeout=DEADLINE
@@ -289,7 +290,7 @@ def test_metrics_of_a_running_session(watched: Watched) -> None:
 
 def test_metrics_of_all_workers(watched: Watched, tmp_path: Path) -> None:
     """With several processes on one port, whichever is asked tells of all; each under its own pid."""
-    root = config.load(watched.cluster.directory.config)
+    root = cluster_config.load(watched.cluster.directory.config)
     token = watched.cluster.directory.token_file("active").read_text().strip()
     options = ["--config", str(watched.cluster.directory.config), "--workers", "2"]
     with started(watched.cluster, tmp_path, options) as other, ExitStack() as sessions:
@@ -356,7 +357,8 @@ def test_one_request_id_in_all_logs(watched: Watched) -> None:
 
 def test_request_id_that_is_none(watched: Watched) -> None:
     """A request id that is no such thing is replaced, and never gets into a log."""
-    url = f"{config.load(watched.cluster.directory.config).controller_url}/arvados/v1/containers/{watched.uuid}/ssh"
+    controller = cluster_config.load(watched.cluster.directory.config).controller_url
+    url = f"{controller}/arvados/v1/containers/{watched.uuid}/ssh"
     headers = {"Upgrade": "ssh", "X-Request-Id": 'req-"}\\u000a{"msg":"forged"'}
     answer = requests.post(url, headers=headers, verify=str(watched.cluster.directory.ca), timeout=DEADLINE)
     assert re.fullmatch("req-[0-9a-z]{20}", answer.headers["X-Request-Id"])

@@ -23,10 +23,10 @@ FORBIDDEN_PACKAGES = {
 """proxycommand → arv_ssh ← crunch_sshd, and never another way."""
 
 PURE = (
-    "arv_ssh.errors", "arv_ssh.credentials", "arv_ssh.uuids", "arv_ssh.access", "arv_ssh.upgrade",
-    "arv_ssh.session_token", "arv_ssh.api.failures", "arv_ssh.destination",
+    "arv_ssh.errors", "arv_ssh.trust.credentials", "arv_ssh.uuids", "arv_ssh.trust.access", "arv_ssh.net.upgrade",
+    "arv_ssh.trust.session_claim", "arv_ssh.api.failures", "arv_ssh.config.destination",
     "arv_ssh.audit.chain", "arv_ssh.yamux.frames", "arv_ssh.yamux.core",
-    "crunch_sshd.policy", "crunch_sshd.broker.dns", "crunch_sshd.broker.resolv_conf",
+    "crunch_sshd.forwarding.policy", "crunch_sshd.inside.broker.dns", "crunch_sshd.inside.broker.resolv_conf",
 )  # fmt: skip
 IMPURE = {
     "socket", "ssl", "threading", "asyncio", "uvloop", "subprocess", "paramiko", "docker", "requests", "sqlalchemy",
@@ -98,7 +98,7 @@ def test_pure_modules() -> None:
 def test_one_door_to_docker() -> None:
     """The Docker SDK is imported in one file."""
     users = [name for name, path in modules().items() if "docker" in tops(imports(path))]
-    assert users == ["crunch_sshd.docker_engine"]
+    assert users == ["crunch_sshd.runtimes.docker_engine"]
 
 
 def test_one_door_to_the_database() -> None:

@@ -69,7 +69,7 @@ def test_what_is_in_the_wheel(dist: Path) -> None:
         f"{data}/bash-completion/completions/arvados-client", f"{data}/zsh/site-functions/_arvados-client",
         "config_templates/ssh_config", "config_templates/zsh/_arvados-client", "arv_ssh/client/settings.py",
         "arv_ssh/embedded/migrations/versions/v0001_first.py", "arv_ssh/py.typed", "proxycommand/py.typed",
-        "crunch_sshd/py.typed", "proxycommand/__main__.py", "crunch_sshd/gateway.py",
+        "crunch_sshd/py.typed", "proxycommand/__main__.py", "crunch_sshd/gateway/gateway.py",
     }  # fmt: skip
     assert wanted <= names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name and ".data" not in name} == {

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from crunch_sshd import forward
+from crunch_sshd.forwarding import forward
 from tests.unit.crunch_sshd.double import DEADLINE, Link, LocalBroker, MemoryRuntime, login
 
 Connect = Callable[..., Link]

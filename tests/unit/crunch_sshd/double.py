@@ -11,9 +11,9 @@ from typing import Any
 import paramiko
 
 from arv_ssh.errors import Forbidden
-from crunch_sshd.broker.client import BrokerError, Found, Listening
-from crunch_sshd.channel_audit import ConnectionAudit
-from crunch_sshd.connection import Connection, Login
+from crunch_sshd.audit.channel_audit import ConnectionAudit
+from crunch_sshd.forwarding.broker import BrokerError, Found, Listening
+from crunch_sshd.gateway.connection import Connection, Login
 from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, Terminal
 
 SECRET = "18318f9250e79d8c20e74b6f44987190e8edabd0d9d8052c6d99b9d10de317a9"

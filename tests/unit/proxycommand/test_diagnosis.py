@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from tests.unit.proxycommand.conftest import Run, Start
-from tests.unit.proxycommand.double import UNIT, Peer
+from tests.unit.conftest import Run, Start
+from tests.unit.controller_double import UNIT, Peer
 
 UUID = "zzzzz-dz642-abcdeabcdeabcde"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHzRuz1gm+bq8f7NfO324HWsfsMuqngTO/enjG0NPpkF"

@@ -12,8 +12,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from tests.timing import wait_for
-from tests.unit.proxycommand.conftest import Run, Start
-from tests.unit.proxycommand.double import UNIT, Double, Peer
+from tests.unit.conftest import Run, Start
+from tests.unit.controller_double import UNIT, Double, Peer
 
 NOW = datetime.now(UTC)
 

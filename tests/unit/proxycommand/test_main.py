@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from arv_ssh import __version__
-from tests.unit.proxycommand.conftest import Run
-from tests.unit.proxycommand.double import UNIT
+from tests.unit.conftest import Run
+from tests.unit.controller_double import UNIT
 
 
 @pytest.mark.parametrize(

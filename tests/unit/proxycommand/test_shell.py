@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from arv_ssh.errors import UsageError
 from proxycommand import shell, ssh_config
 from tests.integration.terminal import TerminalSession
-from tests.unit.proxycommand.conftest import Run, Start
-from tests.unit.proxycommand.double import UNIT, Double, Peer
-from tests.unit.proxycommand.ssh_server import EchoServer
+from tests.unit.conftest import Run, Start
+from tests.unit.controller_double import UNIT, Double, Peer
+from tests.unit.ssh_server import EchoServer
 
 UUID = "zzzzz-dz642-abcdeabcdeabcde"
 REQUEST = "zzzzz-xvhdp-abcdeabcdeabcde"

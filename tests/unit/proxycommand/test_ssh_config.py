@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from proxycommand import ssh_config
-from tests.unit.proxycommand.conftest import Run
-from tests.unit.proxycommand.double import UNIT
+from tests.unit.conftest import Run
+from tests.unit.controller_double import UNIT
 
 UUID = "zzzzz-dz642-abcdeabcdeabcde"
 

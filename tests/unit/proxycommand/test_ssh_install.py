@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from proxycommand.ssh_install import read_by_ssh
-from tests.unit.proxycommand.conftest import Run
-from tests.unit.proxycommand.double import UNIT
+from tests.unit.conftest import Run
+from tests.unit.controller_double import UNIT
 
 UUID = "zzzzz-dz642-abcdeabcdeabcde"
 

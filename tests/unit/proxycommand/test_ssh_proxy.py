@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 import proxycommand
-from tests.unit.proxycommand.conftest import Run, Start
-from tests.unit.proxycommand.double import UNIT, Peer
+from tests.unit.conftest import Run, Start
+from tests.unit.controller_double import UNIT, Peer
 
 ROOT = str(Path(proxycommand.__file__).parents[1])
 UUID = "zzzzz-dz642-abcdeabcdeabcde"

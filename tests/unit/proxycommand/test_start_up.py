@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.unit.proxycommand.double import UNIT
+from tests.unit.controller_double import UNIT
 
 REFERENCE = [sys.executable, "-I", "-c", "import ssl, socket, selectors"]
 """What any program in Python that speaks TLS takes."""

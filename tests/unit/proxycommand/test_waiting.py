@@ -11,8 +11,8 @@ import pytest
 
 from tests.integration.terminal import TerminalSession
 from tests.timing import wait_for
-from tests.unit.proxycommand.conftest import Run, Start
-from tests.unit.proxycommand.double import UNIT, Double, Peer
+from tests.unit.conftest import Run, Start
+from tests.unit.controller_double import UNIT, Double, Peer
 
 UUID = "zzzzz-dz642-abcdeabcdeabcde"
 OTHER = "zzzzz-dz642-edcbaedcbaedcba"

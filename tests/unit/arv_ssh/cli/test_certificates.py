@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from arv_ssh.cli import certificates
-from arv_ssh.tls import TlsEngine, client_context, server_context
+from arv_ssh.net.tls import TlsEngine, client_context, server_context
 
 
 @pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "::1"])

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from arv_ssh import config
 from arv_ssh.cli import controller, main
+from arv_ssh.config import cluster_config
 from arv_ssh.errors import ConfigError, UsageError
 
-CLUSTER = config.parse("zzzzz", {"SystemRootToken": "x" * 50})
+CLUSTER = cluster_config.parse("zzzzz", {"SystemRootToken": "x" * 50})
 
 
 def test_listen_address() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from arv_ssh.controller.sessions import Attempt, LiveSession, Observer
+from arv_ssh.controller.shell.sessions import Attempt, LiveSession, Observer
 from arv_ssh.errors import HttpError
 
 CONTAINER = "zzzzz-dz642-abcdeabcdeabcde"

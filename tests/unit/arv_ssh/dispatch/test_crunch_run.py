@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from arv_ssh import credentials, process_lock
 from arv_ssh.audit.options import Auditing
 from arv_ssh.dispatch.crunch_run import CrunchRun
 from arv_ssh.errors import ArvSshError, ConfigError
+from arv_ssh.processes import process_lock
+from arv_ssh.trust import credentials
 
 ROOT_TOKEN = "systemusertesttoken1234567890aoeuidhtnsqjkxbmwvzpy"
 UUID = "zzzzz-dz642-abcdeabcdeabcde"

@@ -6,11 +6,11 @@ from typing import Any, cast
 
 import pytest
 
-from arv_ssh import process_lock
 from arv_ssh.api.client import ApiClient
 from arv_ssh.dispatch.dispatcher import Dispatcher
 from arv_ssh.errors import HttpError, NotFound, Unavailable, Unprocessable
-from arv_ssh.process_lock import ProcessLock
+from arv_ssh.processes import process_lock
+from arv_ssh.processes.process_lock import ProcessLock
 
 ME, OTHER = "zzzzz-gj3su-000000000000000", "zzzzz-gj3su-111111111111111"
 A, B, C = (f"zzzzz-dz642-{letter * 15}" for letter in "abc")

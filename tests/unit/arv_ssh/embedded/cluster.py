@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from arv_ssh.api.client import ApiClient
 from arv_ssh.api.in_process import InProcessAdapter
-from arv_ssh.config import ClusterConfig, parse
+from arv_ssh.config.cluster_config import ClusterConfig, parse
 from arv_ssh.embedded.api import EmbeddedApi
 
 ROOT_TOKEN = "systemusertesttoken1234567890aoeuidhtnsqjkxbmwvzpy"

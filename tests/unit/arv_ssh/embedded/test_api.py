@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from arv_ssh.config import parse
+from arv_ssh.config.cluster_config import parse
 from arv_ssh.embedded.api import EmbeddedApi
 from arv_ssh.errors import ConfigError
 from tests.unit.arv_ssh.embedded.cluster import ACTIVE, ROOT_TOKEN, WORK, Cluster

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from arv_ssh.access import FIRST_SESSION
 from arv_ssh.embedded.containers import TRANSITIONS
 from arv_ssh.errors import Forbidden, NotFound, Unauthorized, Unprocessable
+from arv_ssh.trust.access import FIRST_SESSION
 from tests.unit.arv_ssh.embedded.cluster import ACTIVE, ROOT_TOKEN, SPECTATOR, Cluster
 
 ROOT_AUTH = "zzzzz-gj3su-000000000000000"

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from arv_ssh import access
 from arv_ssh.api.client import ApiClient
-from arv_ssh.config import ShellAccess
+from arv_ssh.config.cluster_config import ShellAccess
 from arv_ssh.errors import Forbidden, NotFound, Unprocessable
+from arv_ssh.trust import access
 from tests.unit.arv_ssh.embedded.cluster import ACTIVE, SPECTATOR, WORK, Cluster
 
 

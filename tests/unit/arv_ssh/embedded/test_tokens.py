@@ -68,7 +68,7 @@ def test_secret_of_another_token(cluster: Cluster) -> None:
 
 def test_digest_is_no_token(cluster: Cluster) -> None:
     """What the database holds of a token does not open anything."""
-    from arv_ssh import credentials
+    from arv_ssh.trust import credentials
 
     digest = credentials.token_digest(ROOT_TOKEN, cluster.token(ACTIVE).split("/")[2])
     assert cluster.call("GET", CURRENT, token=digest)[0] == 401

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import uvloop
 
-from arv_ssh.relay import Relay
-from arv_ssh.tls import client_context
-from arv_ssh.tls_transport import TlsLayer
+from arv_ssh.net.relay import Relay
+from arv_ssh.net.tls import client_context
+from arv_ssh.net.tls_transport import TlsLayer
 from arv_ssh.yamux import core, transport
 from arv_ssh.yamux.frames import Flag, GoAway, Header, Type
 from arv_ssh.yamux.transport import Session
-from crunch_sshd import certificate
+from crunch_sshd.gateway import certificate
 from tests.timing import DEADLINE, SECOND
 from tests.unit.arv_ssh.streams import Peer, Wire
 

@@ -1,0 +1,17 @@
+"""Who may ask for a controller's health and metrics: who has the cluster's ManagementToken, as in all of Arvados."""
+
+from __future__ import annotations
+
+from arv_ssh.errors import Forbidden, NotFound, Unauthorized
+from arv_ssh.net.http_server import Request
+from arv_ssh.trust import credentials
+
+
+def check(request: Request, management_token: str) -> None:
+    """Raise what to answer, unless ``request`` carries the token (the statuses are those of Arvados' own services)."""
+    if not management_token:
+        raise NotFound(f"{request.path} is switched off: the cluster's config has no ManagementToken")
+    if not request.token():
+        raise Unauthorized(f"{request.path} needs the cluster's ManagementToken as a Bearer token, and none was sent")
+    if not credentials.matches(request.token(), management_token):
+        raise Forbidden(f"{request.path} needs the cluster's ManagementToken, and another token was sent")

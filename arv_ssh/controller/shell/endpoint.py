@@ -1,0 +1,242 @@
+"""The shell endpoint: ``POST /arvados/v1/containers/{uuid}/ssh`` becomes a raw stream to the container's gateway.
+
+Owns the order of a session's beginning: policy, user, record, requests, state, gateway, mark, 101, relay. The decisions
+are :mod:`arv_ssh.trust.access`'s, the proofs :mod:`arv_ssh.controller.gateways.dial`'s, the records the API's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from arv_ssh.api.client import ApiClient
+from arv_ssh.config.cluster_config import ClusterConfig
+from arv_ssh.controller.gateways import dial
+from arv_ssh.controller.gateways.tunnels import Tunnels
+from arv_ssh.controller.peers import forward_session
+from arv_ssh.controller.shell.limits import SessionLimits
+from arv_ssh.controller.shell.sessions import Attempt, LiveSession, Sessions, peer_address
+from arv_ssh.errors import (
+    BadGateway,
+    BadRequest,
+    ClientClosed,
+    GatewayTimeout,
+    HttpError,
+    Unauthorized,
+    Unavailable,
+)
+from arv_ssh.net.http_server import Request, Response, Upgrade
+from arv_ssh.net.tls import client_context
+from arv_ssh.trust import access, credentials, session_claim
+from arv_ssh.trust.session_claim import Session
+
+PATH = re.compile(r"/arvados/v1/(?:containers/([^/]+)/ssh|connect/([^/]+)/ssh)")
+"""The endpoint's two names; the second is what older Arvados clients ask for."""
+
+API_THREADS = 32
+"""Calls to the API under way at once; each takes milliseconds, and a burst of logins waits its turn."""
+
+
+@dataclass(frozen=True)
+class Grant:
+    """A user's right to enter a container, as the API's records gave it."""
+
+    user_uuid: str
+    container: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A session's connection towards its gateway, and what the client's 101 has of it."""
+
+    transport: asyncio.Transport
+    early: bytes
+    headers: list[tuple[str, str]]
+
+
+class ShellEndpoint:
+    """The shell endpoint of one cluster. ``api`` is asked as the user and as root; its token is not used by itself.
+
+    Each request is told to ``sessions``: it comes to a session there, or is refused. ``tunnels`` are the ways to
+    gateways that cannot be dialled.
+    """
+
+    def __init__(
+        self, config: ClusterConfig, api: ApiClient, sessions: Sessions, limits: SessionLimits, tunnels: Tunnels
+    ) -> None:
+        self._config = config
+        self._api = api
+        self._pool = ThreadPoolExecutor(API_THREADS, thread_name_prefix="api")
+        self._sessions = sessions
+        self._limits = limits
+        sessions.observe(limits)
+        self._tunnels = tunnels
+        self._peer_context = client_context(
+            insecure=config.api_insecure, ca_file=os.environ.get("SSL_CERT_FILE") or None
+        )
+
+    async def handle(self, uuid: str, request: Request) -> Upgrade | Response:
+        """Answer one request for a session with an upgrade, or raise the error to answer with.
+
+        A GET asks whether this user may enter now: it is answered by the same decisions, and nothing is opened.
+        """
+        if request.method == "GET":
+            asked = Attempt(request.request_id, uuid, "", peer_address(request))
+            await self._in_thread(self._authorize, asked, request.token())
+            return Response(200, b'{"shell": "allowed"}\n')
+        login_username = request.form().get("login_username", "")
+        attempt = Attempt(request.request_id, uuid, login_username, peer_address(request))
+        try:
+            return await self._begin(attempt, request)
+        except HttpError as error:
+            self._sessions.refused(attempt, error)
+            raise
+        except asyncio.CancelledError:
+            self._sessions.refused(attempt, ClientClosed("the client left before it got its answer"))
+            raise
+        except Exception as error:
+            self._sessions.refused(attempt, HttpError(f"the controller failed: {type(error).__name__}"))
+            raise
+
+    async def _begin(self, attempt: Attempt, request: Request) -> Upgrade:
+        if request.method != "POST":
+            raise BadRequest("the shell endpoint accepts POST, and GET to check access")
+        if request.headers.get("upgrade", "").lower() != "ssh":
+            raise BadRequest("the shell endpoint needs the header Upgrade: ssh; use arvados-client ssh-proxy")
+        uuid = attempt.container_uuid
+        began = time.monotonic()
+        grant = await self._in_thread(self._authorize, attempt, request.token())
+        allowed = time.monotonic() - began
+        session = Session(
+            container_uuid=uuid,
+            exp=int(time.time()) + session_claim.LIFETIME,
+            login_username=attempt.login_username,
+            request_id=request.request_id,
+            user_uuid=grant.user_uuid,
+        )
+        secret = credentials.container_secret(self._config.system_root_token, uuid)
+        gateway_address, detach_keys = grant.container["gateway_address"], request.form().get("detach_keys", "")
+        live = LiveSession(
+            request_id=attempt.request_id,
+            container_uuid=uuid,
+            user_uuid=grant.user_uuid,
+            login_username=attempt.login_username,
+            peer=attempt.peer,
+            started=attempt.started,
+            token=request.token(),
+            gateway_address=gateway_address,
+            dialer=self._tunnels,
+        )
+        attempt.session_id = live.id
+        await self._limits.take(live)
+        target = dial.Target(secret, gateway_address, session, detach_keys, attempt.peer, self._tunnels)
+        opened = await self._open(target, request, allowed)
+        try:
+            await self._sessions.opening(live)
+            await self._in_thread(self._mark, grant.container, live)
+        except BaseException:
+            opened.transport.abort()
+            raise
+        if opened.transport.is_closing():
+            raise BadGateway(f"the gateway of container {uuid} went away; try again")
+        return Upgrade("ssh", opened.headers, partial(self._relay, opened, live))
+
+    async def _open(self, target: dial.Target, request: Request, allowed: float) -> Opened:
+        """Connect to the gateway, or to the controller that has its tunnel."""
+        uuid = target.session.container_uuid
+        if url := self._tunnels.elsewhere(uuid, target.gateway_address):
+            passed = await forward_session.pass_on(url, uuid, request, self._peer_context)
+            return Opened(passed.transport, passed.early, forward_session.headers_for_client(passed))
+        connection = await dial.connect(target)
+        headers = [
+            *_credential_headers(connection, target.secret, target.session),
+            _timing_header(allowed, connection),
+        ]
+        return Opened(connection.transport, connection.early, headers)
+
+    async def _in_thread(self, call: Any, *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
+
+    def _authorize(self, attempt: Attempt, token: str) -> Grant:
+        access.check_enabled(self._config.shell_access)
+        if not token:
+            raise Unauthorized("no API token was sent; set ARVADOS_API_TOKEN to a token of this cluster")
+        as_user = self._api.with_token(token, attempt.request_id)
+        user = as_user.current_user()
+        attempt.user_uuid = user["uuid"]
+        uuid = attempt.container_uuid
+        access.check_scopes(as_user.get("api_client_authorizations", "current"), "entering containers")
+        container = as_user.get("containers", uuid)
+        access.check_allowed(self._config.shell_access, user, container, self._requests(uuid, attempt.request_id))
+        access.check_state(container)
+        return Grant(user["uuid"], container)
+
+    def _requests(self, uuid: str, request_id: str) -> list[dict[str, Any]]:
+        """Return all requests that the container serves, seen as root: a user may not be able to read the others'."""
+        try:
+            return self._as_root(request_id).list_all(
+                "container_requests",
+                filters=[["container_uuid", "=", uuid]],
+                select=access.request_attributes(embedded=self._config.api is None),
+            )
+        except HttpError as error:
+            raise _as_roots(error, f"the API did not say whose container {uuid} is") from error
+
+    def _mark(self, container: dict[str, Any], session: LiveSession) -> None:
+        if container.get("interactive_session_started"):
+            return
+        mark = access.mark(container, session.user_uuid, session.request_id, datetime.now(UTC))
+        try:
+            self._as_root(session.request_id).update("containers", container["uuid"], mark, repeatable=True)
+        except HttpError as error:
+            raise _as_roots(error, f"container {container['uuid']} could not be marked as entered") from error
+
+    def _as_root(self, request_id: str) -> ApiClient:
+        return self._api.with_token(self._config.system_root_token, request_id)
+
+    def _relay(self, opened: Opened, live: LiveSession, client: asyncio.Transport, early: bytes) -> None:
+        self._sessions.run(live, (client, early), (opened.transport, opened.early))
+
+    def reload(self, config: ClusterConfig) -> None:
+        """Decide by ``config`` from here on."""
+        self._config = config
+        self._limits.reload(config.limits)
+
+    def close(self) -> None:
+        """End all sessions and the API threads."""
+        self._sessions.close()
+        self._limits.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _as_roots(error: HttpError, what: str) -> HttpError:
+    """Return the failure of a call that the controller made for itself: none of it is the user's fault."""
+    if isinstance(error, Unauthorized):
+        return BadGateway(f"{what}: it does not accept this controller's SystemRootToken; tell its administrator")
+    kind = type(error) if isinstance(error, Unavailable | GatewayTimeout) else BadGateway
+    return kind(f"{what}: {error}")
+
+
+def _timing_header(allowed: float, connection: dial.GatewayConnection) -> tuple[str, str]:
+    """Say what took how long, for ``arvados-client doctor`` (W3C Server Timing; milliseconds)."""
+    took = {"policy": allowed, "gateway": connection.dialled, "proofs": connection.proven}
+    return "Server-Timing", ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in took.items())
+
+
+def _credential_headers(
+    connection: dial.GatewayConnection, secret: str, session: Session
+) -> list[tuple[str, str]]:
+    if connection.host_key is None:
+        return []
+    text = session_claim.encode(session)
+    return [
+        ("X-Arvados-Ssh-Host-Key", connection.host_key),
+        ("X-Arvados-Ssh-User-Credential", credentials.user_credential(secret, text)),
+    ]

@@ -1,0 +1,150 @@
+"""How many sessions may be open at once: of a user, in a container, on a controller with all its processes.
+
+Owns the counting over the processes of one host. Each writes what it holds into a file of its own in the run directory;
+the file counts as long as its writer holds a lock, which the kernel lets go of with the process, kill -9 included.
+Whoever takes a place holds the directory's lock meanwhile, so that of any burst exactly as many get in as may.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import secrets
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from arv_ssh.config.cluster_config import Limits
+from arv_ssh.controller.shell.sessions import Attempt, LiveSession, Observer
+from arv_ssh.errors import HttpError, TooManySessions
+from arv_ssh.processes import process_lock
+
+Place = tuple[str, str]
+"""A session's user and container."""
+
+
+class SessionLimits(Observer):
+    """The places of this process's sessions in ``run_dir``, and whether there is one more by ``limits``.
+
+    A place is given back when the session is refused or closed.
+    """
+
+    def __init__(self, limits: Limits, run_dir: Path) -> None:
+        self._limits = limits
+        self._run_dir = run_dir
+        self._stem = f"places-{secrets.token_hex(8)}"
+        self._places: dict[str, Place] = {}
+        self._alive: int | None = None
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="limits")
+
+    def reload(self, limits: Limits) -> None:
+        """Count by ``limits`` from here on; sessions over them go on."""
+        self._limits = limits
+        if limits != Limits():
+            with self._lock, self._locked_directory():
+                self._write()
+
+    async def take(self, session: LiveSession) -> None:
+        """Take a place for ``session``; raise :class:`TooManySessions`, naming the limit, when there is none."""
+        place = session.user_uuid, session.container_uuid
+        taking = asyncio.get_running_loop().run_in_executor(self._pool, self._take, session.id, place)
+        try:
+            await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            taking.add_done_callback(partial(self._taken_in_vain, session.id))
+            raise
+
+    def _taken_in_vain(self, session_id: str, taking: asyncio.Future[None]) -> None:
+        if not taking.cancelled() and taking.exception() is None:
+            self._give_back(session_id)
+
+    def refused(self, attempt: Attempt, error: HttpError) -> None:
+        self._give_back(attempt.session_id)
+
+    def closed(self, session: LiveSession, reason: str) -> None:
+        self._give_back(session.id)
+
+    def close(self) -> None:
+        """Leave the run directory."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        with self._lock:
+            if self._alive is not None:
+                self._path("json").unlink(missing_ok=True)
+                self._path("alive").unlink(missing_ok=True)
+                os.close(self._alive)
+                self._alive = None
+
+    def _take(self, session_id: str, place: Place) -> None:
+        with self._lock:
+            if self._limits == Limits():
+                self._places[session_id] = place
+                return
+            with self._locked_directory():
+                _check(self._limits, place, [*self._places.values(), *self._others()])
+                self._places[session_id] = place
+                self._write()
+
+    def _give_back(self, session_id: str) -> None:
+        """Give a place back, if there is one. Not under the directory's lock: who counts now sees one too many."""
+        with self._lock:
+            if self._places.pop(session_id, None) is not None and self._alive is not None:
+                self._write()
+
+    @contextmanager
+    def _locked_directory(self) -> Iterator[None]:
+        directory = os.open(self._run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(directory)
+
+    def _write(self) -> None:
+        """Write this process's places, whole or not at all. The first time under the directory's lock."""
+        if self._alive is None:
+            self._alive = os.open(self._path("alive"), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        part = self._path("part")
+        part.write_text(json.dumps(list(self._places.values())))
+        part.replace(self._path("json"))
+
+    def _others(self) -> Iterator[Place]:
+        """Return the places of the other living processes; remove what dead ones left. Under the directory's lock."""
+        for alive in self._run_dir.glob("places-*.alive"):
+            if alive == self._path("alive"):
+                continue
+            places = alive.with_suffix(".json")
+            if process_lock.is_held(alive):
+                yield from ((user, container) for user, container in json.loads(places.read_text()))
+            else:
+                for leftover in (places, alive.with_suffix(".part"), alive):
+                    leftover.unlink(missing_ok=True)
+
+    def _path(self, kind: str) -> Path:
+        return self._run_dir / f"{self._stem}.{kind}"
+
+
+def _check(limits: Limits, place: Place, taken: list[Place]) -> None:
+    """Raise unless there is room for one more beside those ``taken``."""
+    user, container = place
+    if limits.per_user and sum(one[0] == user for one in taken) >= limits.per_user:
+        raise TooManySessions(
+            f"you have {limits.per_user} sessions open here, the limit for one user (SessionsPerUser: "
+            f"{limits.per_user}); end one of them first"
+        )
+    if limits.per_container and sum(one[1] == container for one in taken) >= limits.per_container:
+        raise TooManySessions(
+            f"container {container} has {limits.per_container} sessions open, the limit for one container "
+            f"(SessionsPerContainer: {limits.per_container}); wait until one of them ends"
+        )
+    if limits.per_controller and len(taken) >= limits.per_controller:
+        raise TooManySessions(
+            f"this controller has {limits.per_controller} sessions open, its limit (SessionsPerController: "
+            f"{limits.per_controller}); try again later"
+        )

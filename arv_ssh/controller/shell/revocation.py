@@ -1,0 +1,206 @@
+"""Live revocation: while a session is open, its user's right to it is asked for again and again.
+
+Owns when the API is asked, how little of it, and which answers end a session. The decisions are
+:mod:`arv_ssh.trust.access`'s, the ending :mod:`arv_ssh.controller.shell.endings`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from arv_ssh.api.client import ApiClient
+from arv_ssh.config.cluster_config import ClusterConfig
+from arv_ssh.controller.shell import endings
+from arv_ssh.controller.shell.sessions import CLIENT_LEFT, CONTAINER_ENDED, REVOKED, LiveSession, Sessions
+from arv_ssh.errors import BadGateway, ContainerEnded, Forbidden, HttpError, NotFound, Unauthorized, Unavailable
+from arv_ssh.log import event
+from arv_ssh.trust import access
+
+logger = logging.getLogger(__name__)
+
+PERIOD = 10.0
+"""Seconds between two looks: with the time that a look and an ending take, a session ends within 30 s of its cause."""
+API_GRACE = 600.0
+"""Seconds for which sessions go on while the API cannot be asked whether they may."""
+SILENCE = 30.0
+"""Seconds in which a client must begin to speak SSH; the gateway has the same patience for the login."""
+THREADS = 4
+"""Calls to the API under way at once: the looks are spread out, and logins do not wait for them."""
+BATCH = 100
+"""UUIDs in one filter."""
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class View:
+    """What the API says of one token: its user, and those containers asked about that the user can read."""
+
+    user: Record
+    containers: dict[str, Record]
+
+
+class Revocation:
+    """Watches ``sessions`` and ends those that may not go on, by ``config``, which may be exchanged.
+
+    A look that comes to no answer, for whatever reason, ends nothing at once; :data:`API_GRACE` after the last answer
+    the session ends.
+    ``api`` is asked as each session's user; what a user may not see is asked as root.
+    """
+
+    def __init__(self, config: ClusterConfig, api: ApiClient, sessions: Sessions) -> None:
+        self.config = config
+        self._api = api
+        self._root = api.with_token(config.system_root_token)
+        self._sessions = sessions
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="revocation")
+        self._look_now = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Begin to look every :data:`PERIOD` seconds."""
+        self._keep(asyncio.create_task(self._run()))
+
+    def close(self) -> None:
+        """Stop looking."""
+        for task in self._tasks:
+            task.cancel()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def look_now(self) -> None:
+        """Look at all sessions without waiting for the next turn."""
+        self._look_now.set()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(PERIOD):
+                    await self._look_now.wait()
+            except TimeoutError:
+                pass  # the next turn has come
+            self._look_now.clear()
+            try:
+                await self.look()
+            except Exception as error:  # a look that failed is no reason never to look again
+                failure = _no_answer(error)
+                for session in self._sessions:
+                    self._bear(session, failure)
+
+    async def look(self) -> None:
+        """Look once whether each session may go on; return when all that may not have been told to end."""
+        by_token: dict[str, list[LiveSession]] = defaultdict(list)
+        for session in self._sessions:
+            if session.bytes_from_client == 0 and session.seconds > SILENCE:
+                self._end(session, CLIENT_LEFT, f"the client sent nothing for {SILENCE:g} s")
+            elif not session.reason:
+                by_token[session.token].append(session)
+        if not by_token:
+            return
+        try:
+            access.check_enabled(self.config.shell_access)
+        except Unavailable as disabled:
+            for session in self._sessions:
+                self._end(session, REVOKED, str(disabled))
+            return
+        requests = await self._ask(self._requests, {session.container_uuid for session in self._sessions})
+        await asyncio.gather(*(self._look_at(token, group, requests) for token, group in by_token.items()))
+
+    async def _look_at(
+        self, token: str, group: list[LiveSession], requests: dict[str, list[Record]] | HttpError
+    ) -> None:
+        view = await self._ask(self._view, token, {session.container_uuid for session in group})
+        for session in group:
+            try:
+                if isinstance(requests, HttpError):
+                    raise requests
+                if isinstance(view, HttpError):
+                    raise view
+                self._check(session, view, requests)
+                session.checked = time.monotonic()
+            except ContainerEnded as ended:
+                self._end(session, CONTAINER_ENDED, str(ended))
+            except (Unauthorized, Forbidden, NotFound) as refusal:
+                self._end(session, REVOKED, str(refusal))
+            except Exception as error:
+                self._bear(session, error if isinstance(error, HttpError) else _no_answer(error))
+
+    def _check(self, session: LiveSession, view: View, requests: dict[str, list[Record]]) -> None:
+        """Raise why ``session`` may not go on."""
+        uuid = session.container_uuid
+        container = view.containers.get(uuid)
+        if container is None:
+            raise NotFound(f"you may not read container {uuid} any more")
+        if container["state"] in ("Complete", "Cancelled"):
+            access.check_state(container)
+        if container["state"] != "Running":
+            raise ContainerEnded(f"container {uuid} is not running any more (it is {container['state']})")
+        access.check_allowed(self.config.shell_access, view.user, container, requests.get(uuid, []))
+
+    def _bear(self, session: LiveSession, failure: HttpError) -> None:
+        """Let a session go on though the API could not be asked, for a time."""
+        event(logger, "cannot check whether a session may continue", level=logging.WARNING, session_id=session.id,
+              request_id=session.request_id, error=str(failure))  # fmt: skip
+        if time.monotonic() - session.checked > API_GRACE:
+            sentence = f"for {API_GRACE / 60:g} min the API could not say whether it may continue: {failure}"
+            self._end(session, REVOKED, sentence)
+
+    def _end(self, session: LiveSession, reason: str, sentence: str) -> None:
+        token = self.config.system_root_token
+        self._keep(asyncio.create_task(endings.end(session, reason, sentence, token)))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _ask(self, call: Any, *arguments: Any) -> Any:
+        """Return what one of the threads' questions gave; a failure is an answer, too."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
+        except Exception as error:
+            return error if isinstance(error, HttpError) else _no_answer(error)
+
+    # What the threads ask.
+
+    def _view(self, token: str, uuids: set[str]) -> View:
+        as_user = self._api.with_token(token)
+        user = as_user.current_user()
+        access.check_scopes(as_user.get("api_client_authorizations", "current"), "entering containers")
+        containers = _list(as_user, "containers", "uuid", uuids, CONTAINER_ATTRIBUTES)
+        return View(user, {record["uuid"]: record for record in containers})
+
+    def _requests(self, uuids: set[str]) -> dict[str, list[Record]]:
+        """Return the requests that each container serves, seen as root."""
+        found: dict[str, list[Record]] = defaultdict(list)
+        attributes = access.request_attributes(embedded=self.config.api is None)
+        try:
+            for request in _list(self._root, "container_requests", "container_uuid", uuids, attributes):
+                found[request["container_uuid"]].append(request)
+        except (Unauthorized, Forbidden) as error:  # of root: no answer about any user
+            raise Unavailable(str(error)) from error
+        return found
+
+
+CONTAINER_ATTRIBUTES = ["uuid", "state", "runtime_constraints", "runtime_user_uuid", "exit_code", "finished_at"]
+"""The attributes asked for: records are large, and these are all that decide."""
+
+
+def _list(
+    api: ApiClient, resource: str, attribute: str, uuids: set[str], select: list[str]
+) -> Iterable[Record]:
+    ordered = sorted(uuids)
+    for start in range(0, len(ordered), BATCH):
+        filters = [[attribute, "in", ordered[start : start + BATCH]]]
+        yield from api.list_all(resource, filters=filters, select=select)
+
+
+def _no_answer(error: Exception) -> HttpError:
+    """Log an exception that nobody foresaw, and return it as one of the API's failures: it decides nothing."""
+    logger.error("cannot check whether sessions may continue", exc_info=error)
+    return BadGateway(f"the API's answer cannot be used ({type(error).__name__})")

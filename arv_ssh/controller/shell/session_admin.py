@@ -1,0 +1,184 @@
+"""The administrators' view of sessions: list those of the whole cluster, and end one.
+
+Owns ``GET /arvados/v1/shell_sessions`` and ``POST /arvados/v1/shell_sessions/ID/kill``, and how one controller process
+asks the others: those of its host over their private sockets, those of other hosts at their internal URLs. Between
+controllers a proof made with the SystemRootToken takes a token's place; a user's token is sent nowhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import re
+import socket
+from collections.abc import Awaitable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from arv_ssh.api.client import ApiClient
+from arv_ssh.config.cluster_config import ClusterConfig
+from arv_ssh.controller.peers import peer_client, peer_proofs
+from arv_ssh.controller.peers.peers import Peers
+from arv_ssh.controller.shell import endings
+from arv_ssh.controller.shell.sessions import KILLED, LiveSession, Sessions
+from arv_ssh.errors import BadRequest, Forbidden, HttpError, MethodNotAllowed, NotFound, Unauthorized
+from arv_ssh.log import event
+from arv_ssh.net.http_server import Request, Response
+from arv_ssh.trust import access
+
+logger = logging.getLogger(__name__)
+
+BASE = "/arvados/v1/shell_sessions"
+PATH = re.compile(rf"{BASE}(?:/([^/]+)/kill)?")
+SESSION_ID = re.compile(r"ses-[0-9a-f]{20}")
+CLUSTER, HOST, PROCESS = "cluster", "host", "process"
+"""How far a request goes: to all controllers, to those of this host, or no further. Controllers ask each other for less
+than all, so that no two of them ask each other in turns."""
+LIST_PATIENCE = 5.0
+KILL_PATIENCE = 20.0
+"""Seconds for another controller's answer: a session's end is waited for."""
+LONGEST_REASON = 400
+"""Characters of an administrator's reason; a gateway passes on no more."""
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What other controllers answered, and sentences about those that did not."""
+
+    records: list[Record]
+    missing: list[str]
+
+
+class SessionAdmin:
+    """The endpoint. ``config`` may be exchanged; ``api`` is asked who the caller is."""
+
+    def __init__(self, config: ClusterConfig, api: ApiClient, sessions: Sessions, peers: Peers) -> None:
+        self.config = config
+        self._api = api
+        self._sessions = sessions
+        self._peers = peers
+        self._proofs = peer_proofs.Verifier()
+
+    async def handle(self, session_id: str | None, request: Request) -> Response:
+        """Answer an administrator, or another controller; ``session_id`` is the path's."""
+        scope, caller = await self._authorize(request)
+        if session_id is None:
+            if request.method != "GET":
+                raise MethodNotAllowed(f"{BASE} accepts GET only")
+            return _answer(await self._list(scope))
+        if request.method != "POST":
+            raise MethodNotAllowed("use POST to end a session")
+        if not SESSION_ID.fullmatch(session_id):
+            raise NotFound(f"{session_id[:40]!r} is not a session id; arv-ssh sessions list shows them")
+        return _answer(await self._kill(session_id, _reason(request), scope, caller))
+
+    async def _authorize(self, request: Request) -> tuple[str, str]:
+        """Return how far the request goes and who sent it; raise unless that one may."""
+        scope = request.query.removeprefix("scope=") or CLUSTER
+        if scope != CLUSTER:
+            self._proofs.check(self.config.system_root_token, self._peers.own_name(host=scope == HOST), request)
+            return scope, "another controller"
+        if not request.token():
+            raise Unauthorized("no API token was sent; set ARVADOS_API_TOKEN to an administrator's token")
+        as_user = self._api.with_token(request.token())
+        user = await asyncio.to_thread(as_user.current_user)
+        token = await asyncio.to_thread(as_user.get, "api_client_authorizations", "current")
+        access.check_scopes(token, "listing and ending sessions")
+        if not user.get("is_admin"):
+            raise Forbidden(f"only administrators can list or end sessions; user {user['uuid']} is not one")
+        return scope, str(user["uuid"])
+
+    async def _list(self, scope: str) -> Record:
+        others = await self._ask_others("GET", BASE, {}, scope, LIST_PATIENCE)
+        found = {record["id"]: record for answer in others.records for record in answer["items"]}
+        found |= {session.id: _record(session) for session in self._sessions}
+        missing = others.missing + [sentence for answer in others.records for sentence in answer["missing"]]
+        return {
+            "kind": "arv-ssh#shellSessionList",
+            "items": sorted(found.values(), key=lambda record: record["started"]),
+            "missing": missing,
+        }
+
+    async def _kill(self, session_id: str, reason: str, scope: str, caller: str) -> Record:
+        session = self._sessions.get(session_id)
+        if session is not None:
+            record = _record(session)
+            event(logger, "session is killed", session_id=session_id, request_id=session.request_id, by=caller,
+                  reason=reason)  # fmt: skip
+            sentence = f"an administrator ended this session{f': {reason}' if reason else ''}"
+            await endings.end(session, KILLED, sentence, self.config.system_root_token)
+            return record
+        others = await self._ask_others("POST", f"{BASE}/{session_id}/kill", {"reason": reason}, scope, KILL_PATIENCE)
+        if others.records:
+            return others.records[0]
+        unasked = f" ({'; '.join(others.missing)})" if others.missing else ""
+        raise NotFound(f"no session {session_id} is open here; arv-ssh sessions list shows the open ones{unasked}")
+
+    async def _ask_others(self, method: str, path: str, body: Record, scope: str, patience: float) -> Answers:
+        """Ask the controllers that ``scope`` leaves; a 404 is the answer of one that does not have the session."""
+        asked: list[Awaitable[Record | str | None]] = []
+        if scope != PROCESS:
+            for sibling in await asyncio.to_thread(self._peers.siblings):
+                asked.append(self._ask(str(sibling), f"{path}?scope={PROCESS}", method, body, patience))
+        if scope == CLUSTER:
+            for url in self._peers.others():
+                asked.append(self._ask(url, f"{path}?scope={HOST}", method, body, patience))
+        answers = await asyncio.gather(*asked)
+        return Answers(
+            [answer for answer in answers if isinstance(answer, dict)],
+            [answer for answer in answers if isinstance(answer, str)],
+        )
+
+    async def _ask(self, place: str, target: str, method: str, body: Record, patience: float) -> Record | str | None:
+        """Return one controller's answer; None when it has no such session, a sentence when it gave no answer."""
+        request = peer_client.Request(method, target, "", body=body)
+        proof, headers = peer_proofs.prove(self.config.system_root_token, place, method, target, request.content())
+        request = replace(request, token=proof, headers=headers)
+        verify = False if self.config.api_insecure else os.environ.get("SSL_CERT_FILE") or True
+        try:
+            status, answer = await peer_client.ask(place, request, patience, verify=verify)
+            if status == 200:
+                return dict(json.loads(answer))
+            if status == 404 and method == "POST":
+                return None
+            cause = f"it answered with status {status}"
+        except (OSError, ValueError, HttpError) as error:
+            cause = str(error) or type(error).__name__
+        event(logger, "another controller was not asked", level=logging.WARNING, controller=place, error=cause)
+        return f"controller {place} was not asked: {cause}"
+
+
+def _record(session: LiveSession) -> Record:
+    started = datetime.fromtimestamp(session.started, UTC).replace(tzinfo=None)
+    return {
+        "id": session.id,
+        "request_id": session.request_id,
+        "user_uuid": session.user_uuid,
+        "container_uuid": session.container_uuid,
+        "login_username": session.login_username,
+        "peer": session.peer,
+        "started": f"{started.isoformat(timespec='milliseconds')}Z",
+        "seconds": round(session.seconds),
+        "bytes_from_client": session.bytes_from_client,
+        "bytes_to_client": session.bytes_to_client,
+        "controller": socket.gethostname(),
+        "pid": os.getpid(),
+    }
+
+
+def _reason(request: Request) -> str:
+    if "json" not in request.headers.get("content-type", ""):
+        return request.form().get("reason", "")[:LONGEST_REASON]
+    try:
+        return str(json.loads(request.body or b"{}").get("reason") or "")[:LONGEST_REASON]
+    except (ValueError, AttributeError) as error:
+        raise BadRequest('the body must be JSON such as {"reason": "maintenance"}') from error
+
+
+def _answer(record: Record) -> Response:
+    return Response(200, json.dumps(record).encode() + b"\n")

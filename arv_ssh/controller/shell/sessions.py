@@ -1,0 +1,233 @@
+"""The sessions of one controller process: each from the request for it to its end, and who is told.
+
+Owns the registry of live sessions, the relay that each of them is, the reason why each ended, and the calls of the
+observers. Knows nothing of who may enter, nor of what an observer does with what it is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from arv_ssh.controller.gateways.dial import DIRECT, Dialer
+from arv_ssh.errors import HttpError
+from arv_ssh.log import event
+from arv_ssh.net.http_server import Request
+from arv_ssh.net.relay import Relay
+
+logger = logging.getLogger(__name__)
+
+CLIENT_LEFT = "client left"
+GATEWAY_LEFT = "gateway left"
+CONTAINER_ENDED = "container ended"
+REVOKED = "revoked"
+KILLED = "killed"
+STOPPING = "controller stopping"
+REASONS = (CLIENT_LEFT, GATEWAY_LEFT, CONTAINER_ENDED, REVOKED, KILLED, STOPPING)
+"""Why sessions end. The reason of one is one of these, alone or followed by a colon, a space and a sentence."""
+
+
+@dataclass
+class Attempt:
+    """What is known so far of a request for a session; ``container_uuid`` and ``login_username`` are as asked for.
+
+    ``user_uuid`` is "" until the API has told whose token came, ``session_id`` until the session has one.
+    """
+
+    request_id: str
+    container_uuid: str
+    login_username: str
+    peer: str
+    started: float = field(default_factory=time.time)
+    user_uuid: str = ""
+    session_id: str = ""
+
+
+@dataclass(eq=False)
+class LiveSession:
+    """One session of a user in a container. ``started`` is in unix seconds, ``peer`` the client's address.
+
+    ``checked`` is when (monotonic seconds) the API said last that it may go on; ``closed`` is set when both sides are.
+    """
+
+    request_id: str
+    container_uuid: str
+    user_uuid: str
+    login_username: str
+    peer: str
+    started: float
+    token: str = field(repr=False)
+    gateway_address: str = ""
+    dialer: Dialer = field(default=DIRECT, repr=False)
+    id: str = field(default_factory=lambda: "ses-" + secrets.token_hex(10))
+    relay: Relay | None = field(default=None, repr=False)
+    checked: float = field(default_factory=time.monotonic, repr=False)
+    closed: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    reason: str = ""
+    error: str = ""
+
+    @property
+    def bytes_from_client(self) -> int:
+        """Bytes of SSH that the client has sent so far."""
+        return self.relay.a.received if self.relay else 0
+
+    @property
+    def bytes_to_client(self) -> int:
+        """Bytes of SSH that the gateway has sent so far."""
+        return self.relay.b.received if self.relay else 0
+
+    @property
+    def first_byte_seconds(self) -> float | None:
+        """Return the time from the request to the gateway's first byte, None while there is none."""
+        first = self.relay.b.first_received if self.relay else None
+        return None if first is None else first - self.started
+
+    @property
+    def seconds(self) -> float:
+        """Return the time since the session was asked for."""
+        return time.time() - self.started
+
+    def end(self, reason: str) -> None:
+        """Close the session, for one of REASONS; what was read already is still written."""
+        self.reason = self.reason or reason
+        if self.relay is not None:
+            self.relay.close()
+
+    def cut(self) -> None:
+        """Close both sides at once, whatever is on its way."""
+        if self.relay is not None:
+            self.relay.abort()
+
+
+class Observer:
+    """Is told of every session. All calls come in the event loop; none but ``opening`` may wait for anything.
+
+    An attempt ends in exactly one of ``refused`` and ``opened``; each ``opened`` is followed by one ``closed``.
+    """
+
+    async def opening(self, session: LiveSession) -> None:
+        """Note that ``session`` is about to begin: its gateway is proven, and nobody has had an answer yet.
+
+        An :class:`HttpError` refuses it, and the client is told the error's sentence.
+        """
+
+    def refused(self, attempt: Attempt, error: HttpError) -> None:
+        """Note that ``attempt`` came to nothing, whatever the cause and however far it had come."""
+
+    def opened(self, session: LiveSession) -> None:
+        """Note that the client has its 101 and bytes pass."""
+
+    def closed(self, session: LiveSession, reason: str) -> None:
+        """Note that both sides are closed; ``reason`` is as told at REASONS, and the byte counts are final."""
+
+
+class SessionLog(Observer):
+    """Writes each session's beginning, end or refusal into the process's log."""
+
+    def refused(self, attempt: Attempt, error: HttpError) -> None:
+        event(logger, "session refused", **_fields(attempt), status=error.status, error=str(error))
+
+    def opened(self, session: LiveSession) -> None:
+        event(logger, "session opened", session_id=session.id, **_fields(session))
+
+    def closed(self, session: LiveSession, reason: str) -> None:
+        event(
+            logger,
+            "session closed",
+            session_id=session.id,
+            **_fields(session),
+            seconds=round(session.seconds, 3),
+            bytes_from_client=session.bytes_from_client,
+            bytes_to_client=session.bytes_to_client,
+            reason=reason,
+            error=session.error or None,
+        )
+
+
+def _fields(which: Attempt | LiveSession) -> dict[str, Any]:
+    names = ("request_id", "container_uuid", "user_uuid", "login_username", "peer")
+    return {name: getattr(which, name) for name in names}
+
+
+class Sessions:
+    """The live sessions of this process, by their ids. For one event loop."""
+
+    def __init__(self) -> None:
+        self._observers: list[Observer] = [SessionLog()]
+        self._live: dict[str, LiveSession] = {}
+
+    def observe(self, observer: Observer) -> None:
+        """Have ``observer`` told of all sessions from here on."""
+        self._observers.append(observer)
+
+    def __iter__(self) -> Iterator[LiveSession]:
+        """Iterate over the sessions live now."""
+        return iter(list(self._live.values()))
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def get(self, session_id: str) -> LiveSession | None:
+        """Return the live session of that id."""
+        return self._live.get(session_id)
+
+    def refused(self, attempt: Attempt, error: HttpError) -> None:
+        """Tell the observers that ``attempt`` was refused."""
+        self._tell(lambda observer: observer.refused(attempt, error))
+
+    async def opening(self, session: LiveSession) -> None:
+        """Ask the observers whether ``session`` may begin; raises the first one's refusal."""
+        for observer in self._observers:
+            await observer.opening(session)
+
+    def run(
+        self, session: LiveSession, client: tuple[asyncio.Transport, bytes], gateway: tuple[asyncio.Transport, bytes]
+    ) -> None:
+        """Relay between two open, paused transports, each with the bytes read from it before, until the end."""
+
+        def done(relay: Relay, error: Exception | None) -> None:
+            del self._live[session.id]
+            session.error = str(error) if error else ""
+            session.reason = session.reason or (GATEWAY_LEFT if relay.first_to_end is relay.b else CLIENT_LEFT)
+            session.closed.set()
+            self._tell(lambda observer: observer.closed(session, session.reason))
+
+        (client_transport, client_early), (gateway_transport, gateway_early) = client, gateway
+        self._live[session.id] = session
+        session.relay = Relay(client_transport, early_a=client_early, early_b=gateway_early, done=done)
+        self._tell(lambda observer: observer.opened(session))
+        session.relay.join(gateway_transport)
+
+    def close(self) -> None:
+        """End all sessions: the controller is stopping."""
+        for session in self:
+            session.end(STOPPING)
+
+    def _tell(self, call: Callable[[Observer], None]) -> None:
+        for observer in self._observers:
+            try:
+                call(observer)
+            except Exception:  # who watches a session must not end it
+                logger.exception("an observer of sessions failed")
+
+
+def peer_address(request: Request) -> str:
+    """Return the address of the client that sent ``request``.
+
+    A proxy on a loopback or private address is believed what it appended to X-Forwarded-For: the last address there.
+    What stands before that is anybody's word.
+    """
+    forwarded = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+    try:
+        peer = ipaddress.ip_address(request.peer)
+        if peer.is_loopback or peer.is_private:
+            return str(ipaddress.ip_address(forwarded))
+    except ValueError:
+        pass  # one of the two is not an address, such as the peer of a unix socket
+    return request.peer

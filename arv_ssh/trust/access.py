@@ -1,0 +1,131 @@
+"""Who may enter a container: the decision table of ``Containers.ShellAccess``; and the mark that the first one leaves.
+
+Pure: records come in, a refusal is raised. The order is the caller's promise: mode, then the token's scopes, then
+reading the record (404 is the API's answer), then :func:`check_allowed`, then :func:`check_state`. What a record does
+not say decides against the user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from arv_ssh.config.cluster_config import ShellAccess
+from arv_ssh.errors import ContainerEnded, Forbidden, Unavailable
+
+Record = Mapping[str, Any]
+
+FIRST_SESSION = "arv-ssh:interactive_session"
+"""The key in a container's properties under which the first session is noted."""
+SUBMITTER = "submitted_by_user_uuid"
+"""The attribute of a container request in which the embedded API keeps who committed it; stock Arvados has none."""
+
+
+def check_enabled(policy: ShellAccess) -> None:
+    """Raise :class:`Unavailable` when nobody may enter any container of this cluster."""
+    if policy.mode == "disabled":
+        raise Unavailable(
+            "shell access is disabled on this cluster; its administrator can enable it (Containers.ShellAccess)"
+        )
+
+
+def check_scopes(token: Record, purpose: str) -> None:
+    """Raise :class:`Forbidden` unless ``token``, the API's record of it, is good for every request.
+
+    ``purpose`` is what the caller wants to do, such as "entering containers".
+    """
+    scopes = token.get("scopes")
+    if not isinstance(scopes, list | tuple) or "all" not in scopes:
+        raise Forbidden(f"this token is limited to certain requests, which do not include {purpose}")
+
+
+def request_attributes(*, embedded: bool) -> list[str]:
+    """Return the attributes of container requests that decide; stock Arvados refuses to select one it does not have."""
+    return ["uuid", "container_uuid", "modified_by_user_uuid", *([SUBMITTER] if embedded else [])]
+
+
+def check_allowed(policy: ShellAccess, user: Record, container: Record, requests: Sequence[Record]) -> None:
+    """Raise :class:`Forbidden` when ``user``, who can read ``container``, may not enter it.
+
+    ``requests`` are all container requests that this container serves, whoever may read them.
+    """
+    uuid = container["uuid"]
+    wish = (container.get("runtime_constraints") or {}).get("shell_access")
+    if policy.mode == "default-off" and wish is not True:
+        raise Forbidden(
+            f"shell access to container {uuid} was not requested; submit it with shell_access: true in its "
+            "runtime_constraints"
+        )
+    if wish is False:
+        raise Forbidden(f"container {uuid} was submitted with shell_access: false, so no one may enter it")
+    if policy.admin and user.get("is_admin"):
+        return
+    if not policy.user:
+        raise Forbidden(f"only administrators may enter container {uuid}: this cluster limits shell access to them")
+    if not requests or not all(_submitted(request, container, user["uuid"]) for request in requests):
+        raise Forbidden(
+            f"container {uuid} runs for requests that other users submitted; "
+            "only a user who submitted all of them may enter it"
+        )
+
+
+def _submitted(request: Record, container: Record, user_uuid: str) -> bool:
+    """Say whether the user submitted ``request``, which ``container`` serves.
+
+    Stock Arvados tells only who changed a request last, and whoever can write a request can rename it. The user whom
+    the container was made for (and whose token is in it) never changes, so there both must be this one.
+    """
+    if request.get(SUBMITTER) is not None:
+        return bool(request[SUBMITTER] == user_uuid)
+    changed_last, made_for = request.get("modified_by_user_uuid"), container.get("runtime_user_uuid")
+    return changed_last == user_uuid and made_for in (None, user_uuid)
+
+
+def check_state(container: Record, now: datetime | None = None) -> None:
+    """Raise unless the container is running and has a gateway: 503 before that, 410 after."""
+    uuid, state = container["uuid"], container["state"]
+    if state in ("Complete", "Cancelled"):
+        ending = _ending(container, now or datetime.now(UTC))
+        raise ContainerEnded(f"container {uuid} has ended ({ending}){_reason(container)}")
+    if state != "Running":
+        raise Unavailable(f"container {uuid} is not running yet (it is {state}); try again when it is Running")
+    if not container.get("gateway_address"):
+        raise Unavailable(f"container {uuid} is running without a gateway, so it cannot be entered")
+
+
+def mark(container: Record, user_uuid: str, request_id: str, now: datetime) -> dict[str, Any]:
+    """Return the attributes that mark ``container`` as entered, and by whom and when where its record has room for it.
+
+    Containers of stock Arvados have no ``properties``: who entered is in the controller's log and audit then.
+    """
+    marked: dict[str, Any] = {"interactive_session_started": True}
+    if isinstance(container.get("properties"), Mapping):
+        at = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        noted = {"user_uuid": user_uuid, "at": at, "request_id": request_id}
+        marked["properties"] = {**container["properties"], FIRST_SESSION: noted}
+    return marked
+
+
+def _reason(container: Record) -> str:
+    """Return why a container was given up, as its runtime_status says: that no engine answers, for example."""
+    status = container.get("runtime_status")
+    error = status.get("error") if isinstance(status, Mapping) else None
+    return f": {' '.join(str(error).split())}" if error and container["state"] == "Cancelled" else ""
+
+
+def _ending(container: Record, now: datetime) -> str:
+    parts = [str(container["state"])]
+    if container.get("exit_code") is not None:
+        parts.append(f"exit {container['exit_code']}")
+    if container.get("finished_at"):
+        seconds = max(0, int((now - datetime.fromisoformat(container["finished_at"])).total_seconds()))
+        parts.append(f"{_duration(seconds)} ago")
+    return ", ".join(parts)
+
+
+def _duration(seconds: int) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"

@@ -1,0 +1,88 @@
+"""The audit of an SFTP session: stands between a channel's input and the server, and looks at what the server answers.
+
+Owns that, where records are required, no request for an operation on files reaches the server before its record is on
+the disk; the waiting is :class:`crunch_sshd.ssh.channel_input.Stdin`'s, whose thread it is. What is read of the packets
+is :mod:`crunch_sshd.audit.sftp_operations`'.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, wait
+
+from arv_ssh.audit.trail import PATIENCE, NotRecorded
+from crunch_sshd.audit.channel_audit import ChannelAudit
+from crunch_sshd.audit.sftp_operations import Facts, FileOperations
+from crunch_sshd.ssh.channel_input import Sink
+
+ASKED = "sftp.request"
+"""The event of an operation that the server is about to be asked for; only where records are required."""
+
+
+class SftpAudit:
+    """One SFTP session's. It is the :class:`Sink` of the session's input once it is attached to the server."""
+
+    def __init__(self, audit: ChannelAudit) -> None:
+        self._audit = audit
+        self._operations = FileOperations(self._note)
+        self._server: Sink
+        self._seen = 0
+        self._asked: list[Future[None]] = []
+        self._late = False
+        self.refusal: NotRecorded | None = None
+        """Why the session must end: a record could not be written."""
+
+    def attach(self, server: Sink) -> SftpAudit:
+        """Pass what comes on to ``server``."""
+        self._server = server
+        return self
+
+    def answers(self, data: bytes) -> None:
+        """Look at what the server sends to the client."""
+        self._operations.answers(data)
+
+    def end(self) -> None:
+        """Note what was left open."""
+        self._operations.end()
+
+    def _note(self, operation: str, facts: Facts) -> None:
+        self._audit.note(f"sftp.{operation}", **facts)
+
+    # The sink.
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Pass on what is recorded; what is not yet is not taken."""
+        if not self._seen:
+            self._look(data)
+        if not (self._late or all(future.done() for future in self._asked)):
+            return 0
+        self._check()
+        taken = self._server.write(data[: self._seen])
+        self._seen -= taken
+        return taken
+
+    def _look(self, data: bytes | memoryview) -> None:
+        for operation, facts in self._operations.requests(data):
+            future = self._audit.commit(ASKED, operation=operation, **facts) if self._audit.required else None
+            if future is not None:
+                self._asked.append(future)
+        self._seen = len(data)
+
+    def _check(self) -> None:
+        """End the session when a record could not be written: the server gets no more to do."""
+        asked, self._asked = self._asked, []
+        for future in asked:
+            future.cancel()  # one that is done stays what it is; the record of one that is late may still be written
+            error = future.exception() if future.done() and not future.cancelled() else TimeoutError()
+            if error is not None:
+                self.refusal = self._audit.refusal(error)
+                self._server.close_stdin()
+                raise BrokenPipeError("the audit record could not be written") from error
+
+    def wait_writable(self, timeout: float) -> bool:
+        """Wait for the disk, then for the server."""
+        if self._asked:
+            self._late = bool(wait(self._asked, PATIENCE).not_done)
+        return True if self._asked else self._server.wait_writable(timeout)
+
+    def close_stdin(self) -> None:
+        self._server.close_stdin()

@@ -1,0 +1,207 @@
+"""A channel joined to a socket: what a forwarded connection is, whichever side opened it.
+
+Owns the two directions and their ends. EOF passes through each direction by itself (RFC 4254 §5.3 and shutdown(2)); the
+channel is closed when both are over. Each direction waits for nobody but its own reader.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+from paramiko.message import Message
+
+from crunch_sshd.audit.channel_audit import ChannelAudit, ConnectionAudit
+from crunch_sshd.ssh.channel_input import Stdin
+from crunch_sshd.ssh.transport import GatewayChannel
+
+READ_SIZE = 256 * 1024
+
+
+class SocketSink:
+    """A connected socket as the place where a channel's data goes; ``over`` is called when no more of it is taken."""
+
+    def __init__(self, sock: socket.socket, over: Callable[[], None]) -> None:
+        self._sock = sock
+        self._over = over
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def write(self, data: bytes | memoryview) -> int:
+        with self._lock:
+            if self._closed:
+                raise BrokenPipeError("the connection is closed")
+            try:
+                return self._sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                return 0
+            except OSError as error:
+                failure = BrokenPipeError(error.errno, "the connection takes no more data")
+        self._over()
+        raise failure
+
+    def wait_writable(self, timeout: float) -> bool:
+        poll = select.poll()
+        with self._lock:
+            if self._closed:
+                return True  # write will say so
+            poll.register(self._sock, select.POLLOUT)
+        return bool(poll.poll(timeout * 1000))
+
+    def close_stdin(self) -> None:
+        shut_down(self._sock, socket.SHUT_WR)
+        self._over()
+
+    def close(self) -> None:
+        """Close the socket; the caller has seen to it that nobody reads it any more."""
+        with self._lock:
+            self._closed = True
+            self._sock.close()
+
+
+class ChannelRelay:
+    """The handler of a channel that is, or will be, joined to ``sock``. ``over`` is called once, at its end."""
+
+    def __init__(
+        self,
+        channel: GatewayChannel,
+        sock: socket.socket,
+        over: Callable[[ChannelRelay], None],
+        audit: ChannelAudit | None = None,
+    ) -> None:
+        self.audit = audit or ConnectionAudit().channel("")
+        self._channel = channel
+        self._sock = sock
+        self._over = over
+        self._lock = threading.Lock()
+        self._begun = False
+        self._input_over = threading.Event()
+        self._sink = SocketSink(sock, self._input_over.set)
+        self._stdin = Stdin(channel)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as sshd: an interactive protocol may be inside
+
+    def run(self) -> None:
+        """Relay until both directions are over, then close the channel. For a thread of its own, once."""
+        if not self._begin():
+            return
+        try:
+            self._relay()
+        finally:
+            self._release()
+
+    def start(self) -> None:
+        """Call :meth:`run` in a thread of its own."""
+        threading.Thread(target=self.run, name="forward", daemon=True).start()
+
+    def end(self) -> None:
+        """End both directions at once; what waits is lost. Any thread, and no matter whether it runs yet."""
+        self._stdin.close()
+        self._input_over.set()
+        shut_down(self._sock, socket.SHUT_RDWR)
+        if self._begin():
+            self._release()
+
+    def _begin(self) -> bool:
+        with self._lock:
+            first, self._begun = not self._begun, True
+        return first
+
+    def _relay(self) -> None:
+        self._stdin.attach(self._sink)
+        try:
+            while data := self._sock.recv(READ_SIZE):
+                self.audit.sent += len(data)
+                self._channel.send_data(data)
+        except OSError:
+            pass  # the far end reset the connection, or the client closed the channel: either way nothing more comes
+        with suppress(OSError):  # the connection is lost
+            self._channel.shutdown_write()
+        self._input_over.wait()
+
+    def _release(self) -> None:
+        self._stdin.close()
+        with suppress(OSError):  # the connection is lost
+            self._channel.close()
+        self._sink.close()
+        self.audit.end()
+        self._over(self)
+
+    # The channel's handler.
+
+    def data_received(self, data: bytes | memoryview) -> None:
+        self.audit.received += len(data)
+        self._stdin.data_received(data)
+
+    def eof_received(self) -> None:
+        self._stdin.eof_received()
+
+    def request(self, kind: str, message: Message) -> bool:
+        return False
+
+    def replied(self) -> None:
+        pass
+
+    def closed(self) -> None:
+        if self._channel.transport.is_active():
+            # The client closed the channel: what it sent before is still delivered, as sshd does it.
+            self._stdin.eof_received()
+            shut_down(self._sock, socket.SHUT_RD)
+        else:
+            self.end()
+
+
+def shut_down(sock: socket.socket, how: int) -> None:
+    """Shut down a direction of a socket, or wake who waits for it; one that is closed already is no failure."""
+    with suppress(OSError):
+        sock.shutdown(how)
+
+
+class Relays:
+    """The relays of one connection: how many there may be, and their common end."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._reserved = 0
+        self._running: set[ChannelRelay] = set()
+        self._closed = False
+
+    def reserve(self) -> bool:
+        """Take a place for a relay to come; False when all are taken, or the connection is over."""
+        with self._lock:
+            if self._closed or self._reserved >= self._limit:
+                return False
+            self._reserved += 1
+            return True
+
+    def release(self) -> None:
+        """Give back a place for which no relay came."""
+        with self._lock:
+            self._reserved -= 1
+
+    def join(self, channel: GatewayChannel, sock: socket.socket, audit: ChannelAudit | None = None) -> ChannelRelay:
+        """Return the relay for a reserved place; it gives the place back at its end, which ``audit`` is told of."""
+        relay = ChannelRelay(channel, sock, self._over, audit)
+        with self._lock:
+            self._running.add(relay)
+            closed = self._closed
+        if closed:
+            relay.end()
+        return relay
+
+    def _over(self, relay: ChannelRelay) -> None:
+        with self._lock:
+            self._running.discard(relay)
+            self._reserved -= 1
+
+    def close(self) -> None:
+        """End all relays; those still to come end at once."""
+        with self._lock:
+            self._closed = True
+            running = list(self._running)
+        for relay in running:
+            relay.end()

@@ -1,0 +1,179 @@
+"""Forwarding (RFC 4254 §7 and OpenSSH's PROTOCOL §2.4): connections into and out of the container.
+
+Owns the channel types and global requests of it, the policy's place in each, and the words of a failure, which are
+sshd's. The sockets come from the broker, the data goes through :mod:`crunch_sshd.forwarding.channel_relay`.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from paramiko.message import Message
+
+from arv_ssh.audit.trail import NotRecorded, text
+from arv_ssh.log import event
+from crunch_sshd.audit.channel_audit import ChannelAudit, ConnectionAudit
+from crunch_sshd.forwarding.agent import CHANNEL_TYPE, Agent
+from crunch_sshd.forwarding.broker import Broker, BrokerError
+from crunch_sshd.forwarding.channel_relay import ChannelRelay, Relays
+from crunch_sshd.forwarding.policy import Policy
+from crunch_sshd.forwarding.remote_forward import RemoteForwards, Reply
+from crunch_sshd.runtimes import Account
+from crunch_sshd.runtimes.host_container import HostContainer
+from crunch_sshd.ssh.transport import (
+    OPEN_CONNECT_FAILED,
+    OPEN_PROHIBITED,
+    OPEN_RESOURCE_SHORTAGE,
+    ChannelOpen,
+    GatewayChannel,
+    GatewayTransport,
+)
+
+logger = logging.getLogger(__name__)
+
+MAX_FORWARDS = 400
+"""Forwarded connections at once on one SSH connection: each takes a descriptor, of which a process has 1,024."""
+MAX_PORT = 65535
+NO_PRIVILEGE = (
+    "this gateway may not enter the container's network namespace; forwarding needs crunch-run to run as root "
+    "on the container's host"
+)
+
+
+class Prohibited(Exception):
+    """The policy does not allow a destination; the text says so."""
+
+
+class Forwarding:
+    """All forwarding of one SSH connection. ``container`` None means that the gateway may not enter it."""
+
+    def __init__(
+        self,
+        transport: GatewayTransport,
+        container: HostContainer | None,
+        account: Account,
+        policy: Policy,
+        audit: ConnectionAudit | None = None,
+    ) -> None:
+        self._audit = audit or ConnectionAudit()
+        self._transport = transport
+        self._policy = policy
+        self._broker = Broker(container, account) if container is not None else None
+        self._relays = Relays(MAX_FORWARDS)
+        self._remote = (
+            RemoteForwards(transport, self._relays, self._broker, self._audit) if self._broker is not None else None
+        )
+        self.openers: dict[str, Callable[[ChannelOpen], None]] = {
+            "direct-tcpip": self._direct_tcpip,
+            "direct-streamlocal@openssh.com": self._direct_streamlocal,
+        }
+        """What answers a wish for a channel, now or later, by the channel's type. Transport thread."""
+
+    # The transport thread calls these.
+
+    def global_request(self, kind: str, message: Message, reply: Reply) -> bool:
+        """Answer a global request, now or later; False when it is not one of forwarding's."""
+        if kind not in RemoteForwards.KINDS:
+            return False
+        refusal = self._refusal(RemoteForwards.KINDS[kind])
+        if refusal or self._remote is None:
+            # The reply has no place for it.
+            event(logger, "forwarding is refused", **self._audit.facts, request=kind, reason=refusal)
+            self._audit.channel(kind).refuse(refusal)
+            reply(False, ())
+        else:
+            self._remote.request(kind, message, reply)
+        return True
+
+    def agent(self) -> Agent | None:
+        """Return the agent's place in a session, to be opened later; None when it is not allowed or not possible."""
+        refusal = self._refusal("agent")
+        if refusal or self._broker is None:
+            event(logger, "forwarding is refused", **self._audit.facts, request=CHANNEL_TYPE, reason=refusal)
+            self._audit.channel(CHANNEL_TYPE).refuse(refusal)
+            return None
+        return Agent(self._transport, self._relays, self._broker, self._audit)
+
+    def close(self) -> None:
+        """End everything; the connection is over. Does not block."""
+        if self._broker is not None:
+            self._broker.close()
+        if self._remote is not None:
+            self._remote.close()
+        self._relays.close()
+
+    def _refusal(self, kind: str) -> str:
+        return self._policy.refusal(kind) or ("" if self._broker is not None else NO_PRIVILEGE)
+
+    # Channels that the client opens.
+
+    def _direct_tcpip(self, wish: ChannelOpen) -> None:
+        host, port = _text(wish.message), wish.message.get_int()
+        self._open(wish, "local", f"{host} port {port}", lambda broker: self._connect(broker, host, port))
+
+    def _direct_streamlocal(self, wish: ChannelOpen) -> None:
+        path = wish.message.get_binary().decode("utf-8", "surrogateescape")
+        self._open(wish, "unix", path, lambda broker: broker.connect_unix(path))
+
+    def _open(self, wish: ChannelOpen, kind: str, name: str, connect: Callable[[Broker], socket.socket]) -> None:
+        refusal = self._refusal(kind)
+        audit = self._audit.channel(wish.kind, target=text(name))
+        if refusal or self._broker is None:
+            audit.refuse(refusal)
+            wish.refuse(OPEN_PROHIBITED, refusal)
+        elif not self._relays.reserve():
+            shortage = f"this connection has {MAX_FORWARDS} forwardings open, its limit"
+            audit.refuse(shortage)
+            wish.refuse(OPEN_RESOURCE_SHORTAGE, shortage)
+        else:
+            work = partial(self._relay, wish, name, partial(connect, self._broker), audit)
+            threading.Thread(target=work, name="forward", daemon=True).start()
+
+    def _connect(self, broker: Broker, host: str, port: int) -> socket.socket:
+        if not 0 < port <= MAX_PORT:
+            raise BrokerError("Servname not supported for ai_socktype")  # what getaddrinfo tells sshd
+        found = [(one.address, one.own) for one in broker.resolve(host)]
+        allowed = self._policy.reachable(host, found, port)
+        if not allowed:
+            raise Prohibited(f"forwarding to {host} port {port} is not allowed by this cluster's configuration")
+        return broker.connect(allowed, port)
+
+    def _relay(
+        self, wish: ChannelOpen, name: str, connect: Callable[[], socket.socket], audit: ChannelAudit
+    ) -> None:
+        """Connect, answer the wish, and be the thread of what comes of it."""
+        try:
+            audit.begin()
+            sock = connect()
+        except (BrokerError, Prohibited, NotRecorded) as error:
+            self._relays.release()
+            audit.reason = str(error)
+            audit.end()
+            if isinstance(error, Prohibited):
+                wish.refuse(OPEN_PROHIBITED, str(error))
+            elif isinstance(error, NotRecorded):
+                wish.refuse(OPEN_RESOURCE_SHORTAGE, str(error))
+            else:
+                wish.refuse(OPEN_CONNECT_FAILED, f"connect to {_printable(name)}: {error}")
+            return
+
+        relays: list[ChannelRelay] = []
+
+        def join(channel: GatewayChannel) -> ChannelRelay:
+            relays.append(self._relays.join(channel, sock, audit))
+            return relays[0]
+
+        wish.accept(join)
+        relays[0].run()
+
+
+def _text(message: Message) -> str:
+    return message.get_binary().decode("utf-8", "replace")
+
+
+def _printable(name: str) -> str:
+    return name.encode("utf-8", "replace").decode()

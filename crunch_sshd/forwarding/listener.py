@@ -1,0 +1,119 @@
+"""A place inside the container whose connections become channels to the client.
+
+Owns accepting them, for remote forwarding and for the agent alike, and the end of it: sockets closed, files removed.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from arv_ssh.audit.trail import NotRecorded, text
+from arv_ssh.log import event
+from crunch_sshd.audit.channel_audit import ChannelAudit, ConnectionAudit
+from crunch_sshd.forwarding.broker import Broker, BrokerError, Listening
+from crunch_sshd.forwarding.channel_relay import ChannelRelay, Relays, shut_down
+from crunch_sshd.ssh.transport import GatewayChannel, GatewayTransport
+
+logger = logging.getLogger(__name__)
+
+SHORTAGE_PAUSE = 1.0
+"""Seconds before accepting again when it failed, e.g. for want of file descriptors; the backlog keeps who waits."""
+
+Fields = Callable[[Any], Sequence[str | int]]
+"""From the address of a connection's peer to the own fields of its channel's type."""
+
+
+class Listener:
+    """Offers the client a channel of the type ``kind`` for each connection to ``listening``."""
+
+    def __init__(
+        self,
+        transport: GatewayTransport,
+        relays: Relays,
+        broker: Broker,
+        listening: Listening,
+        kind: str,
+        fields: Fields,
+        audit: ConnectionAudit,
+    ) -> None:
+        self._audit = audit
+        self._transport = transport
+        self._relays = relays
+        self._broker = broker
+        self._listening = listening
+        self._kind = kind
+        self._fields = fields
+        self._closed = threading.Event()
+
+    @property
+    def listening(self) -> Listening:
+        """The sockets, and where they are."""
+        return self._listening
+
+    def start(self) -> None:
+        """Begin to accept, unless :meth:`close` came first. To be called once, always."""
+        for sock in self._listening.sockets:
+            threading.Thread(target=self._accept, args=(sock,), name="listener", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop accepting and remove the socket's files; connections made so far go on. Blocks for a moment."""
+        self._closed.set()
+        for sock in self._listening.sockets:
+            shut_down(sock, socket.SHUT_RDWR)  # wakes the thread in accept, which closes it
+        if self._listening.path:
+            try:
+                self._broker.remove(self._listening)
+            except BrokerError:
+                logger.debug("the broker has ended, and removed its files itself")
+
+    def _accept(self, sock: socket.socket) -> None:
+        with sock:
+            while not self._closed.is_set():
+                try:
+                    connection, peer = sock.accept()
+                except OSError as error:
+                    if not self._closed.is_set():
+                        self._log("cannot accept a connection", logging.WARNING, error.strerror)
+                        self._closed.wait(SHORTAGE_PAUSE)
+                    continue
+                self._accepted(connection, peer)
+
+    def _accepted(self, connection: socket.socket, peer: Any) -> None:
+        fields = self._fields(peer)
+        audit = self._audit.channel(self._kind, target=text(" ".join(map(str, fields))))
+        if not self._relays.reserve():
+            connection.close()
+            audit.refuse("this connection has as many forwardings open as it may")
+            return
+        try:
+            audit.begin()
+        except NotRecorded as error:
+            self._relays.release()
+            connection.close()
+            audit.refuse(str(error))
+            return
+        self._offer(connection, fields, audit)
+
+    def _offer(self, connection: socket.socket, fields: Sequence[str | int], audit: ChannelAudit) -> None:
+        relays: list[ChannelRelay] = []
+
+        def join(channel: GatewayChannel) -> ChannelRelay:
+            relays.append(self._relays.join(channel, connection, audit))
+            return relays[0]
+
+        def answered(refusal: str) -> None:
+            if refusal:
+                self._log("the client refused a channel", logging.INFO, refusal)
+                audit.reason = f"the client refused it: {refusal}"
+                relays[0].end()
+            else:
+                relays[0].start()
+
+        self._transport.offer_channel(self._kind, fields, join, answered)
+
+    def _log(self, message: str, level: int, error: str | None) -> None:
+        event(logger, message, level=level, **self._audit.facts, type=self._kind, error=error)

@@ -1,0 +1,231 @@
+"""One SSH connection to the gateway: its transport, the login, and the channels that are open.
+
+Owns the algorithms offered and who is let in: exactly the session that the controller proved. Knows nothing of how the
+bytes got here.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import paramiko
+from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL
+from paramiko.message import Message
+
+from arv_ssh.config.session_options import SessionOptions
+from arv_ssh.trust import credentials
+from arv_ssh.trust.host_key import private_pem
+from crunch_sshd.audit.channel_audit import ConnectionAudit
+from crunch_sshd.forwarding.forward import Forwarding
+from crunch_sshd.forwarding.policy import DEFAULT_POLICY, Policy
+from crunch_sshd.runtimes import Account, Runtime
+from crunch_sshd.session.session import Session
+from crunch_sshd.session.watch import SessionWatch
+from crunch_sshd.ssh.buffered_socket import BufferedSocket
+from crunch_sshd.ssh.transport import (
+    OPEN_PROHIBITED,
+    OPEN_RESOURCE_SHORTAGE,
+    OPEN_UNKNOWN_TYPE,
+    ChannelOpen,
+    GatewayChannel,
+    GatewayServer,
+    GatewayTransport,
+)
+
+logger = logging.getLogger(__name__)
+
+SHOW_TIME = 0.25
+"""Seconds for a client to show what a session's stderr got: ssh leaves when it reads SSH_MSG_DISCONNECT, and may
+then leave unwritten what came just before."""
+DISCONNECT_GRACE = 2.0
+"""Seconds in which a client must take the reason why its connection ends."""
+
+DEFAULT_USER = "_"
+"""The SSH user name that stands for the image's default user."""
+
+# ssh-audit marks none of these; each list is in order of preference, fastest first.
+KEX = ("mlkem768x25519-sha256", "curve25519-sha256", "curve25519-sha256@libssh.org")
+CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes256-ctr", "aes128-ctr")
+MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com")
+DROPBEAR_MACS = ("hmac-sha2-256",)
+"""For dropbear's dbclient alone, which has no MAC of those above."""
+
+
+@dataclass(frozen=True)
+class Login:
+    """Who the controller proved: the login name ("" is the default user), the account it is, the session's password.
+
+    ``user_credential`` and ``user_uuid`` are "" where the session was not signed: then no password is right.
+    ``client`` is the address that the controller says the user came from.
+    """
+
+    login_username: str
+    account: Account
+    user_credential: str
+    detach_keys: bytes
+    request_id: str
+    user_uuid: str = ""
+    client: str = ""
+
+
+class Connection(GatewayServer):
+    """The server side of one SSH connection, in a thread of its own until the client goes away."""
+
+    def __init__(
+        self,
+        sock: socket.socket | BufferedSocket,
+        secret: str,
+        login: Login,
+        runtime: Runtime,
+        ended: Callable[[Connection], None],
+        policy: Policy = DEFAULT_POLICY,
+        options: SessionOptions | None = None,
+        container_ended: Callable[[], bool] = lambda: False,
+        audit: ConnectionAudit | None = None,
+    ) -> None:
+        self._audit = audit or ConnectionAudit()
+        self._options = options or SessionOptions()
+        self._container_ended = container_ended
+        self.login = self._login = login
+        self._runtime = runtime
+        self._ended = ended
+        self._lock = threading.Lock()
+        self._sessions: set[Session] = set()
+        self._no_more_sessions = False
+        self._transport = _transport(sock, secret)
+        self._forwarding = Forwarding(self._transport, runtime.host(), login.account, policy, self._audit)
+        self._openers: dict[str, Callable[[ChannelOpen], None]] = {
+            "session": self._open_session,
+            **self._forwarding.openers,
+        }
+
+    def start(self) -> None:
+        """Begin the SSH handshake; returns at once."""
+        self._transport.start_server(event=threading.Event(), server=self)
+
+    def end(self, reason: str) -> None:
+        """Tell the client why, and end the connection and everything its sessions run; returns at once.
+
+        The reason also goes to the stderr of each session: where several share a connection (ControlMaster), or with
+        clients other than ssh, nobody sees what the connection itself is told. A client that takes nothing is not
+        waited for longer than :data:`DISCONNECT_GRACE`.
+        """
+        self._audit.reason = reason
+        with self._lock:
+            sessions = list(self._sessions)
+        threading.Thread(target=self._disconnect, args=(reason, sessions), name="disconnect", daemon=True).start()
+
+    def _disconnect(self, reason: str, sessions: list[Session]) -> None:
+        timer = threading.Timer(DISCONNECT_GRACE, self.close)
+        timer.daemon = True
+        timer.start()
+        for session in sessions:
+            session.tell(reason)
+        if sessions:
+            time.sleep(SHOW_TIME)
+        self._transport.disconnect(reason)
+        timer.cancel()
+
+    def close(self) -> None:
+        """End the connection and everything its sessions run."""
+        self._transport.close()
+
+    @property
+    def authenticated(self) -> bool:
+        """Say whether the client has logged in."""
+        return self._transport.is_authenticated()
+
+    def client_identified(self, version: str) -> None:
+        # Both versions are part of what the host key signs (RFC 4253 §8): nobody on the way can pose as dropbear.
+        if version.startswith("SSH-2.0-dropbear"):
+            self._transport.get_security_options().digests = MACS + DROPBEAR_MACS
+
+    def transport_ended(self) -> None:
+        self._forwarding.close()
+        self._ended(self)
+
+    # Login (RFC 4252). The transport thread calls these.
+
+    def get_allowed_auths(self, username: str) -> str:
+        return "none,password"
+
+    def check_auth_none(self, username: str) -> int:
+        return self._answer(username, True)
+
+    def check_auth_password(self, username: str, password: str) -> int:
+        expected = self._login.user_credential
+        known = bool(expected) and isinstance(password, str) and credentials.matches(password, expected)
+        return self._answer(username, known)
+
+    def _answer(self, username: str, known: bool) -> int:
+        if known and username == (self._login.login_username or DEFAULT_USER):
+            return AUTH_SUCCESSFUL
+        self._audit.refuse(f"the login as {username!r} failed")
+        return AUTH_FAILED
+
+    # Channels (RFC 4254 §5.1).
+
+    def open_channel(self, wish: ChannelOpen) -> None:
+        opener = self._openers.get(wish.kind)
+        if opener is None:
+            self._refuse(wish, OPEN_UNKNOWN_TYPE, f"the channel type {wish.kind} is not supported")
+        else:
+            opener(wish)
+
+    def _open_session(self, wish: ChannelOpen) -> None:
+        if self._no_more_sessions:
+            self._refuse(wish, OPEN_PROHIBITED, "the client itself asked for no more sessions")
+        elif len(self._sessions) >= self._options.max_sessions:
+            limit = self._options.max_sessions
+            self._refuse(wish, OPEN_RESOURCE_SHORTAGE, f"this connection has {limit} sessions open, its limit")
+        else:
+            wish.accept(self._new_session)
+
+    def _refuse(self, wish: ChannelOpen, reason: int, sentence: str) -> None:
+        self._audit.channel(wish.kind).refuse(sentence)
+        wish.refuse(reason, sentence)
+
+    def _new_session(self, channel: GatewayChannel) -> Session:
+        session = Session(
+            channel,
+            self._login.account,
+            self._runtime,
+            self._session_over,
+            self._options,
+            self._login.detach_keys,
+            self._forwarding.agent,
+            self._container_ended,
+            SessionWatch(self._audit.channel("session"), self._audit.recordings),
+        )
+        with self._lock:
+            self._sessions.add(session)
+        return session
+
+    def _session_over(self, session: Session) -> None:
+        with self._lock:
+            self._sessions.discard(session)
+
+    def global_request(self, kind: str, message: Message, reply: Callable[[bool, tuple[int, ...]], None]) -> None:
+        if self._forwarding.global_request(kind, message, reply):
+            return
+        if kind == "no-more-sessions@openssh.com":
+            self._no_more_sessions = True
+        # keepalive@openssh.com wants an answer, and a failure is one (sshd answers it so too).
+        reply(False, ())
+
+
+def _transport(sock: socket.socket | BufferedSocket, secret: str) -> GatewayTransport:
+    transport = GatewayTransport(sock)
+    transport.local_version = "SSH-2.0-arv-ssh"
+    transport.add_server_key(paramiko.Ed25519Key(file_obj=io.StringIO(private_pem(secret))))
+    options = transport.get_security_options()
+    options.kex = [name for name in KEX if name in transport._kex_info]  # an older cryptography has no ML-KEM
+    options.ciphers = CIPHERS
+    options.digests = MACS
+    return transport

@@ -1,0 +1,153 @@
+"""The gateway's front door: ``POST /ssh`` over TLS, the proofs, and what they allow.
+
+Owns who may open an SSH connection here: a controller that knows this container's secret, for the session it signed.
+Knows nothing of SSH itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from arv_ssh.errors import BadGateway, BadRequest, HttpError, NotFound, Unauthorized
+from arv_ssh.net.http_server import Request, Response, Upgrade
+from arv_ssh.trust import credentials, session_claim
+from arv_ssh.trust.host_key import public_line
+from arv_ssh.trust.session_claim import Session
+from crunch_sshd.gateway.connection import Login
+from crunch_sshd.runtimes import Runtime
+from crunch_sshd.session import detach
+
+CLOCK_SKEW = 60
+"""Seconds that the clocks of a controller and a node may differ."""
+
+MAX_ADDRESS = 64
+"""Characters of the user's address; the longest, an IPv6 address with a zone, has fewer."""
+
+Opened = Callable[[asyncio.Transport, bytes, Login], None]
+End = Callable[[Session, str], int]
+"""Ends a session's connections, with the reason that the client shows; returns how many there were."""
+Refused = Callable[[Request, HttpError], None]
+LONGEST_REASON = 400
+"""Characters of a reason that OpenSSH shows."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a gateway proves itself with: its container, that container's secret, its certificate, its address."""
+
+    container_uuid: str
+    secret: str
+    certificate: bytes
+    address: str
+
+
+class Front:
+    """The handler of a gateway's HTTP requests.
+
+    ``opened`` takes over the connection of each proven session, and ``end`` ends it before its time; ``refused`` is
+    told of every request that comes to nothing.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        runtime: Runtime,
+        *,
+        accept_unsigned: bool,
+        opened: Opened,
+        end: End,
+        refused: Refused = lambda request, error: None,
+    ) -> None:
+        self._refused = refused
+        self._identity = identity
+        self._runtime = runtime
+        self._accept_unsigned = accept_unsigned
+        self._opened = opened
+        self._end = end
+
+    def moved(self, address: str) -> None:
+        """Take ``address`` for the gateway's from here on: sessions must be signed for it. Event loop."""
+        self._identity = replace(self._identity, address=address)
+
+    async def handle(self, request: Request) -> Response | Upgrade:
+        """Answer one request: 101 for a proven session, else the error that says what is wrong."""
+        try:
+            return await self._handle(request)
+        except HttpError as error:
+            self._refused(request, error)
+            raise
+
+    async def _handle(self, request: Request) -> Response | Upgrade:
+        if request.path == "/end" and request.method == "POST":
+            return self._end_session(request)
+        if request.path != "/ssh":
+            raise NotFound(f"this is the gateway of a container; it has nothing at {request.path}")
+        if request.method != "POST" or request.headers.get("upgrade", "").lower() != "ssh":
+            raise BadRequest("the gateway takes POST /ssh with the header Upgrade: ssh")
+        proof = self._check_request(request)
+        form = request.form()
+        session = self._session(request, proof)
+        login_username = session.login_username if session else form.get("login_username", "")
+        account = await asyncio.to_thread(self._runtime.account, login_username)
+        secret = self._identity.secret
+        login = Login(
+            login_username=login_username,
+            account=account,
+            user_credential=credentials.user_credential(secret, session_claim.encode(session)) if session else "",
+            detach_keys=detach.parse(form.get("detach_keys", "")),
+            request_id=session.request_id if session else request.request_id,
+            user_uuid=session.user_uuid if session else "",
+            client=request.headers.get("x-forwarded-for", "")[:MAX_ADDRESS],
+        )
+        headers = [
+            ("X-Arvados-Authorization-Response", credentials.respond_auth(secret, proof)),
+            ("X-Arvados-Ssh-Host-Key", public_line(secret)),
+        ]
+        return Upgrade("ssh", headers, lambda transport, early: self._opened(transport, early, login))
+
+    def _end_session(self, request: Request) -> Response:
+        """End the open session that the signed one in the request names: same user, same request id."""
+        proof = self._check_request(request)
+        session = self._session(request, proof)
+        if session is None:
+            raise Unauthorized("only a controller that signs sessions can end one")
+        reason = "".join(char if " " <= char <= "~" else "?" for char in request.form().get("reason", ""))
+        if not self._end(session, reason[:LONGEST_REASON]):
+            raise NotFound(f"the user {session.user_uuid} has no session {session.request_id} open here")
+        answer = ("X-Arvados-Authorization-Response", credentials.respond_auth(self._identity.secret, proof))
+        return Response(200, b"{}\n", headers=[answer])
+
+    def _check_request(self, request: Request) -> str:
+        """Return the controller's proof, checked."""
+        target = request.headers.get("x-arvados-container-gateway-uuid", "")
+        if target != self._identity.container_uuid:
+            raise BadGateway(f"misdirected request: this is the gateway of {self._identity.container_uuid}")
+        proof = request.headers.get("x-arvados-authorization", "")
+        if not credentials.matches(
+            proof, credentials.request_auth(self._identity.secret, self._identity.certificate)
+        ):
+            raise Unauthorized("the proof in X-Arvados-Authorization is wrong")
+        return proof
+
+    def _session(self, request: Request, proof: str) -> Session | None:
+        """Return the signed session, checked; None where the gateway accepts a controller that signs none."""
+        text = request.headers.get("x-arvados-session")
+        if text is None:
+            if self._accept_unsigned:
+                return None
+            raise Unauthorized("the request has no X-Arvados-Session, and this gateway demands one")
+        signature = request.headers.get("x-arvados-session-authorization", "")
+        identity = self._identity
+        if not credentials.matches(
+            signature, credentials.session_auth(identity.secret, proof, identity.address, text)
+        ):
+            raise Unauthorized("the proof in X-Arvados-Session-Authorization is wrong")
+        session = session_claim.decode(text)
+        if session.container_uuid != identity.container_uuid:
+            raise BadGateway(f"the session is for {session.container_uuid}, not for {identity.container_uuid}")
+        if session.exp < time.time() - CLOCK_SKEW:
+            raise Unauthorized("the session has expired; check the clocks of the controller and this node")
+        return session

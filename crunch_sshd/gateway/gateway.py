@@ -1,0 +1,333 @@
+"""The gateway of one container: its listening socket, its event loop's thread, its open connections.
+
+Owns the hand-over of a proven session's connection from the front's event loop to an SSH connection in a thread of its
+own: the TCP socket with its TLS, or, for a stream of a tunnel, whose bytes go on through the loop, a socketpair's end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import uvloop
+
+from arv_ssh.audit.options import Auditing
+from arv_ssh.audit.trail import Trail
+from arv_ssh.config.session_options import SessionOptions
+from arv_ssh.errors import HttpError
+from arv_ssh.log import event
+from arv_ssh.net import dead_peers
+from arv_ssh.net.dead_peers import DeadPeerWatch
+from arv_ssh.net.http_server import HttpConnection, Request
+from arv_ssh.net.listen import bind
+from arv_ssh.net.relay import Relay
+from arv_ssh.net.tls_transport import TlsLayer
+from arv_ssh.trust.session_claim import Session
+from crunch_sshd.audit.channel_audit import GatewayAudit
+from crunch_sshd.audit.recording import Recordings
+from crunch_sshd.forwarding.policy import DEFAULT_POLICY, Policy
+from crunch_sshd.gateway import certificate
+from crunch_sshd.gateway.connection import DISCONNECT_GRACE, Connection, Login
+from crunch_sshd.gateway.endpoint import Front, Identity
+from crunch_sshd.gateway.tunnel import Tunnel, Uplink
+from crunch_sshd.runtimes import Runtime
+from crunch_sshd.ssh import memory
+from crunch_sshd.ssh.tls_socket import TlsSocket
+
+logger = logging.getLogger(__name__)
+
+LOGIN_GRACE = 30.0
+"""Seconds for the SSH handshake and login after the 101; the controller's proof is no reason to wait longer."""
+TIDY_AFTER = 1.0
+"""Seconds without a connection after which memory is given back."""
+TOLD_GRACE = 5.0
+"""Seconds in which whoever runs the container says how it ended, once its processes are gone."""
+FIRST_TUNNEL = 10.0
+"""Seconds to wait for a tunnel before the container is announced without the gateway's address, which then follows."""
+GOODBYE = 2.0
+"""Seconds for clients to take what they have been sent when the gateway stops."""
+SOCKET_BUFFER = 1024 * 1024
+"""Bytes of kernel buffer on each end of the socketpair: it decouples the event loop from the SSH thread."""
+
+
+class Gateway:
+    """Serves SSH sessions into one container until :meth:`stop`.
+
+    ``port`` 0 takes a free one. ``advertise`` is the host to record where it differs from the one bound (0.0.0.0).
+    With ``uplink`` there is no listening socket: controllers come through a tunnel, and ``moved`` is called, in the
+    event loop, with the address to record whenever one stands.
+    """
+
+    def __init__(
+        self,
+        *,
+        container_uuid: str,
+        secret: str,
+        runtime: Runtime,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        advertise: str | None = None,
+        accept_unsigned_sessions: bool = False,
+        policy: Policy = DEFAULT_POLICY,
+        options: SessionOptions | None = None,
+        auditing: Auditing = Auditing(),  # noqa: B008 - frozen
+        uplink: Uplink | None = None,
+        moved: Callable[[str], Any] | None = None,
+    ) -> None:
+        self._container_uuid = container_uuid
+        self._secret = secret
+        self._runtime = runtime
+        self._listen_on = (host, port)
+        self._advertise = advertise or host
+        self._accept_unsigned = accept_unsigned_sessions
+        self._policy = policy
+        self._options = options or SessionOptions()
+        self._audit = GatewayAudit(
+            Trail(auditing.audit, auditing.audit_directory, f"gateway-{container_uuid}"),
+            Recordings(None if auditing.recording == "off" else auditing.recording_directory),
+        )
+        self._uplink = uplink
+        self._tell_moved = moved
+        self._tunnel: Tunnel | None = None
+        self._tunnel_stood = threading.Event()
+        self._address = ""
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)
+        self._connections: set[Connection] = set()
+        self._relays: set[Relay] = set()  # the event loop's own, as the next
+        self._ending = False
+        self._stopping = False  # the event loop's own
+        self._tidying: asyncio.TimerHandle | None = None
+        self._lock = threading.Condition()
+        self._told = threading.Event()
+        self._server: asyncio.AbstractServer | None = None
+
+    def start(self) -> str:
+        """Begin to serve; return the address to record: "host:port", or "tunnel URL" ("" while no tunnel stands).
+
+        Raises :class:`ConfigError` when it cannot bind.
+        """
+        listener = None if self._uplink else bind(*self._listen_on)
+        if listener is not None:
+            host = f"[{self._advertise}]" if ":" in self._advertise else self._advertise
+            self._address = f"{host}:{listener.getsockname()[1]}"
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._serve(listener), self._loop).result()
+        if listener is None:
+            self._tunnel_stood.wait(FIRST_TUNNEL)
+        address = self._address
+        event(logger, "gateway is listening", container_uuid=self._container_uuid, gateway_address=address)
+        return address
+
+    async def _serve(self, listener: socket.socket | None) -> None:
+        context, der = certificate.fresh()
+        identity = Identity(self._container_uuid, self._secret, der, self._address)
+        front = Front(
+            identity,
+            self._runtime,
+            accept_unsigned=self._accept_unsigned,
+            opened=self._opened,
+            end=self._end_session,
+            refused=self._refused,
+        )
+
+        def accept() -> TlsLayer:
+            return TlsLayer(context, HttpConnection(front.handle), server_side=True)
+
+        def moved(address: str) -> None:
+            front.moved(address)
+            self._address = address
+            self._tunnel_stood.set()
+            if self._tell_moved is not None:
+                self._tell_moved(address)
+
+        if listener is not None:
+            self._server = await self._loop.create_server(accept, sock=listener)
+        elif self._uplink is not None:
+            self._tunnel = Tunnel(self._uplink, self._container_uuid, self._secret, accept, moved)
+            self._tunnel.start()
+
+    def _refused(self, request: Request, error: HttpError) -> None:
+        """Record a request that came to nothing; who sent it is known by the address alone. Event loop."""
+        facts = {"container_uuid": self._container_uuid, "request_id": request.request_id, "peer": request.peer}
+        self._audit.connection(**facts, status=error.status).refuse(str(error))
+
+    def _opened(self, transport: asyncio.Transport, early: bytes, login: Login) -> None:
+        """Give a proven session's connection to an SSH server of its own. Event loop."""
+        if isinstance(transport, TlsLayer) and transport.get_extra_info("socket") is not None:
+            self._loop.create_task(self._hand_over(transport, early, login))
+        else:
+            self._relay(transport, early, login)
+
+    async def _hand_over(self, transport: TlsLayer, early: bytes, login: Login) -> None:
+        """Have the SSH connection's thread read and write the TCP socket itself, and end TLS."""
+        try:
+            sock = TlsSocket(*await transport.detach(), early)
+        except OSError as error:
+            event(logger, "session not opened", **self._fields(login), error=f"the controller has left: {error}")
+            return
+        watch = DeadPeerWatch(sock, lambda: sock.cut(TimeoutError(dead_peers.SILENCE)))
+
+        def closed() -> None:
+            self._loop.call_soon_threadsafe(watch.close)
+            self._log_closed(login, sock.failure)
+
+        self._start(sock, login, closed)
+
+    def _relay(self, transport: asyncio.Transport, early: bytes, login: Login) -> None:
+        """Join a stream that cannot leave the event loop to a socketpair, whose other end is the SSH connection's."""
+        outside, inside = socket.socketpair()
+        for end in (outside, inside):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+
+        def done(relay: Relay, error: Exception | None) -> None:
+            self._relays.discard(relay)
+            if self._stopping and not self._relays:
+                self._leave()
+            self._log_closed(login, error)
+
+        relay = Relay(transport, early_a=early, done=done)
+        self._relays.add(relay)
+        self._start(inside, login, lambda: None)
+        self._loop.create_task(self._join(relay, outside))
+
+    def _fields(self, login: Login) -> dict[str, Any]:
+        return {
+            "container_uuid": self._container_uuid,
+            "request_id": login.request_id,
+            "user_uuid": login.user_uuid,
+            "login_username": login.login_username,
+        }
+
+    def _log_closed(self, login: Login, error: Exception | None) -> None:
+        event(logger, "session closed", **self._fields(login), error=str(error) if error else None)
+
+    def _start(self, sock: socket.socket | TlsSocket, login: Login, closed: Callable[[], None]) -> None:
+        """Start an SSH connection; ``closed`` is called on its thread, at its end. Event loop."""
+
+        def ended(connection: Connection) -> None:
+            closed()
+            self._ended(connection)
+
+        connection = Connection(
+            sock,
+            self._secret,
+            login,
+            self._runtime,
+            ended,
+            self._policy,
+            self._options,
+            self._container_ended,
+            self._audit.connection(**self._fields(login), client=login.client),
+        )
+        with self._lock:
+            if self._ending:
+                sock.close()
+                return
+            self._connections.add(connection)
+        connection.start()
+        event(logger, "session opened", **self._fields(login))
+        self._loop.call_later(LOGIN_GRACE, _check_login, weakref.ref(connection))
+
+    async def _join(self, relay: Relay, outside: socket.socket) -> None:
+        await self._loop.create_connection(lambda: relay.b, sock=outside)
+        # The transport owns the descriptor now. Where the client left meanwhile, it is closed already, and uvloop 0.23
+        # would have left the socket to close that number a second time, whosever it is by then.
+        outside.detach()
+
+    def _ended(self, connection: Connection) -> None:
+        self._loop.call_soon_threadsafe(self._tidy_later)  # first: the loop ends once there are no connections
+        with self._lock:
+            self._connections.discard(connection)
+            self._lock.notify_all()
+
+    def _tidy_later(self) -> None:
+        """Give memory back once there has been no connection for a moment. Event loop."""
+        if self._tidying is not None:
+            self._tidying.cancel()
+        self._tidying = self._loop.call_later(TIDY_AFTER, self._tidy)
+
+    def _tidy(self) -> None:
+        if not self._connections:
+            memory.give_back()
+
+    def _end_session(self, session: Session, reason: str) -> int:
+        """End the connections of a session; return how many. Event loop."""
+        with self._lock:
+            found = [
+                one for one in self._connections
+                if (one.login.user_uuid, one.login.request_id) == (session.user_uuid, session.request_id)
+            ]  # fmt: skip
+        for connection in found:
+            connection.end(reason)
+        event(logger, "session ended by a controller", container_uuid=self._container_uuid,
+              request_id=session.request_id, reason=reason, connections=len(found))  # fmt: skip
+        return len(found)
+
+    def _container_ended(self) -> bool:
+        """Say whether the container's end is why a session's program was killed; then its connection is told so.
+
+        Whoever runs the container knows how it ended, and says so with :meth:`stop`; else the bare fact is told.
+        """
+        if not self._runtime.has_ended():
+            return False
+        if not self._told.wait(TOLD_GRACE):
+            self._tell(f"container {self._container_uuid} has ended")
+        return True
+
+    def _tell(self, reason: str) -> None:
+        """Have every connection end, its client told why."""
+        with self._lock:
+            connections = list(self._connections)
+        for connection in connections:
+            connection.end(reason)
+        self._told.set()
+
+    def stop(self, reason: str = "") -> None:
+        """Stop serving and end every session, with what it runs; clients show ``reason``. May be called twice."""
+        if not self._thread.is_alive():
+            return
+        with self._lock:
+            self._ending = True
+        self._tell(reason or f"the gateway of container {self._container_uuid} is stopping")
+        with self._lock:
+            self._lock.wait_for(lambda: not self._connections, DISCONNECT_GRACE)
+            connections = list(self._connections)
+        for connection in connections:
+            connection.close()
+        with self._lock:
+            self._lock.wait_for(lambda: not self._connections, DISCONNECT_GRACE)  # their threads still use the loop
+        self._loop.call_soon_threadsafe(self._stop)
+        self._thread.join()
+        self._loop.close()
+        self._audit.close()
+
+    def _stop(self) -> None:
+        """Close what is open, so that clients see an end and not a cut, then stop the loop."""
+        if self._server is not None:
+            self._server.close()
+        self._stopping = True
+        if not self._relays:
+            self._leave()
+        for relay in list(self._relays):
+            relay.close()
+        self._loop.call_later(GOODBYE, self._loop.stop)
+
+    def _leave(self) -> None:
+        """Stop the loop, once it has let go of the relays' sockets and the tunnel has sent what it was given."""
+        if self._tunnel is None:
+            self._loop.call_soon(self._loop.stop)
+        else:
+            self._tunnel.close(lambda: self._loop.call_soon(self._loop.stop))
+
+
+def _check_login(connection: weakref.ref[Connection]) -> None:
+    """Close a connection that has not logged in; one that has ended meanwhile is not kept for this."""
+    found = connection()
+    if found is not None and not found.authenticated:
+        found.close()

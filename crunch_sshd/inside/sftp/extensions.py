@@ -1,0 +1,141 @@
+"""The extensions of OpenSSH (its file PROTOCOL, section 4) that today's clients use."""
+
+from __future__ import annotations
+
+import os
+from struct import Struct
+
+from crunch_sshd.inside.sftp import paths, wire
+from crunch_sshd.inside.sftp.attributes import Attributes
+from crunch_sshd.inside.sftp.errors import Refused
+from crunch_sshd.inside.sftp.wire import Fields
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from crunch_sshd.inside.sftp.operations import Operations
+
+COPY_SIZE = 1024 * 1024
+"""Bytes that copy-data moves at once."""
+FILE_SIZE_LIMIT = 1 << 63
+"""Bytes that no file has."""
+ST_RDONLY, ST_NOSUID = 1, 2
+_IDS = Struct(">I")
+
+
+def posix_rename(session: Operations, request_id: int, fields: Fields) -> None:
+    """Rename, onto whatever exists."""
+    old, new = fields.string(), fields.string()
+    os.rename(old, new)
+    session.done(request_id)
+
+
+def statvfs(session: Operations, request_id: int, fields: Fields) -> None:
+    """Tell of the file system that has a path."""
+    session.answers.extended(request_id, _file_system(os.statvfs(fields.string())))
+
+
+def fstatvfs(session: Operations, request_id: int, fields: Fields) -> None:
+    """Tell of the file system that has an open file."""
+    file = session.handles.file(fields.string())
+    session.answers.extended(request_id, _file_system(os.fstatvfs(file.descriptor)))
+
+
+def _file_system(facts: os.statvfs_result) -> bytes:
+    flags = facts.f_flag & (ST_RDONLY | ST_NOSUID)  # the protocol's bits are the same
+    values = (
+        facts.f_bsize, facts.f_frsize, facts.f_blocks, facts.f_bfree, facts.f_bavail, facts.f_files, facts.f_ffree,
+        facts.f_favail, facts.f_fsid, flags, facts.f_namemax,
+    )  # fmt: skip
+    return b"".join(map(wire.long_number, values))
+
+
+def hardlink(session: Operations, request_id: int, fields: Fields) -> None:
+    """Make another name for a file."""
+    old, new = fields.string(), fields.string()
+    os.link(old, new)
+    session.done(request_id)
+
+
+def fsync(session: Operations, request_id: int, fields: Fields) -> None:
+    """Wait until an open file is on the disk."""
+    os.fsync(session.handles.file(fields.string(), wire.NO_SUCH_FILE).descriptor)
+    session.done(request_id)
+
+
+def lsetstat(session: Operations, request_id: int, fields: Fields) -> None:
+    """Set attributes of a symbolic link itself."""
+    path, wanted = fields.string(), Attributes(fields)
+    if wanted.size is not None:
+        raise Refused(wire.BAD_MESSAGE, "A symbolic link has no size to set")
+    wanted.apply(path, follow=False)
+    session.done(request_id)
+
+
+def limits(session: Operations, request_id: int, fields: Fields) -> None:
+    """Tell how much one packet may carry, so that the client uses large ones."""
+    values = (wire.MAX_PACKET, wire.MAX_DATA, wire.MAX_DATA, session.handles.limit)
+    session.answers.extended(request_id, b"".join(map(wire.long_number, values)))
+
+
+def expand_path(session: Operations, request_id: int, fields: Fields) -> None:
+    """Answer as REALPATH for a path that may begin with ``~``."""
+    session.path(request_id, paths.real_path(paths.expand_home(fields.string(), session.home)))
+
+
+def home_directory(session: Operations, request_id: int, fields: Fields) -> None:
+    """Tell a user's home directory, of the session's own user for an empty name."""
+    session.path(request_id, paths.real_path(paths.expand_home(b"~" + fields.string(), session.home)))
+
+
+def copy_data(session: Operations, request_id: int, fields: Fields) -> None:
+    """Copy from one open file to another without sending the data; length 0 is all up to the end."""
+    source, offset, length = session.handles.file(fields.string()), fields.u64(), fields.u64()
+    target, target_offset = session.handles.file(fields.string()), fields.u64()
+    if source is target or source.path == target.path:
+        raise Refused(wire.FAILURE, "A file cannot be copied onto itself")
+    end = offset + (length or FILE_SIZE_LIMIT)
+    while data := os.pread(source.descriptor, min(end - offset, COPY_SIZE), offset):
+        write_all(target.descriptor, data, target_offset)
+        offset += len(data)
+        target_offset += len(data)
+    session.done(request_id)  # as OpenSSH, also when the file ended before ``length`` did
+
+
+def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of ``data``, of which the kernel may take a part at a time; the rest then fails with the reason."""
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data = data[written:]
+        offset += written
+
+
+def users_groups_by_id(session: Operations, request_id: int, fields: Fields) -> None:
+    """Tell the names of users and groups in the container; an unknown id has an empty one."""
+    lists = (("/etc/passwd", fields.view()), ("/etc/group", fields.view()))
+    session.answers.extended(request_id, b"".join(wire.text(_names(database, ids)) for database, ids in lists))
+
+
+def _names(database: str, ids: memoryview) -> bytes:
+    if len(ids) % _IDS.size:
+        raise wire.Malformed("a list of ids ends within one")
+    known = paths.names(database)
+    return b"".join(wire.text(known.get(b"%d" % number, b"")) for (number,) in _IDS.iter_unpack(ids))
+
+
+TABLE: dict[bytes, Callable[[Operations, int, Fields], None]] = {
+    b"posix-rename@openssh.com": posix_rename,
+    b"statvfs@openssh.com": statvfs,
+    b"fstatvfs@openssh.com": fstatvfs,
+    b"hardlink@openssh.com": hardlink,
+    b"fsync@openssh.com": fsync,
+    b"lsetstat@openssh.com": lsetstat,
+    b"limits@openssh.com": limits,
+    b"expand-path@openssh.com": expand_path,
+    b"copy-data": copy_data,
+    b"home-directory": home_directory,
+    b"users-groups-by-id@openssh.com": users_groups_by_id,
+}
+ADVERTISED = [(name, b"2" if b"statvfs" in name else b"1") for name in TABLE]
+"""The extensions with their versions, as OpenSSH gives them."""

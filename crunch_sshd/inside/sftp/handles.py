@@ -1,0 +1,96 @@
+"""The files and directories that a client has open, by the handles that it knows them by."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from crunch_sshd.inside.sftp import paths, wire
+from crunch_sshd.inside.sftp.errors import Refused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class File:
+    """An open file: its descriptor, and the path it was opened by."""
+
+    def __init__(self, descriptor: int, path: bytes) -> None:
+        self.descriptor = descriptor
+        self.path = path
+
+    def close(self) -> None:
+        """Close it. Raises OSError when the last data could not be written (some file systems say so only now)."""
+        os.close(self.descriptor)
+
+
+class Directory:
+    """A directory that is being listed: its path, the names not told yet (``.`` and ``..`` first), and its owners'."""
+
+    def __init__(self, path: bytes) -> None:
+        self.path = path
+        self._entries = os.scandir(path)
+        self._names = self._all_names()
+        self._users = paths.names("/etc/passwd")
+        self._groups = paths.names("/etc/group")
+
+    def _all_names(self) -> Iterator[bytes]:
+        yield from (b".", b"..")
+        for found in self._entries:
+            yield found.name
+
+    def owners(self, facts: os.stat_result) -> tuple[bytes, bytes]:
+        """Return the names of a file's user and group, or their numbers where they have none."""
+        user, group = b"%d" % facts.st_uid, b"%d" % facts.st_gid
+        return self._users.get(user, user), self._groups.get(group, group)
+
+    def next_name(self) -> bytes | None:
+        """Return the next name; None after the last."""
+        return next(self._names, None)
+
+    def close(self) -> None:
+        """Close it."""
+        self._entries.close()
+
+
+class Handles:
+    """What is open, at most ``limit`` of it. A handle is never used a second time for something else."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._open: dict[bytes, File | Directory] = {}
+        self._last = 0
+
+    def check_room(self) -> None:
+        """Raise OSError when as many are open as may be."""
+        if len(self._open) >= self.limit:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    def add(self, opened: File | Directory) -> bytes:
+        """Return a handle for ``opened``."""
+        self._last = (self._last + 1) & 0xFFFFFFFF
+        handle = wire.number(self._last)
+        self._open[handle] = opened
+        return handle
+
+    def file(self, handle: bytes, code: int = wire.FAILURE) -> File:
+        """Return the open file; raise :class:`Refused` with ``code`` where ``handle`` is none."""
+        found = self._open.get(handle)
+        if not isinstance(found, File):
+            raise Refused(code, "The handle is not an open file")
+        return found
+
+    def directory(self, handle: bytes) -> Directory:
+        """Return the open directory; raise :class:`Refused` where ``handle`` is none."""
+        found = self._open.get(handle)
+        if not isinstance(found, Directory):
+            raise Refused(wire.FAILURE, "The handle is not an open directory")
+        return found
+
+    def close(self, handle: bytes) -> None:
+        """Close what ``handle`` names."""
+        found = self._open.pop(handle, None)
+        if found is None:
+            raise Refused(wire.NO_SUCH_FILE, "The handle is not open")
+        found.close()

@@ -1,0 +1,37 @@
+"""The loop of an SFTP session: requests from one descriptor, answers to another.
+
+While the client does not read its answers, no more requests are taken: what waits is in two buffers of fixed size and
+the pipes.
+"""
+
+from __future__ import annotations
+
+import os
+
+from crunch_sshd.inside.sftp.operations import Operations
+from crunch_sshd.inside.sftp.wire import Answers, Packets
+
+
+def serve(stdin: int, stdout: int, home: bytes, limit: int) -> None:
+    """Answer requests until end of file; raises :class:`wire.Malformed`, and BrokenPipeError when nobody takes answers.
+
+    Answers to what came in one read leave in one write, in the order of the requests.
+    """
+    packets, answers = Packets(), Answers()
+    operations = Operations(answers, home, limit)
+    while size := os.readv(stdin, [packets.space()]):
+        packets.received(size)
+        try:
+            for packet in packets:
+                if answers.full:
+                    _send(stdout, answers)
+                operations.handle(packet)
+        finally:
+            _send(stdout, answers)
+
+
+def _send(stdout: int, answers: Answers) -> None:
+    rest = answers.waiting()
+    while rest:
+        rest = rest[os.write(stdout, rest) :]
+    answers.sent()

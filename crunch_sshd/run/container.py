@@ -1,0 +1,160 @@
+"""One Docker container of one Arvados container: create, start, copy its output, wait, stop, remove.
+
+Owns the Docker name and label by which a leftover is found again. Knows nothing of the API, of the gateway, or of why a
+container is stopped. Every method blocks and raises :class:`arv_ssh.errors.ArvSshError`.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import tarfile
+import time
+from collections.abc import Iterable
+from typing import Any, BinaryIO
+
+from arv_ssh import log
+from arv_ssh.errors import ArvSshError, NotFound, Unprocessable
+from crunch_sshd.run.container_options import ContainerOptions
+from crunch_sshd.run.container_output import ContainerOutput
+from crunch_sshd.runtimes.docker_engine import DockerClient, engine_errors, open_stream
+
+logger = logging.getLogger(__name__)
+
+LABEL = "arv-ssh.container-uuid"
+"""On every Docker container made here; only what carries it is ever removed."""
+
+STOP_GRACE = 2
+"""Seconds between SIGTERM and SIGKILL, as between the signals that end a session."""
+
+DRAIN_TIMEOUT = 10.0
+"""Seconds for the last output to be written after the container has ended."""
+
+
+class Container:
+    """A Docker container named after its Arvados UUID."""
+
+    def __init__(self, client: DockerClient, uuid: str, docker_id: str) -> None:
+        self._client = client
+        self._uuid = uuid
+        self._output: ContainerOutput | None = None
+        self.docker_id = docker_id
+
+    @classmethod
+    def create(cls, client: DockerClient, uuid: str, options: ContainerOptions) -> Container:
+        """Create the container, not started; a leftover of an earlier attempt is removed first."""
+        clean_up(client, uuid)
+        try:
+            with engine_errors(f"cannot create container {uuid} from image {options.image}"):
+                created = client.api.create_container(
+                    options.image,
+                    list(options.command) or None,
+                    name=uuid,
+                    hostname=uuid,
+                    labels={LABEL: uuid},
+                    environment=dict(options.environment),
+                    working_dir=options.directory,
+                    user=options.user or None,
+                    host_config=_host_config(options),
+                )
+        except NotFound as error:
+            raise Unprocessable(
+                f"the image {options.image} of container {uuid} does not exist on this machine's Docker engine; "
+                "pull or build it there, then submit the container request again"
+            ) from error
+        container = cls(client, uuid, created["Id"])
+        try:
+            container._open_scratch(options.scratch)
+        except ArvSshError:
+            container.remove()
+            raise
+        return container
+
+    def _open_scratch(self, targets: Iterable[str]) -> None:
+        """Make the tmp mounts writable for every user: a fresh volume belongs to root."""
+        for target in targets:
+            with engine_errors(f"cannot prepare the tmp mount {target} of container {self._uuid}"):
+                self._client.api.put_archive(self.docker_id, "/", _sticky_directory(target))
+
+    def start(self, stdout: BinaryIO, stderr: BinaryIO) -> None:
+        """Start the container and copy its output to the two files from a thread of its own, from the first byte on."""
+        with engine_errors(f"cannot start container {self._uuid}"):
+            path = f"/containers/{self.docker_id}/attach?stream=1&stdout=1&stderr=1"
+            self._output = ContainerOutput(*open_stream(self._client, path, {}), stdout, stderr)
+            self._client.api.start(self.docker_id)
+
+    def wait(self) -> int:
+        """Block until the container has ended and its output is written; return its exit status."""
+        with engine_errors(f"lost container {self._uuid} while it ran"):
+            status = int(self._client.api.wait(self.docker_id, timeout=None)["StatusCode"])
+        if self._output and not self._output.finish(DRAIN_TIMEOUT):
+            log.event(logger, "the last output is not written yet", level=logging.WARNING, container_uuid=self._uuid)
+        return status
+
+    def is_running(self) -> bool:
+        """Say whether the container runs; one that is gone does not."""
+        try:
+            with engine_errors(f"cannot look at container {self._uuid}"):
+                return bool(self._client.api.inspect_container(self.docker_id)["State"]["Running"])
+        except NotFound:
+            return False
+
+    def stop(self) -> None:
+        """End the container's processes: SIGTERM, then SIGKILL after the grace; nothing when it has ended."""
+        try:
+            with engine_errors(f"cannot stop container {self._uuid}"):
+                self._client.api.stop(self.docker_id, timeout=STOP_GRACE)
+        except NotFound:
+            log.event(logger, "the Docker container is gone already", container_uuid=self._uuid)
+
+    def remove(self) -> None:
+        """Remove the container and its tmp mounts, killing what runs; nothing when it is gone."""
+        _remove(self._client, self.docker_id, self._uuid)
+        if self._output:
+            self._output.close()
+
+
+def clean_up(client: DockerClient, uuid: str) -> bool:
+    """Remove what an earlier crunch-run left of container ``uuid``; say whether there was something."""
+    try:
+        with engine_errors(f"cannot look for leftovers of container {uuid}"):
+            found = client.api.inspect_container(uuid)
+    except NotFound:
+        return False
+    if (found["Config"].get("Labels") or {}).get(LABEL) != uuid:
+        raise ArvSshError(f"a Docker container named {uuid} exists that crunch-run did not make; rename or remove it")
+    _remove(client, found["Id"], uuid)
+    return True
+
+
+def _remove(client: DockerClient, docker_id: str, uuid: str) -> None:
+    try:
+        with engine_errors(f"cannot remove container {uuid}"):
+            client.api.remove_container(docker_id, force=True, v=True)
+    except NotFound:
+        log.event(logger, "the Docker container is gone already", container_uuid=uuid)
+
+
+def _host_config(options: ContainerOptions) -> dict[str, Any]:
+    """Return the Docker API's HostConfig. A volume without a name is removed together with its container."""
+    mounts: list[dict[str, Any]] = [{"Type": "volume", "Target": target} for target in options.scratch]
+    mounts += [
+        {"Type": "bind", "Source": bind.source, "Target": bind.target, "ReadOnly": not bind.writable}
+        for bind in options.binds
+    ]
+    return {
+        "Mounts": mounts,
+        "Memory": options.memory,
+        "NanoCpus": int(options.cpus * 1_000_000_000),
+        # The output is read by attaching; the engine needs to keep no second copy.
+        "LogConfig": {"Type": "none"},
+    }
+
+
+def _sticky_directory(path: str) -> bytes:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        entry = tarfile.TarInfo(path.strip("/"))
+        entry.type, entry.mode, entry.mtime = tarfile.DIRTYPE, 0o1777, int(time.time())
+        tar.addfile(entry)
+    return archive.getvalue()

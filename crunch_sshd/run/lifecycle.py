@@ -1,0 +1,216 @@
+"""The life of one container: Locked record, Docker container, gateway, Running, exit status, Complete or Cancelled.
+
+Owns the order of these steps and what happens when one of them fails: nothing of the container is left behind, and the
+record says why. Knows nothing of the command line and of how the steps are done.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from arv_ssh import log
+from arv_ssh.audit.options import Auditing
+from arv_ssh.config.session_options import SessionOptions
+from arv_ssh.errors import ArvSshError, HttpError, Unprocessable
+from crunch_sshd.forwarding.policy import DEFAULT_POLICY, Policy
+from crunch_sshd.gateway.gateway import Gateway
+from crunch_sshd.gateway.tunnel import Uplink
+from crunch_sshd.run import container_options
+from crunch_sshd.run.address_record import AddressRecord
+from crunch_sshd.run.container import Container
+from crunch_sshd.run.container_record import PATIENCE, ContainerRecord
+from crunch_sshd.run.events import Events
+from crunch_sshd.runtimes import docker_engine
+from crunch_sshd.runtimes.choose import choose
+from crunch_sshd.runtimes.docker_engine import DockerClient
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_AFTER_SIGNAL = 10.0
+"""Seconds to record Cancelled for after a signal: whoever sent it waits, and the dispatcher records it otherwise."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run a container. ``secret`` None means no gateway: nobody can enter.
+
+    With ``log_dir`` the output goes to ``stdout.txt`` and ``stderr.txt`` there, and the record's ``log`` is that
+    directory as a ``file:`` URI (an Arvados cluster has a collection there; this one has no Keep to put it in).
+    Without it the output goes to crunch-run's own stdout and stderr, and ``log`` stays empty.
+    """
+
+    uuid: str
+    secret: str | None = field(repr=False)
+    gateway_host: str
+    gateway_port: int
+    log_dir: Path | None
+    accept_unsigned_sessions: bool = False
+    runtime: str = "auto"
+    forwarding: Policy = DEFAULT_POLICY
+    sessions: SessionOptions = field(default_factory=SessionOptions)
+    auditing: Auditing = Auditing()
+    uplink: Uplink | None = None
+
+
+class Interrupted(Exception):
+    """A signal asked to stop; the text is its name."""
+
+
+class Lifecycle:
+    """Runs one container, in the main thread, once."""
+
+    def __init__(self, settings: Settings, record: ContainerRecord, events: Events) -> None:
+        self._settings = settings
+        self._record = record
+        self._events = events
+        self._leftovers: list[str] = []
+        self._addresses = AddressRecord(record)
+        self._farewell = f"container {settings.uuid} was cancelled"
+
+    def run(self) -> None:
+        """Run the container to its end and record it.
+
+        Raises :class:`ArvSshError` when it was not Locked (the record is then left alone), could not be run (the record
+        is then Cancelled and says why), the end could not be recorded, or something of it could not be removed. A
+        signal cancels, and is no error.
+        """
+        record = self._record.get()
+        uuid, state = self._settings.uuid, record.get("state")
+        if state != "Locked":
+            raise Unprocessable(f"container {uuid} is {state}, not Locked: lock it before starting crunch-run for it")
+        try:
+            ending = self._run(record)
+        except Interrupted as signal_name:
+            log.event(logger, "cancelled by a signal", container_uuid=uuid, signal=str(signal_name))
+            self._events.acknowledge()
+            self._cancel({}, PATIENCE_AFTER_SIGNAL)
+        except Exception as error:
+            sentence = str(error) if isinstance(error, ArvSshError) else f"crunch-run failed: {type(error).__name__}"
+            self._events.acknowledge()
+            self._cancel({"runtime_status": {"error": sentence}}, PATIENCE)
+            raise
+        else:
+            self._record.update({"state": "Complete", **ending})
+            log.event(logger, "container is complete", container_uuid=uuid, exit_code=ending["exit_code"])
+        if self._leftovers:
+            raise ArvSshError(self._leftovers[-1])
+
+    def _cancel(self, attributes: dict[str, Any], patience: float) -> None:
+        try:
+            self._record.update({"state": "Cancelled", **attributes}, patience)
+        except HttpError as error:
+            # A user's cancellation comes first through the API: the record is final already, and our token is no more.
+            log.event(
+                logger,
+                "Cancelled is not recorded",
+                level=logging.WARNING,
+                container_uuid=self._settings.uuid,
+                error=str(error),
+            )
+
+    def _run(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Run the container and remove it, whatever happens; return what to record beside Complete."""
+        options = container_options.from_record(record)
+        client = docker_engine.connect()
+        with ExitStack() as stack:
+            stdout, stderr = self._outputs(stack)
+            container = Container.create(client, self._settings.uuid, options)
+            stack.callback(self._release, container.remove)
+            self._check_signal()
+            container.start(stdout, stderr)
+            stack.callback(self._release, container.stop)
+            address = None if self._settings.secret is None else self._open_gateway(stack, client, container)
+            self._announce(address)
+            if self._settings.uplink is not None:
+                self._addresses.start(address or "")
+                stack.callback(self._addresses.stop)
+            exit_code = self._wait(container)
+            self._farewell = f"container {self._settings.uuid} has ended (exit {exit_code})"
+        log_dir = self._settings.log_dir
+        return {"exit_code": exit_code} | ({"log": log_dir.absolute().as_uri()} if log_dir else {})
+
+    def _open_gateway(self, stack: ExitStack, client: DockerClient, container: Container) -> str | None:
+        """Start the gateway and return its address; None when the container has ended before there was one."""
+        try:
+            gateway = Gateway(
+                container_uuid=self._settings.uuid,
+                secret=self._settings.secret or "",
+                runtime=choose(self._settings.runtime, client, container.docker_id, self._settings.uuid),
+                host=self._settings.gateway_host,
+                port=self._settings.gateway_port,
+                accept_unsigned_sessions=self._settings.accept_unsigned_sessions,
+                policy=self._settings.forwarding,
+                options=self._settings.sessions,
+                auditing=self._settings.auditing,
+                uplink=self._settings.uplink,
+                moved=self._addresses.moved,
+            )
+        except (ArvSshError, OSError) as error:
+            # A runtime looks into the container's first process: a short command may be over by then.
+            if container.is_running():
+                raise
+            log.event(logger, "ended before its gateway", container_uuid=self._settings.uuid, reason=str(error))
+            return None
+        stack.callback(lambda: gateway.stop(self._farewell))
+        return gateway.start()
+
+    def _announce(self, gateway_address: str | None) -> None:
+        """Record the gateway's address together with Running: nobody sees one without the other."""
+        self._check_signal()
+        attributes: dict[str, Any] = {"state": "Running"}
+        if gateway_address:
+            attributes["gateway_address"] = gateway_address
+        self._record.update(attributes)
+        log.event(logger, "container is running", container_uuid=self._settings.uuid, **attributes)
+
+    def _wait(self, container: Container) -> int:
+        """Block until the container has ended; raise :class:`Interrupted` when a signal comes first."""
+        outcome: list[int | Exception] = []
+
+        def watch() -> None:
+            try:
+                outcome.append(container.wait())
+            except Exception as error:
+                outcome.append(error)  # raised again below, in the main thread
+            self._events.notify()
+
+        threading.Thread(target=watch, name="container-wait", daemon=True).start()
+        if not self._events.wait_for(lambda: bool(outcome)):
+            self._check_signal()
+        ended = outcome[0]
+        if isinstance(ended, Exception):
+            raise ended
+        return ended
+
+    def _check_signal(self) -> None:
+        if self._events.signalled:
+            raise Interrupted(self._events.signalled)
+
+    def _release(self, step: Callable[[], None]) -> None:
+        """Do one step of leaving; a failure does not undo what the container achieved, and is raised at the end."""
+        try:
+            step()
+        except ArvSshError as error:
+            log.event(
+                logger, "cannot tidy up", level=logging.ERROR, container_uuid=self._settings.uuid, error=str(error)
+            )
+            self._leftovers.append(str(error))
+
+    def _outputs(self, stack: ExitStack) -> tuple[BinaryIO, BinaryIO]:
+        """Open where the container's output goes, unbuffered: what it wrote is there when crunch-run dies."""
+        directory = self._settings.log_dir
+        if directory is None:
+            return open(1, "wb", buffering=0, closefd=False), open(2, "wb", buffering=0, closefd=False)
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            stdout = stack.enter_context(open(directory / "stdout.txt", "ab", buffering=0))
+            stderr = stack.enter_context(open(directory / "stderr.txt", "ab", buffering=0))
+        except OSError as error:
+            raise ArvSshError(f"cannot write the container's output to {directory}: {error.strerror}") from error
+        return stdout, stderr

@@ -1,0 +1,336 @@
+"""A session channel (RFC 4254 §6): its requests on the transport thread, its program in a thread of its own.
+
+Owns what sshd does between ``pty-req`` and ``exit-status``. Knows the container only as a :class:`Runtime`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+from paramiko.message import Message
+
+from arv_ssh.config.session_options import SessionOptions
+from arv_ssh.errors import ArvSshError
+from arv_ssh.log import event
+from crunch_sshd.forwarding.agent import Agent
+from crunch_sshd.forwarding.broker import BrokerError
+from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, StartFailed, Terminal
+from crunch_sshd.session import commands, subsystems
+from crunch_sshd.session.detach import DetachKeys
+from crunch_sshd.session.watch import SessionWatch
+from crunch_sshd.ssh.channel_input import Stdin
+from crunch_sshd.ssh.transport import GatewayChannel
+
+logger = logging.getLogger(__name__)
+
+KILLED = 137
+"""The exit status after SIGKILL: what the kernel sends to all of a container when its first process ends."""
+LOST = 255
+"""The exit status when the output was cut: what ssh itself uses for a lost connection, and never 0."""
+
+
+class Session:
+    """One session channel. The methods of the channel's handler run on the transport thread."""
+
+    def __init__(
+        self,
+        channel: GatewayChannel,
+        account: Account,
+        runtime: Runtime,
+        over: Callable[[Session], None],
+        options: SessionOptions,
+        detach_keys: bytes = b"",
+        make_agent: Callable[[], Agent | None] = lambda: None,
+        container_ended: Callable[[], bool] = lambda: False,
+        watch: SessionWatch | None = None,
+    ) -> None:
+        self._container_ended = container_ended
+        self._channel = channel
+        self._account = account
+        self._runtime = runtime
+        self._over = over
+        self._options = options
+        self._environment: dict[str, str] = {}
+        self._terminal: Terminal | None = None
+        self._command: Command | None = None
+        self._start: Callable[[Command], Process] = runtime.start
+        self._refusal: StartFailed | None = None
+        self._started = False
+        self._gone = threading.Event()
+        self._lock = threading.Lock()
+        self._process: Process | None = None
+        self._death_signal: str | None = None
+        self._stdin = Stdin(channel)
+        self._make_agent = make_agent
+        self._agent: Agent | None = None
+        self._detach_keys = DetachKeys(detach_keys) if detach_keys else None
+        self._watch = watch or SessionWatch()
+        self._requests: dict[str, Callable[[Message], bool]] = {
+            "pty-req": self._pty_req,
+            "env": self._env,
+            "auth-agent-req@openssh.com": self._agent_req,
+            "shell": self._shell,
+            "exec": self._exec,
+            "subsystem": self._subsystem,
+            "window-change": self._window_change,
+            "signal": self._signal,
+            "break": self._break,
+        }
+
+    # The channel's handler.
+
+    def data_received(self, data: bytes | memoryview) -> None:
+        self._watch.audit.received += len(data)
+        if self._detach_keys is not None and self._terminal is not None:
+            data = self._detach_keys.feed(data)
+            if self._detach_keys.complete and not self._gone.is_set():
+                self._detach()
+        self._stdin.data_received(data)
+
+    def eof_received(self) -> None:
+        self._stdin.eof_received()
+
+    def request(self, kind: str, message: Message) -> bool:
+        known = self._requests.get(kind)
+        return known is not None and known(message)
+
+    def replied(self) -> None:
+        # Only now, so that no output overtakes the reply to the request.
+        if (self._command or self._refusal) and not self._started:
+            self._started = True
+            threading.Thread(target=self._run, name="session", daemon=True).start()
+
+    def closed(self) -> None:
+        if self._gone.is_set():
+            return
+        self._gone.set()
+        self._stdin.close()
+        self._abandon()
+        if not self._started:
+            self._watch.audit.refuse("the client asked for no program")
+            self._over(self)
+
+    # The requests.
+
+    def _pty_req(self, message: Message) -> bool:
+        if self._started or self._terminal is not None:
+            return False
+        term = _text(message)
+        self._terminal = replace(_sized(message, Terminal(term, 0, 0)), modes=message.get_binary())
+        return True
+
+    def _env(self, message: Message) -> bool:
+        name, value = _text(message), _text(message)
+        if self._started or not commands.accepted(name, self._options.accept_env):
+            return False
+        self._environment[name] = value
+        return True
+
+    def _agent_req(self, message: Message) -> bool:
+        if not self._started and self._agent is None:
+            self._agent = self._make_agent()
+        return self._agent is not None
+
+    def _shell(self, message: Message) -> bool:
+        return self._program(lambda: commands.login_shell(self._account), "shell")
+
+    def _exec(self, message: Message) -> bool:
+        text = message.get_binary()
+        return self._program(lambda: commands.shell_command(self._account, text), "exec", text)
+
+    def _subsystem(self, message: Message) -> bool:
+        name = message.get_binary()
+        line = self._options.subsystems.get(name.decode("utf-8", "replace"))
+        if line is None or self._started:
+            return False
+        self._start = lambda command: subsystems.start(line, command, self._runtime)
+        return self._program(lambda: [line], "subsystem", name)
+
+    def _program(self, arguments: Callable[[], list[str]], request: str, asked: bytes = b"") -> bool:
+        """Take the channel's one program (RFC 4254 §6.5); a second is refused."""
+        if self._started:
+            return False
+        self._watch.asked(request, asked, self._terminal, self._agent is not None)
+        try:
+            self._command = Command(
+                argv=arguments(),
+                account=self._account,
+                environment=commands.environment(self._account, self._terminal, self._environment),
+                terminal=self._terminal,
+            )
+        except StartFailed as refusal:
+            self._refusal = refusal
+        return True
+
+    def _window_change(self, message: Message) -> bool:
+        if self._terminal is None:
+            return False
+        self._terminal = _sized(message, self._terminal)
+        with self._lock:
+            process = self._process
+        if process is not None:
+            process.resize(self._terminal)
+        self._watch.resized(self._terminal)
+        return True
+
+    def _signal(self, message: Message) -> bool:
+        with self._lock:
+            process = self._process
+        if process is None:
+            return False
+        process.signal(_text(message))
+        return True
+
+    def _break(self, message: Message) -> bool:
+        message.get_int()  # its length (RFC 4335); terminals here have one length only
+        with self._lock:
+            process = self._process
+        return process is not None and process.send_break()
+
+    def _detach(self) -> None:
+        """End the session and leave the program running; :meth:`_relay` goes on to read what it says."""
+        self._gone.set()
+        self._watch.audit.reason = "detached"
+        self._channel.send_request("exit-status", 0)
+        self._channel.close()
+
+    # The program's thread.
+
+    def _run(self) -> None:
+        try:
+            status = self._execute()
+            self._close_agent()
+            if status == KILLED and self._container_ended():
+                self._watch.audit.lost()
+                return  # the whole connection ends, and the client is told why
+            self._over(self)  # before the client knows, so that it may open another session at once
+            self._finish(status)
+        except OSError:
+            # The channel is closed: the client is gone, and closed() has ended the program.
+            self._watch.audit.lost()
+        finally:
+            self._stdin.close()
+            self._close_agent()
+            self._over(self)
+            self._watch.end()
+
+    def _close_agent(self) -> None:
+        if self._agent is not None:
+            self._agent.close()
+
+    def _execute(self) -> int:
+        try:
+            self._watch.begin()
+            if self._refusal is not None:
+                raise self._refusal
+            assert self._command is not None  # noqa: S101 - replied() starts this thread with one of the two
+            status = self._pump(self._start(self._with_agent(self._command)))
+            self._watch.check()
+        except StartFailed as error:
+            status = error.exit_status
+            self._fail(error)
+        except ArvSshError as error:
+            status = LOST
+            self._fail(error)
+        self._watch.audit.outcome = {"exit_status": status, "signal": self._death_signal}
+        return status
+
+    def _fail(self, error: Exception) -> None:
+        self._watch.audit.reason = str(error)
+        self._say(str(error))
+
+    def _with_agent(self, command: Command) -> Command:
+        """Return the command with SSH_AUTH_SOCK, where the client asked for its agent and there is a place for it."""
+        if self._agent is None:
+            return command
+        try:
+            return replace(command, environment=command.environment | self._agent.open())
+        except BrokerError as error:
+            self._say(f"there is no agent forwarding: {error}")
+            return command
+
+    def _pump(self, process: Process) -> int:
+        with self._lock:
+            self._process = process
+        try:
+            return self._relay(process)
+        except OSError:
+            self._abandon()  # the channel closed; closed() may look for the process only after this
+            raise
+        finally:
+            with self._lock:
+                self._process = None
+            process.close()
+
+    def _abandon(self) -> None:
+        """Hang the process up in a thread of its own, unless that was done. Any thread."""
+        with self._lock:
+            process, self._process = self._process, None
+        if process is not None:
+            # Not a daemon: when the gateway itself is told to end, it still ends what its sessions run.
+            threading.Thread(target=self._hang_up, args=(process,), name="hang-up", daemon=False).start()
+
+    def _relay(self, process: Process) -> int:
+        if self._gone.is_set():  # the client left while the program started
+            self._hang_up(process)
+        if self._terminal is not None and self._command is not None and self._terminal != self._command.terminal:
+            process.resize(self._terminal)  # it changed while the program started
+        self._stdin.attach(self._watch.sink(process))
+        while (output := process.read()) is not None:
+            stream, data = output
+            self._watch.output(stream, data)
+            try:
+                self._channel.send_data(data, stream.value)
+            except OSError:
+                if self._detach_keys is None or not self._detach_keys.complete:
+                    raise
+        status = process.wait()
+        self._death_signal = process.death_signal()
+        return status
+
+    def _finish(self, status: int) -> None:
+        """Send exit-status after all output, then close (RFC 4254 §6.10)."""
+        if self._gone.is_set():
+            self._watch.audit.lost()
+            return
+        self._gone.set()  # the program has ended by itself: what it left running is its own affair, as with sshd
+        if self._death_signal is not None:
+            self._channel.send_request("exit-signal", self._death_signal, False, "", "en")
+        # After exit-signal too: stock ssh knows only this one, and would end with 255.
+        self._channel.send_request("exit-status", status)
+        # Not before: a client without more input closes the channel at once, and has no use for a status after that.
+        self._channel.shutdown_write()
+        self._channel.close()
+
+    def tell(self, sentence: str) -> None:
+        """Write a sentence to the client's stderr, if it takes anything now. Any thread but the transport's."""
+        try:
+            if self._channel.send_ready():
+                self._say(sentence)
+        except OSError:
+            logger.debug("the channel is closed already")
+
+    def _say(self, sentence: str) -> None:
+        self._channel.send_data(f"arv-ssh: {sentence}\r\n".encode(), Output.STDERR.value)
+
+    def _hang_up(self, process: Process) -> None:
+        try:
+            process.hang_up()
+        except ArvSshError as error:  # the engine is gone, say; there is no client left to tell
+            facts = self._watch.audit.connection.facts
+            event(logger, "a session's processes may be left over", level=logging.ERROR, **facts, error=str(error))
+        finally:
+            process.close()
+
+
+def _sized(message: Message, terminal: Terminal) -> Terminal:
+    """Return ``terminal`` with the four sizes that come next in ``message`` (RFC 4254 §6.2 and §6.7)."""
+    columns, rows, width_px, height_px = (message.get_int() for _ in range(4))
+    return replace(terminal, columns=columns, rows=rows, width_px=width_px, height_px=height_px)
+
+
+def _text(message: Message) -> str:
+    return message.get_binary().decode("utf-8", "replace")

@@ -1,0 +1,59 @@
+"""Subsystems (RFC 4254 §6.5): the table from a name to what serves it, and the built-in SFTP server's start.
+
+A subsystem is a :class:`Process` as any other, so the session's pump, exit status and clean-up know nothing of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from arv_ssh.config.session_options import INTERNAL_SFTP
+from arv_ssh.errors import Unavailable
+from crunch_sshd.inside import launch
+from crunch_sshd.inside.system_calls import FILE_SERVER
+from crunch_sshd.runtimes import Command, Process, Runtime, StartFailed
+from crunch_sshd.runtimes.child_process import PIPES, ChildProcess
+from crunch_sshd.session import commands
+
+SERVERS = ("/usr/lib/openssh/sftp-server", "/usr/libexec/sftp-server", "/usr/lib/ssh/sftp-server",
+           "/usr/libexec/openssh/sftp-server")  # fmt: skip
+"""Where Debian, Alpine and BSD, Arch, and Fedora have OpenSSH's sftp-server."""
+NOT_FOUND = 127
+MISSING = (
+    "sftp needs an sftp-server in this container's image, since the gateway may not enter the container's namespaces; "
+    "install openssh-sftp-server in the image, or have crunch-run started as root"
+)
+FALLBACK = (
+    f'for server in {" ".join(SERVERS)}; do [ -x "$server" ] && exec "$server"; done; '
+    f'echo "arv-ssh: {MISSING}" >&2; exit {NOT_FOUND}'
+)
+MODULE = "crunch_sshd.inside.sftp.__main__"
+
+
+def start(line: str, command: Command, runtime: Runtime) -> Process:
+    """Start what ``line`` of the table says for ``command``, whose argument vector is replaced.
+
+    Raises :class:`StartFailed` or :class:`arv_ssh.errors.ArvSshError`.
+    """
+    if line == INTERNAL_SFTP:
+        return _start_sftp(command, runtime)
+    return runtime.start(replace(command, argv=commands.shell_command(command.account, line.encode())))
+
+
+def _start_sftp(command: Command, runtime: Runtime) -> Process:
+    container = runtime.host()
+    if container is None:
+        return _start_image_sftp(command, runtime)
+    arguments = [runtime.directory(), command.account.home]
+    try:
+        child = launch.start(container, command.account, MODULE, FILE_SERVER, arguments, **PIPES)
+    except OSError as error:
+        raise Unavailable(f"the container cannot be entered for sftp: {error.strerror}") from error
+    return ChildProcess(child)
+
+
+def _start_image_sftp(command: Command, runtime: Runtime) -> Process:
+    """Start the image's own sftp-server, for a gateway without the privilege to bring its own."""
+    if command.account.shell is None:
+        raise StartFailed(MISSING, NOT_FOUND)
+    return runtime.start(replace(command, argv=["/bin/sh", "-c", FALLBACK], terminal=None))

@@ -1,0 +1,80 @@
+"""Who watches a session channel: its audit, the audit of its file transfer, the recording of its terminal.
+
+Owns which of them a session has, so that the session itself has one to tell. All of it is out of the data's way: what
+is not watched costs a count, and so does most of what is.
+"""
+
+from __future__ import annotations
+
+from arv_ssh.audit.trail import text
+from crunch_sshd.audit import recording
+from crunch_sshd.audit.channel_audit import ChannelAudit, ConnectionAudit
+from crunch_sshd.audit.recording import Recording, Recordings
+from crunch_sshd.audit.sftp_audit import SftpAudit
+from crunch_sshd.runtimes import Output, Process, Terminal
+from crunch_sshd.ssh.channel_input import Sink
+
+SFTP = b"sftp"
+"""The subsystem whose packets are read."""
+
+
+class SessionWatch:
+    """Watches one session channel. Its methods say on which of the session's two threads they are called."""
+
+    def __init__(self, audit: ChannelAudit | None = None, recordings: Recordings = recording.OFF) -> None:
+        self.audit = audit or ConnectionAudit().channel("session")
+        self._recordings = recordings
+        self._terminal: Terminal | None = None
+        self._recording: Recording | None = None
+        self._sftp: SftpAudit | None = None
+
+    def asked(self, request: str, argument: bytes, terminal: Terminal | None, agent: bool) -> None:
+        """Note the request for the channel's program: "shell", "exec" or "subsystem". Transport thread."""
+        named = {"exec": "command", "subsystem": "subsystem"}.get(request)
+        facts = {named: text(argument)} if named else {}
+        self.audit.add(request=request, **facts, terminal=terminal.term if terminal else None, agent=agent)
+        self._terminal = terminal
+        if self.audit.on and request == "subsystem" and argument == SFTP:
+            self._sftp = SftpAudit(self.audit)
+
+    def resized(self, terminal: Terminal) -> None:
+        """Note the terminal's new size. Transport thread."""
+        self._terminal = terminal
+        if self._recording is not None:
+            self._recording.resize(terminal)
+
+    # The program's thread.
+
+    def begin(self) -> None:
+        """Record that the program is about to start; raises :class:`arv_ssh.audit.trail.NotRecorded`."""
+        if self._terminal is not None:
+            self._recording = self._recordings.begin(self.audit.name, self._terminal)
+            if self._recording is not None:
+                self.audit.add(recording=self._recording.name)
+        self.audit.begin()
+
+    def sink(self, process: Process) -> Sink:
+        """Return what takes the client's data for ``process``."""
+        return self._sftp.attach(process) if self._sftp is not None else process
+
+    def output(self, stream: Output, data: bytes) -> None:
+        """Look at what the program says, before it is sent."""
+        self.audit.sent += len(data)
+        if self._recording is not None:
+            self._recording.output(data)
+        if self._sftp is not None and stream is Output.STDOUT:
+            self._sftp.answers(data)
+
+    def check(self) -> None:
+        """Raise :class:`arv_ssh.audit.trail.NotRecorded` when the program was ended for want of a record."""
+        if self._sftp is not None and self._sftp.refusal is not None:
+            raise self._sftp.refusal
+
+    def end(self) -> None:
+        """Record the end, however it came."""
+        if self._sftp is not None:
+            self._sftp.end()
+        if self._recording is not None:
+            self._recording.end()
+            self.audit.outcome["recording_lost"] = self._recording.lost
+        self.audit.end()

@@ -1,0 +1,172 @@
+"""A channel (RFC 4254 §5) whose input goes straight to its handler, and whose output leaves in large pieces.
+
+Owns the windows of both directions. Opens private doors of paramiko's channel, each held by a test in
+``tests/unit/crunch_sshd/ssh/test_transport.py``: the methods by which a transport tells it of messages, and the one
+that waits for the client's window. Knows nothing of what the data is.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+import paramiko
+from paramiko import common
+from paramiko.message import Message
+
+from crunch_sshd.ssh.packetizer import GatewayPacketizer, Packet
+
+if TYPE_CHECKING:
+    from crunch_sshd.ssh.transport import GatewayTransport
+
+WINDOW_SIZE = 2 * 1024 * 1024
+"""Bytes a client may send ahead on a channel: what OpenSSH itself uses; 64 MiB made uploads four times slower."""
+WINDOW_STEP = WINDOW_SIZE // 4
+"""Bytes after which a client is told that it may send more: seldom, since that wakes it, and long before it waits."""
+PACKET_SIZE = 32 * 1024
+"""Bytes of data in one packet, as OpenSSH."""
+
+
+class ChannelHandler(Protocol):
+    """What a channel tells its owner, always on the transport thread: record and signal, never block."""
+
+    def data_received(self, data: bytes | memoryview) -> None:
+        """Take data from the client; call ``channel.consumed`` when the client may send as much again."""
+
+    def eof_received(self) -> None:
+        """Note that the client sends no more data."""
+
+    def request(self, kind: str, message: Message) -> bool:
+        """Act on a channel request (RFC 4254 §5.4) and say whether it succeeded."""
+
+    def replied(self) -> None:
+        """Note that the reply to the last request is sent."""
+
+    def closed(self) -> None:
+        """Note that the channel is gone: closed by the client, or the connection lost. May come twice."""
+
+
+class GatewayChannel(paramiko.Channel):
+    """A channel whose input goes straight to its handler."""
+
+    transport: GatewayTransport
+
+    def __init__(self, chanid: int) -> None:
+        super().__init__(chanid)
+        self.handler: ChannelHandler
+        self._may_receive = WINDOW_SIZE
+        self._untold = 0
+
+    def consumed(self, size: int) -> None:
+        """Let the client send ``size`` more bytes. Any thread."""
+        with self.lock:
+            self._may_receive += size
+            self._untold += size
+            if self._untold < WINDOW_STEP or self.closed or self.eof_received:
+                return
+            more, self._untold = self._untold, 0
+        head = common.cMSG_CHANNEL_WINDOW_ADJUST + self.remote_chanid.to_bytes(4, "big")
+        self.transport._send_user_message(Packet(head + more.to_bytes(4, "big")))
+
+    def send_data(self, data: bytes, data_type: int = 0) -> None:
+        """Send all of ``data``, waiting for the client's window; ``data_type`` 1 is stderr (RFC 4254 §5.2).
+
+        Raises OSError when the channel is closed. Any thread, but not the transport's.
+        """
+        rest = memoryview(data)
+        kind = common.cMSG_CHANNEL_EXTENDED_DATA if data_type else common.cMSG_CHANNEL_DATA
+        head = kind + self.remote_chanid.to_bytes(4, "big") + (data_type.to_bytes(4, "big") if data_type else b"")
+        while rest:
+            size = self._take_window(len(rest))
+            self.transport.send_on(self, partial(_send_data, head, rest[:size], self._packet_size))
+            rest = rest[size:]
+
+    @property
+    def _packet_size(self) -> int:
+        return min(self.out_max_packet_size, PACKET_SIZE)
+
+    def _take_window(self, wanted: int) -> int:
+        """Return how much of ``wanted`` may be sent now, more packets than one perhaps; waits for at least a byte."""
+        with self.lock:
+            first: int = self._wait_for_send_window(wanted)  # type: ignore[attr-defined]
+            if first == 0:
+                raise BrokenPipeError(errno.EPIPE, "the channel is closed")
+            more = min(self.out_window_size, wanted - first)
+            self.out_window_size -= more
+            return first + more
+
+    def send_request(self, kind: str, *values: int | str | bytes | bool) -> None:
+        """Send a channel request that wants no reply, e.g. ``exit-signal`` (RFC 4254 §6.10). Any thread."""
+        message = Message()
+        message.add_byte(common.cMSG_CHANNEL_REQUEST)
+        message.add_int(self.remote_chanid)
+        message.add_string(kind)
+        message.add_boolean(False)
+        for value in values:
+            if isinstance(value, bool):
+                message.add_boolean(value)
+            elif isinstance(value, int):
+                message.add_int(value)
+            else:
+                message.add_string(value)
+        self._send_unless_closed(message)
+
+    def shutdown_write(self) -> None:
+        """Tell the client that no more data comes. Any thread but the transport's."""
+        with self.lock:
+            message = self._send_eof()  # type: ignore[attr-defined]
+        if message is not None:
+            self._send_unless_closed(message)
+
+    def _send_unless_closed(self, message: Message) -> None:
+        if threading.current_thread() is self.transport:
+            self.transport._send_user_message(message)  # before the close, which this thread sends in the same way
+        else:
+            self.transport.send_on(self, lambda packetizer: packetizer.send_message(message))
+
+    def feed(self, data: bytes | memoryview) -> None:
+        """Take data from the client. Transport thread."""
+        with self.lock:
+            self._may_receive -= len(data)
+            exceeded = self._may_receive < 0
+        if exceeded:
+            raise paramiko.SSHException("the client sent more than the channel's window allows")
+        if not self.closed and not self.eof_received:
+            self.handler.data_received(data)
+
+    def _feed_extended(self, message: Message) -> None:
+        # A client has no use for extended data (RFC 4254 §5.2 defines only stderr), but it uses up the window.
+        message.get_int()
+        size = len(message.get_binary())
+        with self.lock:
+            self._may_receive -= size
+        self.consumed(size)
+
+    def _handle_eof(self, message: Message) -> None:
+        super()._handle_eof(message)  # type: ignore[misc]
+        self.handler.eof_received()
+
+    def _handle_close(self, message: Message) -> None:
+        super()._handle_close(message)  # type: ignore[misc]
+        self.handler.closed()
+
+    def _unlink(self) -> None:
+        super()._unlink()  # type: ignore[misc]
+        self.handler.closed()
+
+    def _handle_request(self, message: Message) -> None:
+        kind = message.get_binary().decode("utf-8", "replace")
+        want_reply = message.get_boolean()
+        succeeded = self.handler.request(kind, message)
+        if want_reply:
+            reply = Message()
+            reply.add_byte(common.cMSG_CHANNEL_SUCCESS if succeeded else common.cMSG_CHANNEL_FAILURE)
+            reply.add_int(self.remote_chanid)
+            self.transport._send_user_message(reply)
+        self.handler.replied()
+
+
+def _send_data(head: bytes, data: memoryview, packet_size: int, packetizer: GatewayPacketizer) -> None:
+    packetizer.send_data(head, data, packet_size)

@@ -1,0 +1,91 @@
+"""What a client asks for and gets later: a channel (RFC 4254 §5.1), and the reply to a global request (§4).
+
+Owns that each is answered once, by any thread, and replies in the order of the requests. Knows nothing of what is
+asked.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from paramiko import common
+from paramiko.message import Message
+
+from crunch_sshd.ssh.channel import ChannelHandler, GatewayChannel
+
+if TYPE_CHECKING:
+    from crunch_sshd.ssh.transport import GatewayTransport
+
+OPEN_PROHIBITED = 1
+OPEN_CONNECT_FAILED = 2
+OPEN_UNKNOWN_TYPE = 3
+OPEN_RESOURCE_SHORTAGE = 4
+"""Why a channel is not opened (RFC 4254 §5.1)."""
+
+MakeHandler = Callable[[GatewayChannel], ChannelHandler]
+OpenAnswered = Callable[[str], None]
+"""Gets a client's answer to a channel that the server opens: "" when it agreed, else why it did not."""
+
+
+class ChannelOpen:
+    """A client's wish for a channel, answered once, by any thread; ``message`` stands at the type's own fields."""
+
+    def __init__(self, transport: GatewayTransport, message: Message) -> None:
+        self.kind = message.get_binary().decode("utf-8", "replace")
+        self._transport = transport
+        self._remote_id = message.get_int()
+        self._window = message.get_int()
+        self._packet = message.get_int()
+        self.message = message
+
+    def accept(self, make_handler: MakeHandler) -> GatewayChannel:
+        """Open the channel with the handler made for it."""
+        return self._transport._accept_channel(self._remote_id, self._window, self._packet, make_handler)
+
+    def refuse(self, reason: int, text: str) -> None:
+        """Answer with a reason code (RFC 4254 §5.1) and a sentence."""
+        reply = Message()
+        reply.add_byte(common.cMSG_CHANNEL_OPEN_FAILURE)
+        reply.add_int(self._remote_id)
+        reply.add_int(reason)
+        reply.add_string(text)
+        reply.add_string("en")
+        self._transport._send_user_message(reply)
+
+
+class Replies:
+    """The replies to global requests, sent in the order of the requests (RFC 4254 §4) whichever is ready first."""
+
+    def __init__(self, send: Callable[[Message], None]) -> None:
+        self._send = send
+        self._lock = threading.Lock()
+        self._slots: deque[list[Message]] = deque()
+        self._sending = False
+
+    def expect(self) -> Callable[[Message], None]:
+        """Take the next place; return what sends the reply for it, from any thread."""
+        slot: list[Message] = []
+        with self._lock:
+            self._slots.append(slot)
+
+        def ready(message: Message) -> None:
+            slot.append(message)
+            while (first := self._next()) is not None:
+                self._send(first)  # when it raises, the connection is over, and no other reply is sent either
+                self._sending = False
+
+        return ready
+
+    def _next(self) -> Message | None:
+        """Return what may be sent now; None while nothing is, or another thread is about to send.
+
+        The lock is not held while sending: a key exchange may stop the sender, and must not stop the transport thread.
+        """
+        with self._lock:
+            if self._sending or not self._slots or not self._slots[0]:
+                return None
+            self._sending = True
+            return self._slots.popleft()[0]

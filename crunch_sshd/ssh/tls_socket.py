@@ -1,0 +1,91 @@
+"""A TLS connection that an SSH connection's own thread reads, as a :class:`BufferedSocket`.
+
+Owns the use of one TLS engine by two threads, the one that reads and the one that sends just now. Without it the bytes
+would go through an event loop and a socketpair: two more threads to wake for each key that somebody types.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+
+from arv_ssh.net.tls import TlsEngine
+from crunch_sshd.ssh.buffered_socket import RECEIVE_SIZE, BufferedSocket
+from crunch_sshd.ssh.memory import untouched
+
+GOODBYE_SIZE = 16 * 1024
+"""Bytes of plaintext, which nobody will read, that are decrypted at a time at the end: a TLS record."""
+
+
+class TlsSocket(BufferedSocket):
+    """The blocking socket ``sock``, whose handshake ``engine`` has made; ``early`` was read and decrypted before."""
+
+    def __init__(self, sock: socket.socket, engine: TlsEngine, early: bytes = b"") -> None:
+        super().__init__(sock, early)
+        self._engine = engine
+        self._using_engine = threading.Lock()
+        self._sending = threading.Lock()
+        self._received = untouched(RECEIVE_SIZE)
+        self.failure: OSError | None = None
+        """Why the connection was lost; None while it is not, after an end in good order, and after our own."""
+        self._closed = False
+
+    def _receive_into(self, room: memoryview) -> int:
+        """Return 0 for a cut too: SSH, whose packets are authenticated themselves, takes both for the end."""
+        try:
+            while not (size := self._decrypt_into(room)) and not self._engine.eof:
+                received = self._sock.recv_into(self._received)
+                with self._using_engine:
+                    self._engine.receive(self._received[:received])
+            return size
+        except BlockingIOError:
+            raise  # nothing has come for the poll interval
+        except OSError as error:
+            if not self._closed:
+                self.failure = self.failure or error
+            return 0
+
+    def _decrypt_into(self, room: memoryview) -> int:
+        with self._using_engine:
+            return self._engine.read_into(room)
+
+    def send(self, data: bytes | memoryview) -> int:
+        """Send all of ``data``; return how many bytes."""
+        return self.sendmsg([data])
+
+    def sendmsg(self, pieces: Sequence[bytes | memoryview]) -> int:
+        """Send all of ``pieces``; return how many bytes. Blocks while the peer takes none; :meth:`close` wakes it."""
+        plain = b"".join(pieces)
+        with self._sending:
+            with self._using_engine:
+                self._engine.write(plain)
+                sealed = memoryview(self._engine.outgoing())
+            while sealed:
+                with suppress(BlockingIOError):  # SO_SNDTIMEO; half a record cannot be left unsent
+                    sealed = sealed[self._sock.send(sealed) :]
+        return len(plain)
+
+    def cut(self, reason: OSError) -> None:
+        """End the connection at once because of ``reason``. Any thread."""
+        self.failure = self.failure or reason
+        super().close()
+
+    def close(self) -> None:
+        """Close with a goodbye (RFC 8446 §6.1), unless somebody is in the middle of sending."""
+        self._closed = True
+        if self._sending.acquire(blocking=False):
+            try:
+                self._say_goodbye()
+            finally:
+                self._sending.release()
+        super().close()
+
+    def _say_goodbye(self) -> None:
+        with suppress(OSError):  # the connection is lost, or closed already, and nobody is there to be told
+            with self._using_engine:
+                self._engine.buffer = memoryview(bytearray(GOODBYE_SIZE))
+                self._engine.write_eof()
+                sealed = self._engine.outgoing()
+            self._sock.send(sealed, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)

@@ -1,0 +1,52 @@
+"""The options of sessions: their defaults, their way through JSON, and the sentence for each mistake."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from arv_ssh.config import session_options
+from arv_ssh.config.session_options import SessionOptions
+from arv_ssh.errors import ConfigError
+
+
+def test_nothing_said_is_the_default() -> None:
+    """An empty section and an empty JSON object are the defaults: Debian's AcceptEnv, sshd's MaxSessions, sftp."""
+    options = session_options.parse({}, "here")
+    assert options == session_options.from_json("{}") == SessionOptions()
+    assert options.accept_env == ("LANG", "LC_*", "TERM") and options.max_sessions == 10
+    assert options.subsystems == {"sftp": session_options.INTERNAL_SFTP}
+
+
+def test_every_key() -> None:
+    """AcceptEnv replaces the list, Subsystems adds to the table."""
+    section = {"AcceptEnv": ["EDITOR"], "MaxSessions": 2, "Subsystems": {"echo": "cat"}}
+    options = session_options.parse(section, "here")
+    assert options.accept_env == ("EDITOR",) and options.max_sessions == 2
+    assert options.subsystems == {"sftp": session_options.INTERNAL_SFTP, "echo": "cat"}
+
+
+def test_json_brings_back_the_same() -> None:
+    """What the dispatcher hands over is what crunch-run reads."""
+    options = SessionOptions(("A", "B_*"), 3, {"sftp": "internal-sftp", "x": "y z"})
+    assert session_options.from_json(options.to_json()) == options
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        ({"AcceptEnv": "LANG"}, "here.AcceptEnv"),
+        ({"AcceptEnv": [""]}, "here.AcceptEnv"),
+        ({"MaxSessions": 0}, "here.MaxSessions"),
+        ({"MaxSessions": True}, "here.MaxSessions"),
+        ({"Subsystems": {"sftp": 1}}, "here.Subsystems"),
+        ({"Subsystems": ["sftp"]}, "here.Subsystems"),
+        ({"MaxSession": 3}, "AcceptEnv, MaxSessions, Subsystems"),
+        ([], "AcceptEnv, MaxSessions, Subsystems"),
+    ],
+)
+def test_mistakes_are_named(section: Any, key: str) -> None:
+    """A wrong value is refused with the key's full name."""
+    with pytest.raises(ConfigError, match=key):
+        session_options.parse(section, "here")

@@ -1,0 +1,234 @@
+"""Which answers of the API end an open session, and how little the API is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+
+from arv_ssh.api.client import ApiClient
+from arv_ssh.api.in_process import InProcessAdapter
+from arv_ssh.config import cluster_config
+from arv_ssh.config.cluster_config import ShellAccess
+from arv_ssh.controller.shell import endings, revocation
+from arv_ssh.controller.shell.revocation import Revocation
+from arv_ssh.controller.shell.sessions import CLIENT_LEFT, CONTAINER_ENDED, REVOKED, LiveSession, Sessions
+from arv_ssh.embedded.api import ApiAnswer
+from tests.timing import DEADLINE
+from tests.unit.arv_ssh.controller.sessions import CONTAINER, TOKEN, USER, session
+from tests.unit.arv_ssh.streams import Wire
+
+ROOT = "roottoken"
+ACCESS = {"Admin": True, "User": True}
+CONFIG = cluster_config.parse(
+    "zzzzz", {"SystemRootToken": ROOT, "API": "https://api.invalid", "Containers": {"ShellAccess": ACCESS}}
+)
+
+
+class Api:
+    """An API whose answers are (status, JSON) by path; lists give the items that the filter's UUIDs select."""
+
+    def __init__(self) -> None:
+        self.user: dict[str, Any] = {"uuid": USER, "is_admin": False}
+        self.token: dict[str, Any] = {"scopes": ["all"]}
+        self.containers: list[Any] = [
+            {"uuid": CONTAINER, "state": "Running", "runtime_constraints": {}, "gateway_address": "h:1"}
+        ]
+        self.requests = [
+            {"uuid": "zzzzz-xvhdp-abcdeabcdeabcde", "container_uuid": CONTAINER, "modified_by_user_uuid": USER}
+        ]
+        self.failures: dict[str, tuple[int, str]] = {}
+        self.calls: Counter[str] = Counter()
+
+    def handle(self, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes) -> ApiAnswer:
+        name = path.removeprefix("/arvados/v1/")
+        self.calls[name] += 1
+        assert headers["authorization"] == f"Bearer {ROOT if name == 'container_requests' else TOKEN}"
+        if name in self.failures:
+            status, text = self.failures[name]
+            return ApiAnswer(status, json.dumps({"errors": [text]}).encode())
+        answers = {"users/current": self.user, "api_client_authorizations/current": self.token}
+        return ApiAnswer(200, json.dumps(answers.get(name) or self._page(name, query or body.decode())).encode())
+
+    def _page(self, name: str, query: str) -> dict[str, Any]:
+        filters = json.loads(parse_qs(query)["filters"][0])
+        (attribute, _, uuids), after = filters[0], filters[1:]
+        items = self.containers if name == "containers" else self.requests
+        return {"items": [] if after else [item for item in items if item == CONTAINER or item[attribute] in uuids]}
+
+
+class Scene:
+    """Sessions of one user in one container, watched; ``ended`` is what was told to end and why."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.api = Api()
+        self.sessions = Sessions()
+        self.ended: list[tuple[str, str]] = []
+        self.policy = CONFIG.shell_access
+
+        async def end(one: LiveSession, reason: str, sentence: str, root_token: str) -> None:
+            assert root_token == ROOT
+            one.reason = one.reason or reason
+            self.ended.append((reason, sentence))
+
+        monkeypatch.setattr(endings, "end", end)
+
+    def look(self, *live: LiveSession, early: bytes = b"SSH-2.0-client\r\n") -> list[tuple[str, str]]:
+        """Open the sessions, look once, and return what was ended."""
+
+        async def scenario() -> None:
+            for one in live or (session(),):
+                self.sessions.run(one, (Wire(), early), (Wire(), b""))
+            client = ApiClient("https://api.invalid", "", adapter=InProcessAdapter(self.api.handle))
+            watch = Revocation(replace(CONFIG, shell_access=self.policy), client, self.sessions)
+            await watch.look()
+            await asyncio.gather(*watch._tasks)
+            watch.close()
+
+        asyncio.run(asyncio.wait_for(scenario(), DEADLINE))
+        return self.ended
+
+
+@pytest.fixture
+def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
+    return Scene(monkeypatch)
+
+
+def test_a_session_that_may_go_on(scene: Scene) -> None:
+    """Nothing happens to a session that could be opened anew; when that was seen is noted."""
+    live = session(checked=0.0)
+    assert scene.look(live) == []
+    assert live.checked > 0
+
+
+@pytest.mark.parametrize("path", ["users/current", "api_client_authorizations/current", "containers"])
+def test_a_token_that_is_valid_no_more(scene: Scene, path: str) -> None:
+    """The API's 401 ends the session with the API's own sentence."""
+    scene.api.failures[path] = 401, "the API token expired"
+    assert scene.look() == [(REVOKED, "the API token expired")]
+
+
+def test_how_long_a_lost_right_lasts_at_most() -> None:
+    """The pause between two looks and the patience of an ending leave a session no more than the 30 s promised."""
+    assert revocation.PERIOD + endings.GATEWAY_PATIENCE + 2 * endings.CLIENT_PATIENCE <= 30
+
+
+def test_a_token_that_was_limited(scene: Scene) -> None:
+    """A token whose scopes do not cover everything any more ends the session."""
+    scene.api.token = {"scopes": ["GET /arvados/v1/"]}
+    (reason, sentence), = scene.look()
+    assert reason == REVOKED and "limited" in sentence
+
+
+def test_a_token_without_scopes(scene: Scene) -> None:
+    """An answer that says nothing of scopes ends the session: it is not known to be good for one."""
+    scene.api.token = {"uuid": "zzzzz-gj3su-000000000000000"}
+    (reason, sentence), = scene.look()
+    assert reason == REVOKED and "limited" in sentence
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{"containers": [{"uuid": CONTAINER}]}, {"containers": [CONTAINER]}, {"user": {"is_admin": False}}],
+    ids=["container without state", "container that is no record", "user without uuid"],
+)
+def test_an_answer_that_cannot_be_used(scene: Scene, answer: dict[str, Any]) -> None:
+    """A look that fails in a way nobody foresaw is one without an answer: sessions go on for a time, not for ever."""
+    vars(scene.api).update(answer)
+    recent = session()
+    long_ago = session(checked=time.monotonic() - revocation.API_GRACE - 1)
+    (reason, sentence), = scene.look(recent, long_ago)
+    assert reason == REVOKED and "10 min" in sentence and "cannot be used" in sentence
+    assert long_ago.reason and not recent.reason
+
+
+def test_one_users_answer_is_no_trouble_of_anothers(scene: Scene) -> None:
+    """A look that fails for one session goes on for the others."""
+    opened = time.monotonic()
+    broken, good = session(container_uuid="zzzzz-dz642-zzzzzzzzzzzzzzz", checked=opened), session(checked=0.0)
+    scene.api.containers.append({"uuid": broken.container_uuid})
+    assert scene.look(broken, good) == []
+    assert good.checked > 0 and broken.checked == opened
+
+
+def test_lost_read_permission(scene: Scene) -> None:
+    """A container that the user cannot read any more ends the session."""
+    scene.api.containers = []
+    assert scene.look() == [(REVOKED, f"you may not read container {CONTAINER} any more")]
+
+
+def test_the_decision_table(scene: Scene) -> None:
+    """A request of somebody else for the same container, or a stricter table, ends the session."""
+    scene.api.requests.append(scene.api.requests[0] | {"modified_by_user_uuid": "zzzzz-tpzed-000000000000000"})
+    (reason, sentence), = scene.look()
+    assert reason == REVOKED and "requests that other users submitted" in sentence
+
+
+def test_an_administrator_no_more(scene: Scene) -> None:
+    """Administrators keep their sessions as long as they are that, and the table lets them in."""
+    scene.policy = ShellAccess("default-on", admin=True, user=False)
+    scene.api.user["is_admin"] = True
+    assert scene.look() == []
+    scene.api.user["is_admin"] = False
+    assert [reason for reason, _ in scene.look()] == [REVOKED, REVOKED]
+
+
+def test_disabled(scene: Scene) -> None:
+    """With shell access disabled every session ends, and the API need not be asked."""
+    scene.policy = ShellAccess("disabled", admin=True, user=True)
+    (reason, sentence), other = scene.look(session(), session())
+    assert reason == REVOKED and sentence.startswith("shell access is disabled on this cluster")
+    assert other == (reason, sentence) and not scene.api.calls
+
+
+@pytest.mark.parametrize(
+    ("record", "sentence"),
+    [({"state": "Complete", "exit_code": 3}, f"container {CONTAINER} has ended (Complete, exit 3)"),
+     ({"state": "Cancelled"}, f"container {CONTAINER} has ended (Cancelled)"),
+     ({"state": "Queued"}, f"container {CONTAINER} is not running any more (it is Queued)")],
+)  # fmt: skip
+def test_the_containers_end(scene: Scene, record: dict[str, Any], sentence: str) -> None:
+    """A session whose container has ended, and whose gateway did not say so, is ended."""
+    scene.api.containers[0].update(record)
+    assert scene.look() == [(CONTAINER_ENDED, sentence)]
+
+
+@pytest.mark.parametrize("path", ["users/current", "containers", "container_requests"])
+@pytest.mark.parametrize("status", [422, 429, 500, 502, 503])
+def test_an_api_that_fails_ends_nothing_for_a_time(scene: Scene, path: str, status: int) -> None:
+    """Sessions go on while the API cannot answer, and end when that has lasted too long."""
+    scene.api.failures[path] = status, "the database is away"
+    recent = session()
+    long_ago = session(checked=time.monotonic() - revocation.API_GRACE - 1)
+    (reason, sentence), = scene.look(recent, long_ago)
+    assert reason == REVOKED and "10 min" in sentence and "the database is away" in sentence
+    assert long_ago.reason and not recent.reason
+
+
+def test_roots_own_trouble_is_no_answer_about_a_user(scene: Scene) -> None:
+    """A root token that the API refuses ends no session."""
+    scene.api.failures["container_requests"] = 401, "the API token is not valid"
+    assert scene.look() == []
+
+
+def test_a_silent_client(scene: Scene) -> None:
+    """A client that got its answer and never began to speak holds its session for half a minute at most."""
+    assert scene.look(session(started=time.time()), early=b"") == []
+    silent = session(started=time.time() - 31)
+    assert scene.look(silent, early=b"") == [(CLIENT_LEFT, "the client sent nothing for 30 s")]
+
+
+def test_a_thousand_sessions_cost_few_calls(scene: Scene) -> None:
+    """The API is asked once for each token, and for many containers at once."""
+    uuids = [f"zzzzz-dz642-{number:015d}" for number in range(200)]
+    scene.api.containers = [scene.api.containers[0] | {"uuid": uuid} for uuid in uuids]
+    scene.api.requests = [scene.api.requests[0] | {"container_uuid": uuid} for uuid in uuids]
+    assert scene.look(*(session(container_uuid=uuid) for uuid in uuids for _ in range(5))) == []
+    assert scene.api.calls.total() <= 12

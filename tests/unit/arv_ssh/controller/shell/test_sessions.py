@@ -1,0 +1,128 @@
+"""The registry of sessions: who is told what, why a session ended, and whose address a request came from."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from arv_ssh.controller.shell.sessions import KILLED, STOPPING, Attempt, Observer, Sessions, peer_address
+from arv_ssh.errors import Forbidden, HttpError
+from arv_ssh.net.http_server import Request
+from tests.unit.arv_ssh.controller.sessions import CONTAINER, TOKEN, Transcript, session
+from tests.unit.arv_ssh.streams import Wire
+
+
+def running() -> tuple[Sessions, Transcript, Wire, Wire]:
+    """Return a registry with one live session, its observer, and the session's client and gateway."""
+    sessions, transcript = Sessions(), Transcript()
+    sessions.observe(transcript)
+    client, gateway = Wire(), Wire()
+    sessions.run(session(), (client, b"from client"), (gateway, b"from gateway"))
+    return sessions, transcript, client, gateway
+
+
+def test_a_session_is_live_until_both_sides_are_gone() -> None:
+    """A session is listed, found by its id and counts its bytes until it is closed."""
+    sessions, transcript, client, gateway = running()
+    (live,) = sessions
+    assert sessions.get(live.id) is live and len(sessions) == 1
+    assert (live.bytes_from_client, live.bytes_to_client) == (11, 12)
+    client.lose()
+    assert len(sessions) == 1
+    gateway.lose()
+    assert len(sessions) == 0 and sessions.get(live.id) is None
+    assert transcript.lines == ["opened", "closed client left"]
+    assert transcript.closed_sessions == [live]
+
+
+@pytest.mark.parametrize("eof", [True, False])
+@pytest.mark.parametrize("first", ["client", "gateway"])
+def test_who_left_first(first: str, eof: bool) -> None:
+    """The reason names the side whose end or loss came first."""
+    _, transcript, client, gateway = running()
+    leaving, staying = (client, gateway) if first == "client" else (gateway, client)
+    if eof:
+        leaving.receive_eof()
+        staying.receive_eof()
+    leaving.lose()
+    staying.lose(OSError("reset"))
+    assert transcript.lines[-1] == f"closed {first} left"
+
+
+def test_our_own_reason_wins() -> None:
+    """A session that was ended here has that reason, whichever side is gone first; a second reason changes nothing."""
+    sessions, transcript, client, gateway = running()
+    (live,) = sessions
+    live.end(f"{KILLED}: too many")
+    sessions.close()
+    assert client.is_closing() and gateway.is_closing()
+    gateway.lose()
+    client.lose()
+    assert transcript.lines[-1] == "closed killed: too many"
+
+
+def test_closing_ends_every_session() -> None:
+    """A controller that stops says so of each session."""
+    sessions, transcript, client, gateway = running()
+    sessions.close()
+    client.lose()
+    gateway.lose()
+    assert transcript.lines[-1] == f"closed {STOPPING}"
+
+
+def test_an_observer_may_refuse() -> None:
+    """The first refusal at opening is raised, and later observers are not asked."""
+    sessions, first, second = Sessions(), Transcript(Forbidden("the audit cannot be written")), Transcript()
+    sessions.observe(first)
+    sessions.observe(second)
+    with pytest.raises(Forbidden, match="audit"):
+        asyncio.run(sessions.opening(session()))
+    assert (first.lines, second.lines) == (["opening"], [])
+
+
+def test_an_observer_that_fails_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """An observer's exception is logged; the session runs, and the other observers are told."""
+
+    class Broken(Observer):
+        def refused(self, attempt: Attempt, error: HttpError) -> None:
+            raise RuntimeError("broken")
+
+    sessions, transcript = Sessions(), Transcript()
+    sessions.observe(Broken())
+    sessions.observe(transcript)
+    sessions.refused(Attempt("req-1", CONTAINER, "", "192.0.2.7"), Forbidden("no"))
+    assert transcript.lines == ["refused 403 no"]
+    assert "an observer of sessions failed" in caplog.text
+
+
+def test_no_token_is_shown(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither a session's repr nor its log lines hold its token."""
+    caplog.set_level(logging.DEBUG)
+    sessions, _, client, gateway = running()
+    (live,) = sessions
+    client.lose()
+    gateway.lose()
+    assert "session closed" in caplog.text
+    for text in (repr(live), caplog.text, *(str(record.__dict__) for record in caplog.records)):
+        assert TOKEN not in text and "secretsecret" not in text
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "expected"),
+    [
+        ("8.8.8.8", None, "8.8.8.8"),
+        ("8.8.8.8", "8.8.4.4", "8.8.8.8"),
+        ("127.0.0.1", "8.8.4.4", "8.8.4.4"),
+        ("10.1.2.3", "1.2.3.4, 8.8.4.4", "8.8.4.4"),
+        ("::1", "2001:4860:4860::8844", "2001:4860:4860::8844"),
+        ("127.0.0.1", "unknown", "127.0.0.1"),
+        ("127.0.0.1", "", "127.0.0.1"),
+        ("", "8.8.4.4", ""),
+    ],
+)
+def test_peer_address(peer: str, forwarded: str | None, expected: str) -> None:
+    """What a proxy on a private address appended to X-Forwarded-For counts, and nobody else's word."""
+    headers = {} if forwarded is None else {"x-forwarded-for": forwarded}
+    assert peer_address(Request("POST", "/", "", headers, b"", peer, "req-1")) == expected

@@ -1,0 +1,216 @@
+"""Who may enter: every row of the decision table for every kind of user who can read the container.
+
+A stranger and an anonymous user never come here: they cannot read the record, which is the API's 404 or 401.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from itertools import product
+from typing import Any
+
+import pytest
+
+from arv_ssh.config.cluster_config import ShellAccess
+from arv_ssh.errors import ContainerEnded, Forbidden, HttpError, Unavailable
+from arv_ssh.trust import access
+
+CONTAINER = "zzzzz-dz642-abcdeabcdeabcde"
+USERS: dict[str, dict[str, Any]] = {
+    "admin": {"uuid": "zzzzz-tpzed-d9tiejq69daie8f", "is_admin": True},
+    "owner": {"uuid": "zzzzz-tpzed-xurymjxw79nv3jz", "is_admin": False},
+    "reader": {"uuid": "zzzzz-tpzed-l1s2piq4t4mps8r", "is_admin": False},
+}
+SUBMITTED_BY_OWNER = [{"uuid": "zzzzz-xvhdp-000000000000000", "modified_by_user_uuid": USERS["owner"]["uuid"]}]
+
+# (mode, the container's shell_access: None is not said) -> may anybody enter, and if not, why
+MODES: dict[tuple[str, bool | None], type[HttpError] | None] = {
+    ("disabled", None): Unavailable,
+    ("disabled", True): Unavailable,
+    ("disabled", False): Unavailable,
+    ("default-off", None): Forbidden,
+    ("default-off", True): None,
+    ("default-off", False): Forbidden,
+    ("default-on", None): None,
+    ("default-on", True): None,
+    ("default-on", False): Forbidden,
+}
+# (Admin, User) -> who may enter a container whose mode allows it, all of its requests being the owner's
+PEOPLE: dict[tuple[bool, bool], set[str]] = {
+    (False, False): set(),
+    (True, False): {"admin"},
+    (False, True): {"owner"},
+    (True, True): {"admin", "owner"},
+}
+
+
+def container(**more: Any) -> dict[str, Any]:
+    return {"uuid": CONTAINER, "state": "Running", "gateway_address": "h:1", "runtime_constraints": {}} | more
+
+
+def decide(policy: ShellAccess, user: dict[str, Any], record: dict[str, Any], requests: list[Any]) -> None:
+    """Ask in the order that is the caller's promise."""
+    access.check_enabled(policy)
+    access.check_allowed(policy, user, record, requests)
+    access.check_state(record)
+
+
+ROWS = list(product(MODES, PEOPLE, USERS))
+
+
+@pytest.mark.parametrize(("mode", "people", "who"), ROWS, ids=str)
+def test_table(mode: tuple[str, bool | None], people: tuple[bool, bool], who: str) -> None:
+    """Each mode, wish of the container, pair of switches and kind of user gets the table's answer."""
+    policy = ShellAccess(mode=mode[0], admin=people[0], user=people[1])
+    wish = {} if mode[1] is None else {"shell_access": mode[1]}
+    expected = MODES[mode] or (None if who in PEOPLE[people] else Forbidden)
+    if expected is None:
+        decide(policy, USERS[who], container(runtime_constraints=wish), SUBMITTED_BY_OWNER)
+        return
+    with pytest.raises(HttpError) as caught:
+        decide(policy, USERS[who], container(runtime_constraints=wish), SUBMITTED_BY_OWNER)
+    assert type(caught.value) is expected
+
+
+OPEN = ShellAccess(mode="default-on", admin=True, user=True)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [[], ["zzzzz-tpzed-l1s2piq4t4mps8r"], ["zzzzz-tpzed-l1s2piq4t4mps8r", "zzzzz-tpzed-d9tiejq69daie8f"]],
+    ids=["none", "one", "two"],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_shared_container(others: list[str], first: bool) -> None:
+    """A container that also serves somebody else's request is closed to its first owner, and open to an admin."""
+    foreign = [{"uuid": "x", "modified_by_user_uuid": uuid} for uuid in others]
+    requests = SUBMITTED_BY_OWNER + foreign if first else foreign + SUBMITTED_BY_OWNER
+    decide(OPEN, USERS["admin"], container(), requests)
+    if others:
+        with pytest.raises(Forbidden, match="other users submitted"):
+            decide(OPEN, USERS["owner"], container(), requests)
+    else:
+        decide(OPEN, USERS["owner"], container(), requests)
+
+
+def test_a_colleague_who_renames_a_request() -> None:
+    """Who changed a request last did not submit it: the submitter on the record decides, where there is one."""
+    reader, owner = USERS["reader"]["uuid"], USERS["owner"]["uuid"]
+    requests = [{"uuid": "x", "modified_by_user_uuid": reader, "submitted_by_user_uuid": owner}]
+    decide(OPEN, USERS["owner"], container(), requests)
+    with pytest.raises(Forbidden, match="other users submitted"):
+        decide(OPEN, USERS["reader"], container(), requests)
+
+
+@pytest.mark.parametrize("submitter", [{}, {"submitted_by_user_uuid": None}], ids=["stock", "null"])
+def test_a_record_without_submitter(submitter: dict[str, Any]) -> None:
+    """Where the API tells only the last change, the user whom the container was made for must be the same."""
+    requests = [{"uuid": "x", "modified_by_user_uuid": USERS["reader"]["uuid"]} | submitter]
+    decide(OPEN, USERS["reader"], container(runtime_user_uuid=USERS["reader"]["uuid"]), requests)
+    for who in ("reader", "owner"):
+        with pytest.raises(Forbidden, match="other users submitted"):
+            decide(OPEN, USERS[who], container(runtime_user_uuid=USERS["owner"]["uuid"]), requests)
+
+
+def test_a_request_that_tells_nobody() -> None:
+    """A request without any user's UUID was submitted by nobody who may enter."""
+    with pytest.raises(Forbidden, match="other users submitted"):
+        decide(OPEN, USERS["owner"], container(), [{"uuid": "x"}])
+
+
+@pytest.mark.parametrize("scopes", [["all"], ["GET /", "all"]])
+def test_a_token_for_everything(scopes: list[str]) -> None:
+    """A token whose scopes have "all" is good for a session."""
+    access.check_scopes({"scopes": scopes}, "entering containers")
+
+
+@pytest.mark.parametrize(
+    "token",
+    [{}, {"scopes": None}, {"scopes": []}, {"scopes": ["GET /"]}, {"scopes": "all"}, {"scopes": {"all": 1}}],
+    ids=str,
+)
+def test_a_token_that_is_not_known_to_be_for_everything(token: dict[str, Any]) -> None:
+    """A record that lists no "all", or no scopes, is one of a limited token."""
+    with pytest.raises(Forbidden, match="limited to certain requests, which do not include entering containers"):
+        access.check_scopes(token, "entering containers")
+
+
+def test_container_without_requests() -> None:
+    """A container that nobody can be shown to have submitted is nobody's own."""
+    with pytest.raises(Forbidden):
+        decide(OPEN, USERS["owner"], container(), [])
+
+
+@pytest.mark.parametrize("wish", ["true", 1, "yes", None, {}])
+def test_only_true_is_a_wish(wish: Any) -> None:
+    """In the mode default-off, nothing but a real true opens a container."""
+    with pytest.raises(Forbidden, match="was not requested"):
+        policy = ShellAccess(mode="default-off", admin=True, user=True)
+        decide(policy, USERS["admin"], container(runtime_constraints={"shell_access": wish}), SUBMITTED_BY_OWNER)
+
+
+def test_record_without_constraints() -> None:
+    """A record whose runtime_constraints is null says nothing about shell access."""
+    decide(OPEN, USERS["owner"], container(runtime_constraints=None), SUBMITTED_BY_OWNER)
+
+
+def test_permission_before_state() -> None:
+    """Who may not enter does not learn by the refusal whether the container runs."""
+    with pytest.raises(Forbidden):
+        decide(OPEN, USERS["reader"], container(state="Complete"), SUBMITTED_BY_OWNER)
+
+
+@pytest.mark.parametrize("state", ["Queued", "Locked"])
+def test_not_yet_running(state: str) -> None:
+    """Before it runs, the refusal names the state and says to wait."""
+    with pytest.raises(Unavailable, match=f"{CONTAINER} is not running yet .it is {state}.; try again"):
+        access.check_state(container(state=state, gateway_address=""))
+
+
+@pytest.mark.parametrize("address", ["", None])
+def test_without_gateway(address: str | None) -> None:
+    """A running container that recorded no gateway address cannot be entered."""
+    with pytest.raises(Unavailable, match="without a gateway"):
+        access.check_state(container(gateway_address=address))
+
+
+@pytest.mark.parametrize(
+    ("record", "ending"),
+    [
+        ({"state": "Complete", "exit_code": 3, "finished_at": "2026-01-01T11:59:48.123456000Z"},
+         "(Complete, exit 3, 11 s ago)"),
+        ({"state": "Complete", "exit_code": 0, "finished_at": "2026-01-01T11:51:00Z"},
+         "(Complete, exit 0, 9 min ago)"),
+        ({"state": "Complete", "exit_code": 0, "finished_at": "2026-01-01T09:00:01Z"}, "(Complete, exit 0, 2 h ago)"),
+        ({"state": "Cancelled", "exit_code": None, "finished_at": "2025-12-01T12:00:00Z"}, "(Cancelled, 31 d ago)"),
+        ({"state": "Cancelled", "exit_code": None, "finished_at": None}, "(Cancelled)"),
+        ({"state": "Complete", "exit_code": 0, "finished_at": "2026-01-01T12:00:05Z"}, "(Complete, exit 0, 0 s ago)"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_ended(record: dict[str, Any], ending: str) -> None:
+    """After its end, the refusal says how it ended and how long ago."""
+    with pytest.raises(ContainerEnded) as caught:
+        access.check_state(container(**record), now=datetime(2026, 1, 1, 12, tzinfo=UTC))
+    assert str(caught.value) == f"container {CONTAINER} has ended {ending}"
+
+
+def test_mark_says_who_and_when() -> None:
+    """The first session is noted beside what the container's properties hold already."""
+    container = {"uuid": CONTAINER, "properties": {"mine": 1}}
+    now = datetime(2030, 1, 31, 12, 0, 5, tzinfo=UTC)
+    assert access.mark(container, USERS["owner"]["uuid"], "req-1", now) == {
+        "interactive_session_started": True,
+        "properties": {
+            "mine": 1,
+            "arv-ssh:interactive_session": {
+                "user_uuid": USERS["owner"]["uuid"], "at": "2030-01-31T12:00:05Z", "request_id": "req-1",
+            },
+        },
+    }  # fmt: skip
+
+
+def test_mark_of_a_record_without_properties() -> None:
+    """A container of stock Arvados, which has no such attribute, is sent none."""
+    now = datetime(2030, 1, 31, tzinfo=UTC)
+    assert access.mark({"uuid": CONTAINER}, "user", "req-1", now) == {"interactive_session_started": True}

@@ -1,0 +1,142 @@
+"""SFTP sessions as the audit sees them: a real server's answers to real requests, in pieces of any size."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crunch_sshd.audit.sftp_operations import MAX_PENDING, FileOperations
+from crunch_sshd.inside.sftp import wire
+from crunch_sshd.inside.sftp.operations import Operations
+from crunch_sshd.inside.sftp.wire import Answers
+from tests.unit.crunch_sshd.inside.sftp.client import packet
+
+Noted = list[tuple[str, dict[str, Any]]]
+
+
+class Session:
+    """A server without a process, and what the audit notes of it; ``piece`` is how much it is shown at once."""
+
+    def __init__(self, piece: int = 1 << 20) -> None:
+        self.noted: Noted = []
+        self.asked: Noted = []
+        self.audit = FileOperations(lambda operation, facts: self.noted.append((operation, dict(facts))))
+        self._answers = Answers()
+        self._server = Operations(self._answers, b"/root", 100)
+        self._piece = piece
+        self._number = 0
+        self.ask(wire.INIT)
+
+    def ask(self, kind: int, *fields: int | bytes | tuple[int], number: int | None = None) -> bytes:
+        """Have the server do something; return its answer's content."""
+        self._number += 1
+        request = packet(kind, self._number if number is None else number, *fields)
+        for data in self._pieces(request):
+            self.asked += self.audit.requests(data)
+        self._server.handle(memoryview(request)[4:])
+        answer = bytes(self._answers.waiting())
+        self._answers.sent()
+        for data in self._pieces(answer):
+            self.audit.answers(data)
+        return answer[9:]
+
+    def open(self, path: bytes, pflags: int) -> bytes:
+        """Open a file; return its handle."""
+        return self.ask(wire.OPEN, path, pflags, 0)[4:]
+
+    def _pieces(self, data: bytes) -> list[bytes]:
+        return [data[at : at + self._piece] for at in range(0, len(data), self._piece)]
+
+
+@pytest.mark.parametrize("piece", [1, 10, 1 << 20])
+def test_transfers(tmp_path: Path, piece: int) -> None:
+    """A file's opening tells how, its close tells how much was read and written, however the bytes are cut."""
+    path = os.fsencode(tmp_path / "file")
+    session = Session(piece)
+    handle = session.open(path, 1 | 2 | 8 | 16)
+    session.ask(wire.WRITE, handle, (0,), b"x" * 5000)
+    session.ask(wire.WRITE, handle, (5000,), b"y" * 3)
+    assert session.ask(wire.READ, handle, (0,), 100_000)[4:] == b"x" * 5000 + b"yyy"
+    session.ask(wire.READ, handle, (6000,), 10)
+    session.ask(wire.CLOSE, handle)
+    name = os.fsdecode(path)
+    assert session.noted == [
+        ("open", {"path": name, "mode": "read write create truncate"}),
+        ("close", {"path": name, "bytes_read": 5003, "bytes_written": 5003}),
+    ]
+
+
+def test_operations(tmp_path: Path) -> None:
+    """Each operation that changes or lists something is noted with its paths, a failed one with the error."""
+    base = os.fsencode(tmp_path)
+    session = Session()
+    session.ask(wire.MKDIR, base + b"/d", 0)
+    session.ask(wire.SYMLINK, b"target", base + b"/link")
+    session.ask(wire.RENAME, base + b"/link", base + b"/d/link")
+    session.ask(wire.EXTENDED, b"posix-rename@openssh.com", base + b"/d/link", base + b"/link")
+    session.ask(wire.SETSTAT, base + b"/d", 4, 0o700)
+    session.ask(wire.REMOVE, base + b"/link")
+    session.ask(wire.REMOVE, base + b"/\xff")
+    session.ask(wire.RMDIR, base + b"/d")
+    listing = session.ask(wire.OPENDIR, base)[4:]
+    session.ask(wire.READDIR, listing)
+    session.ask(wire.CLOSE, listing)
+    session.ask(wire.STAT, base)
+    at = str(tmp_path)
+    assert session.noted == [
+        ("mkdir", {"path": f"{at}/d"}),
+        ("symlink", {"target": "target", "path": f"{at}/link"}),
+        ("rename", {"path": f"{at}/link", "to": f"{at}/d/link"}),
+        ("rename", {"path": f"{at}/d/link", "to": f"{at}/link"}),
+        ("setstat", {"path": f"{at}/d"}),
+        ("remove", {"path": f"{at}/link"}),
+        ("remove", {"path": f"{at}/\\xff", "error": "No such file or directory"}),
+        ("rmdir", {"path": f"{at}/d"}),
+        ("list", {"path": at}),
+        ("close", {"path": at, "bytes_read": 0, "bytes_written": 0}),
+    ]
+    assert [operation for operation, _ in session.asked] == [name for name, _ in session.noted if name != "close"]
+
+
+def test_numbers_used_twice(tmp_path: Path) -> None:
+    """A client that gives two requests one number hides neither of them."""
+    path = os.fsencode(tmp_path / "file")
+    Path(os.fsdecode(path)).touch()
+    session = Session()
+    asked = packet(wire.REMOVE, 7, path) + packet(wire.STAT, 7, path)
+    session.audit.requests(asked)
+    session.audit.answers(packet(wire.STATUS, 7, wire.OK, b"Success", b"") + packet(wire.STATUS, 7, 2, b"No", b""))
+    assert session.noted == [("remove", {"path": os.fsdecode(path)})]
+
+
+def test_files_left_open(tmp_path: Path) -> None:
+    """What is open when the session ends is noted with its sizes."""
+    session = Session()
+    session.ask(wire.WRITE, session.open(os.fsencode(tmp_path / "file"), 2 | 8), (0,), b"abc")
+    session.audit.end()
+    assert session.noted[-1] == (
+        "close",
+        {"path": str(tmp_path / "file"), "bytes_read": 0, "bytes_written": 3, "error": "the session ended before"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("requests", "answers"),
+    [
+        (bytes(4), b""),
+        (wire.number(wire.MAX_PACKET + 1) + b"x", b""),
+        (packet(wire.REMOVE, 1), b""),
+        (packet(wire.STAT, 0, b"") * (MAX_PENDING + 1), b""),
+        (b"", packet(wire.STATUS, 1, 0, b"", b"")),
+    ],
+)
+def test_what_cannot_be_followed(requests: bytes, answers: bytes) -> None:
+    """A stream that breaks the protocol is noted once and then left alone."""
+    session = Session()
+    session.audit.requests(requests)
+    session.audit.answers(answers)
+    session.ask(wire.MKDIR, b"/nowhere/at/all", 0)
+    assert [operation for operation, _ in session.noted] == ["unreadable"]

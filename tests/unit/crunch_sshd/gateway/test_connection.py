@@ -1,0 +1,140 @@
+"""Who is let in over SSH: exactly the session that the controller proved."""
+
+from __future__ import annotations
+
+import logging
+
+import paramiko
+import pytest
+
+from arv_ssh.trust import host_key
+from crunch_sshd.gateway import connection as connection_module
+from crunch_sshd.gateway.connection import MACS
+from tests.unit.crunch_sshd.conftest import Connect
+from tests.unit.crunch_sshd.double import CREDENTIAL, DEADLINE, SECRET, Link, MemoryRuntime
+
+
+@pytest.mark.parametrize(("proven", "given"), [("", "_"), ("crunch", "crunch"), ("root", "root")])
+def test_none(connect: Connect, proven: str, given: str) -> None:
+    """The method none is accepted for the session's own user; ``_`` stands for the image's default user."""
+    link = connect(proven)
+    link.client.auth_none(given)
+    assert link.client.is_authenticated() and link.server.authenticated
+
+
+@pytest.mark.parametrize(
+    ("proven", "given"),
+    [("", ""), ("", "root"), ("", "crunch"), ("crunch", "_"), ("crunch", "root"), ("crunch", ""), ("root", "crunch")],
+)
+@pytest.mark.parametrize("method", ["none", "password"])
+def test_other_user(connect: Connect, proven: str, given: str, method: str) -> None:
+    """Another user than the session's is refused, whatever the method and even with the right password."""
+    link = connect(proven)
+    with pytest.raises(paramiko.AuthenticationException):
+        if method == "none":
+            link.client.auth_none(given)
+        else:
+            link.client.auth_password(given, CREDENTIAL)
+    assert not link.server.authenticated
+
+
+def test_password(connect: Connect) -> None:
+    """The session's credential is accepted as a password."""
+    link = connect("crunch")
+    link.client.auth_password("crunch", CREDENTIAL)
+    assert link.client.is_authenticated()
+
+
+@pytest.mark.parametrize("wrong", ["", "wrong", CREDENTIAL + "x", CREDENTIAL[:-1], "ü"])
+def test_wrong_password(connect: Connect, wrong: str) -> None:
+    """Any other password is refused, the empty one included."""
+    link = connect("crunch")
+    with pytest.raises(paramiko.AuthenticationException):
+        link.client.auth_password("crunch", wrong)
+
+
+@pytest.mark.parametrize("given", ["", "anything"])
+def test_unsigned_session_has_no_password(connect: Connect, given: str) -> None:
+    """Where no session was signed there is no credential, and so no right password: not the empty one either."""
+    link = connect("crunch", credential="")
+    with pytest.raises(paramiko.AuthenticationException):
+        link.client.auth_password("crunch", given)
+    link.client.auth_none("crunch")
+
+
+def test_offered_methods(connect: Connect) -> None:
+    """The methods offered are the two there are."""
+    link = connect("crunch")
+    with pytest.raises(paramiko.BadAuthenticationType) as caught:
+        link.client.auth_publickey("crunch", paramiko.RSAKey.generate(2048))
+    assert sorted(caught.value.allowed_types) == ["none", "password"]
+
+
+def test_nothing_before_the_login(connect: Connect) -> None:
+    """No channel is opened for who has not logged in."""
+    link = connect()
+    with pytest.raises(paramiko.SSHException):
+        link.client.open_session(timeout=DEADLINE)
+
+
+def test_host_key(link: Link) -> None:
+    """The host key is the one that derives from the container's secret."""
+    key = link.client.get_remote_server_key()
+    assert f"{key.get_name()} {key.get_base64()}" == host_key.public_line(SECRET)
+
+
+def test_algorithms(link: Link) -> None:
+    """Only the exchanges, ciphers and MACs of the lists are offered: nothing old slips in with a new paramiko."""
+    options = link.transport.get_security_options()
+    assert options.ciphers[0] == "aes128-gcm@openssh.com"
+    assert not [name for name in (*options.ciphers, *options.digests, *options.kex) if "cbc" in name or "sha1" in name]
+    assert link.client.local_cipher == options.ciphers[-1] or link.client.local_cipher in options.ciphers
+
+
+def test_dropbear_alone_gets_a_plain_mac(link: Link) -> None:
+    """A client that says it is dropbear is offered the MAC it has; what others are offered is as before."""
+    assert "hmac-sha2-256" not in link.transport.get_security_options().digests
+    link.server.client_identified("SSH-2.0-dropbear_2022.83")
+    assert link.transport.get_security_options().digests == (*MACS, "hmac-sha2-256")
+
+
+def test_keepalive_is_answered(link: Link) -> None:
+    """keepalive@openssh.com gets an answer, and the connection lives on."""
+    assert link.client.global_request("keepalive@openssh.com") is None
+    assert link.client.is_active()
+
+
+def test_lost_connection_ends_every_session(link: Link, runtime: MemoryRuntime) -> None:
+    """When the client is gone without a word, all that its sessions run is hung up."""
+    link.open("one")
+    link.open("two")
+    processes = [runtime.next(), runtime.next()]
+    link.client.sock.close()
+    for process in processes:
+        assert process.hung_up.wait(DEADLINE)
+    assert link.ended.wait(DEADLINE)
+
+
+def test_end_tells_the_client_why(link: Link, runtime: MemoryRuntime, caplog: pytest.LogCaptureFixture) -> None:
+    """An ended connection's client gets the reason on each session's stderr and in SSH_MSG_DISCONNECT."""
+    caplog.set_level(logging.INFO, "paramiko")
+    channel = link.open("sleep 1000000")
+    process = runtime.next()
+    link.server.end("the API token was revoked")
+    link.client.join(DEADLINE)
+    assert not link.client.is_alive() and channel.closed
+    assert channel.recv_stderr(1000) == b"arv-ssh: the API token was revoked\r\n"
+    assert "Disconnect (code 11): the API token was revoked" in caplog.text
+    assert process.hung_up.wait(DEADLINE)
+
+
+def test_end_does_not_wait_for_a_client_that_takes_nothing(
+    link: Link, runtime: MemoryRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection whose client stopped reading is closed all the same, after a short grace."""
+    monkeypatch.setattr(connection_module, "DISCONNECT_GRACE", 0.2)
+    channel = link.open("yes")
+    with channel.in_buffer._lock:  # type: ignore[attr-defined]  # the client's thread stops at the first output
+        runtime.next().say(b"y\n" * (1 << 20))
+        link.server.end("too late")
+        assert link.ended.wait(DEADLINE)

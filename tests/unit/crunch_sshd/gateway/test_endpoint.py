@@ -1,0 +1,258 @@
+"""The gateway's front door: which request becomes a session, and what every other one is told."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from arv_ssh.errors import BadGateway, BadRequest, Forbidden, HttpError, NotFound, Unauthorized
+from arv_ssh.net.http_server import Request, Response, Upgrade
+from arv_ssh.trust import credentials, host_key, session_claim
+from arv_ssh.trust.session_claim import Session
+from crunch_sshd.gateway.connection import Login
+from crunch_sshd.gateway.endpoint import CLOCK_SKEW, Front, Identity
+from tests.unit.crunch_sshd.double import CRUNCH, ROOT, SECRET, MemoryRuntime
+
+UUID = "zzzzz-dz642-abcdeabcdeabcde"
+ADDRESS = "10.0.0.7:34567"
+CERTIFICATE = b"certificate bytes in DER"
+PROOF = credentials.request_auth(SECRET, CERTIFICATE)
+
+
+def session(**changes: Any) -> Session:
+    return replace(Session(UUID, int(time.time()) + 60, "", "req-1", "zzzzz-tpzed-xurymjxw79nv3jz"), **changes)
+
+
+def signed(text: str, *, proof: str = PROOF, address: str = ADDRESS, secret: str = SECRET) -> dict[str, str]:
+    return {
+        "x-arvados-session": text,
+        "x-arvados-session-authorization": credentials.session_auth(secret, proof, address, text),
+    }
+
+
+def request(headers: dict[str, str], form: str = "", *, method: str = "POST", path: str = "/ssh") -> Request:
+    own = {"upgrade": "ssh", "x-arvados-container-gateway-uuid": UUID, "x-arvados-authorization": PROOF}
+    merged = {name: value for name, value in (own | headers).items() if value != "absent"}
+    return Request(method, path, "", merged, form.encode(), "192.0.2.1", "req-of-http")
+
+
+def end(one: Request, known: int = 1) -> tuple[Response, list[tuple[str, str, str]]]:
+    """Return the answer to POST /end, and which sessions were to be ended with which reason; ``known`` are open."""
+    asked: list[tuple[str, str, str]] = []
+
+    def note(session: Session, reason: str) -> int:
+        asked.append((session.user_uuid, session.request_id, reason))
+        return known
+
+    front = Front(
+        Identity(UUID, SECRET, CERTIFICATE, ADDRESS), MemoryRuntime(), accept_unsigned=True,
+        opened=lambda transport, early, login: None, end=note,
+    )  # fmt: skip
+    answer = asyncio.run(front.handle(one))
+    assert isinstance(answer, Response)
+    return answer, asked
+
+
+def ask(
+    one: Request, *, unsigned: bool = False, refused: Callable[[Request, HttpError], None] = lambda request, error: None
+) -> tuple[Upgrade, Login]:
+    """Return the answer and the login that would be opened; ``refused`` is told what comes to nothing."""
+    logins: list[Login] = []
+    identity = Identity(UUID, SECRET, CERTIFICATE, ADDRESS)
+    front = Front(
+        identity, MemoryRuntime(), accept_unsigned=unsigned,
+        opened=lambda transport, early, login: logins.append(login), end=lambda session, reason: 0,
+        refused=refused,
+    )  # fmt: skip
+    answer = asyncio.run(front.handle(one))
+    assert isinstance(answer, Upgrade)
+    answer.start(None, b"")  # type: ignore[arg-type]
+    return answer, logins[0]
+
+
+def refused(one: Request, kind: type[HttpError], sentence: str, *, unsigned: bool = False) -> None:
+    told: list[tuple[Request, HttpError]] = []
+    with pytest.raises(HttpError, match=sentence) as caught:
+        ask(one, unsigned=unsigned, refused=lambda request, error: told.append((request, error)))
+    assert type(caught.value) is kind and told == [(one, caught.value)]
+    assert SECRET not in str(caught.value) and PROOF not in str(caught.value)
+
+
+def test_who_and_where_from() -> None:
+    """The login says who the user is and the address that the controller names, of bounded length."""
+    text = session_claim.encode(session())
+    _, login = ask(request(signed(text) | {"x-forwarded-for": "192.0.2.77"}))
+    assert (login.user_uuid, login.client) == (session().user_uuid, "192.0.2.77")
+    _, login = ask(request(signed(text) | {"x-forwarded-for": "x" * 1000}))
+    assert len(login.client) == 64
+
+
+def test_proven_session() -> None:
+    """A signed session is a 101 with the gateway's own proof and host key, and a login as the session says."""
+    text = session_claim.encode(session(login_username="crunch"))
+    answer, login = ask(request(signed(text), "login_username=root&detach_keys=ctrl-p,ctrl-q&uuid=" + UUID))
+    assert dict(answer.headers) == {
+        "X-Arvados-Authorization-Response": credentials.respond_auth(SECRET, PROOF),
+        "X-Arvados-Ssh-Host-Key": host_key.public_line(SECRET),
+    }
+    assert (login.login_username, login.account, login.request_id) == ("crunch", CRUNCH, "req-1")
+    assert login.user_credential == credentials.user_credential(SECRET, text)
+    assert login.detach_keys == b"\x10\x11"
+
+
+@pytest.mark.parametrize("target", ["absent", "", "zzzzz-dz642-000000000000000", UUID.upper()])
+def test_wrong_uuid(target: str) -> None:
+    """A request for another container is 502, before any proof is looked at."""
+    headers = signed(session_claim.encode(session())) | {"x-arvados-container-gateway-uuid": target}
+    refused(request(headers | {"x-arvados-authorization": "wrong"}), BadGateway, f"the gateway of {UUID}")
+
+
+@pytest.mark.parametrize(
+    "proof",
+    ["absent", "", "wrong", PROOF[:-1], PROOF.upper(), credentials.request_auth(SECRET, b"another certificate"),
+     credentials.request_auth("another secret", CERTIFICATE), credentials.respond_auth(SECRET, PROOF)],
+)  # fmt: skip
+@pytest.mark.parametrize("unsigned", [True, False])
+def test_wrong_request_proof(proof: str, unsigned: bool) -> None:
+    """A proof that is not over this container's secret and this very certificate is 401."""
+    headers = signed(session_claim.encode(session())) | {"x-arvados-authorization": proof}
+    refused(request(headers), Unauthorized, "X-Arvados-Authorization is wrong", unsigned=unsigned)
+
+
+def test_unsigned_session() -> None:
+    """A request without a session is 401, unless the gateway was started to accept it: then the form counts."""
+    refused(request({}, "login_username=crunch"), Unauthorized, "no X-Arvados-Session")
+    _, login = ask(request({}, "login_username=crunch&detach_keys="), unsigned=True)
+    assert (login.login_username, login.account, login.request_id) == ("crunch", CRUNCH, "req-of-http")
+    assert login.user_credential == ""
+
+
+def test_accepting_unsigned_does_not_accept_wrongly_signed() -> None:
+    """A session that is there must be right, also where none is demanded."""
+    text = session_claim.encode(session())
+    headers = signed(text) | {"x-arvados-session-authorization": "wrong"}
+    refused(request(headers), Unauthorized, "Session-Authorization is wrong", unsigned=True)
+
+
+@pytest.mark.parametrize("signature", ["absent", "", PROOF, credentials.respond_auth(SECRET, PROOF)])
+def test_wrong_session_proof(signature: str) -> None:
+    """A session without its proof, or with one of the other values that go over the wire, is 401."""
+    headers = signed(session_claim.encode(session())) | {"x-arvados-session-authorization": signature}
+    refused(request(headers), Unauthorized, "Session-Authorization is wrong")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"user_uuid": "zzzzz-tpzed-l1s2piq4t4mps8r"}, {"login_username": "root"}, {"exp": 2_000_000_000},
+     {"request_id": "req-2"}],
+    ids=lambda changed: next(iter(changed)),
+)  # fmt: skip
+def test_swapped_session(changed: dict[str, Any]) -> None:
+    """A session changed on the way does not fit its proof."""
+    headers = signed(session_claim.encode(session())) | {
+        "x-arvados-session": session_claim.encode(session(**changed))
+    }
+    refused(request(headers), Unauthorized, "Session-Authorization is wrong")
+
+
+def test_other_address() -> None:
+    """A session signed for another address is refused: an earlier attempt's node cannot pose as the current one."""
+    text = session_claim.encode(session())
+    refused(request(signed(text, address="10.0.0.7:34568")), Unauthorized, "Session-Authorization is wrong")
+
+
+def test_session_of_another_connection() -> None:
+    """A session signed over another connection's proof is refused: nothing can be replayed."""
+    other = credentials.request_auth(SECRET, b"another certificate")
+    text = session_claim.encode(session())
+    refused(request(signed(text, proof=other)), Unauthorized, "Session-Authorization is wrong")
+
+
+def test_session_for_another_container() -> None:
+    """A signed session that names another container is 502."""
+    text = session_claim.encode(session(container_uuid="zzzzz-dz642-000000000000000"))
+    refused(request(signed(text)), BadGateway, "the session is for zzzzz-dz642-000000000000000")
+
+
+def test_expired_session() -> None:
+    """A session is over when it and the clocks' allowed difference are."""
+    now = int(time.time())
+    ask(request(signed(session_claim.encode(session(exp=now - CLOCK_SKEW + 10)))))
+    refused(request(signed(session_claim.encode(session(exp=now - CLOCK_SKEW - 1)))), Unauthorized, "has expired")
+
+
+def test_signed_nonsense() -> None:
+    """A text that is signed and yet no session is 400."""
+    text = base64.urlsafe_b64encode(json.dumps({"exp": 1}).encode()).decode()
+    refused(request(signed(text)), BadRequest, "not a session")
+
+
+def test_unknown_login_name() -> None:
+    """A login name that the container does not have is 403 with its name."""
+    text = session_claim.encode(session(login_username="alice"))
+    refused(request(signed(text)), Forbidden, "no user 'alice'")
+
+
+def test_default_user() -> None:
+    """No login name is the image's default user."""
+    assert ask(request(signed(session_claim.encode(session()))))[1].account == ROOT
+
+
+def test_wrong_detach_keys() -> None:
+    """Detach keys that are none are 400, told before the session begins."""
+    refused(request(signed(session_claim.encode(session())), "detach_keys=nonsense"), BadRequest, "detach keys")
+
+
+@pytest.mark.parametrize(
+    ("one", "kind", "sentence"),
+    [
+        (request({}, path="/"), NotFound, "nothing at /"),
+        (request({}, path="/ssh/"), NotFound, "nothing at /ssh/"),
+        (request({}, method="GET"), BadRequest, "takes POST /ssh"),
+        (request({"upgrade": "websocket"}), BadRequest, "Upgrade: ssh"),
+        (request({"upgrade": "absent"}), BadRequest, "Upgrade: ssh"),
+    ],
+)
+def test_not_a_session_request(one: Request, kind: type[HttpError], sentence: str) -> None:
+    """Anything but POST /ssh with Upgrade: ssh is refused."""
+    refused(one, kind, sentence)
+
+
+def test_end() -> None:
+    """A signed POST /end ends that user's session of that request id; the gateway proves itself in its answer."""
+    text = session_claim.encode(session(request_id="req-2"))
+    answer, asked = end(request(signed(text), "reason=your%20token%20expired", path="/end"))
+    assert asked == [("zzzzz-tpzed-xurymjxw79nv3jz", "req-2", "your token expired")]
+    assert answer.status == 200
+    assert answer.headers == [("X-Arvados-Authorization-Response", credentials.respond_auth(SECRET, PROOF))]
+
+
+def test_end_shows_printable_text_only() -> None:
+    """A reason reaches terminals: control characters are taken out, and it is no longer than ssh shows."""
+    _, asked = end(request(signed(session_claim.encode(session())), "reason=%1B[2Ja%0A" + "b" * 1000, path="/end"))
+    assert asked[0][2] == ("?[2Ja?" + "b" * 1000)[:400]
+
+
+def test_end_of_nothing() -> None:
+    """Without such a session the answer is 404."""
+    with pytest.raises(NotFound, match="has no session req-1 open here"):
+        end(request(signed(session_claim.encode(session())), "reason=x", path="/end"), known=0)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"x-arvados-session": session_claim.encode(session())}, {"x-arvados-authorization": "wrong"},
+     signed(session_claim.encode(session()), secret="another")],
+    ids=["unsigned", "no signature", "wrong proof", "another secret"],
+)  # fmt: skip
+def test_only_a_proven_controller_ends_sessions(headers: dict[str, str]) -> None:
+    """POST /end without a session that a controller signed is 401, also where unsigned sessions are accepted."""
+    with pytest.raises(Unauthorized):
+        end(request(headers, "reason=x", path="/end"))

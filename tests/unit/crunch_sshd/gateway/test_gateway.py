@@ -1,0 +1,132 @@
+"""The gateway as a listening server: its address, its patience, its end."""
+
+from __future__ import annotations
+
+import gc
+import json
+import socket
+import ssl
+import time
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from arv_ssh.errors import ConfigError
+from arv_ssh.net.tls import client_context
+from arv_ssh.net.upgrade import UpgradeAnswer, request
+from arv_ssh.trust import credentials, session_claim
+from arv_ssh.trust.session_claim import Session
+from crunch_sshd.gateway import gateway as gateway_module
+from crunch_sshd.gateway.gateway import Gateway
+from tests.timing import wait_for
+from tests.unit.crunch_sshd.double import DEADLINE, SECRET, MemoryRuntime
+
+UUID = "zzzzz-dz642-abcdeabcdeabcde"
+
+
+@pytest.fixture
+def gateway() -> Iterator[Gateway]:
+    one = Gateway(container_uuid=UUID, secret=SECRET, runtime=MemoryRuntime())
+    yield one
+    one.stop()
+
+
+def connected(address: str) -> ssl.SSLSocket:
+    host, _, port = address.rpartition(":")
+    return client_context(insecure=True).wrap_socket(socket.create_connection((host, int(port)), DEADLINE))
+
+
+def opened(address: str, early: bytes = b"") -> tuple[ssl.SSLSocket, bytes]:
+    """Open a proven session with ``early`` glued to the request; return the connection and what followed the 101."""
+    connection = connected(address)
+    proof = credentials.request_auth(SECRET, connection.getpeercert(binary_form=True) or b"")
+    text = session_claim.encode(Session(UUID, int(time.time()) + 60, "", "req-1", "u"))
+    headers = [
+        ("X-Arvados-Container-Gateway-Uuid", UUID),
+        ("X-Arvados-Authorization", proof),
+        ("X-Arvados-Session", text),
+        ("X-Arvados-Session-Authorization", credentials.session_auth(SECRET, proof, address, text)),
+    ]
+    connection.sendall(request("POST", "/ssh", address, headers, {"detach_keys": ""}) + early)
+    answer = UpgradeAnswer()
+    while not answer.receive(connection.recv(65536)):
+        pass
+    assert answer.status == 101, answer.body
+    return connection, answer.trailing
+
+
+def test_ssh_begins_behind_the_answer(gateway: Gateway) -> None:
+    """After the 101 the SSH server greets, and takes a greeting that was glued to the request."""
+    connection, received = opened(gateway.start(), early=b"SSH-2.0-glued\r\n")
+    with connection:
+        while len(received) < 200:  # the server's greeting, then its KEXINIT: it has read ours
+            received += connection.recv(65536)
+        assert received.startswith(b"SSH-2.0-arv-ssh\r\n")
+
+
+def test_login_must_come_in_time(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proven connection that does not log in is closed after its grace."""
+    monkeypatch.setattr(gateway_module, "LOGIN_GRACE", 0.05)
+    connection, _ = opened(gateway.start())
+    with connection:
+        while connection.recv(65536):
+            pass
+
+
+def test_stop_ends_connections(gateway: Gateway) -> None:
+    """Stopping ends what is open in good order and can be done twice; nobody listens any more."""
+    address = gateway.start()
+    connection, _ = opened(address)
+    gateway.stop()
+    with connection:
+        while connection.recv(65536):
+            pass  # a cut instead of an end would be an error
+    gateway.stop()
+    with pytest.raises(OSError):
+        connected(address)
+
+
+def test_plain_http(gateway: Gateway) -> None:
+    """A request without TLS gets a sentence in JSON."""
+    host, _, port = gateway.start().rpartition(":")
+    with socket.create_connection((host, int(port)), DEADLINE) as connection:
+        connection.sendall(b"POST /ssh HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = b""
+        while data := connection.recv(65536):
+            answer += data
+    assert "https://" in json.loads(answer.partition(b"\r\n\r\n")[2])["errors"][0]
+
+
+def test_advertised_host() -> None:
+    """The address to record names the advertised host, in brackets where it is IPv6."""
+    for host, advertise, expected in (("127.0.0.1", "node7", "node7:"), ("::1", None, "[::1]:")):
+        one = Gateway(container_uuid=UUID, secret=SECRET, runtime=MemoryRuntime(), host=host, advertise=advertise)
+        try:
+            assert one.start().startswith(expected)
+        finally:
+            one.stop()
+
+
+def test_taken_port(gateway: Gateway) -> None:
+    """A port that is taken is a sentence, and the gateway that could not start can be stopped."""
+    port = int(gateway.start().rpartition(":")[2])
+    second = Gateway(container_uuid=UUID, secret=SECRET, runtime=MemoryRuntime(), port=port)
+    with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}"):
+        second.start()
+    second.stop()
+
+
+def test_unstarted_gateway_can_be_stopped() -> None:
+    """Stopping what was never started is no error."""
+    Gateway(container_uuid=UUID, secret=SECRET, runtime=MemoryRuntime()).stop()
+
+
+def test_an_ended_connection_is_not_kept(gateway: Gateway) -> None:
+    """Nothing holds a connection's memory once it is over, not even the timer of its login."""
+    connection, _ = opened(gateway.start())
+    (kept,) = wait_for(lambda: [weakref.ref(one) for one in gateway._connections])
+    connection.close()
+    wait_for(lambda: not gateway._connections)
+    gc.collect()
+    wait_for(lambda: kept() is None)

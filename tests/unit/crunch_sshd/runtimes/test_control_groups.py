@@ -1,0 +1,66 @@
+"""Control groups: from the kernel's texts to the files that move a process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from arv_ssh.errors import Unavailable
+from crunch_sshd.runtimes import control_groups
+from crunch_sshd.runtimes.control_groups import Mount
+
+HYBRID = """9:name=systemd:/docker/abc
+4:cpu,cpuacct:/docker/abc
+0::/docker/a:b
+"""
+MOUNTINFO = r"""30 25 0:26 / /sys/fs/cgroup ro shared:4 - tmpfs tmpfs ro
+31 30 0:27 / /sys/fs/cgroup/unified rw shared:5 - cgroup2 cgroup2 rw,nsdelegate
+32 30 0:28 / /sys/fs/cgroup/systemd rw shared:6 - cgroup cgroup rw,xattr,name=systemd
+33 30 0:29 /docker /sys/fs/cgroup/cpu\040acct rw - cgroup cgroup rw,cpu,cpuacct
+"""
+
+
+def test_memberships() -> None:
+    """A process is in one group of each hierarchy; version 2 has no name, and a group's may have colons."""
+    assert control_groups.memberships(HYBRID) == {
+        "name=systemd": "/docker/abc", "cpu,cpuacct": "/docker/abc", "": "/docker/a:b",
+    }  # fmt: skip
+
+
+def test_mounts() -> None:
+    """Each mounted hierarchy is known by its controllers; escapes in its place are undone."""
+    points = [mount.point for mount in control_groups.mounts(MOUNTINFO)]
+    assert points == ["/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup/cpu acct"]
+
+
+@pytest.mark.parametrize(("hierarchy", "group", "path"), [
+    ("", "/docker/abc", "/sys/fs/cgroup/unified/docker/abc/cgroup.procs"),
+    ("", "/", "/sys/fs/cgroup/unified/cgroup.procs"),
+    ("name=systemd", "/docker/abc", "/sys/fs/cgroup/systemd/docker/abc/cgroup.procs"),
+    ("cpu,cpuacct", "/docker/abc", "/sys/fs/cgroup/cpu acct/abc/cgroup.procs"),
+    ("cpu,cpuacct", "/dockers/abc", None),
+    ("cpu,cpuacct", "/other", None),
+    ("memory", "/docker/abc", None),
+    ("", "/../outside", None),
+])  # fmt: skip
+def test_procs_file(hierarchy: str, group: str, path: str | None) -> None:
+    """A group is found below the mount that shows it, and nowhere when none does."""
+    assert control_groups.procs_file(hierarchy, group, control_groups.mounts(MOUNTINFO)) == path
+
+
+def test_open_others(tmp_path: Path) -> None:
+    """Only groups that differ are opened; one that cannot be joined is refused, and nothing stays open."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "cgroup.procs").touch()
+    mounted = [Mount(frozenset({"memory"}), "/", str(tmp_path))]
+    assert control_groups.open_others({"memory": "/a"}, {"memory": "/a"}, mounted) == []
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(Unavailable, match="/b cannot be joined"):
+        control_groups.open_others({"memory": "/a", "": "/x"} | {"memory": "/b"}, {"": "/x"}, mounted)
+    with pytest.raises(Unavailable, match="/c is not mounted here"):
+        control_groups.open_others({"memory": "/a", "pids": "/c"}, {}, mounted)
+    assert os.listdir("/proc/self/fd") == before
+    (opened,) = control_groups.open_others({"memory": "/a"}, {"memory": "/"}, mounted)
+    os.close(opened)

@@ -1,0 +1,129 @@
+"""The order of a channel's data on its way to a process that lags, and the window that is given back for it."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from crunch_sshd.ssh.channel_input import Stdin
+from tests.unit.crunch_sshd.double import DEADLINE
+
+
+class Channel:
+    """Counts what the client may send again."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.changed = threading.Condition()
+
+    def consumed(self, size: int) -> None:
+        with self.changed:
+            self.total += size
+            self.changed.notify_all()
+
+    def until(self, size: int) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.total == size, DEADLINE), self.total
+
+
+class Process:
+    """Takes ``room`` bytes; whether it is writable is told only when the test lets it be known."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.taken = bytearray()
+        self.writable = threading.Event()
+        self.closed = threading.Event()
+        self.writers: set[str] = set()
+
+    def write(self, data: bytes | memoryview) -> int:
+        if self.room < 0:
+            raise BrokenPipeError
+        size = min(self.room, len(data))
+        self.taken += data[:size]
+        self.room -= size
+        if size:
+            self.writers.add(threading.current_thread().name)
+        return size
+
+    def wait_writable(self, timeout: float) -> bool:
+        return self.writable.wait(timeout)
+
+    def close_stdin(self) -> None:
+        self.closed.set()
+
+
+def fresh(room: int) -> tuple[Stdin, Any, Process]:
+    channel, process = Channel(), Process(room)
+    stdin: Any = Stdin(channel)  # type: ignore[arg-type]
+    stdin.attach(process)
+    return stdin, channel, process
+
+
+def test_direct() -> None:
+    """A process that takes everything is written to by the caller, and the window is given back at once."""
+    stdin, channel, process = fresh(100)
+    stdin.data_received(b"abc")
+    assert (bytes(process.taken), channel.total) == (b"abc", 3)
+    assert process.writers == {threading.current_thread().name}
+    stdin.eof_received()
+    assert process.closed.is_set()
+
+
+def test_no_overtaking() -> None:
+    """What comes while earlier bytes wait is queued behind them, even if the process has room by then."""
+    stdin, channel, process = fresh(2)
+    stdin.data_received(b"first")
+    assert (bytes(process.taken), channel.total) == (b"fi", 2)
+    process.room = 100
+    stdin.data_received(b"second")
+    stdin.eof_received()
+    assert process.taken == b"fi" and not process.closed.is_set()
+    process.writable.set()
+    assert process.closed.wait(DEADLINE)
+    assert process.taken == b"firstsecond"
+    channel.until(11)
+
+
+def test_before_the_process_is_there() -> None:
+    """Bytes that come first wait without giving the window back, and go out in order."""
+    channel, process = Channel(), Process(100)
+    stdin = Stdin(channel)  # type: ignore[arg-type]
+    stdin.data_received(b"early ")
+    stdin.data_received(b"bird")
+    stdin.eof_received()
+    assert channel.total == 0
+    process.writable.set()
+    stdin.attach(process)
+    assert process.closed.wait(DEADLINE)
+    assert process.taken == b"early bird"
+    channel.until(10)
+
+
+@pytest.mark.parametrize("waiting", [True, False])
+def test_process_that_reads_no_more(waiting: bool) -> None:
+    """Bytes for a process that reads no more are dropped and the window given back, so that a client can end."""
+    stdin, channel, process = fresh(1 if waiting else -1)
+    stdin.data_received(b"abc")
+    process.room = -1
+    process.writable.set()
+    channel.until(3)
+    stdin.data_received(b"more")
+    channel.until(7)
+
+
+def test_close_forgets() -> None:
+    """After the end nothing is delivered any more, and the thread that waited for room ends."""
+    stdin, channel, process = fresh(0)
+    stdin.data_received(b"abc")
+    stdin.close()
+    process.room = 100
+    process.writable.set()
+    stdin.data_received(b"d")
+    assert channel.total >= 1
+    for thread in threading.enumerate():
+        if thread.name == "stdin":
+            thread.join(DEADLINE)
+    assert process.taken == b""

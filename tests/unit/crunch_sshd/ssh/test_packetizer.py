@@ -1,0 +1,211 @@
+"""Packets under AES-GCM: the same bytes as paramiko's, through its private counters; a change of those fails here."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from functools import partial
+from typing import Any
+
+import paramiko
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from paramiko import common
+from paramiko.message import Message
+
+from crunch_sshd.ssh.packetizer import MAX_PACKET, GatewayPacketizer, _Direction
+from tests.timing import wait_for
+from tests.unit.crunch_sshd.conftest import Connect
+from tests.unit.crunch_sshd.double import DEADLINE, Link, MemoryRuntime, read_to_end
+
+GCM, CTR = "aes128-gcm@openssh.com", "aes128-ctr"
+SEQUENCES = ("_Packetizer__sequence_number_in", "_Packetizer__sequence_number_out")
+
+
+def exchange_keys(link: Link, cipher: str) -> None:
+    """Have the client begin a key exchange that ends in ``cipher``."""
+    link.client.get_security_options().ciphers = (cipher,)
+    link.client.renegotiate_keys()
+    link.client.global_request("keepalive@openssh.com")  # the exchange is over a moment after the client says so
+
+
+@pytest.fixture
+def link(connect: Connect) -> Link:
+    """A connection, logged in, with the cipher that stock ssh prefers here; paramiko's client would prefer another."""
+    one = connect()
+    one.client.auth_none("_")
+    exchange_keys(one, GCM)
+    return one
+
+
+def echo(link: Link, runtime: MemoryRuntime, data: bytes) -> None:
+    """Send data both ways and compare it."""
+    channel = link.open("cat")
+    process = runtime.next()
+    channel.sendall(data)
+    process.until(lambda: process.stdin == data)
+    process.say(data)
+    process.end(0)
+    assert read_to_end(channel) == (data, b"", 0)
+    # Paramiko's client cannot answer the channel's close in a key exchange.
+    wait_for(lambda: not link.transport._channels.values(), "the channel's end on both sides")
+
+
+def test_fast_way_is_taken(link: Link) -> None:
+    """With the cipher that stock ssh prefers here, both directions go the fast way."""
+    packetizer = link.transport.packetizer
+    assert isinstance(packetizer, GatewayPacketizer)
+    assert link.transport.local_cipher == GCM
+    assert packetizer._in is not None and packetizer._out is not None
+
+
+def test_sequence_numbers_are_paramikos(link: Link, runtime: MemoryRuntime) -> None:
+    """Every packet is counted where paramiko counts: both ends agree after data went both ways."""
+    echo(link, runtime, bytes(1_000_000))
+    link.client.global_request("keepalive@openssh.com")
+    ours, theirs = link.transport.packetizer, link.client.packetizer
+    for name, mirrored in (SEQUENCES, reversed(SEQUENCES)):
+        assert getattr(ours, name) == getattr(theirs, mirrored) > 30
+
+
+def test_ciphers_change_in_mid_connection(link: Link, runtime: MemoryRuntime) -> None:
+    """A key exchange may lead to a cipher that paramiko's own code serves, and back."""
+    data = bytes(range(256)) * 2000
+    for cipher in (CTR, GCM, CTR):
+        exchange_keys(link, cipher)
+        assert (link.transport.packetizer._out is not None) == (cipher == GCM)
+        echo(link, runtime, data)
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 32767, 32768, 32769, 300_001])
+def test_sizes(link: Link, runtime: MemoryRuntime, size: int) -> None:
+    """Data of any size arrives as it was, whatever padding its packets need."""
+    echo(link, runtime, bytes(index * 7 % 251 for index in range(size)))
+
+
+def test_client_that_takes_little_at_a_time(link: Link, runtime: MemoryRuntime) -> None:
+    """What the socket takes only in part is sent to the end, in order."""
+    sock = link.transport.sock
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    channel = link.open("big")
+    process = runtime.next()
+    data = bytes(range(251)) * 4000
+    process.say(data)
+    process.end(0)
+    assert read_to_end(channel) == (data, b"", 0)
+
+
+def test_one_system_call_for_many_packets(link: Link, runtime: MemoryRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large piece of output leaves with one call, not with one for each packet."""
+    sock = link.transport.sock
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    calls: list[int] = []
+    real = sock.sendmsg
+
+    def counting(pieces: list[bytes]) -> int:
+        calls.append(len(pieces))
+        return int(real(pieces))
+
+    monkeypatch.setattr(sock, "sendmsg", counting)
+    channel = link.open("big")
+    process = runtime.next()
+    process.say(bytes(256 * 1024))
+    process.end(0)
+    assert read_to_end(channel)[2] == 0
+    assert max(calls) == 16, "eight packets, each in two pieces"
+
+
+def test_data_that_arrived_together_is_written_together(link: Link, runtime: MemoryRuntime) -> None:
+    """Packets for one channel that wait in the buffer reach the process as one piece, those for two as they came."""
+    first, second = link.open("cat"), link.open("cat")
+    processes = runtime.next(), runtime.next()
+    pieces: list[tuple[int, int]] = []
+    reached, go_on = threading.Event(), threading.Event()
+    sink = link.transport.packetizer._sink
+
+    def noting(channel: int, data: memoryview) -> bool:
+        pieces.append((channel, len(data)))
+        reached.set()
+        go_on.wait(DEADLINE)
+        return bool(sink(channel, data))
+
+    link.transport.packetizer._sink = noting
+    first.sendall(b"a")
+    assert reached.wait(DEADLINE)
+    for channel in (first, first, second, first):
+        channel.sendall(bytes(1000))
+    go_on.set()
+    for process, size in zip(processes, (3001, 1000), strict=True):
+        process.until(partial(lambda process, size: len(process.stdin) == size, process, size))
+    ours = [channel.remote_chanid for channel in (first, second)]
+    assert pieces == [(ours[0], 1), (ours[0], 2000), (ours[1], 1000), (ours[0], 1000)]
+    first.close()
+    second.close()
+
+
+def test_packets_behind_a_change_of_keys_wait_for_the_new_ones() -> None:
+    """Nothing behind NEWKEYS is opened with the old keys, however much has arrived; a packet that is cut waits too."""
+
+    def direction(key: bytes) -> _Direction:
+        return _Direction(AESGCM(key), bytes(12))
+
+    def packet(sealing: _Direction, kind: int) -> bytes:
+        length = (16).to_bytes(4, "big")
+        return length + sealing.seal(length, bytes([14, kind]) + bytes(14))
+
+    old, new = bytes(16), b"n" * 16
+    sealing = direction(old)
+    before = packet(sealing, common.MSG_IGNORE) + packet(sealing, common.MSG_NEWKEYS)
+    after = packet(direction(new), common.MSG_IGNORE)
+    opened, taken = direction(old).open(memoryview(before + after))
+    assert ([one[1] for one in opened], taken) == ([common.MSG_IGNORE, common.MSG_NEWKEYS], len(before))
+    opened, taken = direction(new).open(memoryview(after + after[:-1]))
+    assert (len(opened), taken) == (1, len(after))
+
+
+def _send_raw(link: Link, packet: bytes) -> None:
+    """Send bytes as they are on the client's connection; the server must end it."""
+    sock: Any = link.client.sock
+    sock.sendall(packet)
+    assert link.ended.wait(DEADLINE)
+
+
+def test_packet_that_was_changed_on_the_way(link: Link) -> None:
+    """A packet whose tag does not fit ends the connection."""
+    _send_raw(link, (32).to_bytes(4, "big") + bytes(32 + 16))
+    assert "not as it was sent" in str(link.transport.saved_exception)
+
+
+@pytest.mark.parametrize("cut", [bytes(3), bytes(7) + b"\x05four"])
+def test_data_message_that_is_cut(link: Link, cut: bytes) -> None:
+    """A data message that is shorter than it says ends the connection; nobody reads its padding."""
+    message = Message()
+    message.add_byte(common.cMSG_CHANNEL_DATA)
+    message.add_bytes(cut)
+    link.client._send_user_message(message)  # type: ignore[attr-defined]
+    assert link.ended.wait(DEADLINE)
+    assert "shorter than it says" in str(link.transport.saved_exception)
+
+
+@pytest.mark.parametrize("size", [0, 8, 17, MAX_PACKET + 16, 0xFFFFFFF0])
+def test_impossible_length(link: Link, size: int) -> None:
+    """A length that no packet has ends the connection at once: nothing is waited for, and no memory taken."""
+    _send_raw(link, size.to_bytes(4, "big"))
+    assert f"a packet of {size} bytes" in str(link.transport.saved_exception)
+
+
+def test_client_that_ignores_a_key_exchange(link: Link, runtime: MemoryRuntime) -> None:
+    """A client that sends on and on after it was asked for new keys is disconnected."""
+    table = dict(link.client._handler_table)  # type: ignore[attr-defined]
+    table[20] = lambda message: None  # its answer to KEXINIT
+    link.client._handler_table = table  # type: ignore[attr-defined]
+    channel = link.open("cat")
+    runtime.next()
+    packetizer = link.transport.packetizer
+    packetizer.REKEY_BYTES = 100_000
+    packetizer.REKEY_BYTES_OVERFLOW_MAX = 1_000_000
+    with pytest.raises((OSError, EOFError, paramiko.SSHException)):
+        while True:
+            channel.sendall(bytes(32_000))
+    assert link.ended.wait(DEADLINE)
+    assert "changing keys" in str(link.transport.saved_exception)
