@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from arv_ssh.client import http_proxy, settings
-from arv_ssh.client.controller import DEFAULT_LOGIN, Controller, Session
+from arv_ssh.client.controller import DEFAULT_LOGIN, AcceptedUpgrade, Controller
 from arv_ssh.client.transport import dial
 from arv_ssh.errors import ArvSshError, ConfigError, ContainerEnded, HttpError, Unavailable
 from arv_ssh.net.upgrade import quote
@@ -90,11 +90,11 @@ class Diagnosis:
         self._pass("OpenSSH", _openssh())
         self._expect_proxy(site)
         dial(site, passed=self._pass).close()
-        front = Controller(site)
-        user = front.get("users/current", "user of this token")
+        controller = Controller(site)
+        user = controller.get("users/current", "user of this token")
         self._pass("token", f"{user.get('username') or user.get('email') or 'a user'}, {user.get('uuid')}")
         if self._target:
-            self._enter(front)
+            self._enter(controller)
 
     def _expect_proxy(self, site: settings.Settings) -> None:
         try:
@@ -109,10 +109,10 @@ class Diagnosis:
         """Return the step that failed: the next, but for the CA file, which is read while TCP is under way."""
         return "TLS" if isinstance(error, ConfigError) and self._ahead[0] == "TCP" else self._ahead[0]
 
-    def _enter(self, front: Controller) -> None:
-        container = front.resolve(self._target)
-        self._pass("record", _running(front, container))
-        session = self._open(front, container)
+    def _enter(self, controller: Controller) -> None:
+        container = controller.resolve(self._target)
+        self._pass("record", _running(controller, container))
+        session = self._open(controller, container)
         # Late, for paramiko takes 200 ms to import, and whoever has no session does not need it.
         from arv_ssh.client.connect import ContainerClient, silence_paramiko
         from arv_ssh.client.stream import SessionStream
@@ -131,10 +131,10 @@ class Diagnosis:
             self._pass("SSH handshake", f"the {kind} key that the controller vouches for, login {self._user}")
             self._pass("exec", _exec(client))
 
-    def _open(self, front: Controller, container: str) -> Session:
+    def _open(self, controller: Controller, container: str) -> AcceptedUpgrade:
         """Open the session: one request, whose failure tells how far the controller came."""
         try:
-            session = front.open_session(container, self._user, "")
+            session = controller.open_session(container, self._user, "")
         except HttpError as error:
             at = "policy" if "disabled" in str(error) else _BY_STATUS.get(error.status, "gateway")
             for name in _IN_SESSION[: _IN_SESSION.index(at)] if at in _IN_SESSION else ():
@@ -185,10 +185,10 @@ def _openssh() -> str:
     return said
 
 
-def _running(front: Controller, container: str) -> str:
+def _running(controller: Controller, container: str) -> str:
     """Return how the container stands; raise unless it runs."""
     select = quote('["uuid","state","started_at","exit_code"]')
-    record = front.get(f"containers/{container}?select={select}", "container", container)
+    record = controller.get(f"containers/{container}?select={select}", "container", container)
     state = record.get("state")
     if state in ("Complete", "Cancelled"):
         raise ContainerEnded(f"container {container} has ended: {state}, exit code {record.get('exit_code')}")

@@ -27,13 +27,14 @@ def run(argv: list[str]) -> int:
         raise UsageError(f"forward needs a container's UUID and where to forward to, such as 8888:8888; {USAGE}")
     target, *texts = given.words
     # Late, for paramiko takes 200 ms to import, and a wrong command line should not.
-    from arv_ssh.client.forward import Forwarding, parse_remote
+    from arv_ssh.client.forward import LocalForwarding, parse_remote
 
     pairs = [(local, parse_remote(remote)) for local, remote in map(_split, texts)]
     _say_what_fails()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with Forwarding(target, pairs, user=given.values["--user"], settings_file=given.values["--settings"]) as ways:
+        user, settings_file = given.values["--user"], given.values["--settings"]
+        with LocalForwarding(target, pairs, user=user, settings_file=settings_file) as ways:
             for port, (_, (host, remote_port)) in zip(ways.ports, pairs, strict=True):
                 print(f"127.0.0.1:{port} forwards to {host}:{remote_port} of {target}", flush=True)
             ways.wait()

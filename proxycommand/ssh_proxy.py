@@ -11,9 +11,10 @@ import re
 import signal
 import sys
 
-from arv_ssh.client import controller, settings
+from arv_ssh.client import settings
+from arv_ssh.client.controller import DEFAULT_LOGIN, AcceptedUpgrade, Controller, unvouched
 from arv_ssh.client.messages import tell
-from arv_ssh.client.relay import Relay
+from arv_ssh.client.relay import PollRelay
 from arv_ssh.errors import UsageError
 from proxycommand import arguments, known_hosts
 
@@ -43,7 +44,7 @@ def run(argv: list[str]) -> int:
     if len(given.words) != 1:
         raise UsageError(f"ssh-proxy needs one HOST, not {len(given.words)}; {USAGE}")
     host = given.words[0]
-    user = given.values["--user"] or controller.DEFAULT_LOGIN
+    user = given.values["--user"] or DEFAULT_LOGIN
     probe_only = "--probe-only" in given.flags
     _open_standard_descriptors()
     _end_in_order_on_hang_up()
@@ -51,8 +52,8 @@ def run(argv: list[str]) -> int:
     site = settings.load(given.values["--settings"], target=f"{cluster}-dz642-" if cluster else host)
     site.cluster = cluster or site.cluster
     watch = None if probe_only else 1
-    front = controller.Controller(site, watch)
-    _, session = open_session(front, host, user, given.values["--detach-keys"], wait="--wait" in given.flags)
+    controller = Controller(site, watch)
+    _, session = open_session(controller, host, user, given.values["--detach-keys"], wait="--wait" in given.flags)
     if probe_only:
         session.connection.close()
         return 0
@@ -61,25 +62,25 @@ def run(argv: list[str]) -> int:
     if session.host_key:
         known_hosts.record(given.values["--known-hosts-dir"] or known_hosts.cache_dir(), host, session.host_key)
     else:
-        tell(controller.unvouched(host))
+        tell(unvouched(host))
     greeted = _client_check(given.values["--needs-openssh"]) if given.values["--needs-openssh"] else None
     try:
-        Relay(session.connection, 0, 1, session.first, greeted).run()
+        PollRelay(session.connection, 0, 1, session.first, greeted).run()
     finally:
         session.connection.close()
     return 0
 
 
 def open_session(
-    front: controller.Controller, target: str, user: str, detach_keys: str, *, wait: bool
-) -> tuple[str, controller.Session]:
+    controller: Controller, target: str, user: str, detach_keys: str, *, wait: bool
+) -> tuple[str, AcceptedUpgrade]:
     """Return the container that ``target`` leads to, and a session in it; with ``wait`` when it runs at last."""
     if wait:
         from arv_ssh.client.waiting import Wait
 
-        return Wait(front, target).open_session(user, detach_keys)
-    container = front.resolve(target)
-    return container, front.open_session(container, user, detach_keys)
+        return Wait(controller, target).open_session(user, detach_keys)
+    container = controller.resolve(target)
+    return container, controller.open_session(container, user, detach_keys)
 
 
 def _client_check(needed: str) -> Callable[[bytes], None]:

@@ -38,7 +38,7 @@ _SERVERS_FAULT = (500, 502, 504)
 """What somebody may have to look up in a log: the request's id goes with it."""
 
 
-class Session:
+class AcceptedUpgrade:
     """An accepted session: the connection now carries SSH, beginning with ``first``.
 
     ``host_key`` is None when the controller cannot vouch for the gateway's key (a stock Arvados gateway), and so is
@@ -94,10 +94,10 @@ class Controller:
         """Return the JSON record at ``path`` of the API; ``kind`` and ``uuid`` are how a refusal names it."""
         import json
 
-        wish = plain_request(f"/arvados/v1/{path}", self.settings.authority, self._headers())
+        request = plain_request(f"/arvados/v1/{path}", self.settings.authority, self._headers())
         connection = dial(self.settings, self.watch)
         try:
-            answer = self._exchange(connection, wish)
+            answer = self._exchange(connection, request)
         finally:
             connection.close()
         if answer.status != 200:
@@ -110,7 +110,7 @@ class Controller:
             raise self._not_arvados(kind)
         return record
 
-    def open_session(self, container: str, user: str, detach_keys: str) -> Session:
+    def open_session(self, container: str, user: str, detach_keys: str) -> AcceptedUpgrade:
         """Open a session in ``container`` as ``user`` (:data:`DEFAULT_LOGIN` for the image's own)."""
         form = {"login_username": "" if user == DEFAULT_LOGIN else user, "detach_keys": detach_keys}
         path = f"/arvados/v1/containers/{container}/ssh"
@@ -125,7 +125,7 @@ class Controller:
         if answer.status != 101:
             connection.close()
             raise self._refusal(answer, f"container {container}")
-        return Session(connection, answer)
+        return AcceptedUpgrade(connection, answer)
 
     def _headers(self) -> list[tuple[str, str]]:
         return [

@@ -57,11 +57,11 @@ def forward(
     ``local`` is the port to listen on, 0 for any that is free. ``target``, ``user`` and ``settings_file`` as for
     :func:`arv_ssh.connect`, and so are the errors. After the block nothing listens, and no connection is left.
     """
-    with Forwarding(target, [(local, parse_remote(remote))], user=user, settings_file=settings_file) as forwarding:
+    with LocalForwarding(target, [(local, parse_remote(remote))], user=user, settings_file=settings_file) as forwarding:
         yield forwarding.ports[0]
 
 
-class Forwarding:
+class LocalForwarding:
     """Several forwarded ports over one session: pairs of a local port, or 0, and a remote host and port.
 
     A context manager: it listens from the beginning of the block to its end. ``ports`` has the local ports, in order.
@@ -74,7 +74,7 @@ class Forwarding:
         self._pairs = pairs
         self.ports: list[int] = []
 
-    def __enter__(self) -> Forwarding:
+    def __enter__(self) -> LocalForwarding:
         self._stream = open_stream(self._target, self._user, self._settings_file)
         try:
             self._forwarder = _Forwarder(self._stream, self._pairs)

@@ -40,7 +40,7 @@ _LAST_ACK_RECV = 56
 """Offset of ``tcpi_last_ack_recv`` (milliseconds, u32) in Linux' ``struct tcp_info``."""
 
 
-class Relay:
+class PollRelay:
     """One session's bytes. ``first`` are bytes for stdout that came with the answer's head.
 
     ``greeted`` is told the first bytes from stdin, which are the client's identification (RFC 4253 §4.2).

@@ -10,8 +10,8 @@ import os
 import socket
 import threading
 
-from arv_ssh.client.controller import DEFAULT_LOGIN, Controller, Session, unvouched
-from arv_ssh.client.relay import Relay
+from arv_ssh.client.controller import DEFAULT_LOGIN, AcceptedUpgrade, Controller, unvouched
+from arv_ssh.client.relay import PollRelay
 from arv_ssh.client.settings import load
 from arv_ssh.errors import ArvSshError
 
@@ -26,7 +26,7 @@ class SessionStream:
     ``ended`` is set when no more bytes will come; ``failure`` then says why, unless the end was in order.
     """
 
-    def __init__(self, container: str, user: str, session: Session) -> None:
+    def __init__(self, container: str, user: str, session: AcceptedUpgrade) -> None:
         if session.host_key is None or session.user_credential is None:
             session.connection.close()
             raise ArvSshError(unvouched(container))
@@ -43,11 +43,11 @@ class SessionStream:
         self.socket.close()
         self._thread.join(CLOSE_TIMEOUT)
 
-    def _relay(self, session: Session) -> None:
+    def _relay(self, session: AcceptedUpgrade) -> None:
         # Two descriptors, for the relay polls each direction by its own.
         stdin, stdout = self._inner.fileno(), os.dup(self._inner.fileno())
         try:
-            Relay(session.connection, stdin, stdout, session.first).run()
+            PollRelay(session.connection, stdin, stdout, session.first).run()
         except ArvSshError as error:
             self.failure = error
         finally:
@@ -63,7 +63,7 @@ def open_stream(target: str, user: str = "", settings_file: str = "") -> Session
     ``user`` is a login name of the container, "" the image's own. ``settings_file`` as with ``--settings``. Raise
     :class:`ArvSshError` with a sentence for the user, whatever is in the way.
     """
-    front = Controller(load(settings_file, target=target))
-    container = front.resolve(target)
+    controller = Controller(load(settings_file, target=target))
+    container = controller.resolve(target)
     login = user or DEFAULT_LOGIN
-    return SessionStream(container, login, front.open_session(container, login, ""))
+    return SessionStream(container, login, controller.open_session(container, login, ""))

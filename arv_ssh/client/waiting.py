@@ -10,7 +10,7 @@ import select
 import time
 
 from arv_ssh import uuids
-from arv_ssh.client.controller import Controller, Session
+from arv_ssh.client.controller import AcceptedUpgrade, Controller
 from arv_ssh.client.messages import Progress
 from arv_ssh.client.transport import Abandoned
 from arv_ssh.errors import BadGateway, ContainerEnded, GatewayTimeout, Unavailable
@@ -41,7 +41,7 @@ class Wait:
         self._pause = SHORTEST
         self._failures = 0
 
-    def open_session(self, user: str, detach_keys: str) -> tuple[str, Session]:
+    def open_session(self, user: str, detach_keys: str) -> tuple[str, AcceptedUpgrade]:
         """Return the container and a session in it, once it runs; raise what ends the wait."""
         try:
             container, running = self._container(), False

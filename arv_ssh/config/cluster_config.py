@@ -40,7 +40,7 @@ class ShellAccess:
 
 
 @dataclass(frozen=True)
-class Forwarding:
+class ForwardingOptions:
     """``Containers.ShellAccess.Forwarding``: which kinds of SSH forwarding users have, and where it may connect to.
 
     ``destinations`` are checked patterns (:mod:`arv_ssh.config.destination`), as they were written.
@@ -85,7 +85,7 @@ class ClusterConfig:
     dispatch_poll_interval: float = 10.0
     gateway_tunnel: str = ""
     max_dispatch_attempts: int = 5
-    forwarding: Forwarding = Forwarding()
+    forwarding: ForwardingOptions = ForwardingOptions()
     sessions: SessionOptions = field(default_factory=SessionOptions)
     limits: Limits = Limits()
     auditing: Auditing = Auditing()
@@ -303,7 +303,7 @@ def _shell_access(section: dict[str, Any], where: str) -> ShellAccess:
     return ShellAccess(mode=mode, admin=admin, user=user)
 
 
-def _forwarding(section: dict[str, Any], where: str) -> Forwarding:
+def _forwarding(section: dict[str, Any], where: str) -> ForwardingOptions:
     where = f"{where}.Containers.ShellAccess.Forwarding"
     kinds = {key.lower(): _flag(section, key, where, default=True) for key in ("Local", "Remote", "Unix", "Agent")}
     patterns = section.get("Destinations", ["*"])
@@ -314,4 +314,4 @@ def _forwarding(section: dict[str, Any], where: str) -> Forwarding:
             destination.parse(pattern)
         except ConfigError as error:
             raise ConfigError(f"{where}.Destinations: {error}") from error
-    return Forwarding(**kinds, destinations=tuple(patterns))
+    return ForwardingOptions(**kinds, destinations=tuple(patterns))

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from arv_ssh.audit.options import Auditing
-from arv_ssh.config.cluster_config import Forwarding
+from arv_ssh.config.cluster_config import ForwardingOptions
 from arv_ssh.config.session_options import SessionOptions
 from arv_ssh.errors import ArvSshError, ConfigError
 from arv_ssh.processes.process_lock import ProcessLock
@@ -36,7 +36,7 @@ class CrunchRun:
     api_host: str
     api_insecure: bool
     log_dir: Path
-    forwarding: Forwarding = Forwarding()
+    forwarding: ForwardingOptions = ForwardingOptions()
     sessions: SessionOptions = field(default_factory=SessionOptions)
     auditing: Auditing = Auditing()
     gateway_tunnel: str = ""
@@ -54,7 +54,7 @@ class CrunchRun:
             pipe.write(secret.encode())  # 64 bytes: a pipe takes them at once
             pipe.flush()
             arguments = ["--gateway-auth-secret", f"fd:{reader}", "--log-dir", str(self._log(uuid).parent)]
-            if self.forwarding != Forwarding():
+            if self.forwarding != ForwardingOptions():
                 arguments += ["--forwarding", json.dumps(asdict(self.forwarding))]
             if self.sessions != SessionOptions():
                 arguments += ["--sessions", self.sessions.to_json()]

@@ -20,7 +20,7 @@ from arv_ssh.config.cluster_config import ClusterConfig
 from arv_ssh.embedded import discovery, params, tokens
 from arv_ssh.embedded.call import Call, root_user_uuid
 from arv_ssh.embedded.models import User
-from arv_ssh.embedded.routes import PREFIX, Fields, Request
+from arv_ssh.embedded.routes import PREFIX, ApiRequest, Fields
 from arv_ssh.embedded.store import Store
 from arv_ssh.errors import HttpError, MethodNotAllowed
 from arv_ssh.log import event
@@ -89,7 +89,7 @@ class EmbeddedApi:
         with transaction as session:
             call = Call(session, tokens.authenticate(session, self._config, headers), self._config)
             tokens.check_usable(call, method, path)
-            return Request(call, method, path, fields, is_form).answer()
+            return ApiRequest(call, method, path, fields, is_form).answer()
 
 
 def _error(message: str, request_id: str) -> Fields:

@@ -56,7 +56,7 @@ RESOURCES = {
 
 
 @dataclass(frozen=True)
-class Request:
+class ApiRequest:
     """One authenticated request on its way to a resource's rules."""
 
     call: Call

@@ -22,7 +22,7 @@ CONNECT_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True)
-class Place:
+class Address:
     """Where to connect: the unix socket ``path``, else ``host`` and ``port``, with TLS where there is a ``context``."""
 
     name: str
@@ -41,15 +41,15 @@ class Upgraded:
     headers: dict[str, str]
 
 
-def place_of(url: str, context: ssl.SSLContext) -> Place:
+def place_of(url: str, context: ssl.SSLContext) -> Address:
     """Return the place of an ``http`` or ``https`` URL; ``context`` is for the latter."""
     parts = urlsplit(url)
     secure = parts.scheme == "https"
     host = parts.hostname or ""
-    return Place(url, host, parts.port or (443 if secure else 80), context if secure else None)
+    return Address(url, host, parts.port or (443 if secure else 80), context if secure else None)
 
 
-async def open_upgraded(place: Place, request: bytes, protocol: str, *, answer_timeout: float) -> Upgraded:
+async def open_upgraded(place: Address, request: bytes, protocol: str, *, answer_timeout: float) -> Upgraded:
     """Send ``request`` to ``place`` and return the connection once it has switched to ``protocol``.
 
     Raises :class:`Unavailable` (cannot be reached), :class:`GatewayTimeout`, :class:`BadGateway` (no HTTP, or cut), and
@@ -76,7 +76,7 @@ async def open_upgraded(place: Place, request: bytes, protocol: str, *, answer_t
         raise
 
 
-async def _connect(place: Place, exchange: _Exchange) -> None:
+async def _connect(place: Address, exchange: _Exchange) -> None:
     loop = asyncio.get_running_loop()
     if place.path is not None:
         await loop.create_unix_connection(lambda: exchange, str(place.path))
@@ -91,7 +91,7 @@ async def _connect(place: Place, exchange: _Exchange) -> None:
 class _Exchange(asyncio.Protocol):
     """One request and its answer on a fresh connection."""
 
-    def __init__(self, place: Place, request: bytes, protocol: str) -> None:
+    def __init__(self, place: Address, request: bytes, protocol: str) -> None:
         loop = asyncio.get_running_loop()
         self.connected: asyncio.Future[None] = loop.create_future()
         self.answered: asyncio.Future[None] = loop.create_future()

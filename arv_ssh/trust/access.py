@@ -51,13 +51,13 @@ def check_allowed(policy: ShellAccess, user: Record, container: Record, requests
     ``requests`` are all container requests that this container serves, whoever may read them.
     """
     uuid = container["uuid"]
-    wish = (container.get("runtime_constraints") or {}).get("shell_access")
-    if policy.mode == "default-off" and wish is not True:
+    requested = (container.get("runtime_constraints") or {}).get("shell_access")
+    if policy.mode == "default-off" and requested is not True:
         raise Forbidden(
             f"shell access to container {uuid} was not requested; submit it with shell_access: true in its "
             "runtime_constraints"
         )
-    if wish is False:
+    if requested is False:
         raise Forbidden(f"container {uuid} was submitted with shell_access: false, so no one may enter it")
     if policy.admin and user.get("is_admin"):
         return

@@ -18,7 +18,7 @@ LIFETIME = 60
 
 
 @dataclass(frozen=True)
-class Session:
+class SessionClaim:
     """One session's facts. ``exp`` is in unix seconds; ``login_username`` "" is the image's default user."""
 
     container_uuid: str
@@ -28,17 +28,17 @@ class Session:
     user_uuid: str
 
 
-def encode(session: Session) -> str:
+def encode(session: SessionClaim) -> str:
     """Return the wire text of ``session``."""
     text = json.dumps(asdict(session), sort_keys=True, separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).rstrip(b"=").decode()
 
 
-def decode(text: str) -> Session:
+def decode(text: str) -> SessionClaim:
     """Read the wire text; raise :class:`BadRequest` when it is not a session."""
     try:
         fields = json.loads(base64.urlsafe_b64decode(text.encode() + b"=" * (-len(text) % 4)))
-        session = Session(**fields)
+        session = SessionClaim(**fields)
     except (ValueError, TypeError, binascii.Error) as error:
         raise BadRequest("the session header is not a session of this protocol") from error
     strings = (session.container_uuid, session.login_username, session.request_id, session.user_uuid)

@@ -31,7 +31,7 @@ HIGH_WATER = 512 * 1024
 Accept = Callable[[], asyncio.BaseProtocol]
 
 
-class Session(asyncio.Protocol):
+class YamuxSession(asyncio.Protocol):
     """One yamux connection. ``client`` says which end; ``accept`` makes the protocol of each stream the peer opens.
 
     Without ``accept`` the peer can open none. ``closed`` is called once, with the reason or None when :meth:`close` was
@@ -44,7 +44,7 @@ class Session(asyncio.Protocol):
         *,
         client: bool,
         accept: Accept | None = None,
-        closed: Callable[[Session, Exception | None], Any] | None = None,
+        closed: Callable[[YamuxSession, Exception | None], Any] | None = None,
         dismissed: Callable[[], Any] | None = None,
         max_streams: int = core.MAX_STREAMS,
     ) -> None:
@@ -255,21 +255,21 @@ class Session(asyncio.Protocol):
             closed(self, error)
 
 
-_HANDLERS: dict[type[core.Event], Callable[[Session, Any], None]] = {
-    core.StreamOpened: Session._opened,
-    core.StreamAccepted: Session._accepted,
-    core.DataReceived: Session._data,
-    core.EofReceived: Session._eof,
-    core.StreamReset: Session._reset,
-    core.PingAnswered: Session._pong,
-    core.GoneAway: Session._gone_away,
+_HANDLERS: dict[type[core.Event], Callable[[YamuxSession, Any], None]] = {
+    core.StreamOpened: YamuxSession._opened,
+    core.StreamAccepted: YamuxSession._accepted,
+    core.DataReceived: YamuxSession._data,
+    core.EofReceived: YamuxSession._eof,
+    core.StreamReset: YamuxSession._reset,
+    core.PingAnswered: YamuxSession._pong,
+    core.GoneAway: YamuxSession._gone_away,
 }
 
 
 class Stream(asyncio.Transport):
     """One stream as a transport; its methods are the standard's, and so is what it calls on its protocol."""
 
-    def __init__(self, session: Session, engine: Core, number: int, lower: asyncio.Transport | None) -> None:
+    def __init__(self, session: YamuxSession, engine: Core, number: int, lower: asyncio.Transport | None) -> None:
         super().__init__()
         self._session = session
         self._core = engine

@@ -1,8 +1,8 @@
 """The audit of an SFTP session: stands between a channel's input and the server, and looks at what the server answers.
 
 Owns that, where records are required, no request for an operation on files reaches the server before its record is on
-the disk; the waiting is :class:`crunch_sshd.ssh.channel_input.Stdin`'s, whose thread it is. What is read of the packets
-is :mod:`crunch_sshd.audit.sftp_operations`'.
+the disk; the waiting is :class:`crunch_sshd.ssh.channel_input.ChannelInput`'s, whose thread it is. What is read of
+the packets is :mod:`crunch_sshd.audit.sftp_operations`'.
 """
 
 from __future__ import annotations

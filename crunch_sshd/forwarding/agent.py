@@ -7,7 +7,7 @@ to it becomes a channel of its own (``auth-agent@openssh.com``), so any number o
 from __future__ import annotations
 
 from crunch_sshd.audit.channel_audit import ConnectionAudit
-from crunch_sshd.forwarding.broker import Broker
+from crunch_sshd.forwarding.broker import BrokerClient
 from crunch_sshd.forwarding.channel_relay import Relays
 from crunch_sshd.forwarding.listener import Listener
 from crunch_sshd.ssh.transport import GatewayTransport
@@ -19,7 +19,9 @@ CHANNEL_TYPE = "auth-agent@openssh.com"
 class Agent:
     """One session's agent. The methods block for a moment; they are not for the transport thread."""
 
-    def __init__(self, transport: GatewayTransport, relays: Relays, broker: Broker, audit: ConnectionAudit) -> None:
+    def __init__(
+        self, transport: GatewayTransport, relays: Relays, broker: BrokerClient, audit: ConnectionAudit
+    ) -> None:
         self._transport = transport
         self._relays = relays
         self._broker = broker

@@ -1,7 +1,7 @@
 """The gateway's side of the broker: requests to the process inside the container, sockets back.
 
-Owns the process: started with the first request, ended by :meth:`Broker.close`. Any number of threads may ask at once;
-each waits for its own answer only.
+Owns the process: started with the first request, ended by :meth:`BrokerClient.close`. Any number of threads may ask
+at once; each waits for its own answer only.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Listening:
-    """Sockets that listen inside the container; ``key`` is for :meth:`Broker.remove`."""
+    """Sockets that listen inside the container; ``key`` is for :meth:`BrokerClient.remove`."""
 
     key: int
     sockets: list[socket.socket]
@@ -57,7 +57,7 @@ class Listening:
     path: str = ""
 
 
-class Broker:
+class BrokerClient:
     """Makes sockets in ``container`` as ``account``. Methods block, and raise :class:`BrokerError`."""
 
     def __init__(self, container: HostContainer, account: Account) -> None:

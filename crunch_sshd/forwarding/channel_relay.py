@@ -15,7 +15,7 @@ from contextlib import suppress
 from paramiko.message import Message
 
 from crunch_sshd.audit.channel_audit import ChannelAudit, ConnectionAudit
-from crunch_sshd.ssh.channel_input import Stdin
+from crunch_sshd.ssh.channel_input import ChannelInput
 from crunch_sshd.ssh.transport import GatewayChannel
 
 READ_SIZE = 256 * 1024
@@ -80,7 +80,7 @@ class ChannelRelay:
         self._begun = False
         self._input_over = threading.Event()
         self._sink = SocketSink(sock, self._input_over.set)
-        self._stdin = Stdin(channel)
+        self._stdin = ChannelInput(channel)
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as sshd: an interactive protocol may be inside
 

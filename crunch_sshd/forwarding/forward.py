@@ -18,7 +18,7 @@ from arv_ssh.audit.trail import NotRecorded, text
 from arv_ssh.log import event
 from crunch_sshd.audit.channel_audit import ChannelAudit, ConnectionAudit
 from crunch_sshd.forwarding.agent import CHANNEL_TYPE, Agent
-from crunch_sshd.forwarding.broker import Broker, BrokerError
+from crunch_sshd.forwarding.broker import BrokerClient, BrokerError
 from crunch_sshd.forwarding.channel_relay import ChannelRelay, Relays
 from crunch_sshd.forwarding.policy import Policy
 from crunch_sshd.forwarding.remote_forward import RemoteForwards, Reply
@@ -62,7 +62,7 @@ class Forwarding:
         self._audit = audit or ConnectionAudit()
         self._transport = transport
         self._policy = policy
-        self._broker = Broker(container, account) if container is not None else None
+        self._broker = BrokerClient(container, account) if container is not None else None
         self._relays = Relays(MAX_FORWARDS)
         self._remote = (
             RemoteForwards(transport, self._relays, self._broker, self._audit) if self._broker is not None else None
@@ -71,7 +71,7 @@ class Forwarding:
             "direct-tcpip": self._direct_tcpip,
             "direct-streamlocal@openssh.com": self._direct_streamlocal,
         }
-        """What answers a wish for a channel, now or later, by the channel's type. Transport thread."""
+        """What answers a CHANNEL_OPEN, now or later, by the channel's type. Transport thread."""
 
     # The transport thread calls these.
 
@@ -111,29 +111,31 @@ class Forwarding:
 
     # Channels that the client opens.
 
-    def _direct_tcpip(self, wish: ChannelOpen) -> None:
-        host, port = _text(wish.message), wish.message.get_int()
-        self._open(wish, "local", f"{host} port {port}", lambda broker: self._connect(broker, host, port))
+    def _direct_tcpip(self, opening: ChannelOpen) -> None:
+        host, port = _text(opening.message), opening.message.get_int()
+        self._open(opening, "local", f"{host} port {port}", lambda broker: self._connect(broker, host, port))
 
-    def _direct_streamlocal(self, wish: ChannelOpen) -> None:
-        path = wish.message.get_binary().decode("utf-8", "surrogateescape")
-        self._open(wish, "unix", path, lambda broker: broker.connect_unix(path))
+    def _direct_streamlocal(self, opening: ChannelOpen) -> None:
+        path = opening.message.get_binary().decode("utf-8", "surrogateescape")
+        self._open(opening, "unix", path, lambda broker: broker.connect_unix(path))
 
-    def _open(self, wish: ChannelOpen, kind: str, name: str, connect: Callable[[Broker], socket.socket]) -> None:
+    def _open(
+        self, opening: ChannelOpen, kind: str, name: str, connect: Callable[[BrokerClient], socket.socket]
+    ) -> None:
         refusal = self._refusal(kind)
-        audit = self._audit.channel(wish.kind, target=text(name))
+        audit = self._audit.channel(opening.kind, target=text(name))
         if refusal or self._broker is None:
             audit.refuse(refusal)
-            wish.refuse(OPEN_PROHIBITED, refusal)
+            opening.refuse(OPEN_PROHIBITED, refusal)
         elif not self._relays.reserve():
             shortage = f"this connection has {MAX_FORWARDS} forwardings open, its limit"
             audit.refuse(shortage)
-            wish.refuse(OPEN_RESOURCE_SHORTAGE, shortage)
+            opening.refuse(OPEN_RESOURCE_SHORTAGE, shortage)
         else:
-            work = partial(self._relay, wish, name, partial(connect, self._broker), audit)
+            work = partial(self._relay, opening, name, partial(connect, self._broker), audit)
             threading.Thread(target=work, name="forward", daemon=True).start()
 
-    def _connect(self, broker: Broker, host: str, port: int) -> socket.socket:
+    def _connect(self, broker: BrokerClient, host: str, port: int) -> socket.socket:
         if not 0 < port <= MAX_PORT:
             raise BrokerError("Servname not supported for ai_socktype")  # what getaddrinfo tells sshd
         found = [(one.address, one.own) for one in broker.resolve(host)]
@@ -143,9 +145,9 @@ class Forwarding:
         return broker.connect(allowed, port)
 
     def _relay(
-        self, wish: ChannelOpen, name: str, connect: Callable[[], socket.socket], audit: ChannelAudit
+        self, opening: ChannelOpen, name: str, connect: Callable[[], socket.socket], audit: ChannelAudit
     ) -> None:
-        """Connect, answer the wish, and be the thread of what comes of it."""
+        """Connect, answer the opening, and be the thread of what comes of it."""
         try:
             audit.begin()
             sock = connect()
@@ -154,11 +156,11 @@ class Forwarding:
             audit.reason = str(error)
             audit.end()
             if isinstance(error, Prohibited):
-                wish.refuse(OPEN_PROHIBITED, str(error))
+                opening.refuse(OPEN_PROHIBITED, str(error))
             elif isinstance(error, NotRecorded):
-                wish.refuse(OPEN_RESOURCE_SHORTAGE, str(error))
+                opening.refuse(OPEN_RESOURCE_SHORTAGE, str(error))
             else:
-                wish.refuse(OPEN_CONNECT_FAILED, f"connect to {_printable(name)}: {error}")
+                opening.refuse(OPEN_CONNECT_FAILED, f"connect to {_printable(name)}: {error}")
             return
 
         relays: list[ChannelRelay] = []
@@ -167,7 +169,7 @@ class Forwarding:
             relays.append(self._relays.join(channel, sock, audit))
             return relays[0]
 
-        wish.accept(join)
+        opening.accept(join)
         relays[0].run()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from arv_ssh.audit.trail import NotRecorded, text
 from arv_ssh.log import event
 from crunch_sshd.audit.channel_audit import ChannelAudit, ConnectionAudit
-from crunch_sshd.forwarding.broker import Broker, BrokerError, Listening
+from crunch_sshd.forwarding.broker import BrokerClient, BrokerError, Listening
 from crunch_sshd.forwarding.channel_relay import ChannelRelay, Relays, shut_down
 from crunch_sshd.ssh.transport import GatewayChannel, GatewayTransport
 
@@ -34,7 +34,7 @@ class Listener:
         self,
         transport: GatewayTransport,
         relays: Relays,
-        broker: Broker,
+        broker: BrokerClient,
         listening: Listening,
         kind: str,
         fields: Fields,

@@ -16,7 +16,7 @@ from paramiko.message import Message
 from arv_ssh.audit.trail import NotRecorded, text
 from arv_ssh.log import event
 from crunch_sshd.audit.channel_audit import ChannelAudit, ConnectionAudit
-from crunch_sshd.forwarding.broker import Broker, BrokerError, Listening
+from crunch_sshd.forwarding.broker import BrokerClient, BrokerError, Listening
 from crunch_sshd.forwarding.channel_relay import Relays
 from crunch_sshd.forwarding.listener import Fields, Listener
 from crunch_sshd.ssh.transport import GatewayTransport
@@ -44,7 +44,9 @@ class RemoteForwards:
     }
     """The global requests, and the policy's kind that each belongs to."""
 
-    def __init__(self, transport: GatewayTransport, relays: Relays, broker: Broker, audit: ConnectionAudit) -> None:
+    def __init__(
+        self, transport: GatewayTransport, relays: Relays, broker: BrokerClient, audit: ConnectionAudit
+    ) -> None:
         self._audit = audit
         self._transport = transport
         self._relays = relays

@@ -25,7 +25,7 @@ from crunch_sshd.audit.channel_audit import ConnectionAudit
 from crunch_sshd.forwarding.forward import Forwarding
 from crunch_sshd.forwarding.policy import DEFAULT_POLICY, Policy
 from crunch_sshd.runtimes import Account, Runtime
-from crunch_sshd.session.session import Session
+from crunch_sshd.session.session import SessionChannel
 from crunch_sshd.session.watch import SessionWatch
 from crunch_sshd.ssh.buffered_socket import BufferedSocket
 from crunch_sshd.ssh.transport import (
@@ -96,7 +96,7 @@ class Connection(GatewayServer):
         self._runtime = runtime
         self._ended = ended
         self._lock = threading.Lock()
-        self._sessions: set[Session] = set()
+        self._sessions: set[SessionChannel] = set()
         self._no_more_sessions = False
         self._transport = _transport(sock, secret)
         self._forwarding = Forwarding(self._transport, runtime.host(), login.account, policy, self._audit)
@@ -121,7 +121,7 @@ class Connection(GatewayServer):
             sessions = list(self._sessions)
         threading.Thread(target=self._disconnect, args=(reason, sessions), name="disconnect", daemon=True).start()
 
-    def _disconnect(self, reason: str, sessions: list[Session]) -> None:
+    def _disconnect(self, reason: str, sessions: list[SessionChannel]) -> None:
         timer = threading.Timer(DISCONNECT_GRACE, self.close)
         timer.daemon = True
         timer.start()
@@ -171,28 +171,28 @@ class Connection(GatewayServer):
 
     # Channels (RFC 4254 §5.1).
 
-    def open_channel(self, wish: ChannelOpen) -> None:
-        opener = self._openers.get(wish.kind)
+    def open_channel(self, opening: ChannelOpen) -> None:
+        opener = self._openers.get(opening.kind)
         if opener is None:
-            self._refuse(wish, OPEN_UNKNOWN_TYPE, f"the channel type {wish.kind} is not supported")
+            self._refuse(opening, OPEN_UNKNOWN_TYPE, f"the channel type {opening.kind} is not supported")
         else:
-            opener(wish)
+            opener(opening)
 
-    def _open_session(self, wish: ChannelOpen) -> None:
+    def _open_session(self, opening: ChannelOpen) -> None:
         if self._no_more_sessions:
-            self._refuse(wish, OPEN_PROHIBITED, "the client itself asked for no more sessions")
+            self._refuse(opening, OPEN_PROHIBITED, "the client itself asked for no more sessions")
         elif len(self._sessions) >= self._options.max_sessions:
             limit = self._options.max_sessions
-            self._refuse(wish, OPEN_RESOURCE_SHORTAGE, f"this connection has {limit} sessions open, its limit")
+            self._refuse(opening, OPEN_RESOURCE_SHORTAGE, f"this connection has {limit} sessions open, its limit")
         else:
-            wish.accept(self._new_session)
+            opening.accept(self._new_session)
 
-    def _refuse(self, wish: ChannelOpen, reason: int, sentence: str) -> None:
-        self._audit.channel(wish.kind).refuse(sentence)
-        wish.refuse(reason, sentence)
+    def _refuse(self, opening: ChannelOpen, reason: int, sentence: str) -> None:
+        self._audit.channel(opening.kind).refuse(sentence)
+        opening.refuse(reason, sentence)
 
-    def _new_session(self, channel: GatewayChannel) -> Session:
-        session = Session(
+    def _new_session(self, channel: GatewayChannel) -> SessionChannel:
+        session = SessionChannel(
             channel,
             self._login.account,
             self._runtime,
@@ -207,7 +207,7 @@ class Connection(GatewayServer):
             self._sessions.add(session)
         return session
 
-    def _session_over(self, session: Session) -> None:
+    def _session_over(self, session: SessionChannel) -> None:
         with self._lock:
             self._sessions.discard(session)
 

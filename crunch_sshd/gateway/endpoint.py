@@ -1,4 +1,4 @@
-"""The gateway's front door: ``POST /ssh`` over TLS, the proofs, and what they allow.
+"""The gateway's endpoint: ``POST /ssh`` over TLS, the proofs, and what they allow.
 
 Owns who may open an SSH connection here: a controller that knows this container's secret, for the session it signed.
 Knows nothing of SSH itself.
@@ -15,7 +15,7 @@ from arv_ssh.errors import BadGateway, BadRequest, HttpError, NotFound, Unauthor
 from arv_ssh.net.http_server import Request, Response, Upgrade
 from arv_ssh.trust import credentials, session_claim
 from arv_ssh.trust.host_key import public_line
-from arv_ssh.trust.session_claim import Session
+from arv_ssh.trust.session_claim import SessionClaim
 from crunch_sshd.gateway.connection import Login
 from crunch_sshd.runtimes import Runtime
 from crunch_sshd.session import detach
@@ -27,7 +27,7 @@ MAX_ADDRESS = 64
 """Characters of the user's address; the longest, an IPv6 address with a zone, has fewer."""
 
 Opened = Callable[[asyncio.Transport, bytes, Login], None]
-End = Callable[[Session, str], int]
+End = Callable[[SessionClaim, str], int]
 """Ends a session's connections, with the reason that the client shows; returns how many there were."""
 Refused = Callable[[Request, HttpError], None]
 LONGEST_REASON = 400
@@ -44,7 +44,7 @@ class Identity:
     address: str
 
 
-class Front:
+class Endpoint:
     """The handler of a gateway's HTTP requests.
 
     ``opened`` takes over the connection of each proven session, and ``end`` ends it before its time; ``refused`` is
@@ -132,7 +132,7 @@ class Front:
             raise Unauthorized("the proof in X-Arvados-Authorization is wrong")
         return proof
 
-    def _session(self, request: Request, proof: str) -> Session | None:
+    def _session(self, request: Request, proof: str) -> SessionClaim | None:
         """Return the signed session, checked; None where the gateway accepts a controller that signs none."""
         text = request.headers.get("x-arvados-session")
         if text is None:

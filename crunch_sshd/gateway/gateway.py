@@ -1,6 +1,6 @@
 """The gateway of one container: its listening socket, its event loop's thread, its open connections.
 
-Owns the hand-over of a proven session's connection from the front's event loop to an SSH connection in a thread of its
+Owns the hand-over of a proven session's connection from the event loop to an SSH connection in a thread of its
 own: the TCP socket with its TLS, or, for a stream of a tunnel, whose bytes go on through the loop, a socketpair's end.
 """
 
@@ -27,13 +27,13 @@ from arv_ssh.net.http_server import HttpConnection, Request
 from arv_ssh.net.listen import bind
 from arv_ssh.net.relay import Relay
 from arv_ssh.net.tls_transport import TlsLayer
-from arv_ssh.trust.session_claim import Session
+from arv_ssh.trust.session_claim import SessionClaim
 from crunch_sshd.audit.channel_audit import GatewayAudit
 from crunch_sshd.audit.recording import Recordings
 from crunch_sshd.forwarding.policy import DEFAULT_POLICY, Policy
 from crunch_sshd.gateway import certificate
 from crunch_sshd.gateway.connection import DISCONNECT_GRACE, Connection, Login
-from crunch_sshd.gateway.endpoint import Front, Identity
+from crunch_sshd.gateway.endpoint import Endpoint, Identity
 from crunch_sshd.gateway.tunnel import Tunnel, Uplink
 from crunch_sshd.runtimes import Runtime
 from crunch_sshd.ssh import memory
@@ -127,7 +127,7 @@ class Gateway:
     async def _serve(self, listener: socket.socket | None) -> None:
         context, der = certificate.fresh()
         identity = Identity(self._container_uuid, self._secret, der, self._address)
-        front = Front(
+        endpoint = Endpoint(
             identity,
             self._runtime,
             accept_unsigned=self._accept_unsigned,
@@ -137,10 +137,10 @@ class Gateway:
         )
 
         def accept() -> TlsLayer:
-            return TlsLayer(context, HttpConnection(front.handle), server_side=True)
+            return TlsLayer(context, HttpConnection(endpoint.handle), server_side=True)
 
         def moved(address: str) -> None:
-            front.moved(address)
+            endpoint.moved(address)
             self._address = address
             self._tunnel_stood.set()
             if self._tell_moved is not None:
@@ -256,7 +256,7 @@ class Gateway:
         if not self._connections:
             memory.give_back()
 
-    def _end_session(self, session: Session, reason: str) -> int:
+    def _end_session(self, session: SessionClaim, reason: str) -> int:
         """End the connections of a session; return how many. Event loop."""
         with self._lock:
             found = [

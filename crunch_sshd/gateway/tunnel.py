@@ -1,7 +1,7 @@
 """The gateway's end of a tunnel: a connection to a controller, kept open, through which controllers reach the gateway.
 
 Owns the request for it, the yamux session in it, and the return after a loss, with back-off. Knows nothing of what
-comes through: each stream is given a protocol of the gateway's front.
+comes through: each stream is given a protocol of the gateway's endpoint.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from arv_ssh.errors import HttpError, UsageError
 from arv_ssh.log import event
 from arv_ssh.net import upgrade
 from arv_ssh.net.upgraded import open_upgraded, place_of
-from arv_ssh.yamux.transport import Accept, Session
+from arv_ssh.yamux.transport import Accept, YamuxSession
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Tunnel:
         self._secret = secret
         self._accept = accept
         self._moved = moved
-        self._sessions: set[Session] = set()  # the current one, and those whose controllers are leaving
+        self._sessions: set[YamuxSession] = set()  # the current one, and those whose controllers are leaving
         self._task: asyncio.Task[None] | None = None
         self._gone: Callable[[], Any] | None = None
 
@@ -116,7 +116,7 @@ class Tunnel:
             if not over.done():
                 over.set_result(reason)
 
-        def closed(session: Session, error: Exception | None) -> None:
+        def closed(session: YamuxSession, error: Exception | None) -> None:
             self._sessions.discard(session)
             note(str(error))
             self._look_whether_gone()
@@ -124,7 +124,7 @@ class Tunnel:
         opened = await open_upgraded(
             place_of(self._uplink.url, self._uplink.context), self._request(), "tunnel", answer_timeout=ANSWER_TIMEOUT
         )
-        session = Session(
+        session = YamuxSession(
             client=True, accept=self._accept, closed=closed, dismissed=lambda: note("its controller is leaving")
         )
         self._sessions.add(session)

@@ -59,7 +59,7 @@ class DockerRuntime(Runtime):
         self._directory: str = facts["Config"].get("WorkingDir") or "/"
         self._host = _host_container(facts["State"]["Pid"], self._container)
         namespace = host_processes.pid_namespace(self._host.pid) if self._host is not None else None
-        self._marks = host_processes.Marks(self._container, namespace)
+        self._marks = host_processes.ContainerIdentity(self._container, namespace)
 
     def host(self) -> HostContainer | None:
         return self._host
@@ -156,7 +156,7 @@ class DockerProcess(Process):
         self,
         client: DockerClient,
         container_id: str,
-        marks: host_processes.Marks,
+        marks: host_processes.ContainerIdentity,
         exec_id: str,
         program: str,
         stream: socket.socket,

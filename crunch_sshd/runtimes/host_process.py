@@ -20,7 +20,7 @@ from crunch_sshd.ssh.memory import untouched
 logger = logging.getLogger(__name__)
 
 READ_SIZE = 256 * 1024
-EVERYTHING = host_processes.Marks("")
+EVERYTHING = host_processes.ContainerIdentity("")
 """For a child that is no container's, in a session of its own."""
 
 
@@ -39,7 +39,7 @@ class HostProcess(Process):
         hang_up: Callable[[], None],
         *,
         tty: bool,
-        marks: host_processes.Marks = EVERYTHING,
+        marks: host_processes.ContainerIdentity = EVERYTHING,
     ) -> None:
         self._marks = marks
         self._hang_up = hang_up

@@ -58,7 +58,7 @@ def pid_namespace(pid: int) -> int | None:
 
 
 @dataclass(frozen=True)
-class Marks:
+class ContainerIdentity:
     """How a container's processes are told from all others of the host, so that a signal never goes astray.
 
     ``control_group`` is text that theirs have (the container's id, or all of it); ``namespace`` is their pid namespace,
@@ -84,7 +84,7 @@ def session_of(leader: int) -> int:
     return facts.session if facts is not None else leader
 
 
-def members(session: int, marks: Marks) -> list[Stat]:
+def members(session: int, marks: ContainerIdentity) -> list[Stat]:
     """Return the living processes of a session in the container with ``marks``."""
     return [one for one in processes() if one.session == session and one.state not in "ZX" and marks.are_on(one.pid)]
 
@@ -124,7 +124,7 @@ def _pids(pid: int) -> list[int]:
     return [int(word) for word in line.split()[1:]]
 
 
-def signal_targets(leader: int, marks: Marks) -> list[int]:
+def signal_targets(leader: int, marks: ContainerIdentity) -> list[int]:
     """Return what a client's signal is for, as :func:`kill` takes it: the terminal's foreground, else the own group.
 
     A process that was not made the leader of a group shares its runtime's; then only the container's part of it counts.
@@ -148,7 +148,7 @@ def kill(pids: list[int], number: int) -> None:
             continue
 
 
-def hang_up(session: int, marks: Marks, send: Callable[[list[int], int], None]) -> None:
+def hang_up(session: int, marks: ContainerIdentity, send: Callable[[list[int], int], None]) -> None:
     """End a session's processes: SIGHUP, then SIGTERM, then SIGKILL, :data:`HANG_UP_STEP` apart, by ``send``."""
     for name in ("HUP", "TERM", "KILL"):
         found = members(session, marks)

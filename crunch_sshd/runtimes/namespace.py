@@ -237,9 +237,9 @@ class NamespaceRuntime(Runtime):
             return  # the container has ended, and the session with it
         host_processes.hang_up(pid, marks, host_processes.kill)
 
-    def _marks(self) -> host_processes.Marks:
+    def _marks(self) -> host_processes.ContainerIdentity:
         groups, contained = self._contained.control_groups(), self._contained.pid
-        return host_processes.Marks(groups, host_processes.pid_namespace(contained))
+        return host_processes.ContainerIdentity(groups, host_processes.pid_namespace(contained))
 
 
 class _Descriptor:

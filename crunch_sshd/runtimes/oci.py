@@ -82,7 +82,7 @@ class OciRuntime(Runtime):
         self._name = name
         self._bundle = bundle.read(state.facts["bundle"])
         self._host = HostContainer(state.facts["pid"], self._bundle)
-        self._marks = host_processes.Marks(container_id, host_processes.pid_namespace(self._host.pid))
+        self._marks = host_processes.ContainerIdentity(container_id, host_processes.pid_namespace(self._host.pid))
         self._process = self._bundle.process
         # The exec's parent ends at once; its status comes to us only if orphans do (as containerd's shim has it).
         if _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
@@ -117,7 +117,7 @@ class OciRuntime(Runtime):
             with tempfile.TemporaryDirectory(prefix="arv-ssh-", dir=RUN) as directory, _in_memory(
                 json.dumps(self._describe(command))
             ) as process:
-                place = _Place(Path(directory), process.fileno(), command.argv[0])
+                place = _ExecFiles(Path(directory), process.fileno(), command.argv[0])
                 if command.terminal is None:
                     return self._start_with_pipes(place)
                 return self._start_with_terminal(place, command.terminal)
@@ -140,7 +140,7 @@ class OciRuntime(Runtime):
             process["consoleSize"] = {"height": terminal.rows, "width": terminal.columns}
         return process
 
-    def _start_with_pipes(self, place: _Place) -> Process:
+    def _start_with_pipes(self, place: _ExecFiles) -> Process:
         ours, theirs = [], []
         try:
             for reading in (True, False, False):
@@ -159,7 +159,7 @@ class OciRuntime(Runtime):
         outputs = {ours[1]: Output.STDOUT, ours[2]: Output.STDERR}
         return HostProcess(pid, ours[0], outputs, self._hang_up(pid), tty=False, marks=self._marks)
 
-    def _start_with_terminal(self, place: _Place, terminal: Terminal) -> Process:
+    def _start_with_terminal(self, place: _ExecFiles, terminal: Terminal) -> Process:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, open(os.devnull, "r+b") as nothing:
             path = str(place.directory / "console")
             listener.bind(path)
@@ -176,7 +176,7 @@ class OciRuntime(Runtime):
         hang_up = self._hang_up(pid)
         return HostProcess(pid, master, {master: Output.STDOUT}, hang_up, tty=True, marks=self._marks)
 
-    def _exec(self, place: _Place, options: list[str], stdin: int, stdout: int, stderr: int) -> int:
+    def _exec(self, place: _ExecFiles, options: list[str], stdin: int, stdout: int, stderr: int) -> int:
         log, pid_file = place.directory / "log.json", place.directory / "pid"
         arguments = [
             *self._command, "--log", str(log), "--log-format", "json",
@@ -209,7 +209,7 @@ class OciRuntime(Runtime):
 
 
 @dataclass(frozen=True)
-class _Place:
+class _ExecFiles:
     """Where one start has its files; ``process`` is the descriptor of the process's description.
 
     That one is in memory only: the container's environment may hold secrets, and a disk would keep them.

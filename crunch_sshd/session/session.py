@@ -21,7 +21,7 @@ from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, Sta
 from crunch_sshd.session import commands, subsystems
 from crunch_sshd.session.detach import DetachKeys
 from crunch_sshd.session.watch import SessionWatch
-from crunch_sshd.ssh.channel_input import Stdin
+from crunch_sshd.ssh.channel_input import ChannelInput
 from crunch_sshd.ssh.transport import GatewayChannel
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ LOST = 255
 """The exit status when the output was cut: what ssh itself uses for a lost connection, and never 0."""
 
 
-class Session:
+class SessionChannel:
     """One session channel. The methods of the channel's handler run on the transport thread."""
 
     def __init__(
@@ -40,7 +40,7 @@ class Session:
         channel: GatewayChannel,
         account: Account,
         runtime: Runtime,
-        over: Callable[[Session], None],
+        over: Callable[[SessionChannel], None],
         options: SessionOptions,
         detach_keys: bytes = b"",
         make_agent: Callable[[], Agent | None] = lambda: None,
@@ -63,7 +63,7 @@ class Session:
         self._lock = threading.Lock()
         self._process: Process | None = None
         self._death_signal: str | None = None
-        self._stdin = Stdin(channel)
+        self._stdin = ChannelInput(channel)
         self._make_agent = make_agent
         self._agent: Agent | None = None
         self._detach_keys = DetachKeys(detach_keys) if detach_keys else None

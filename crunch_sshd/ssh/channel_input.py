@@ -31,7 +31,7 @@ class Sink(Protocol):
         """Pass end-of-file on."""
 
 
-class Stdin:
+class ChannelInput:
     """The input of one channel, which may have somewhere to go only later than it arrives."""
 
     def __init__(self, channel: GatewayChannel) -> None:

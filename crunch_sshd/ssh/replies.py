@@ -31,7 +31,10 @@ OpenAnswered = Callable[[str], None]
 
 
 class ChannelOpen:
-    """A client's wish for a channel, answered once, by any thread; ``message`` stands at the type's own fields."""
+    """A client's CHANNEL_OPEN (RFC 4254 §5.1), answered once, by any thread.
+
+    ``message`` stands at the type's own fields.
+    """
 
     def __init__(self, transport: GatewayTransport, message: Message) -> None:
         self.kind = message.get_binary().decode("utf-8", "replace")

@@ -69,9 +69,9 @@ class GatewayServer(paramiko.ServerInterface):
     def client_identified(self, version: str) -> None:
         """Note the client's identification line (RFC 4253 §4.2); what is offered can still be changed."""
 
-    def open_channel(self, wish: ChannelOpen) -> None:
-        """Answer ``wish`` now or later, without blocking."""
-        wish.refuse(OPEN_UNKNOWN_TYPE, f"the channel type {wish.kind} is not known")
+    def open_channel(self, opening: ChannelOpen) -> None:
+        """Answer ``opening`` now or later, without blocking."""
+        opening.refuse(OPEN_UNKNOWN_TYPE, f"the channel type {opening.kind} is not known")
 
     def global_request(self, kind: str, message: Message, reply: Callable[[bool, tuple[int, ...]], None]) -> None:
         """Answer a global request (RFC 4254 §4) by calling ``reply`` with success and its integers, now or later."""

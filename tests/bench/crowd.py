@@ -22,7 +22,7 @@ from arv_ssh.net.tls_transport import TlsLayer
 from arv_ssh.trust import credentials
 from crunch_sshd.gateway import certificate
 from crunch_sshd.gateway.connection import Login
-from crunch_sshd.gateway.endpoint import Front, Identity
+from crunch_sshd.gateway.endpoint import Endpoint, Identity
 from crunch_sshd.runtimes import Account, Runtime
 from tests.bench.target import Failed
 from tests.integration.controllers import Controller
@@ -53,7 +53,7 @@ class EchoGateway:
 
     async def _serve(self) -> str:
         context, der = certificate.fresh()
-        front: list[Front] = []
+        front: list[Endpoint] = []
         listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         await self._loop.create_server(
             lambda: TlsLayer(context, HttpConnection(front[0].handle), server_side=True), sock=listener, backlog=1024
@@ -61,7 +61,7 @@ class EchoGateway:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         identity = Identity(self._uuid, self._secret, der, address)
         front.append(
-            Front(identity, cast(Runtime, self), accept_unsigned=False, opened=self._opened, end=lambda *words: 0)
+            Endpoint(identity, cast(Runtime, self), accept_unsigned=False, opened=self._opened, end=lambda *words: 0)
         )
         return address
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from arv_ssh.config.session_options import INTERNAL_SFTP
-from crunch_sshd.forwarding.broker import Broker
+from crunch_sshd.forwarding.broker import BrokerClient
 from crunch_sshd.runtimes import Account, Command, Output, host_processes
 from crunch_sshd.session import subsystems
 from tests.conformance.conftest import StartPlace
@@ -114,7 +114,7 @@ def broker(place: Place, account: Account) -> Iterator[int]:
     """Yield the pid of a broker that has entered."""
     container = place.runtime.host()
     assert container is not None
-    asked = Broker(container, account)
+    asked = BrokerClient(container, account)
     try:
         assert asked.resolve("127.0.0.1")
         yield child(BROKER)

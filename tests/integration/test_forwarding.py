@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from arv_ssh.processes import process_lock
-from crunch_sshd.forwarding.broker import Broker
+from crunch_sshd.forwarding.broker import BrokerClient
 from crunch_sshd.runtimes import Account, bundle, host_processes
 from crunch_sshd.runtimes.host_container import HostContainer
 from tests.integration.conftest import FOREVER, Ssh
@@ -218,7 +218,7 @@ class TestDestinations:
         try:
             pid, identifier = docker("inspect", "-f", "{{.State.Pid}} {{.Id}}", name).split()
             container = HostContainer(int(pid), bundle.find(identifier))
-            broker = Broker(container, Account("crunch", 1000, 1000, "/home/crunch", "/bin/sh", "crunch"))
+            broker = BrokerClient(container, Account("crunch", 1000, 1000, "/home/crunch", "/bin/sh", "crunch"))
             listening = broker.listen("localhost", 0)
             with broker.connect([one.address for one in broker.resolve("localhost")], listening.port) as near:
                 far, _ = listening.sockets[0].accept()

@@ -19,7 +19,7 @@ from arv_ssh.net.tls import client_context
 from arv_ssh.net.tls_transport import TlsLayer
 from arv_ssh.trust import credentials, session_claim
 from arv_ssh.trust.host_key import public_line
-from arv_ssh.trust.session_claim import Session
+from arv_ssh.trust.session_claim import SessionClaim
 
 CONNECT_TIMEOUT = 10.0
 """Seconds for TCP and TLS to a gateway; it is in the cluster's own network."""
@@ -81,7 +81,7 @@ class Target:
 
     secret: str
     gateway_address: str
-    session: Session
+    session: SessionClaim
     detach_keys: str
     client: str = ""
     dialer: Dialer = DIRECT

@@ -22,9 +22,9 @@ from arv_ssh.log import event
 from arv_ssh.net import upgrade
 from arv_ssh.net.http_server import Request, Upgrade
 from arv_ssh.net.relay import Relay
-from arv_ssh.net.upgraded import Place, Upgraded, open_upgraded
+from arv_ssh.net.upgraded import Address, Upgraded, open_upgraded
 from arv_ssh.trust import credentials
-from arv_ssh.yamux.transport import Session
+from arv_ssh.yamux.transport import YamuxSession
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +50,8 @@ class Tunnels:
         self.config = config
         self._peers = peers
         self._tcp = TcpDialer()
-        self._open: dict[str, Session] = {}
-        self._all: set[Session] = set()  # those too that a newer one of the same container replaced
+        self._open: dict[str, YamuxSession] = {}
+        self._all: set[YamuxSession] = set()  # those too that a newer one of the same container replaced
         self._lent: set[Relay] = set()  # streams that other processes of this host use
         self._returned = asyncio.Event()
 
@@ -83,14 +83,14 @@ class Tunnels:
         """Begin a tunnel; it takes the place of an older one, which goes on until its gateway leaves it."""
         started = time.monotonic()
 
-        def closed(session: Session, error: Exception | None) -> None:
+        def closed(session: YamuxSession, error: Exception | None) -> None:
             self._all.discard(session)
             if self._open.get(uuid) is session:
                 del self._open[uuid]
             event(logger, "gateway tunnel closed", container_uuid=uuid, peer=peer, error=str(error) if error else None,
                   seconds=round(time.monotonic() - started, 3))  # fmt: skip
 
-        session = Session(client=False, closed=closed)
+        session = YamuxSession(client=False, closed=closed)
         self._all.add(session)
         self._open[uuid] = session
         event(logger, "gateway tunnel opened", container_uuid=uuid, peer=peer)
@@ -136,7 +136,7 @@ class Tunnels:
         """Return a stream through the tunnel that another process of this host has, None when there is none."""
         ask = upgrade.request("POST", f"/gateway_tunnels/{uuid}/stream", "localhost", [], {}, protocol=STREAM)
         for path in self._peers.siblings():
-            place = Place(f"the controller process at {path}", path=path)
+            place = Address(f"the controller process at {path}", path=path)
             try:
                 return await open_upgraded(place, ask, STREAM, answer_timeout=SIBLING_TIMEOUT)
             except NotFound:

@@ -19,7 +19,7 @@ READ_SIZE = 64 * 1024
 
 
 @dataclass(frozen=True)
-class Request:
+class PeerRequest:
     """What to ask. ``token`` is a Bearer token, or a proof in its place; a body of {} is none."""
 
     method: str
@@ -39,7 +39,7 @@ class Request:
         return json.dumps(self.body).encode() if self.body else b""
 
 
-async def ask(place: str, request: Request, timeout: float, *, verify: bool | str = True) -> tuple[int, bytes]:
+async def ask(place: str, request: PeerRequest, timeout: float, *, verify: bool | str = True) -> tuple[int, bytes]:
     """Return status and body of the answer of the controller at ``place``: a URL, or the path of a private socket.
 
     ``timeout`` is in seconds, ``verify`` as requests takes it. Raises OSError (TimeoutError among it) or
@@ -60,10 +60,10 @@ async def ask(place: str, request: Request, timeout: float, *, verify: bool | st
 
 async def get(socket_path: Path, target: str, token: str) -> tuple[int, bytes]:
     """Return status and body of a process's answer to GET ``target``, within :data:`TIMEOUT`; raises as :func:`ask`."""
-    return await ask(str(socket_path), Request("GET", target, token), TIMEOUT)
+    return await ask(str(socket_path), PeerRequest("GET", target, token), TIMEOUT)
 
 
-def _ask_url(url: str, request: Request, timeout: float, verify: bool | str) -> tuple[int, bytes]:
+def _ask_url(url: str, request: PeerRequest, timeout: float, verify: bool | str) -> tuple[int, bytes]:
     with requests.Session() as session:
         session.trust_env = False  # neither a ~/.netrc nor a proxy has a part in what controllers say to each other
         try:
@@ -77,7 +77,7 @@ def _ask_url(url: str, request: Request, timeout: float, verify: bool | str) -> 
 
 
 async def _exchange(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: Request
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: PeerRequest
 ) -> tuple[int, bytes]:
     http = h11.Connection(h11.CLIENT)
     content = request.content()

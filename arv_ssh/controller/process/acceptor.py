@@ -18,7 +18,7 @@ BACKLOG = 1024
 """Connections the kernel holds until they are accepted; a burst of logins comes all at once."""
 
 
-class Front:
+class Acceptor:
     """Serves ``handler`` over TLS with ``context``, and ``private_handler`` without TLS on the private socket.
 
     ``streams`` says which requests' bodies ``handler`` takes as they come, ``records`` which may be long.

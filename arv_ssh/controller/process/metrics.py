@@ -22,7 +22,7 @@ from arv_ssh.audit.trail import Trail
 from arv_ssh.controller.peers import peer_client
 from arv_ssh.controller.peers.peers import Peers
 from arv_ssh.controller.process import management
-from arv_ssh.controller.shell.sessions import Attempt, LiveSession, Observer, Sessions
+from arv_ssh.controller.shell.sessions import Attempt, LiveConnection, Observer, Sessions
 from arv_ssh.errors import HttpError
 from arv_ssh.log import event
 from arv_ssh.net.http_server import Request, Response
@@ -43,7 +43,7 @@ class SessionMetrics(Observer, Collector):
         self._sessions = sessions
         self._trail = trail
         self._closed_bytes = [0, 0]
-        self._without_bytes: set[LiveSession] = set()
+        self._without_bytes: set[LiveConnection] = set()
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "arv_ssh_session_requests", "Requests for a session, by outcome: opened, or the status of the refusal.",
@@ -75,19 +75,19 @@ class SessionMetrics(Observer, Collector):
         if error.dial_failure:
             self._dial_failures.labels(error.dial_failure).inc()
 
-    def opened(self, session: LiveSession) -> None:
+    def opened(self, session: LiveConnection) -> None:
         self._requests.labels(OPENED).inc()
         self._handshake.observe(session.seconds)
         self._without_bytes.add(session)
 
-    def closed(self, session: LiveSession, reason: str) -> None:
+    def closed(self, session: LiveConnection, reason: str) -> None:
         self._closed.labels(reason.partition(":")[0]).inc()
         self._closed_bytes[0] += session.bytes_from_client
         self._closed_bytes[1] += session.bytes_to_client
         self._note_first_byte(session)
         self._without_bytes.discard(session)
 
-    def _note_first_byte(self, session: LiveSession) -> None:
+    def _note_first_byte(self, session: LiveConnection) -> None:
         if session in self._without_bytes and session.first_byte_seconds is not None:
             self._without_bytes.discard(session)
             self._first_byte.observe(session.first_byte_seconds)

@@ -27,7 +27,7 @@ from arv_ssh.controller.gateways.tunnels import PATH as TUNNEL_PATH
 from arv_ssh.controller.gateways.tunnels import STREAM_PATH, Tunnels
 from arv_ssh.controller.peers.peers import Peers
 from arv_ssh.controller.process import management, metrics
-from arv_ssh.controller.process.acceptor import Front
+from arv_ssh.controller.process.acceptor import Acceptor
 from arv_ssh.controller.process.metrics import MetricsEndpoint, SessionMetrics
 from arv_ssh.controller.reverse_proxy import PassThrough
 from arv_ssh.controller.shell import session_admin
@@ -36,7 +36,7 @@ from arv_ssh.controller.shell.endpoint import PATH, ShellEndpoint
 from arv_ssh.controller.shell.limits import SessionLimits
 from arv_ssh.controller.shell.revocation import Revocation
 from arv_ssh.controller.shell.session_admin import SessionAdmin
-from arv_ssh.controller.shell.sessions import LiveSession, Observer, Sessions
+from arv_ssh.controller.shell.sessions import LiveConnection, Observer, Sessions
 from arv_ssh.errors import ConfigError, NotFound
 from arv_ssh.log import event
 from arv_ssh.net import tls
@@ -70,7 +70,7 @@ class Controller:
     def __init__(self, config: ClusterConfig, peers: Peers) -> None:
         self.config = config
         self.peers = peers
-        self._front = Front(
+        self._front = Acceptor(
             self.handle, self.handle_private, _server_context(config), self._passes_on, self._is_for_the_api
         )
         self._embedded = _embedded_api(config)
@@ -182,7 +182,7 @@ class _LastSession(Observer):
         self._sessions = sessions
         self._changed = asyncio.Event()
 
-    def closed(self, session: LiveSession, reason: str) -> None:
+    def closed(self, session: LiveConnection, reason: str) -> None:
         self._changed.set()
 
     async def ended(self) -> None:

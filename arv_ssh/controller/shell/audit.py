@@ -10,7 +10,7 @@ from typing import Any
 
 from arv_ssh.audit.chain_file import timestamp
 from arv_ssh.audit.trail import Trail, text
-from arv_ssh.controller.shell.sessions import Attempt, LiveSession, Observer
+from arv_ssh.controller.shell.sessions import Attempt, LiveConnection, Observer
 from arv_ssh.errors import HttpError
 
 BEGIN = "session.begin"
@@ -29,7 +29,7 @@ class SessionAudit(Observer):
         self._idle = asyncio.Event()
         self._idle.set()
 
-    async def opening(self, session: LiveSession) -> None:
+    async def opening(self, session: LiveConnection) -> None:
         await self._trail.begin_async(BEGIN, session_id=session.id, **_facts(session))
 
     def refused(self, attempt: Attempt, error: HttpError) -> None:
@@ -42,11 +42,11 @@ class SessionAudit(Observer):
             reason=text(str(error)),
         )
 
-    def opened(self, session: LiveSession) -> None:
+    def opened(self, session: LiveConnection) -> None:
         self._open.add(session.id)
         self._idle.clear()
 
-    def closed(self, session: LiveSession, reason: str) -> None:
+    def closed(self, session: LiveConnection, reason: str) -> None:
         self._trail.note(
             END,
             session_id=session.id,
@@ -71,7 +71,7 @@ class SessionAudit(Observer):
         await asyncio.to_thread(self._trail.close)
 
 
-def _facts(which: Attempt | LiveSession) -> dict[str, Any]:
+def _facts(which: Attempt | LiveConnection) -> dict[str, Any]:
     return {
         "request_id": which.request_id,
         "user_uuid": which.user_uuid,

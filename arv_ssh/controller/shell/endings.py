@@ -10,11 +10,11 @@ import logging
 import time
 
 from arv_ssh.controller.gateways import dial
-from arv_ssh.controller.shell.sessions import LiveSession
+from arv_ssh.controller.shell.sessions import LiveConnection
 from arv_ssh.errors import HttpError
 from arv_ssh.log import event
 from arv_ssh.trust import credentials, session_claim
-from arv_ssh.trust.session_claim import Session
+from arv_ssh.trust.session_claim import SessionClaim
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ CLIENT_PATIENCE = 4.0
 """Seconds for both sides to close once the gateway has told the client, and again once the relay is closed."""
 
 
-async def end(session: LiveSession, reason: str, sentence: str, system_root_token: str) -> None:
+async def end(session: LiveConnection, reason: str, sentence: str, system_root_token: str) -> None:
     """End ``session`` for ``reason`` (one of ``sessions.REASONS``); the client shows ``sentence`` where it can.
 
     Returns when both sides are closed, which takes some seconds at most. A second call for a session does nothing.
@@ -43,7 +43,7 @@ async def end(session: LiveSession, reason: str, sentence: str, system_root_toke
         await _close(session)
 
 
-async def _close(session: LiveSession) -> None:
+async def _close(session: LiveConnection) -> None:
     """Close what is still open, whatever became of the gateway's word."""
     if session.closed.is_set():
         return
@@ -54,13 +54,13 @@ async def _close(session: LiveSession) -> None:
         session.cut()
 
 
-async def _wait_closed(session: LiveSession) -> None:
+async def _wait_closed(session: LiveConnection) -> None:
     async with asyncio.timeout(CLIENT_PATIENCE):
         await session.closed.wait()
 
 
-def _target(session: LiveSession, system_root_token: str) -> dial.Target:
-    proof = Session(
+def _target(session: LiveConnection, system_root_token: str) -> dial.Target:
+    proof = SessionClaim(
         container_uuid=session.container_uuid,
         exp=int(time.time()) + session_claim.LIFETIME,
         login_username=session.login_username,

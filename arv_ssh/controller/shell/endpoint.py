@@ -22,7 +22,7 @@ from arv_ssh.controller.gateways import dial
 from arv_ssh.controller.gateways.tunnels import Tunnels
 from arv_ssh.controller.peers import forward_session
 from arv_ssh.controller.shell.limits import SessionLimits
-from arv_ssh.controller.shell.sessions import Attempt, LiveSession, Sessions, peer_address
+from arv_ssh.controller.shell.sessions import Attempt, LiveConnection, Sessions, peer_address
 from arv_ssh.errors import (
     BadGateway,
     BadRequest,
@@ -35,7 +35,7 @@ from arv_ssh.errors import (
 from arv_ssh.net.http_server import Request, Response, Upgrade
 from arv_ssh.net.tls import client_context
 from arv_ssh.trust import access, credentials, session_claim
-from arv_ssh.trust.session_claim import Session
+from arv_ssh.trust.session_claim import SessionClaim
 
 PATH = re.compile(r"/arvados/v1/(?:containers/([^/]+)/ssh|connect/([^/]+)/ssh)")
 """The endpoint's two names; the second is what older Arvados clients ask for."""
@@ -114,7 +114,7 @@ class ShellEndpoint:
         began = time.monotonic()
         grant = await self._in_thread(self._authorize, attempt, request.token())
         allowed = time.monotonic() - began
-        session = Session(
+        session = SessionClaim(
             container_uuid=uuid,
             exp=int(time.time()) + session_claim.LIFETIME,
             login_username=attempt.login_username,
@@ -123,7 +123,7 @@ class ShellEndpoint:
         )
         secret = credentials.container_secret(self._config.system_root_token, uuid)
         gateway_address, detach_keys = grant.container["gateway_address"], request.form().get("detach_keys", "")
-        live = LiveSession(
+        live = LiveConnection(
             request_id=attempt.request_id,
             container_uuid=uuid,
             user_uuid=grant.user_uuid,
@@ -189,7 +189,7 @@ class ShellEndpoint:
         except HttpError as error:
             raise _as_roots(error, f"the API did not say whose container {uuid} is") from error
 
-    def _mark(self, container: dict[str, Any], session: LiveSession) -> None:
+    def _mark(self, container: dict[str, Any], session: LiveConnection) -> None:
         if container.get("interactive_session_started"):
             return
         mark = access.mark(container, session.user_uuid, session.request_id, datetime.now(UTC))
@@ -201,7 +201,7 @@ class ShellEndpoint:
     def _as_root(self, request_id: str) -> ApiClient:
         return self._api.with_token(self._config.system_root_token, request_id)
 
-    def _relay(self, opened: Opened, live: LiveSession, client: asyncio.Transport, early: bytes) -> None:
+    def _relay(self, opened: Opened, live: LiveConnection, client: asyncio.Transport, early: bytes) -> None:
         self._sessions.run(live, (client, early), (opened.transport, opened.early))
 
     def reload(self, config: ClusterConfig) -> None:
@@ -231,7 +231,7 @@ def _timing_header(allowed: float, connection: dial.GatewayConnection) -> tuple[
 
 
 def _credential_headers(
-    connection: dial.GatewayConnection, secret: str, session: Session
+    connection: dial.GatewayConnection, secret: str, session: SessionClaim
 ) -> list[tuple[str, str]]:
     if connection.host_key is None:
         return []

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from arv_ssh.config.cluster_config import Limits
-from arv_ssh.controller.shell.sessions import Attempt, LiveSession, Observer
+from arv_ssh.controller.shell.sessions import Attempt, LiveConnection, Observer
 from arv_ssh.errors import HttpError, TooManySessions
 from arv_ssh.processes import process_lock
 
@@ -50,7 +50,7 @@ class SessionLimits(Observer):
             with self._lock, self._locked_directory():
                 self._write()
 
-    async def take(self, session: LiveSession) -> None:
+    async def take(self, session: LiveConnection) -> None:
         """Take a place for ``session``; raise :class:`TooManySessions`, naming the limit, when there is none."""
         place = session.user_uuid, session.container_uuid
         taking = asyncio.get_running_loop().run_in_executor(self._pool, self._take, session.id, place)
@@ -67,7 +67,7 @@ class SessionLimits(Observer):
     def refused(self, attempt: Attempt, error: HttpError) -> None:
         self._give_back(attempt.session_id)
 
-    def closed(self, session: LiveSession, reason: str) -> None:
+    def closed(self, session: LiveConnection, reason: str) -> None:
         self._give_back(session.id)
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from arv_ssh.api.client import ApiClient
 from arv_ssh.config.cluster_config import ClusterConfig
 from arv_ssh.controller.shell import endings
-from arv_ssh.controller.shell.sessions import CLIENT_LEFT, CONTAINER_ENDED, REVOKED, LiveSession, Sessions
+from arv_ssh.controller.shell.sessions import CLIENT_LEFT, CONTAINER_ENDED, REVOKED, LiveConnection, Sessions
 from arv_ssh.errors import BadGateway, ContainerEnded, Forbidden, HttpError, NotFound, Unauthorized, Unavailable
 from arv_ssh.log import event
 from arv_ssh.trust import access
@@ -95,7 +95,7 @@ class Revocation:
 
     async def look(self) -> None:
         """Look once whether each session may go on; return when all that may not have been told to end."""
-        by_token: dict[str, list[LiveSession]] = defaultdict(list)
+        by_token: dict[str, list[LiveConnection]] = defaultdict(list)
         for session in self._sessions:
             if session.bytes_from_client == 0 and session.seconds > SILENCE:
                 self._end(session, CLIENT_LEFT, f"the client sent nothing for {SILENCE:g} s")
@@ -113,7 +113,7 @@ class Revocation:
         await asyncio.gather(*(self._look_at(token, group, requests) for token, group in by_token.items()))
 
     async def _look_at(
-        self, token: str, group: list[LiveSession], requests: dict[str, list[Record]] | HttpError
+        self, token: str, group: list[LiveConnection], requests: dict[str, list[Record]] | HttpError
     ) -> None:
         view = await self._ask(self._view, token, {session.container_uuid for session in group})
         for session in group:
@@ -131,7 +131,7 @@ class Revocation:
             except Exception as error:
                 self._bear(session, error if isinstance(error, HttpError) else _no_answer(error))
 
-    def _check(self, session: LiveSession, view: View, requests: dict[str, list[Record]]) -> None:
+    def _check(self, session: LiveConnection, view: View, requests: dict[str, list[Record]]) -> None:
         """Raise why ``session`` may not go on."""
         uuid = session.container_uuid
         container = view.containers.get(uuid)
@@ -143,7 +143,7 @@ class Revocation:
             raise ContainerEnded(f"container {uuid} is not running any more (it is {container['state']})")
         access.check_allowed(self.config.shell_access, view.user, container, requests.get(uuid, []))
 
-    def _bear(self, session: LiveSession, failure: HttpError) -> None:
+    def _bear(self, session: LiveConnection, failure: HttpError) -> None:
         """Let a session go on though the API could not be asked, for a time."""
         event(logger, "cannot check whether a session may continue", level=logging.WARNING, session_id=session.id,
               request_id=session.request_id, error=str(failure))  # fmt: skip
@@ -151,7 +151,7 @@ class Revocation:
             sentence = f"for {API_GRACE / 60:g} min the API could not say whether it may continue: {failure}"
             self._end(session, REVOKED, sentence)
 
-    def _end(self, session: LiveSession, reason: str, sentence: str) -> None:
+    def _end(self, session: LiveConnection, reason: str, sentence: str) -> None:
         token = self.config.system_root_token
         self._keep(asyncio.create_task(endings.end(session, reason, sentence, token)))
 

@@ -23,7 +23,7 @@ from arv_ssh.config.cluster_config import ClusterConfig
 from arv_ssh.controller.peers import peer_client, peer_proofs
 from arv_ssh.controller.peers.peers import Peers
 from arv_ssh.controller.shell import endings
-from arv_ssh.controller.shell.sessions import KILLED, LiveSession, Sessions
+from arv_ssh.controller.shell.sessions import KILLED, LiveConnection, Sessions
 from arv_ssh.errors import BadRequest, Forbidden, HttpError, MethodNotAllowed, NotFound, Unauthorized
 from arv_ssh.log import event
 from arv_ssh.net.http_server import Request, Response
@@ -47,7 +47,7 @@ Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Answers:
+class PeerAnswers:
     """What other controllers answered, and sentences about those that did not."""
 
     records: list[Record]
@@ -119,7 +119,7 @@ class SessionAdmin:
         unasked = f" ({'; '.join(others.missing)})" if others.missing else ""
         raise NotFound(f"no session {session_id} is open here; arv-ssh sessions list shows the open ones{unasked}")
 
-    async def _ask_others(self, method: str, path: str, body: Record, scope: str, patience: float) -> Answers:
+    async def _ask_others(self, method: str, path: str, body: Record, scope: str, patience: float) -> PeerAnswers:
         """Ask the controllers that ``scope`` leaves; a 404 is the answer of one that does not have the session."""
         asked: list[Awaitable[Record | str | None]] = []
         if scope != PROCESS:
@@ -129,14 +129,14 @@ class SessionAdmin:
             for url in self._peers.others():
                 asked.append(self._ask(url, f"{path}?scope={HOST}", method, body, patience))
         answers = await asyncio.gather(*asked)
-        return Answers(
+        return PeerAnswers(
             [answer for answer in answers if isinstance(answer, dict)],
             [answer for answer in answers if isinstance(answer, str)],
         )
 
     async def _ask(self, place: str, target: str, method: str, body: Record, patience: float) -> Record | str | None:
         """Return one controller's answer; None when it has no such session, a sentence when it gave no answer."""
-        request = peer_client.Request(method, target, "", body=body)
+        request = peer_client.PeerRequest(method, target, "", body=body)
         proof, headers = peer_proofs.prove(self.config.system_root_token, place, method, target, request.content())
         request = replace(request, token=proof, headers=headers)
         verify = False if self.config.api_insecure else os.environ.get("SSL_CERT_FILE") or True
@@ -153,7 +153,7 @@ class SessionAdmin:
         return f"controller {place} was not asked: {cause}"
 
 
-def _record(session: LiveSession) -> Record:
+def _record(session: LiveConnection) -> Record:
     started = datetime.fromtimestamp(session.started, UTC).replace(tzinfo=None)
     return {
         "id": session.id,

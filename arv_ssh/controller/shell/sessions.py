@@ -50,7 +50,7 @@ class Attempt:
 
 
 @dataclass(eq=False)
-class LiveSession:
+class LiveConnection:
     """One session of a user in a container. ``started`` is in unix seconds, ``peer`` the client's address.
 
     ``checked`` is when (monotonic seconds) the API said last that it may go on; ``closed`` is set when both sides are.
@@ -111,7 +111,7 @@ class Observer:
     An attempt ends in exactly one of ``refused`` and ``opened``; each ``opened`` is followed by one ``closed``.
     """
 
-    async def opening(self, session: LiveSession) -> None:
+    async def opening(self, session: LiveConnection) -> None:
         """Note that ``session`` is about to begin: its gateway is proven, and nobody has had an answer yet.
 
         An :class:`HttpError` refuses it, and the client is told the error's sentence.
@@ -120,10 +120,10 @@ class Observer:
     def refused(self, attempt: Attempt, error: HttpError) -> None:
         """Note that ``attempt`` came to nothing, whatever the cause and however far it had come."""
 
-    def opened(self, session: LiveSession) -> None:
+    def opened(self, session: LiveConnection) -> None:
         """Note that the client has its 101 and bytes pass."""
 
-    def closed(self, session: LiveSession, reason: str) -> None:
+    def closed(self, session: LiveConnection, reason: str) -> None:
         """Note that both sides are closed; ``reason`` is as told at REASONS, and the byte counts are final."""
 
 
@@ -133,10 +133,10 @@ class SessionLog(Observer):
     def refused(self, attempt: Attempt, error: HttpError) -> None:
         event(logger, "session refused", **_fields(attempt), status=error.status, error=str(error))
 
-    def opened(self, session: LiveSession) -> None:
+    def opened(self, session: LiveConnection) -> None:
         event(logger, "session opened", session_id=session.id, **_fields(session))
 
-    def closed(self, session: LiveSession, reason: str) -> None:
+    def closed(self, session: LiveConnection, reason: str) -> None:
         event(
             logger,
             "session closed",
@@ -150,7 +150,7 @@ class SessionLog(Observer):
         )
 
 
-def _fields(which: Attempt | LiveSession) -> dict[str, Any]:
+def _fields(which: Attempt | LiveConnection) -> dict[str, Any]:
     names = ("request_id", "container_uuid", "user_uuid", "login_username", "peer")
     return {name: getattr(which, name) for name in names}
 
@@ -160,20 +160,20 @@ class Sessions:
 
     def __init__(self) -> None:
         self._observers: list[Observer] = [SessionLog()]
-        self._live: dict[str, LiveSession] = {}
+        self._live: dict[str, LiveConnection] = {}
 
     def observe(self, observer: Observer) -> None:
         """Have ``observer`` told of all sessions from here on."""
         self._observers.append(observer)
 
-    def __iter__(self) -> Iterator[LiveSession]:
+    def __iter__(self) -> Iterator[LiveConnection]:
         """Iterate over the sessions live now."""
         return iter(list(self._live.values()))
 
     def __len__(self) -> int:
         return len(self._live)
 
-    def get(self, session_id: str) -> LiveSession | None:
+    def get(self, session_id: str) -> LiveConnection | None:
         """Return the live session of that id."""
         return self._live.get(session_id)
 
@@ -181,13 +181,13 @@ class Sessions:
         """Tell the observers that ``attempt`` was refused."""
         self._tell(lambda observer: observer.refused(attempt, error))
 
-    async def opening(self, session: LiveSession) -> None:
+    async def opening(self, session: LiveConnection) -> None:
         """Ask the observers whether ``session`` may begin; raises the first one's refusal."""
         for observer in self._observers:
             await observer.opening(session)
 
     def run(
-        self, session: LiveSession, client: tuple[asyncio.Transport, bytes], gateway: tuple[asyncio.Transport, bytes]
+        self, session: LiveConnection, client: tuple[asyncio.Transport, bytes], gateway: tuple[asyncio.Transport, bytes]
     ) -> None:
         """Relay between two open, paused transports, each with the bytes read from it before, until the end."""
 

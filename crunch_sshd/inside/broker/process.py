@@ -1,8 +1,8 @@
 """The broker's own process: enters the container, then makes the sockets it is asked for, each in a thread.
 
-Owns the requests (the table in :class:`Broker`), and the files that its sockets leave in the container: they are gone
-when the gateway closes its end, or is killed. Started by :mod:`crunch_sshd.forwarding.broker`; after :func:`enter`
-nothing more can be imported, so what the standard library imports late is imported here.
+Owns the requests (the table in :class:`BrokerServer`), and the files that its sockets leave in the container: they
+are gone when the gateway closes its end, or is killed. Started by :mod:`crunch_sshd.forwarding.broker`; after
+:func:`enter` nothing more can be imported, so what the standard library imports late is imported here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ AGENT_PLACES = ("/tmp", "/var/tmp", "/dev/shm", "/run")  # noqa: S108 - a direct
 Answer = tuple[dict[str, Any], list[socket.socket]]
 
 
-class Broker:
+class BrokerServer:
     """Serves the requests that come on ``gateway`` until it is closed there."""
 
     def __init__(self, gateway: socket.socket, home: str) -> None:
@@ -169,7 +169,7 @@ def main() -> None:
         gateway.send(json.dumps({"failed": error.strerror or str(error)}).encode())
         return
     os.umask(UMASK)
-    Broker(gateway, home).serve()
+    BrokerServer(gateway, home).serve()
     os._exit(0)  # the threads that still connect somewhere have nobody to tell
 
 

@@ -116,7 +116,7 @@ def _ask_servers(name: str, conf: ResolvConf) -> tuple[list[str], bool]:
     """Return a name's addresses and whether it exists; TimeoutError when no server gave a usable answer."""
     for _ in range(conf.attempts):
         for server in conf.nameservers:
-            answers = _Exchange(server, name, conf).run()
+            answers = _Questions(server, name, conf).run()
             if any(answer.code == dns.NAME_ERROR for answer in answers):
                 return [], False
             good = [answer for answer in answers if answer.code == dns.NO_ERROR]
@@ -132,7 +132,7 @@ class _Query:
     sock: socket.socket
 
 
-class _Exchange:
+class _Questions:
     """The questions for both families, put to one server at the same time."""
 
     def __init__(self, server: str, name: str, conf: ResolvConf) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from arv_ssh.controller.shell.sessions import Attempt, LiveSession, Observer
+from arv_ssh.controller.shell.sessions import Attempt, LiveConnection, Observer
 from arv_ssh.errors import HttpError
 
 CONTAINER = "zzzzz-dz642-abcdeabcdeabcde"
@@ -12,7 +12,7 @@ USER = "zzzzz-tpzed-xurymjxw79nv3jz"
 TOKEN = "v2/zzzzz-gj3su-000000000000000/secretsecret"
 
 
-def session(**attributes: Any) -> LiveSession:
+def session(**attributes: Any) -> LiveConnection:
     """Return a session of a user in a container, with ``attributes`` of its own."""
     base: dict[str, Any] = {
         "request_id": "req-01234567890123456789",
@@ -24,7 +24,7 @@ def session(**attributes: Any) -> LiveSession:
         "token": TOKEN,
         "gateway_address": "10.0.0.7:34567",
     }
-    return LiveSession(**(base | attributes))
+    return LiveConnection(**(base | attributes))
 
 
 class Transcript(Observer):
@@ -33,10 +33,10 @@ class Transcript(Observer):
     def __init__(self, refusal: HttpError | None = None) -> None:
         self.lines: list[str] = []
         self.attempts: list[Attempt] = []
-        self.closed_sessions: list[LiveSession] = []
+        self.closed_sessions: list[LiveConnection] = []
         self.refusal = refusal
 
-    async def opening(self, session: LiveSession) -> None:
+    async def opening(self, session: LiveConnection) -> None:
         self.lines.append("opening")
         if self.refusal:
             raise self.refusal
@@ -45,9 +45,9 @@ class Transcript(Observer):
         self.attempts.append(attempt)
         self.lines.append(f"refused {error.status} {error}")
 
-    def opened(self, session: LiveSession) -> None:
+    def opened(self, session: LiveConnection) -> None:
         self.lines.append("opened")
 
-    def closed(self, session: LiveSession, reason: str) -> None:
+    def closed(self, session: LiveConnection, reason: str) -> None:
         self.closed_sessions.append(session)
         self.lines.append(f"closed {reason}")

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from arv_ssh.errors import BadRequest
 from arv_ssh.trust import session_claim
-from arv_ssh.trust.session_claim import Session
+from arv_ssh.trust.session_claim import SessionClaim
 from tests.unit.arv_ssh.trust.test_credentials import CONTAINER, SESSION
 
-PUBLISHED = Session(CONTAINER, 1_800_000_000, "", "req-0123456789abcdefghij", "zzzzz-tpzed-xurymjxw79nv3jz")
+PUBLISHED = SessionClaim(CONTAINER, 1_800_000_000, "", "req-0123456789abcdefghij", "zzzzz-tpzed-xurymjxw79nv3jz")
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -30,8 +30,8 @@ def test_vector() -> None:
     assert session_claim.decode(SESSION) == PUBLISHED
 
 
-@given(st.builds(Session, texts, st.integers(), texts, texts, texts))
-def test_round_trip(session: Session) -> None:
+@given(st.builds(SessionClaim, texts, st.integers(), texts, texts, texts))
+def test_round_trip(session: SessionClaim) -> None:
     """Any session comes back from its text, which is safe in a header."""
     text = session_claim.encode(session)
     assert session_claim.decode(text) == session

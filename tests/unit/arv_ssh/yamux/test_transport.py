@@ -16,7 +16,7 @@ from arv_ssh.net.tls import client_context
 from arv_ssh.net.tls_transport import TlsLayer
 from arv_ssh.yamux import core, transport
 from arv_ssh.yamux.frames import Flag, GoAway, Header, Type
-from arv_ssh.yamux.transport import Session
+from arv_ssh.yamux.transport import YamuxSession
 from crunch_sshd.gateway import certificate
 from tests.timing import DEADLINE, SECOND
 from tests.unit.arv_ssh.streams import Peer, Wire
@@ -30,8 +30,8 @@ class Ends:
     def __init__(self, accept: Callable[[], asyncio.BaseProtocol] | None = None) -> None:
         self.accepted: list[Peer] = []
         self.reasons: dict[str, Exception | None] = {}
-        self.near = Session(client=False, closed=lambda _, error: self.reasons.update(near=error))
-        self.far = Session(
+        self.near = YamuxSession(client=False, closed=lambda _, error: self.reasons.update(near=error))
+        self.far = YamuxSession(
             client=True, accept=accept or self._accept, closed=lambda _, error: self.reasons.update(far=error)
         )
 
@@ -154,7 +154,7 @@ def test_a_connection_that_is_full() -> None:
     """What the connection below does not take stays with the streams, which pause their feeders."""
 
     async def scenario() -> None:
-        wire, session, peer = Wire(), Session(client=False), Peer()
+        wire, session, peer = Wire(), YamuxSession(client=False), Peer()
         session.take(wire)
         session.connect(peer)
         session.pause_writing()
@@ -262,7 +262,7 @@ def test_a_dead_peer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "DEAD_AFTER", 0.06)
 
     async def scenario() -> None:
-        wire, session, peer = Wire(), Session(client=False), Peer()
+        wire, session, peer = Wire(), YamuxSession(client=False), Peer()
         session.take(wire)
         session.connect(peer)
         await asyncio.wait_for(peer.lost.wait(), 10 * SECOND)
@@ -302,7 +302,7 @@ def test_a_peer_that_ends_it(wire: bytes, reason: str) -> None:
     async def scenario() -> None:
         ends: list[Exception | None] = []
         below, peer = Wire(), Peer()
-        session = Session(client=False, closed=lambda _, error: ends.append(error))
+        session = YamuxSession(client=False, closed=lambda _, error: ends.append(error))
         session.take(below)
         session.connect(peer)
         below.receive(wire) if wire else below.receive_eof()
@@ -321,7 +321,7 @@ def test_early_bytes() -> None:
     async def scenario() -> None:
         wire, peer = Wire(), Peer()
         early = Header(Type.WINDOW_UPDATE, Flag.SYN, 2, 0).encode() + Header(Type.DATA, 0, 2, 3).encode() + b"abc"
-        session = Session(client=True, accept=lambda: peer)
+        session = YamuxSession(client=True, accept=lambda: peer)
         session.take(wire, early)
         assert peer.received == b"abc" and wire.reading
         session.connection_lost(None)

@@ -15,9 +15,9 @@ import pytest
 from arv_ssh.errors import BadGateway, BadRequest, Forbidden, HttpError, NotFound, Unauthorized
 from arv_ssh.net.http_server import Request, Response, Upgrade
 from arv_ssh.trust import credentials, host_key, session_claim
-from arv_ssh.trust.session_claim import Session
+from arv_ssh.trust.session_claim import SessionClaim
 from crunch_sshd.gateway.connection import Login
-from crunch_sshd.gateway.endpoint import CLOCK_SKEW, Front, Identity
+from crunch_sshd.gateway.endpoint import CLOCK_SKEW, Endpoint, Identity
 from tests.unit.crunch_sshd.double import CRUNCH, ROOT, SECRET, MemoryRuntime
 
 UUID = "zzzzz-dz642-abcdeabcdeabcde"
@@ -26,8 +26,8 @@ CERTIFICATE = b"certificate bytes in DER"
 PROOF = credentials.request_auth(SECRET, CERTIFICATE)
 
 
-def session(**changes: Any) -> Session:
-    return replace(Session(UUID, int(time.time()) + 60, "", "req-1", "zzzzz-tpzed-xurymjxw79nv3jz"), **changes)
+def session(**changes: Any) -> SessionClaim:
+    return replace(SessionClaim(UUID, int(time.time()) + 60, "", "req-1", "zzzzz-tpzed-xurymjxw79nv3jz"), **changes)
 
 
 def signed(text: str, *, proof: str = PROOF, address: str = ADDRESS, secret: str = SECRET) -> dict[str, str]:
@@ -47,11 +47,11 @@ def end(one: Request, known: int = 1) -> tuple[Response, list[tuple[str, str, st
     """Return the answer to POST /end, and which sessions were to be ended with which reason; ``known`` are open."""
     asked: list[tuple[str, str, str]] = []
 
-    def note(session: Session, reason: str) -> int:
+    def note(session: SessionClaim, reason: str) -> int:
         asked.append((session.user_uuid, session.request_id, reason))
         return known
 
-    front = Front(
+    front = Endpoint(
         Identity(UUID, SECRET, CERTIFICATE, ADDRESS), MemoryRuntime(), accept_unsigned=True,
         opened=lambda transport, early, login: None, end=note,
     )  # fmt: skip
@@ -66,7 +66,7 @@ def ask(
     """Return the answer and the login that would be opened; ``refused`` is told what comes to nothing."""
     logins: list[Login] = []
     identity = Identity(UUID, SECRET, CERTIFICATE, ADDRESS)
-    front = Front(
+    front = Endpoint(
         identity, MemoryRuntime(), accept_unsigned=unsigned,
         opened=lambda transport, early, login: logins.append(login), end=lambda session, reason: 0,
         refused=refused,

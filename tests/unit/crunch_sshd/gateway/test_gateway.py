@@ -16,7 +16,7 @@ from arv_ssh.errors import ConfigError
 from arv_ssh.net.tls import client_context
 from arv_ssh.net.upgrade import UpgradeAnswer, request
 from arv_ssh.trust import credentials, session_claim
-from arv_ssh.trust.session_claim import Session
+from arv_ssh.trust.session_claim import SessionClaim
 from crunch_sshd.gateway import gateway as gateway_module
 from crunch_sshd.gateway.gateway import Gateway
 from tests.timing import wait_for
@@ -41,7 +41,7 @@ def opened(address: str, early: bytes = b"") -> tuple[ssl.SSLSocket, bytes]:
     """Open a proven session with ``early`` glued to the request; return the connection and what followed the 101."""
     connection = connected(address)
     proof = credentials.request_auth(SECRET, connection.getpeercert(binary_form=True) or b"")
-    text = session_claim.encode(Session(UUID, int(time.time()) + 60, "", "req-1", "u"))
+    text = session_claim.encode(SessionClaim(UUID, int(time.time()) + 60, "", "req-1", "u"))
     headers = [
         ("X-Arvados-Container-Gateway-Uuid", UUID),
         ("X-Arvados-Authorization", proof),

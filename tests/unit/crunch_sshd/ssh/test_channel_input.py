@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from crunch_sshd.ssh.channel_input import Stdin
+from crunch_sshd.ssh.channel_input import ChannelInput
 from tests.unit.crunch_sshd.double import DEADLINE
 
 
@@ -55,9 +55,9 @@ class Process:
         self.closed.set()
 
 
-def fresh(room: int) -> tuple[Stdin, Any, Process]:
+def fresh(room: int) -> tuple[ChannelInput, Any, Process]:
     channel, process = Channel(), Process(room)
-    stdin: Any = Stdin(channel)  # type: ignore[arg-type]
+    stdin: Any = ChannelInput(channel)  # type: ignore[arg-type]
     stdin.attach(process)
     return stdin, channel, process
 
@@ -90,7 +90,7 @@ def test_no_overtaking() -> None:
 def test_before_the_process_is_there() -> None:
     """Bytes that come first wait without giving the window back, and go out in order."""
     channel, process = Channel(), Process(100)
-    stdin = Stdin(channel)  # type: ignore[arg-type]
+    stdin = ChannelInput(channel)  # type: ignore[arg-type]
     stdin.data_received(b"early ")
     stdin.data_received(b"bird")
     stdin.eof_received()

@@ -15,7 +15,7 @@ from arv_ssh.controller.gateways import dial
 from arv_ssh.controller.gateways.dial import GatewayConnection, NotTheGateway, Target
 from arv_ssh.errors import BadGateway, BadRequest, Forbidden, GatewayTimeout, HttpError, Unavailable
 from arv_ssh.trust import credentials, host_key
-from arv_ssh.trust.session_claim import Session
+from arv_ssh.trust.session_claim import SessionClaim
 from crunch_sshd.gateway import certificate
 from crunch_sshd.gateway.gateway import Gateway
 from tests.unit.crunch_sshd.double import MemoryRuntime
@@ -28,7 +28,7 @@ HEAD = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: ssh\
 
 
 def target(address: str, **changes: Any) -> Target:
-    session = Session(UUID, int(time.time()) + 60, "", "req-1", "zzzzz-tpzed-xurymjxw79nv3jz")
+    session = SessionClaim(UUID, int(time.time()) + 60, "", "req-1", "zzzzz-tpzed-xurymjxw79nv3jz")
     return Target(SECRET, address, replace(session, **changes), "")
 
 

@@ -26,7 +26,7 @@ from arv_ssh.net.tls import client_context
 from arv_ssh.net.tls_transport import TlsLayer
 from arv_ssh.net.upgraded import Upgraded, open_upgraded, place_of
 from arv_ssh.trust import credentials, host_key
-from arv_ssh.trust.session_claim import Session
+from arv_ssh.trust.session_claim import SessionClaim
 from crunch_sshd.gateway import certificate, tunnel
 from crunch_sshd.gateway.gateway import Gateway
 from crunch_sshd.gateway.tunnel import Uplink
@@ -88,7 +88,7 @@ class Host:
         return await open_upgraded(place_of(self.url, TRUSTING), request, "tunnel", answer_timeout=DEADLINE)
 
     async def connect(self, address: str = f"tunnel {OWN}/") -> GatewayConnection:
-        session = Session(UUID, int(time.time()) + 60, "", "req-1", "zzzzz-tpzed-xurymjxw79nv3jz")
+        session = SessionClaim(UUID, int(time.time()) + 60, "", "req-1", "zzzzz-tpzed-xurymjxw79nv3jz")
         return await dial.connect(Target(SECRET, address, session, "", dialer=self.tunnels))
 
 
@@ -223,7 +223,7 @@ def test_through_another_process_of_the_host(tmp_path: Path, monkeypatch: pytest
         monkeypatch.setattr(Peers, "siblings", lambda self: siblings)
         node = Node(holder)
         address = await node.start()
-        session = Session(UUID, int(time.time()) + 60, "", "req-1", "zzzzz-tpzed-xurymjxw79nv3jz")
+        session = SessionClaim(UUID, int(time.time()) + 60, "", "req-1", "zzzzz-tpzed-xurymjxw79nv3jz")
         connection = await dial.connect(Target(SECRET, address, session, "", dialer=asking))
         assert (await greeting(connection)).startswith(b"SSH-2.0-")
         returned = asyncio.ensure_future(holder.tunnels.lent_ended())

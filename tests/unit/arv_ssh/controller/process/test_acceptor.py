@@ -11,7 +11,7 @@ import pytest
 import uvloop
 
 from arv_ssh.cli import certificates
-from arv_ssh.controller.process.acceptor import Front
+from arv_ssh.controller.process.acceptor import Acceptor
 from arv_ssh.net import tls
 from arv_ssh.net.http_server import Request, Response
 from arv_ssh.net.listen import bind
@@ -42,7 +42,7 @@ def test_queued_connections(tmp_path: Path) -> None:
     """Connections that the kernel had queued when accepting ended are served; later ones are refused."""
 
     async def scenario(private: socket.socket) -> None:
-        front = Front(ok, ok, server_context(tmp_path))
+        front = Acceptor(ok, ok, server_context(tmp_path))
         listener = bind("127.0.0.1", 0)
         address = listener.getsockname()
         await front.start([listener], private)

@@ -10,7 +10,7 @@ import pytest
 
 from arv_ssh.controller.gateways import dial
 from arv_ssh.controller.shell import endings
-from arv_ssh.controller.shell.sessions import KILLED, REVOKED, LiveSession, Sessions
+from arv_ssh.controller.shell.sessions import KILLED, REVOKED, LiveConnection, Sessions
 from arv_ssh.errors import BadGateway, HttpError
 from arv_ssh.trust import credentials
 from tests.timing import DEADLINE
@@ -33,7 +33,7 @@ class Scene:
         monkeypatch.setattr(endings, "CLIENT_PATIENCE", 0.05)
         monkeypatch.setattr(endings, "GATEWAY_PATIENCE", 0.05)
 
-    def open(self) -> LiveSession:
+    def open(self) -> LiveConnection:
         Sessions().run(self.live, (self.client, b""), (self.gateway, b""))
         return self.live
 

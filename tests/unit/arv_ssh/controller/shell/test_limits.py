@@ -13,7 +13,7 @@ import pytest
 
 from arv_ssh.config.cluster_config import Limits
 from arv_ssh.controller.shell.limits import SessionLimits
-from arv_ssh.controller.shell.sessions import Attempt, LiveSession
+from arv_ssh.controller.shell.sessions import Attempt, LiveConnection
 from arv_ssh.errors import HttpError, TooManySessions
 from tests.timing import DEADLINE
 from tests.unit.arv_ssh.controller.sessions import CONTAINER, USER, session
@@ -22,7 +22,7 @@ OTHER_USER = "zzzzz-tpzed-000000000000000"
 OTHER_CONTAINER = "zzzzz-dz642-000000000000000"
 
 
-def take(limits: SessionLimits, user: str = USER, container: str = CONTAINER) -> LiveSession:
+def take(limits: SessionLimits, user: str = USER, container: str = CONTAINER) -> LiveConnection:
     live = session(user_uuid=user, container_uuid=container)
     asyncio.run(limits.take(live))
     return live

@@ -19,7 +19,7 @@ from arv_ssh.config import cluster_config
 from arv_ssh.config.cluster_config import ShellAccess
 from arv_ssh.controller.shell import endings, revocation
 from arv_ssh.controller.shell.revocation import Revocation
-from arv_ssh.controller.shell.sessions import CLIENT_LEFT, CONTAINER_ENDED, REVOKED, LiveSession, Sessions
+from arv_ssh.controller.shell.sessions import CLIENT_LEFT, CONTAINER_ENDED, REVOKED, LiveConnection, Sessions
 from arv_ssh.embedded.api import ApiAnswer
 from tests.timing import DEADLINE
 from tests.unit.arv_ssh.controller.sessions import CONTAINER, TOKEN, USER, session
@@ -73,14 +73,14 @@ class Scene:
         self.ended: list[tuple[str, str]] = []
         self.policy = CONFIG.shell_access
 
-        async def end(one: LiveSession, reason: str, sentence: str, root_token: str) -> None:
+        async def end(one: LiveConnection, reason: str, sentence: str, root_token: str) -> None:
             assert root_token == ROOT
             one.reason = one.reason or reason
             self.ended.append((reason, sentence))
 
         monkeypatch.setattr(endings, "end", end)
 
-    def look(self, *live: LiveSession, early: bytes = b"SSH-2.0-client\r\n") -> list[tuple[str, str]]:
+    def look(self, *live: LiveConnection, early: bytes = b"SSH-2.0-client\r\n") -> list[tuple[str, str]]:
         """Open the sessions, look once, and return what was ended."""
 
         async def scenario() -> None:

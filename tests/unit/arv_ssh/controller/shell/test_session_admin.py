@@ -19,7 +19,7 @@ from arv_ssh.controller.peers import peer_proofs
 from arv_ssh.controller.peers.peers import Peers
 from arv_ssh.controller.shell import endings
 from arv_ssh.controller.shell.session_admin import BASE, PATH, SessionAdmin
-from arv_ssh.controller.shell.sessions import KILLED, LiveSession, Sessions
+from arv_ssh.controller.shell.sessions import KILLED, LiveConnection, Sessions
 from arv_ssh.embedded.api import ApiAnswer
 from arv_ssh.errors import BadRequest, Forbidden, HttpError, MethodNotAllowed, NotFound, Unauthorized
 from arv_ssh.net.http_server import HttpConnection, Request, Response, Upgrade
@@ -49,7 +49,7 @@ def api(method: str, path: str, query: str, headers: Mapping[str, str], body: by
 class Process:
     """A controller process with the live sessions given; ``ended`` is what was told to end."""
 
-    def __init__(self, peers: Peers, *live: LiveSession) -> None:
+    def __init__(self, peers: Peers, *live: LiveConnection) -> None:
         self.sessions = Sessions()
         for one in live:
             self.sessions.run(one, (Wire(), b"SSH-2.0-x\r\n"), (Wire(), b""))
@@ -80,7 +80,7 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
     """The sessions told to end, with reason and sentence."""
     calls: list[tuple[str, str, str]] = []
 
-    async def end(live: LiveSession, reason: str, sentence: str, root_token: str) -> None:
+    async def end(live: LiveConnection, reason: str, sentence: str, root_token: str) -> None:
         assert root_token == ROOT
         calls.append((live.id, reason, sentence))
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from crunch_sshd.inside.broker import dial, process, resolver
-from crunch_sshd.inside.broker.process import Broker
+from crunch_sshd.inside.broker.process import BrokerServer
 from tests.timing import DEADLINE
 
 LOOPBACK = ["127.0.0.1"]
@@ -26,7 +26,7 @@ class Asker:
         self.near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.near.settimeout(DEADLINE)
         self.far = far
-        self.thread = threading.Thread(target=Broker(far, home).serve)
+        self.thread = threading.Thread(target=BrokerServer(far, home).serve)
         self.thread.start()
         self.sockets: list[socket.socket] = []
 
