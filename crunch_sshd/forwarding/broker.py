@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from arv_ssh.errors import ArvSshError
-from crunch_sshd.inside import launch
 from crunch_sshd.inside.system_calls import BROKER
-from crunch_sshd.runtimes import Account
+from crunch_sshd.runtimes import Account, entry
 from crunch_sshd.runtimes.host_container import HostContainer
 
 logger = logging.getLogger(__name__)
@@ -145,7 +144,7 @@ class BrokerClient:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
-                self._child = launch.start(
+                self._child = entry.enter(
                     self._container,
                     self._account,
                     MODULE,

@@ -1,6 +1,6 @@
 """All code that runs in a container's namespaces, and the one place that starts it.
 
-This package is the security boundary between the gateway and a container, from both sides. :mod:`launch` is the
+This package is the security boundary between the gateway and a container, from both sides. :mod:`start` is the
 gateway's part: the only place that starts a process for a container other than through the engine or its OCI runtime.
 Everything else runs in a fresh, single-threaded process which first becomes what the engine's own exec would be
 (:mod:`enter`: control groups, limits, namespaces, root, ids, capabilities, security label, seccomp filters), and

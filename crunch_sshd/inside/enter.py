@@ -1,7 +1,7 @@
 """Entering a container: what a fresh, single-threaded process does to be a user inside it, and nothing more.
 
 Owns the order in which control groups, namespaces, root and privileges are taken on or given up. What they are comes in
-a job that :mod:`crunch_sshd.inside.launch` wrote. After :func:`enter` nothing can be imported: the files at the old
+a job that :mod:`crunch_sshd.runtimes.entry` wrote. After :func:`enter` nothing can be imported: the files at the old
 paths are the container's then, and not to be trusted with code.
 
 Every file transfer waits for such a process, so it starts fast: without ``site``, and with no import here that is not

@@ -20,8 +20,7 @@ NAMESPACES = {
     "mnt": 0x00020000, "user": 0x10000000,
 }  # fmt: skip
 """The clone(2) flags for setns(2), in the order of entering."""
-CAPABILITY_SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
-"""The sets of capabilities(7), as /proc/PID/status names them."""
+
 
 SYS_CLONE3 = 435
 """The system call's number, the same on every architecture (it is newer than their split)."""

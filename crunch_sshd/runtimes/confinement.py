@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from crunch_sshd.inside.linux import CAPABILITY_SETS
 from crunch_sshd.runtimes.seccomp import Filter
 
 Limit = tuple[int, int, int]
@@ -19,6 +18,8 @@ Limit = tuple[int, int, int]
 UMASK = 0o022
 """What the OCI runtimes give where the bundle says nothing."""
 UNCONFINED = "unconfined"
+CAPABILITY_SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+"""The sets of capabilities(7), as /proc/PID/status names them."""
 CAPABILITIES = (
     "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE "
     "NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN "

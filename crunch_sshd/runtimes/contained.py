@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from arv_ssh.errors import Unavailable
-from crunch_sshd.inside.linux import CAPABILITY_SETS
-from crunch_sshd.runtimes.confinement import Confinement, after_execve
+from crunch_sshd.runtimes.confinement import CAPABILITY_SETS, Confinement, after_execve
 from crunch_sshd.runtimes.host_container import SECCOMP_OFF, HostContainer
 
 if TYPE_CHECKING:

@@ -18,9 +18,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from arv_ssh.errors import Unavailable
-from crunch_sshd.inside.linux import CAPABILITY_SETS
 from crunch_sshd.runtimes import confinement, control_groups, seccomp
-from crunch_sshd.runtimes.confinement import Confinement, Limit
+from crunch_sshd.runtimes.confinement import CAPABILITY_SETS, Confinement, Limit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

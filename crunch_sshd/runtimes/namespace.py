@@ -10,13 +10,11 @@ Needs root on the container's host, or, for a container in a user namespace, to 
 from __future__ import annotations
 
 import fcntl
-import marshal
 import os
 import select
 import shutil
 import stat
 import struct
-import subprocess
 import sys
 import threading
 import time
@@ -24,7 +22,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from arv_ssh.errors import ConfigError, Forbidden, Unavailable
-from crunch_sshd.inside.launch import BOOTSTRAP, ENVIRONMENT, PACKAGES
+from crunch_sshd.inside.start import start
 from crunch_sshd.runtimes import (
     Account,
     Command,
@@ -197,13 +195,9 @@ class NamespaceRuntime(Runtime):
         reader, writer = (opened.closing(descriptor) for descriptor in os.pipe())
         program = opened.one(os.dup(self._program))
         job = job | {"report": opened.pass_on(writer), "descriptors": list(opened.passed)}
-        words = opened.one(_in_memory("session", marshal.dumps(job)))
-        child = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-I", "-S", "-c", BOOTSTRAP, PACKAGES, CHILD, str(words)],
-            executable=f"/proc/self/fd/{program}",
-            stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=opened.passed,
-            env=ENVIRONMENT,
-        )  # fmt: skip
+        child = start(
+            CHILD, job, executable=f"/proc/self/fd/{program}", stdin=stdin, stdout=stdout, stderr=stderr
+        )
         opened.close_writer(writer)
         try:
             report = _read_report(reader)
@@ -296,14 +290,6 @@ def _give(descriptor: int, credentials: Contained) -> None:
         os.fchown(descriptor, credentials.outside.uid, -1)
     except PermissionError:
         pass  # the gateway is not root, and then it is that user already
-
-
-def _in_memory(name: str, content: bytes) -> int:
-    descriptor = os.memfd_create(name)
-    with open(os.dup(descriptor), "wb") as file:
-        file.write(content)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor
 
 
 def _sealed_copy(path: str) -> int:

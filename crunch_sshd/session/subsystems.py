@@ -9,9 +9,8 @@ from dataclasses import replace
 
 from arv_ssh.config.session_options import INTERNAL_SFTP
 from arv_ssh.errors import Unavailable
-from crunch_sshd.inside import launch
 from crunch_sshd.inside.system_calls import FILE_SERVER
-from crunch_sshd.runtimes import Command, Process, Runtime, StartFailed
+from crunch_sshd.runtimes import Command, Process, Runtime, StartFailed, entry
 from crunch_sshd.runtimes.child_process import PIPES, ChildProcess
 from crunch_sshd.session import commands
 
@@ -46,7 +45,7 @@ def _start_sftp(command: Command, runtime: Runtime) -> Process:
         return _start_image_sftp(command, runtime)
     arguments = [runtime.directory(), command.account.home]
     try:
-        child = launch.start(container, command.account, MODULE, FILE_SERVER, arguments, **PIPES)
+        child = entry.enter(container, command.account, MODULE, FILE_SERVER, arguments, **PIPES)
     except OSError as error:
         raise Unavailable(f"the container cannot be entered for sftp: {error.strerror}") from error
     return ChildProcess(child)

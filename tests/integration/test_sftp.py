@@ -19,9 +19,9 @@ from pathlib import Path
 import paramiko
 import pytest
 
-from crunch_sshd.inside import launch
+from crunch_sshd.inside import start
 from crunch_sshd.inside.system_calls import FILE_SERVER
-from crunch_sshd.runtimes import Account, bundle
+from crunch_sshd.runtimes import Account, bundle, entry
 from crunch_sshd.runtimes.host_container import HostContainer
 from tests.integration.clients import transport_over
 from tests.integration.conftest import FOREVER, Ssh
@@ -397,12 +397,12 @@ class TestConfinement:
         self, crunch_place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         """Once inside, no code is loaded from the container, nor from where the host's library was."""
-        monkeypatch.setattr(launch, "PACKAGES", str(Path(__file__).parents[2]))
+        monkeypatch.setattr(start, "PACKAGES", str(Path(__file__).parents[2]))
         pid, name = docker("inspect", "-f", "{{.State.Pid}} {{.Id}}", docker_container(crunch_place.uuid)).split()
         container = HostContainer(int(pid), bundle.find(name))
         account = Account("crunch", CRUNCH, CRUNCH, "/", None, "crunch", (CRUNCH,))
         module = "tests.integration.entered"
-        child = launch.start(container, account, module, FILE_SERVER, stdout=subprocess.PIPE)
+        child = entry.enter(container, account, module, FILE_SERVER, stdout=subprocess.PIPE)
         output, _ = child.communicate(timeout=DEADLINE)
         container.close()
         lines = output.decode().splitlines()
@@ -421,13 +421,13 @@ def status(text: str) -> dict[str, str]:
 def servers(parent: int) -> list[int]:
     """The pids of the SFTP servers that a gateway has started."""
     found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
+    for one in Path("/proc").iterdir():
+        if not one.name.isdigit():
             continue
         try:
-            ours = SERVER in (entry / "cmdline").read_bytes()
-            if ours and f"PPid:\t{parent}\n" in (entry / "status").read_text():
-                found.append(int(entry.name))
+            ours = SERVER in (one / "cmdline").read_bytes()
+            if ours and f"PPid:\t{parent}\n" in (one / "status").read_text():
+                found.append(int(one.name))
         except OSError:
             continue  # it has ended
     return found

@@ -224,7 +224,7 @@ def test_required_without_a_place_at_the_gateway(watched: Watched, tmp_path: Pat
 
 def test_recording(watched: Watched) -> None:
     """A session on a terminal is recorded as it looked, and stock asciinema plays it; what was typed is not in it."""
-    command = "printf 'Password: '; stty -echo; read -r typed; echo; echo 'grüße €'"
+    command = "stty -echo; printf 'Password: '; read -r typed; echo; echo 'grüße €'"
     with watched.ssh.on_terminal("-t", watched.uuid, command) as terminal:
         terminal.expect("Password: ")
         terminal.type("hunter2\r")

@@ -103,7 +103,7 @@ def test_what_is_shown(alone: Peers) -> None:
     ("token", "kind", "sentence"),
     [
         ("", Unauthorized, "no API token was sent"),
-        ("nonsense", Unauthorized, "."),
+        ("nonsense", Unauthorized, "token"),
         (TOKEN, Forbidden, "only administrators"),
         (f"{ADMIN}some", Forbidden, "this token is limited to certain requests"),
         (f"{ADMIN}none", Forbidden, "this token is limited to certain requests"),

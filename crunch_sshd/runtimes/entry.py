@@ -1,43 +1,32 @@
-"""The gateway's part of entering a container: starting a process that will enter it, with all it needs to do so.
+"""Starting a process of the gateway's own in a container: held to what the engine's exec is held to, or not at all.
 
-Owns the job that the process reads (:mod:`crunch_sshd.inside.enter`), and that the process does not outlive the
-container, whose control groups could not be removed else. Knows nothing of what the process does.
+Owns what the process is given of the container, and that it does not outlive it: a control group with a process in it
+cannot be removed. Knows nothing of what the process does.
 """
 
 from __future__ import annotations
 
-import marshal
 import os
 import select
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from arv_ssh.errors import Unavailable
+from crunch_sshd.inside.start import start
 from crunch_sshd.inside.system_calls import Profile
 from crunch_sshd.runtimes import Account, seccomp
 from crunch_sshd.runtimes.host_container import HostContainer
 
-PACKAGES = str(Path(__file__).resolve().parents[2])
-"""Where the process finds this package: it runs without ``site``, which knows of installed ones."""
-BOOTSTRAP = (
-    "import sys; sys.path.append(sys.argv.pop(1)); name = sys.argv.pop(1); "
-    "sys.exit(__import__(name, fromlist=['main']).main())"
-)
-"""What the process runs. The packages come last on its path, so that nothing installed there hides the library."""
-ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
-"""All of it: nothing of the gateway's, and nothing of the container's, whose LD_PRELOAD would count before we enter."""
 NAMESPACES = ("cgroup", "ipc", "uts", "net", "mnt", "user")
 """What is entered. Not the pid namespace: whoever is in it cannot see the process, signal it or trace it."""
 
 
-def start(
+def enter(
     container: HostContainer,
     account: Account,
     module: str,
@@ -46,23 +35,16 @@ def start(
     pass_fds: Sequence[int] = (),
     **popen: Any,
 ) -> subprocess.Popen[bytes]:
-    """Start ``module.main()`` in a fresh process that can enter ``container`` as ``account``.
+    """Start ``module.main()`` so that it can enter ``container`` as ``account`` (:mod:`crunch_sshd.inside.start`).
 
-    There ``sys.argv[1]`` is for :func:`enter.load`, and ``arguments`` follow; the module may import the standard
-    library and this package's own modules, no installed ones. After it has entered it can call what ``profile``
-    allows only. ``popen`` goes to :class:`subprocess.Popen`. The process is killed when the container ends.
+    After it has entered it can call what ``profile`` allows only. The process is killed when the container ends.
 
-    Raises :class:`Unavailable` when the container has ended, or when the process could not be held to what the engine's
-    exec is held to; OSError when this host has no room for another process.
+    Raises :class:`Unavailable` when the container has ended, or when the process could not be held to what the
+    engine's exec is held to; OSError when this host has no room for another process.
     """
     try:
-        with _opened(container, account, profile) as job, _in_memory(job) as words:
-            child = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-I", "-S", "-c", BOOTSTRAP, PACKAGES, module, str(words), *arguments],
-                pass_fds=[words, *job["descriptors"], *pass_fds],
-                env=ENVIRONMENT,
-                **popen,
-            )
+        with _opened(container, account, profile) as job:
+            child = start(module, job, arguments, pass_fds, **popen)
     except (FileNotFoundError, ProcessLookupError) as error:
         if container.has_ended():
             raise Unavailable("the container has ended") from error
@@ -73,7 +55,7 @@ def start(
 
 @contextmanager
 def _opened(container: HostContainer, account: Account, profile: Profile) -> Iterator[dict[str, Any]]:
-    """Yield the job, but for its own descriptor; its descriptors are closed at the end."""
+    """Yield the job for :func:`crunch_sshd.inside.enter.enter`; its descriptors are closed at the end."""
     held = container.confinement(account)
     own = seccomp.compiled(profile)
     opened: list[int] = []
@@ -93,18 +75,6 @@ def _opened(container: HostContainer, account: Account, profile: Profile) -> Ite
         }
     finally:
         _close(opened)
-
-
-@contextmanager
-def _in_memory(job: dict[str, Any]) -> Iterator[int]:
-    descriptor = os.memfd_create("job")
-    try:
-        with open(os.dup(descriptor), "wb") as file:
-            file.write(marshal.dumps(job))
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _close(descriptors: Iterable[int]) -> None:
