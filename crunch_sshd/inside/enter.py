@@ -10,6 +10,7 @@ needed (``dataclasses``, ``json`` and ``typing`` alone would double its start-up
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found] # the module signal imports enum, which costs milliseconds
 import marshal
 import os
 import sys
@@ -19,6 +20,9 @@ from crunch_sshd.inside import linux
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+PYTHON_IGNORES = {_signal.SIGPIPE, _signal.SIGXFSZ}
+"""It learns of both from the call that fails."""
+
 
 def load(descriptor: str) -> dict[str, Any]:
     """Return the job whose descriptor this is, and have none of its descriptors inherited any further."""
@@ -26,7 +30,16 @@ def load(descriptor: str) -> dict[str, Any]:
         job: dict[str, Any] = marshal.loads(file.read())  # noqa: S302 - written by the gateway, into memory of its own
     for number in job["descriptors"]:
         os.set_inheritable(number, False)
+    _reset_signals()
     return job
+
+
+def _reset_signals() -> None:
+    """Ignore and block what Python does and nothing more: not what whoever started the gateway had it ignore."""
+    for number in _signal.valid_signals() - PYTHON_IGNORES:
+        if _signal.getsignal(number) == _signal.SIG_IGN:
+            _signal.signal(number, _signal.SIG_DFL)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
 def enter(job: dict[str, Any]) -> None:
