@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +48,8 @@ HOSTILE = {
 }
 OPEN, STATUS, NO_SUCH_FILE, PERMISSION_DENIED = 3, 101, 2, 3
 READ, WRITE = 1, 2
+ALLOWED_TO_ANYBODY = (10, 237)
+"""/dev/loop-control, which the host's kernel opens for everybody who gets at it, without any capability."""
 
 
 @contextmanager
@@ -129,7 +133,31 @@ def test_block_device_of_the_host(start_place: StartPlace, flags: int) -> None:
 
 
 def test_device_rules_of_the_container(start_place: StartPlace) -> None:
-    """What the container's control group denies is denied to the file server, and by the kernel: /dev/kmsg."""
+    """What the container's control group denies is denied to the file server, by the kernel: a device of the host."""
     place = start_place()
-    place.engine.exec("--user", "0", place.container, "sh", "-c", "[ -e /kmsg ] || mknod /kmsg c 1 11")
-    assert opened(place, "/kmsg", READ) == (PERMISSION_DENIED, "Operation not permitted")
+    major, minor = ALLOWED_TO_ANYBODY
+    place.engine.exec("--user", "0", place.container, "sh", "-c", f"[ -e /device ] || mknod /device c {major} {minor}")
+    assert opened(place, "/device", READ) == (PERMISSION_DENIED, "Operation not permitted")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[tuple[int, int]]:
+    """A block device of the host, by its numbers, that holds the text of a passwd with the user ``evil``."""
+    image = tmp_path / "disk"
+    image.write_bytes(b"evil:x:0:0::/:/bin/sh\n".ljust(1024 * 1024, b"\n"))
+    device = subprocess.run(["losetup", "--find", "--show", image], capture_output=True, text=True, check=True).stdout
+    try:
+        number = os.stat(device.strip()).st_rdev
+        yield os.major(number), os.minor(number)
+    finally:
+        subprocess.run(["losetup", "--detach", device.strip()], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has block devices to give away")
+def test_users_on_a_disk_of_the_host(start_place: StartPlace, disk: tuple[int, int]) -> None:
+    """A block device at /etc/passwd is not read, though the gateway is root on the host: its users are none."""
+    place = start_place("--hostname", "spoilt")
+    if place.runtime.host() is None:
+        return  # the engine reads the file, and says what it is
+    with spoilt(place, "passwd", f"mknod $F b {disk[0]} {disk[1]}"), pytest.raises(Forbidden, match="no user 'evil'"):
+        place.runtime.account("evil")
