@@ -7,6 +7,7 @@ with the bytes that came glued to the request. Knows nothing of what the request
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import logging
 import re
@@ -129,6 +130,22 @@ def origin_form(target: str) -> str:
         return target
     remaining = re.sub("^[^/?]*", "", rest)
     return remaining if remaining.startswith("/") else f"/{remaining}"
+
+
+def peer_address(request: Request) -> str:
+    """Return the address of the client that sent ``request``.
+
+    A proxy on a loopback or private address is believed what it appended to X-Forwarded-For: the last address there.
+    What stands before that is anybody's word.
+    """
+    forwarded = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+    try:
+        peer = ipaddress.ip_address(request.peer)
+        if peer.is_loopback or peer.is_private:
+            return str(ipaddress.ip_address(forwarded))
+    except ValueError:
+        pass  # one of the two is not an address, such as the peer of a unix socket
+    return request.peer
 
 
 class Connections:

@@ -22,7 +22,7 @@ from arv_ssh.controller.gateways import dial
 from arv_ssh.controller.gateways.tunnels import Tunnels
 from arv_ssh.controller.peers import forward_session
 from arv_ssh.controller.shell.limits import SessionLimits
-from arv_ssh.controller.shell.sessions import Attempt, LiveConnection, Sessions, peer_address
+from arv_ssh.controller.shell.sessions import Attempt, LiveConnection, Sessions
 from arv_ssh.errors import (
     BadGateway,
     BadRequest,
@@ -32,7 +32,7 @@ from arv_ssh.errors import (
     Unauthorized,
     Unavailable,
 )
-from arv_ssh.net.http_server import Request, Response, Upgrade
+from arv_ssh.net.http_server import Request, Response, Upgrade, peer_address
 from arv_ssh.net.tls import client_context
 from arv_ssh.trust import access, credentials, session_claim
 from arv_ssh.trust.session_claim import SessionClaim

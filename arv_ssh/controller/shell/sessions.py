@@ -7,7 +7,6 @@ observers. Knows nothing of who may enter, nor of what an observer does with wha
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import secrets
 import time
@@ -18,7 +17,6 @@ from typing import Any
 from arv_ssh.controller.gateways.dial import DIRECT, Dialer
 from arv_ssh.errors import HttpError
 from arv_ssh.log import event
-from arv_ssh.net.http_server import Request
 from arv_ssh.net.relay import Relay
 
 logger = logging.getLogger(__name__)
@@ -215,19 +213,3 @@ class Sessions:
                 call(observer)
             except Exception:  # who watches a session must not end it
                 logger.exception("an observer of sessions failed")
-
-
-def peer_address(request: Request) -> str:
-    """Return the address of the client that sent ``request``.
-
-    A proxy on a loopback or private address is believed what it appended to X-Forwarded-For: the last address there.
-    What stands before that is anybody's word.
-    """
-    forwarded = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
-    try:
-        peer = ipaddress.ip_address(request.peer)
-        if peer.is_loopback or peer.is_private:
-            return str(ipaddress.ip_address(forwarded))
-    except ValueError:
-        pass  # one of the two is not an address, such as the peer of a unix socket
-    return request.peer

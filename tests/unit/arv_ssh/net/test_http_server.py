@@ -11,7 +11,16 @@ import pytest
 
 from arv_ssh.errors import BadRequest, Forbidden
 from arv_ssh.net import http_server
-from arv_ssh.net.http_server import Connections, HttpConnection, Request, Response, Streams, Upgrade, never
+from arv_ssh.net.http_server import (
+    Connections,
+    HttpConnection,
+    Request,
+    Response,
+    Streams,
+    Upgrade,
+    never,
+    peer_address,
+)
 from tests.unit.arv_ssh.streams import Wire
 
 Handler = Callable[[Request], Awaitable[Response | Upgrade]]
@@ -550,6 +559,25 @@ def test_whole_url_as_target(target: str, path: str, query: str) -> None:
 
     run(scenario())
     assert seen == [(path, query)]
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "expected"),
+    [
+        ("8.8.8.8", None, "8.8.8.8"),
+        ("8.8.8.8", "8.8.4.4", "8.8.8.8"),
+        ("127.0.0.1", "8.8.4.4", "8.8.4.4"),
+        ("10.1.2.3", "1.2.3.4, 8.8.4.4", "8.8.4.4"),
+        ("::1", "2001:4860:4860::8844", "2001:4860:4860::8844"),
+        ("127.0.0.1", "unknown", "127.0.0.1"),
+        ("127.0.0.1", "", "127.0.0.1"),
+        ("", "8.8.4.4", ""),
+    ],
+)
+def test_peer_address(peer: str, forwarded: str | None, expected: str) -> None:
+    """What a proxy on a private address appended to X-Forwarded-For counts, and nobody else's word."""
+    headers = {} if forwarded is None else {"x-forwarded-for": forwarded}
+    assert peer_address(Request("POST", "/", "", headers, b"", peer, "req-1")) == expected
 
 
 class TestDraining:
