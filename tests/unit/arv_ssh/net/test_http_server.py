@@ -11,16 +11,9 @@ import pytest
 
 from arv_ssh.errors import BadRequest, Forbidden
 from arv_ssh.net import http_server
-from arv_ssh.net.http_server import (
-    Connections,
-    HttpConnection,
-    Request,
-    Response,
-    Streams,
-    Upgrade,
-    never,
-    peer_address,
-)
+from arv_ssh.net.http_connections import Connections
+from arv_ssh.net.http_exchange import MAX_HEAD
+from arv_ssh.net.http_server import HttpConnection, Request, Response, Streams, Upgrade, never, peer_address
 from tests.unit.arv_ssh.streams import Wire
 
 Handler = Callable[[Request], Awaitable[Response | Upgrade]]
@@ -146,7 +139,7 @@ def test_strange_request_id_is_replaced(given: str) -> None:
     run(scenario())
 
 
-@pytest.mark.parametrize("padding", [http_server.MAX_HEAD, 4 * http_server.MAX_HEAD])
+@pytest.mark.parametrize("padding", [MAX_HEAD, 4 * MAX_HEAD])
 def test_header_over_the_limit(padding: int) -> None:
     """A header block over the limit is 431 with a sentence, and the connection is closed."""
 
@@ -154,7 +147,7 @@ def test_header_over_the_limit(padding: int) -> None:
         wire = opened()
         wire.receive(b"GET / HTTP/1.1\r\nHost: h\r\nX-Long: " + b"x" * padding)
         status, _, body = answer(wire)
-        assert status == 431 and str(http_server.MAX_HEAD) in sentence(body)
+        assert status == 431 and str(MAX_HEAD) in sentence(body)
         assert wire.is_closing()
         wire.lose()
 
@@ -166,7 +159,7 @@ def test_long_header_under_the_limit() -> None:
 
     async def scenario() -> None:
         wire = opened()
-        padding = b"x" * (http_server.MAX_HEAD - 100)
+        padding = b"x" * (MAX_HEAD - 100)
         wire.receive(b"GET / HTTP/1.1\r\nHost: h\r\nX-Long: " + padding + b"\r\n\r\n")
         await answered(wire)
         assert answer(wire)[0] == 200
