@@ -135,16 +135,16 @@ def _check(limits: Limits, place: Place, taken: list[Place]) -> None:
     user, container = place
     if limits.per_user and sum(one[0] == user for one in taken) >= limits.per_user:
         raise TooManySessions(
-            f"you have {limits.per_user} sessions open here, the limit for one user (SessionsPerUser: "
+            f"you have {limits.per_user} connections open here, the limit for one user (ConnectionsPerUser: "
             f"{limits.per_user}); end one of them first"
         )
     if limits.per_container and sum(one[1] == container for one in taken) >= limits.per_container:
         raise TooManySessions(
-            f"container {container} has {limits.per_container} sessions open, the limit for one container "
-            f"(SessionsPerContainer: {limits.per_container}); wait until one of them ends"
+            f"container {container} has {limits.per_container} connections open, the limit for one container "
+            f"(ConnectionsPerContainer: {limits.per_container}); wait until one of them ends"
         )
     if limits.per_controller and len(taken) >= limits.per_controller:
         raise TooManySessions(
-            f"this controller has {limits.per_controller} sessions open, its limit (SessionsPerController: "
+            f"this controller has {limits.per_controller} connections open, its limit (ConnectionsPerController: "
             f"{limits.per_controller}); try again later"
         )
