@@ -40,6 +40,12 @@ def check_scopes(token: Record, purpose: str) -> None:
         raise Forbidden(f"this token is limited to certain requests, which do not include {purpose}")
 
 
+def check_active(user: Record) -> None:
+    """Raise :class:`Forbidden` for a user who was deactivated: the API still says who that is, administrators too."""
+    if user.get("is_active", True) is not True:
+        raise Forbidden(f"user {user['uuid']} is not active; ask an administrator")
+
+
 def request_attributes(*, embedded: bool) -> list[str]:
     """Return the attributes of container requests that decide; stock Arvados refuses to select one it does not have."""
     return ["uuid", "container_uuid", "modified_by_user_uuid", *([SUBMITTER] if embedded else [])]

@@ -171,6 +171,7 @@ class ShellEndpoint:
         as_user = self._api.with_token(token, attempt.request_id)
         user = as_user.current_user()
         attempt.user_uuid = user["uuid"]
+        access.check_active(user)
         uuid = attempt.container_uuid
         access.check_scopes(as_user.get("api_client_authorizations", "current"), "entering containers")
         container = as_user.get("containers", uuid)

@@ -87,6 +87,7 @@ class SessionAdmin:
             raise Unauthorized("no API token was sent; set ARVADOS_API_TOKEN to an administrator's token")
         as_user = self._api.with_token(request.token())
         user = await asyncio.to_thread(as_user.current_user)
+        access.check_active(user)
         token = await asyncio.to_thread(as_user.get, "api_client_authorizations", "current")
         access.check_scopes(token, "listing and ending sessions")
         if not user.get("is_admin"):
