@@ -39,18 +39,18 @@ class PeerRequest:
         return json.dumps(self.body).encode() if self.body else b""
 
 
-async def ask(place: str, request: PeerRequest, timeout: float, *, verify: bool | str = True) -> tuple[int, bytes]:
-    """Return status and body of the answer of the controller at ``place``: a URL, or the path of a private socket.
+async def ask(controller: str, request: PeerRequest, timeout: float, *, verify: bool | str = True) -> tuple[int, bytes]:
+    """Return status and body of the answer of ``controller``: a URL, or the path of a private socket.
 
     ``timeout`` is in seconds. ``verify`` False trusts any certificate, a text is a file of CAs. Raises TimeoutError, or
     an :class:`HttpError` when there is no whole answer.
     """
     async with asyncio.timeout(timeout):
-        connection = await connect(_address(place, verify))
+        connection = await connect(_address(controller, verify))
         try:
             content = request.content()
-            headers = [("Host", urlsplit(place).netloc or "localhost"), ("Content-Length", str(len(content)))]
-            path = urlsplit(place).path.rstrip("/") if "://" in place else ""
+            headers = [("Host", urlsplit(controller).netloc or "localhost"), ("Content-Length", str(len(content)))]
+            path = urlsplit(controller).path.rstrip("/") if "://" in controller else ""
             connection.send(request.method, path + request.target, headers + request.all_headers(), content)
             head = await connection.head()
             return head.status, await connection.body(MAX_ANSWER)
@@ -63,8 +63,8 @@ async def get(socket_path: Path, target: str, token: str) -> tuple[int, bytes]:
     return await ask(str(socket_path), PeerRequest("GET", target, token), TIMEOUT)
 
 
-def _address(place: str, verify: bool | str) -> Address:
-    if "://" not in place:
-        return Address("it", path=Path(place))
+def _address(controller: str, verify: bool | str) -> Address:
+    if "://" not in controller:
+        return Address("it", path=Path(controller))
     ca_file = verify if isinstance(verify, str) else None
-    return address_of(place, client_context(insecure=not verify, ca_file=ca_file), name="it")
+    return address_of(controller, client_context(insecure=not verify, ca_file=ca_file), name="it")

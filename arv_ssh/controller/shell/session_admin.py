@@ -135,14 +135,14 @@ class SessionAdmin:
             [answer for answer in answers if isinstance(answer, str)],
         )
 
-    async def _ask(self, place: str, target: str, method: str, body: Record, patience: float) -> Record | str | None:
+    async def _ask(self, controller: str, target: str, method: str, body: Record, patience: float) -> Record | str | None:
         """Return one controller's answer; None when it has no such session, a sentence when it gave no answer."""
         request = peer_client.PeerRequest(method, target, "", body=body)
-        proof, headers = peer_proofs.prove(self.config.system_root_token, place, method, target, request.content())
+        proof, headers = peer_proofs.prove(self.config.system_root_token, controller, method, target, request.content())
         request = replace(request, token=proof, headers=headers)
         verify = False if self.config.api_insecure else os.environ.get("SSL_CERT_FILE") or True
         try:
-            status, answer = await peer_client.ask(place, request, patience, verify=verify)
+            status, answer = await peer_client.ask(controller, request, patience, verify=verify)
             if status == 200:
                 return dict(json.loads(answer))
             if status == 404 and method == "POST":
@@ -150,8 +150,8 @@ class SessionAdmin:
             cause = f"it answered with status {status}"
         except (OSError, ValueError, HttpError) as error:
             cause = str(error) or type(error).__name__
-        event(logger, "another controller was not asked", level=logging.WARNING, controller=place, error=cause)
-        return f"controller {place} was not asked: {cause}"
+        event(logger, "another controller was not asked", level=logging.WARNING, controller=controller, error=cause)
+        return f"controller {controller} was not asked: {cause}"
 
 
 def _record(session: LiveConnection) -> Record:
