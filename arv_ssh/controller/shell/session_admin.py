@@ -135,7 +135,9 @@ class SessionAdmin:
             [answer for answer in answers if isinstance(answer, str)],
         )
 
-    async def _ask(self, controller: str, target: str, method: str, body: Record, patience: float) -> Record | str | None:
+    async def _ask(
+        self, controller: str, target: str, method: str, body: Record, patience: float
+    ) -> Record | str | None:
         """Return one controller's answer; None when it has no such session, a sentence when it gave no answer."""
         request = peer_client.PeerRequest(method, target, "", body=body)
         proof, headers = peer_proofs.prove(self.config.system_root_token, controller, method, target, request.content())
