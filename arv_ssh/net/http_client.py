@@ -170,7 +170,7 @@ class ClientConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         self._exchange.receive(b"")
         self._changed.set()
-        return True  # the request's body may still be on its way; whoever owns the connection ends it
+        return True  # the request's body may still be on its way; the owner ends the connection
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -190,12 +190,12 @@ class ClientConnection(asyncio.Protocol):
     # Called by the owner.
 
     def fail(self, error: HttpError) -> None:
-        """Raise ``error`` to whoever waits for the answer, once the bytes that did arrive are used up."""
+        """Raise ``error`` in the wait for the answer, once the bytes that did arrive are used up."""
         self._error = self._error or error
         self._changed.set()
         if not self.connected.done():
             self.connected.set_exception(error)
-            self.connected.exception()  # read, so that a future nobody waits for any more is not reported
+            self.connected.exception()  # read, so that asyncio does not report a future that is no longer awaited
 
     def send(self, method: str, target: str, headers: Sequence[tuple[str, str]], body: bytes = b"") -> None:
         """Send a whole request; ``headers`` name the length of a body."""
@@ -279,7 +279,7 @@ class ClientConnection(asyncio.Protocol):
 
     async def _change(self) -> None:
         """Wait until something comes, not longer than the exchange may stall."""
-        self._note_byte()  # the time in which nobody asked for more does not count
+        self._note_byte()  # the time before this wait does not count
         if self._stall is None:
             await self._changed.wait()
         while self._stall is not None and not self._changed.is_set():

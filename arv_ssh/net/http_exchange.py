@@ -102,7 +102,7 @@ class ServerExchange:
         self._http.receive_data(data)
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        """Return what has arrived, as h11 does; raise its RemoteProtocolError for what is no HTTP."""
+        """Return what has arrived, as h11 does; raise its RemoteProtocolError for anything that is not HTTP."""
         event = self._http.next_event()
         if isinstance(event, h11.Request):
             self._method = event.method

@@ -29,7 +29,7 @@ from arv_ssh.net.request_stream import RequestStream
 logger = logging.getLogger(__name__)
 
 MAX_BODY = 64 * 1024
-"""Bytes of a request body: the forms for sessions and tunnels have some hundred. It is held before anybody is known."""
+"""Bytes of a request body: forms for sessions and tunnels have a few hundred. It is held before the sender is known."""
 MAX_RECORD_BODY = 8 * 1024 * 1024
 """The same where records are sent: a container request with thousands of mounts stays far below."""
 MAX_FIELDS = 100
@@ -56,7 +56,7 @@ class Request:
     peer: str
     request_id: str
     stream: RequestStream | None = None
-    """The body as it comes, where the connection was told to stream it; ``body`` is empty then."""
+    """The body as it comes, where the connection streams it; ``body`` is then empty."""
 
     def form(self) -> dict[str, str]:
         """Return the form fields of body and query, the last value of each; fields of the body win."""
@@ -135,7 +135,7 @@ def peer_address(request: Request) -> str:
     """Return the address of the client that sent ``request``.
 
     A proxy on a loopback or private address is believed what it appended to X-Forwarded-For: the last address there.
-    What stands before that is anybody's word.
+    The addresses before it prove nothing.
     """
     forwarded = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
     try:
@@ -322,9 +322,9 @@ class HttpConnection(asyncio.Protocol):
         own = [("Connection", "upgrade"), ("Upgrade", upgrade.protocol), ("X-Request-Id", request_id)]
         head, early = self._http.switch(own + upgrade.headers)
         self._transport.write(head)
-        self._task = None  # connection_lost now belongs to whoever takes the transport
+        self._task = None  # from here on connection_lost is the new owner's
         upgrade.start(self._transport, early)
-        self._connections.discard(self)  # only now: whoever waits for the last one sees what became of it
+        self._connections.discard(self)  # only now, so that a drain sees what the connection became
 
     async def _send_stream(self, answer: StreamedResponse, request_id: str) -> None:
         headers = [*answer.headers]
@@ -369,7 +369,7 @@ class HttpConnection(asyncio.Protocol):
             self._advance()
 
     def _linger(self) -> None:
-        """End our direction and drop the rest of a body nobody reads: a reset could overtake the answer."""
+        """End our direction and drop the rest of the unread body: a reset could overtake the answer."""
         self._stream = None
         self._transport.write_eof()
         self._transport.resume_reading()
