@@ -1,8 +1,8 @@
 """Peers that vanish without a word: a cut cable, a crashed node, a NAT entry that expired.
 
 Owns the settings and the watch by which a TCP connection finds that out, within :data:`DEAD_AFTER` seconds. Two cases:
-while nothing is to be sent, the kernel asks (keepalive, tcp(7)); while something is, the kernel would go on for a quarter of
-an hour, and the watch here looks whether anything was acknowledged.
+while nothing is to be sent, the kernel asks (keepalive, tcp(7)); while something is, the kernel would go on for a
+quarter of an hour, and the watch here looks whether anything was acknowledged.
 
 TCP_USER_TIMEOUT is meant for the second case but does not help: since Linux 5.11 it also ends connections whose peer
 is well and has only stopped reading, and ``ssh CONTAINER 'cat big' | less`` may stop for hours.
