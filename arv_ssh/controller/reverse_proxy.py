@@ -39,7 +39,7 @@ class PassThrough:
 
     async def handle(self, request: Request) -> StreamedResponse:
         """Pass one request on; return the head of the answer and the way to its body."""
-        assert request.stream is not None  # noqa: S101 - the connection streams what it was told to stream
+        assert request.stream is not None  # noqa: S101 - these requests are streamed
         target = self._prefix + _path(request.stream)
         headers = _request_headers(self._netloc, request, request.stream.headers)
         exchange = _Exchange(await connect(self._address, stall=STALL_TIMEOUT), request.stream)
@@ -108,7 +108,7 @@ def _path(body: RequestStream) -> str:
 def _request_headers(netloc: str, request: Request, received: Headers) -> Headers:
     own = (b"host", b"x-forwarded-for", b"x-forwarded-proto", b"x-request-id")
     headers = [(name, value) for name, value in _end_to_end(received) if name not in own]
-    if any(name == b"transfer-encoding" for name, _ in received):  # the body's length is not known beforehand
+    if any(name == b"transfer-encoding" for name, _ in received):  # the body's length is not known yet
         # A length beside it counts for nothing, and must not go on (RFC 9112 §6.3): who believes it is smuggled to.
         headers = [(name, value) for name, value in headers if name != b"content-length"]
         headers.append((b"transfer-encoding", b"chunked"))

@@ -33,7 +33,7 @@ REFUSAL_TIMEOUT = 5.0
 class GatewayConnection:
     """A proven connection to a gateway: a paused transport and the SSH bytes that came with its answer.
 
-    ``host_key`` is None for a stock Arvados gateway, whose host key nobody can know beforehand. ``dialled`` and
+    ``host_key`` is None for a stock Arvados gateway, whose host key cannot be known in advance. ``dialled`` and
     ``proven`` are the seconds that TCP and TLS took, and the exchange of the proofs after them.
     """
 
@@ -121,8 +121,8 @@ async def _connect(target: Target) -> GatewayConnection:
 async def end(target: Target, reason: str) -> None:
     """Have the gateway end a session that is open: the one of ``target``'s user with its request id.
 
-    The client is told ``reason`` (SSH_MSG_DISCONNECT) by our gateways; a stock Arvados one knows no such request, and
-    raises :class:`BadGateway` as everything that is not a proven yes does; the rest is raised as by :func:`connect`.
+    Our gateways tell the client ``reason`` (SSH_MSG_DISCONNECT). A stock gateway does not know the request; that
+    raises :class:`BadGateway`, as does any answer but a proven yes. Other failures are those of :func:`connect`.
     """
     answer = await _ask(target, "/end", {"reason": reason})
     try:

@@ -109,7 +109,7 @@ class Tunnels:
         if self._peers.is_controller(url):
             return url
         if url and (not self._peers.internal_urls or url == self.config.controller_url):
-            return ""  # a gateway that was told no internal URL names the one it knows
+            return ""  # a gateway that never learnt an internal URL names the one it knows
         raise Unavailable(
             f"the gateway of container {uuid} has its tunnel at {url[:200]}, which is not one of this cluster's "
             "Services.Controller.InternalURLs; tell your administrator"
@@ -133,7 +133,7 @@ class Tunnels:
             )
 
     async def _through_sibling(self, uuid: str) -> Upgraded | None:
-        """Return a stream through the tunnel that another process of this host has, None when there is none."""
+        """Return a stream through the tunnel that another process of this host has, or None."""
         ask = UpgradeRequest(f"/gateway_tunnels/{uuid}/stream", "localhost", protocol=STREAM)
         for path in self._peers.siblings():
             sibling = Address(f"the controller process at {path}", path=path)

@@ -20,7 +20,7 @@ MAX_ANSWER = 16 * 1024 * 1024
 
 @dataclass(frozen=True)
 class PeerRequest:
-    """What to ask. ``token`` is a Bearer token, or a proof in its place; a body of {} is none."""
+    """What to ask. ``token`` is a Bearer token, or a proof in its place; a body of {} is not sent."""
 
     method: str
     target: str
@@ -43,7 +43,7 @@ async def ask(controller: str, request: PeerRequest, timeout: float, *, verify: 
     """Return status and body of the answer of ``controller``: a URL, or the path of a private socket.
 
     ``timeout`` is in seconds. ``verify`` False trusts any certificate, a text is a file of CAs. Raises TimeoutError, or
-    an :class:`HttpError` when there is no whole answer.
+    an :class:`HttpError` when no whole answer comes.
     """
     async with asyncio.timeout(timeout):
         connection = await connect(_address(controller, verify))

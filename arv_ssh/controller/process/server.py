@@ -176,7 +176,7 @@ class Controller:
 
 
 class _LastSession(Observer):
-    """Knows when there is no session."""
+    """Knows when the last session has ended."""
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
@@ -204,7 +204,7 @@ def _server_context(config: ClusterConfig) -> ssl.SSLContext:
 
 
 def _embedded_api(config: ClusterConfig) -> EmbeddedApi | None:
-    """Return the embedded API where there is none to ask; only a controller with it needs a database."""
+    """Return the embedded API unless the config names an API to ask; only the embedded one needs a database."""
     if config.api is not None:
         return None
     where = f"Clusters.{config.cluster_id}"

@@ -64,7 +64,7 @@ class Opened:
 class ShellEndpoint:
     """The shell endpoint of one cluster. ``api`` is asked as the user and as root; its token is not used by itself.
 
-    Each request is told to ``sessions``: it comes to a session there, or is refused. ``tunnels`` are the ways to
+    ``sessions`` hears of each request: it becomes a session there, or is refused. ``tunnels`` are the ways to
     gateways that cannot be dialled.
     """
 

@@ -2,7 +2,7 @@
 
 Owns the counting over the processes of one host. Each writes what it holds into a file of its own in the run directory;
 the file counts as long as its writer holds a lock, which the kernel lets go of with the process, kill -9 included.
-Whoever takes a slot holds the directory's lock meanwhile, so that of any burst exactly as many get in as may.
+A slot is taken under the directory's lock, so that a burst of logins cannot exceed the limit.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STEM = "places-"
 
 
 class SessionLimits(Observer):
-    """The slots of this process's sessions in ``run_dir``, and whether there is one more by ``limits``.
+    """The slots of this process's sessions in ``run_dir``, and whether ``limits`` leaves another.
 
     A slot is given back when the session is refused or closed.
     """
@@ -93,7 +93,7 @@ class SessionLimits(Observer):
                 self._write()
 
     def _give_back(self, session_id: str) -> None:
-        """Give a slot back, if there is one. Not under the directory's lock: who counts now sees one too many."""
+        """Give a slot back, if there is one. Not under the directory's lock: a count made now is one too high."""
         with self._lock:
             if self._slots.pop(session_id, None) is not None and self._alive is not None:
                 self._write()

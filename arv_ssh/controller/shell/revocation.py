@@ -102,7 +102,7 @@ class Revocation:
             self._look_now.clear()
             try:
                 await self.look()
-            except Exception as error:  # a look that failed is no reason never to look again
+            except Exception as error:  # one failed look must not be the last
                 failure = _no_answer(error)
                 for session in self._sessions:
                     self._bear(session, failure)
@@ -234,6 +234,6 @@ def _list(
 
 
 def _no_answer(error: Exception) -> HttpError:
-    """Log an exception that nobody foresaw, and return it as one of the API's failures: it decides nothing."""
+    """Log an unforeseen exception, and return it as one of the API's failures: it decides nothing."""
     logger.error("cannot check whether sessions may continue", exc_info=error)
     return BadGateway(f"the API's answer cannot be used ({type(error).__name__})")
