@@ -23,7 +23,7 @@ SUBMITTER = "submitted_by_user_uuid"
 
 
 def check_enabled(policy: ShellAccess) -> None:
-    """Raise :class:`Unavailable` when nobody may enter any container of this cluster."""
+    """Raise :class:`Unavailable` when shell access is off for the whole cluster."""
     if policy.mode == "disabled":
         raise Unavailable(
             "shell access is disabled on this cluster; its administrator can enable it (Containers.ShellAccess)"
@@ -54,7 +54,7 @@ def request_attributes(*, embedded: bool) -> list[str]:
 def check_allowed(policy: ShellAccess, user: Record, container: Record, requests: Sequence[Record]) -> None:
     """Raise :class:`Forbidden` when ``user``, who can read ``container``, may not enter it.
 
-    ``requests`` are all container requests that this container serves, whoever may read them.
+    ``requests`` are all container requests that this container serves, readable to the user or not.
     """
     uuid = container["uuid"]
     requested = (container.get("runtime_constraints") or {}).get("shell_access")
@@ -79,7 +79,7 @@ def check_allowed(policy: ShellAccess, user: Record, container: Record, requests
 def _submitted(request: Record, container: Record, user_uuid: str) -> bool:
     """Say whether the user submitted ``request``, which ``container`` serves.
 
-    Stock Arvados tells only who changed a request last, and whoever can write a request can rename it. The user whom
+    Stock Arvados shows only who changed a request last, and any user who can write it can rename it. The user whom
     the container was made for (and whose token is in it) never changes, so there both must be this one.
     """
     if request.get(SUBMITTER) is not None:

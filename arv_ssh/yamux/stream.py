@@ -17,7 +17,7 @@ from arv_ssh.yamux.core import Core
 logger = logging.getLogger(__name__)
 
 HIGH_WATER = 512 * 1024
-"""Unsent bytes of a stream above which whoever feeds it is told to pause; as on a TLS connection."""
+"""Unsent bytes of a stream above which its writer has to pause; as on a TLS connection."""
 
 
 class Carrier(Protocol):
@@ -70,7 +70,7 @@ class Stream(asyncio.Transport):
             self._deliver()
 
     def ended(self) -> None:
-        """Note the peer's end, told after what came before it."""
+        """Note the peer's end; the protocol hears of it after the bytes before it."""
         self._eof_came = True
         self._deliver()
 
@@ -172,7 +172,7 @@ class Stream(asyncio.Transport):
         return self._closing
 
     def close(self) -> None:
-        """Send what was written, then the end; what comes after that is not for anybody."""
+        """Send what was written, then the end; drop what the peer still sends."""
         if self._closing:
             return
         self._closing = True

@@ -31,7 +31,7 @@ class YamuxSession(asyncio.Protocol):
     """One yamux connection. ``client`` says which end; ``accept`` makes the protocol of each stream the peer opens.
 
     Without ``accept`` the peer can open none. ``closed`` is called once, with the reason or None when :meth:`close` was
-    it; every stream has been told before. ``dismissed`` is called when the peer opens and takes no more streams, and
+    it; every stream has heard of it before. ``dismissed`` is called when the peer opens and takes no more streams, and
     lets those that are open go on.
     """
 
