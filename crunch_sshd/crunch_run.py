@@ -88,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
         "--sessions",
         default="{}",
         metavar="JSON",
-        help="options of sessions: AcceptEnv (a list), MaxSessions, Subsystems (name: command in the container)",
+        help="options of sessions: AcceptEnv (a list), MaxSessionChannels, Subsystems (name: command in the container)",
     )
     audit_options.add_arguments(result)
     # For the dispatcher and `arv-ssh cluster`, which do not talk to Docker themselves.

@@ -128,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
         "--sessions",
         default="{}",
         metavar="JSON",
-        help="options of sessions: AcceptEnv (a list), MaxSessions, Subsystems (name: command in the container)",
+        help="options of sessions: AcceptEnv (a list), MaxSessionChannels, Subsystems (name: command in the container)",
     )
     result.add_argument(
         "--forwarding",

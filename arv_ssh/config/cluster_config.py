@@ -20,6 +20,7 @@ from arv_ssh.audit.options import (
     Auditing,
 )
 from arv_ssh.config import destination, session_options
+from arv_ssh.config.renamed_keys import with_new_names
 from arv_ssh.config.session_options import SessionOptions
 from arv_ssh.errors import ConfigError
 
@@ -55,7 +56,7 @@ class ForwardingOptions:
 
 @dataclass(frozen=True)
 class Limits:
-    """``Containers.ShellAccess.Limits``: sessions open at once; 0 means no limit."""
+    """``Containers.ShellAccess.Limits``: SSH connections open at once; 0 means no limit."""
 
     per_user: int = 0
     per_container: int = 0
@@ -229,7 +230,8 @@ def _count(section: dict[str, Any], key: str, where: str, default: int = 0) -> i
 
 def _limits(section: dict[str, Any], where: str) -> Limits:
     where = f"{where}.Containers.ShellAccess.Limits"
-    keys = ("SessionsPerUser", "SessionsPerContainer", "SessionsPerController")
+    keys = ("ConnectionsPerUser", "ConnectionsPerContainer", "ConnectionsPerController")
+    section = with_new_names(section, {key.replace("Connections", "Sessions"): key for key in keys}, where)
     if unknown := sorted(set(map(str, section)) - set(keys)):
         raise ConfigError(f"{where} has no key {unknown[0]}; its keys are {', '.join(keys)}")
     return Limits(*(_count(section, key, where) for key in keys))

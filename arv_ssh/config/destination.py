@@ -41,7 +41,7 @@ class Destination:
 
 
 def parse(text: str) -> Destination:
-    """Read a pattern; raise :class:`ConfigError` naming it when it is none."""
+    """Read a pattern; raise a :class:`ConfigError` that shows it when it is malformed."""
     host, ports = _split(text)
     low, high = _ports(text, ports)
     if not host or any(character.isspace() for character in host):

@@ -11,17 +11,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from arv_ssh.config.renamed_keys import with_new_names
 from arv_ssh.errors import ConfigError
 
 INTERNAL_SFTP = "internal-sftp"
 """In place of a subsystem's command: the gateway's own SFTP server, which needs nothing in the image."""
 
-_KEYS = ("AcceptEnv", "MaxSessions", "Subsystems")
+_KEYS = ("AcceptEnv", "MaxSessionChannels", "Subsystems")
+_OLD_NAMES = {"MaxSessions": "MaxSessionChannels"}
 
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """The options of sessions, named after their likes in sshd_config(5).
+    """The options of sessions, as sshd_config(5) has them.
 
     ``accept_env``: variables a client may set, with shell wildcards. ``max_sessions``: session channels open at once
     on one connection. ``subsystems``: from a name to the command it runs in the container.
@@ -47,20 +49,22 @@ def from_json(text: str) -> SessionOptions:
 
 
 def parse(section: Any, where: str) -> SessionOptions:
-    """Read a section with the keys AcceptEnv (a list), MaxSessions (from 1) and Subsystems (name: command).
+    """Read a section with the keys AcceptEnv (a list), MaxSessionChannels (from 1) and Subsystems (name: command).
 
     What is left out has its default; AcceptEnv replaces the default list, Subsystems adds to it. Raises
     :class:`ConfigError` naming the key, prefixed with ``where``.
     """
+    if isinstance(section, dict):
+        section = with_new_names(section, _OLD_NAMES, where)
     if not isinstance(section, dict) or set(section) - set(_KEYS):
         raise ConfigError(f"{where} is a section with the keys {', '.join(_KEYS)}")
     default = SessionOptions()
     names = section.get("AcceptEnv", list(default.accept_env))
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise ConfigError(f"{where}.AcceptEnv is {names!r}; it must be a list of variables such as LANG or LC_*")
-    limit = section.get("MaxSessions", default.max_sessions)
+    limit = section.get("MaxSessionChannels", default.max_sessions)
     if type(limit) is not int or limit < 1:
-        raise ConfigError(f"{where}.MaxSessions is {limit!r}; it must be a whole number from 1")
+        raise ConfigError(f"{where}.MaxSessionChannels is {limit!r}; it must be a whole number from 1")
     subsystems = section.get("Subsystems", {})
     if not isinstance(subsystems, dict) or not all(isinstance(one, str) for pair in subsystems.items() for one in pair):
         raise ConfigError(f"{where}.Subsystems is {subsystems!r}; it must name a command for each subsystem")

@@ -8,24 +8,18 @@ has a connection of its own.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from contextlib import aclosing
 from urllib.parse import urlsplit
 
-import h11
-
-from arv_ssh.errors import BadGateway, BadRequest, GatewayTimeout, HttpError, Unavailable
+from arv_ssh.errors import BadRequest, HttpError
 from arv_ssh.net import tls
+from arv_ssh.net.http_client import ClientConnection, address_of, connect
 from arv_ssh.net.http_server import Request, StreamedResponse, origin_form
 from arv_ssh.net.request_stream import RequestStream
 
-CONNECT_TIMEOUT = 10.0
-"""Seconds for TCP and TLS to the API host, which is in the cluster's own network."""
 STALL_TIMEOUT = 300.0
 """Seconds without a byte in which an exchange may still live: the RequestTimeout of stock Arvados."""
-READ_SIZE = 256 * 1024
-MAX_HEAD = 64 * 1024
 HOP_BY_HOP = frozenset({
     b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te", b"trailer",
     b"transfer-encoding", b"upgrade",
@@ -33,165 +27,67 @@ HOP_BY_HOP = frozenset({
 Headers = list[tuple[bytes, bytes]]
 
 
-@dataclass(frozen=True)
-class ApiHost:
-    """Where to pass requests on to; ``context`` is None for plain HTTP. ``prefix`` goes before each path."""
-
-    host: str
-    port: int
-    netloc: str
-    prefix: str
-    context: ssl.SSLContext | None
-
-
 class PassThrough:
     """Passes requests on to the API at ``url``. ``verify`` is as :class:`arv_ssh.api.client.ApiClient` has it."""
 
     def __init__(self, url: str, verify: bool | str) -> None:
         parts = urlsplit(url)
-        secure = parts.scheme == "https"
-        ca_file = verify if isinstance(verify, str) else None
-        self._api = ApiHost(
-            host=parts.hostname or "",
-            port=parts.port or (443 if secure else 80),
-            netloc=parts.netloc,
-            prefix=parts.path.rstrip("/"),
-            context=tls.client_context(insecure=not verify, ca_file=ca_file) if secure else None,
-        )
+        context = tls.client_context(insecure=not verify, ca_file=verify if isinstance(verify, str) else None)
+        self._netloc = parts.netloc
+        self._prefix = parts.path.rstrip("/")
+        self._address = address_of(url, context, name=f"the API host {parts.netloc}")
 
     async def handle(self, request: Request) -> StreamedResponse:
         """Pass one request on; return the head of the answer and the way to its body."""
-        assert request.stream is not None  # noqa: S101 - the connection streams what it was told to stream
-        reader, writer = await self._connect()
-        exchange = _Exchange(self._api, request, request.stream, reader, writer)
+        assert request.stream is not None  # noqa: S101 - these requests are streamed
+        target = self._prefix + _path(request.stream)
+        headers = _request_headers(self._netloc, request, request.stream.headers)
+        exchange = _Exchange(await connect(self._address, stall=STALL_TIMEOUT), request.stream)
         try:
-            return await exchange.begin()
+            return await exchange.begin(request.method, target, headers)
         except BaseException:
             exchange.abort()
             raise
 
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        api = self._api
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                return await asyncio.open_connection(api.host, api.port, ssl=api.context, limit=READ_SIZE)
-        except TimeoutError as error:
-            raise GatewayTimeout(f"the API host {api.netloc} did not answer in time; try again") from error
-        except ssl.SSLError as error:
-            raise BadGateway(f"the API host {api.netloc} cannot be trusted ({error.reason})") from error
-        except OSError as error:
-            raise Unavailable(f"the API host {api.netloc} cannot be reached ({error.strerror or error})") from error
-
 
 class _Exchange:
-    """One request and its answer on a fresh connection to the API host."""
+    """One request and its answer on a fresh connection to the API host, both bodies under way at once."""
 
-    def __init__(
-        self,
-        api: ApiHost,
-        request: Request,
-        body: RequestStream,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-    ) -> None:
-        self._api = api
-        self._request = request
+    def __init__(self, connection: ClientConnection, body: RequestStream) -> None:
+        self._connection = connection
         self._body = body
-        self._reader = reader
-        self._writer = writer
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
         self._upload: asyncio.Task[None] | None = None
 
-    async def begin(self) -> StreamedResponse:
+    async def begin(self, method: str, target: str, headers: Headers) -> StreamedResponse:
         """Send the head, start on the body, and return the answer's head when it comes."""
-        path = origin_form(self._body.target.decode("latin-1"))
-        if not path.startswith("/"):  # another scheme's URL, of which the API host would take the host
-            raise BadRequest("the request's target is neither a path nor an http or https URL")
-        target = self._api.prefix + path
-        head = h11.Request(method=self._request.method, target=target, headers=self._request_headers())
-        self._writer.write(self._http.send(head) or b"")
+        self._connection.begin(method, target, headers)
         self._upload = asyncio.get_running_loop().create_task(self._send_body())
-        self._upload.add_done_callback(_note_failure)
-        while True:
-            event = await self._next_event()
-            if isinstance(event, h11.InformationalResponse):
-                if event.status_code == 100:
-                    self._body.send_continue()
-            elif isinstance(event, h11.Response):
-                headers = _end_to_end(list(event.headers))
-                return StreamedResponse(event.status_code, bytes(event.reason), headers, self._chunks())
-            else:
-                raise BadGateway(f"the API host {self._api.netloc} closed the connection before it answered")
-
-    def _request_headers(self) -> Headers:
-        received = self._body.headers
-        own = (b"host", b"x-forwarded-for", b"x-forwarded-proto", b"x-request-id")
-        headers = [(name, value) for name, value in _end_to_end(received) if name not in own]
-        if any(name == b"transfer-encoding" for name, _ in received):  # the body's length is not known beforehand
-            # A length beside it counts for nothing, and must not go on (RFC 9112 §6.3): who believes it is smuggled to.
-            headers = [(name, value) for name, value in headers if name != b"content-length"]
-            headers.append((b"transfer-encoding", b"chunked"))
-        forwarded = [value for name, value in received if name == b"x-forwarded-for"]
-        return [
-            (b"host", self._api.netloc.encode()),
-            *headers,
-            (b"x-forwarded-for", b", ".join([*forwarded, self._request.peer.encode()])),
-            (b"x-forwarded-proto", b"https"),
-            (b"x-request-id", self._request.request_id.encode()),
-            (b"connection", b"close"),
-        ]
+        head = await self._connection.head(on_continue=self._body.send_continue)
+        return StreamedResponse(head.status, head.reason, _end_to_end(head.headers), self._pieces())
 
     async def _send_body(self) -> None:
-        while True:
-            async with asyncio.timeout(STALL_TIMEOUT):
-                data = await self._body.read()
-            if not data:
-                break
-            self._writer.write(self._http.send(h11.Data(data=data)) or b"")
-            await self._writer.drain()
-        self._writer.write(self._http.send(h11.EndOfMessage()) or b"")
-
-    async def _next_event(self) -> object:
-        api = self._api.netloc
+        """Send the body as it comes. That the API host takes no more of it is for its answer to explain."""
         try:
-            while (event := self._http.next_event()) is h11.NEED_DATA:
-                self._http.receive_data(await self._read())
-            return event
+            while piece := await self._piece():
+                await self._connection.write(piece)
+            self._connection.finish()
+        except HttpError as error:  # the client's: without its body no answer is to be had
+            self._connection.fail(error)
+        except OSError:
+            pass
+
+    async def _piece(self) -> bytes:
+        try:
+            async with asyncio.timeout(STALL_TIMEOUT):
+                return await self._body.read()
         except TimeoutError as error:
-            raise GatewayTimeout(f"the API host {api} has sent nothing for {STALL_TIMEOUT:g} s") from error
-        except h11.RemoteProtocolError as error:
-            raise BadGateway(f"the API host {api} answered with invalid HTTP ({error})") from error
-        except OSError as error:
-            raise BadGateway(f"the API host {api} closed the connection ({error.strerror or error})") from error
-
-    async def _read(self) -> bytes:
-        """Wait for bytes of the answer, but not longer than the request can become whole."""
-        assert self._upload is not None  # noqa: S101 - begin() made it
-        reading = asyncio.ensure_future(self._reader.read(READ_SIZE))
-        try:
-            async with asyncio.timeout(STALL_TIMEOUT):
-                if not self._upload.done():
-                    await asyncio.wait({reading, self._upload}, return_when=asyncio.FIRST_COMPLETED)
-                self._check_upload()
-                return await reading
-        finally:
-            reading.cancel()
-
-    def _check_upload(self) -> None:
-        """Raise when the client failed; that the API host takes no more of the body is for its answer to explain."""
-        assert self._upload is not None  # noqa: S101
-        if not self._upload.done() or self._upload.cancelled():
-            return
-        error = self._upload.exception()
-        if isinstance(error, HttpError):
-            raise error
-        if isinstance(error, TimeoutError):
             raise BadRequest(f"the request's body has stalled for {STALL_TIMEOUT:g} s") from error
 
-    async def _chunks(self) -> AsyncGenerator[bytes, None]:
+    async def _pieces(self) -> AsyncGenerator[bytes, None]:
         try:
-            while isinstance(event := await self._next_event(), h11.Data):
-                yield bytes(event.data)
+            async with aclosing(self._connection.pieces()) as pieces:
+                async for piece in pieces:
+                    yield piece
         finally:
             self.abort()
 
@@ -199,12 +95,32 @@ class _Exchange:
         """Let go of the connection, whatever is on its way."""
         if self._upload is not None:
             self._upload.cancel()
-        self._writer.transport.abort()
+        self._connection.abort()
 
 
-def _note_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled():
-        task.exception()  # read, so that one which no answer waited for is not reported
+def _path(body: RequestStream) -> str:
+    path = origin_form(body.target.decode("latin-1"))
+    if not path.startswith("/"):  # another scheme's URL, of which the API host would take the host
+        raise BadRequest("the request's target is neither a path nor an http or https URL")
+    return path
+
+
+def _request_headers(netloc: str, request: Request, received: Headers) -> Headers:
+    own = (b"host", b"x-forwarded-for", b"x-forwarded-proto", b"x-request-id")
+    headers = [(name, value) for name, value in _end_to_end(received) if name not in own]
+    if any(name == b"transfer-encoding" for name, _ in received):  # the body's length is not known yet
+        # A length beside it counts for nothing, and must not go on (RFC 9112 §6.3): who believes it is smuggled to.
+        headers = [(name, value) for name, value in headers if name != b"content-length"]
+        headers.append((b"transfer-encoding", b"chunked"))
+    forwarded = [value for name, value in received if name == b"x-forwarded-for"]
+    return [
+        (b"host", netloc.encode()),
+        *headers,
+        (b"x-forwarded-for", b", ".join([*forwarded, request.peer.encode()])),
+        (b"x-forwarded-proto", b"https"),
+        (b"x-request-id", request.request_id.encode()),
+        (b"connection", b"close"),
+    ]
 
 
 def _end_to_end(headers: Headers) -> Headers:

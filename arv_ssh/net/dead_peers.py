@@ -1,11 +1,11 @@
-"""Peers that are gone without a word: a cut cable, a node that crashed, a way through a NAT that was forgotten.
+"""Peers that vanish without a word: a cut cable, a crashed node, a NAT entry that expired.
 
-Owns the one place where a TCP connection is told to find that out, within :data:`DEAD_AFTER` seconds. Two cases: while
-nothing is to be sent, the kernel asks (keepalive, tcp(7)); while something is, the kernel would go on for a quarter of
-an hour, and the watch here looks whether anything was acknowledged.
+Owns the settings and the watch by which a TCP connection finds that out, within :data:`DEAD_AFTER` seconds. Two cases:
+while nothing is to be sent, the kernel asks (keepalive, tcp(7)); while something is, the kernel would go on for a
+quarter of an hour, and the watch here looks whether anything was acknowledged.
 
-TCP_USER_TIMEOUT, which is meant for the second, is no help: since Linux 5.11 it also ends connections whose peer is
-well and only stopped reading, and ``ssh CONTAINER 'cat big' | less`` may stop for hours.
+TCP_USER_TIMEOUT is meant for the second case but does not help: since Linux 5.11 it also ends connections whose peer
+is well and has only stopped reading, and ``ssh CONTAINER 'cat big' | less`` may stop for hours.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ KEEPALIVE_INTERVAL = 10
 KEEPALIVE_PROBES = 3
 """Seconds without traffic until the first probe, between two probes, and probes that may go unanswered."""
 LOOK = 5.0
-"""Seconds between two looks at what is not acknowledged."""
+"""Seconds between two looks at unacknowledged data."""
 SHARES = 10
 """Parts of a round: thousands of connections are not looked at in one go, which would hold up everything else."""
 PATIENCE = 40.0
-"""Seconds for which nothing that was sent may be acknowledged."""
+"""Seconds that sent data may go unacknowledged."""
 SILENCE = f"the peer has acknowledged nothing for {PATIENCE:g} s"
 """What is said of a dead peer."""
 LONGEST_RETRY = 10_000
@@ -45,7 +45,7 @@ _TCP_INFO = struct.Struct("=8B13I")
 class DeadPeerWatch:
     """Looks after the connection of ``sock``, and calls ``dead`` once when its peer is. For one event loop.
 
-    What is no TCP socket, or None for a stream inside another connection, needs no watch and gets none.
+    A socket other than TCP, or None for a stream inside another connection, needs no watch.
     """
 
     def __init__(self, sock: Any, dead: Callable[[], None]) -> None:

@@ -7,6 +7,7 @@ with the bytes that came glued to the request. Knows nothing of what the request
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import logging
 import re
@@ -14,22 +15,21 @@ import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from urllib.parse import parse_qs, unquote
 
 import h11
 
 from arv_ssh.errors import BadRequest, HttpError, RequestTooLarge
 from arv_ssh.log import event
+from arv_ssh.net.http_connections import Connections
+from arv_ssh.net.http_exchange import MAX_HEAD, RECEIVING, WORKING, ServerExchange, State, Step
 from arv_ssh.net.relay import plain
 from arv_ssh.net.request_stream import RequestStream
 
 logger = logging.getLogger(__name__)
 
-MAX_HEAD = 32 * 1024
-"""Bytes of request line and headers: four times what browsers' and proxies' longest tokens need."""
 MAX_BODY = 64 * 1024
-"""Bytes of a request body: the forms for sessions and tunnels have some hundred. It is held before anybody is known."""
+"""Bytes of a request body: forms for sessions and tunnels have a few hundred. It is held before the sender is known."""
 MAX_RECORD_BODY = 8 * 1024 * 1024
 """The same where records are sent: a container request with thousands of mounts stays far below."""
 MAX_FIELDS = 100
@@ -56,7 +56,7 @@ class Request:
     peer: str
     request_id: str
     stream: RequestStream | None = None
-    """The body as it comes, where the connection was told to stream it; ``body`` is empty then."""
+    """The body as it comes, where the connection streams it; ``body`` is then empty."""
 
     def form(self) -> dict[str, str]:
         """Return the form fields of body and query, the last value of each; fields of the body win."""
@@ -131,35 +131,20 @@ def origin_form(target: str) -> str:
     return remaining if remaining.startswith("/") else f"/{remaining}"
 
 
-class Connections:
-    """A server's connections that speak HTTP: not those that were upgraded, and before TLS is agreed on already."""
+def peer_address(request: Request) -> str:
+    """Return the address of the client that sent ``request``.
 
-    def __init__(self) -> None:
-        self.draining = False
-        self._open: set[HttpConnection] = set()
-        self._none = asyncio.Event()
-
-    def add(self, connection: HttpConnection) -> None:
-        """Note a new one."""
-        self._open.add(connection)
-        self._none.clear()
-
-    def discard(self, connection: HttpConnection) -> None:
-        """Note that one is closed or upgraded."""
-        self._open.discard(connection)
-        if not self._open:
-            self._none.set()
-
-    def drain(self) -> None:
-        """Let each answer be the last of its connection, and close those between two requests now."""
-        self.draining = True
-        for connection in list(self._open):
-            connection.close_if_idle()
-
-    async def ended(self) -> None:
-        """Wait until there is none."""
-        if self._open:
-            await self._none.wait()
+    A proxy on a loopback or private address is believed what it appended to X-Forwarded-For: the last address there.
+    The addresses before it prove nothing.
+    """
+    forwarded = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+    try:
+        peer = ipaddress.ip_address(request.peer)
+        if peer.is_loopback or peer.is_private:
+            return str(ipaddress.ip_address(forwarded))
+    except ValueError:
+        pass  # one of the two is not an address, such as the peer of a unix socket
+    return request.peer
 
 
 class HttpConnection(asyncio.Protocol):
@@ -183,13 +168,11 @@ class HttpConnection(asyncio.Protocol):
         self._stream: RequestStream | None = None
         self._writable = asyncio.Event()
         self._writable.set()
-        self._lingering = False
         self._connections = connections or Connections()
         self._connections.add(self)
-        self._between_requests = False
-        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
-        self._transport: asyncio.Transport | None = None
-        self._head: h11.Request | None = None
+        self._http = ServerExchange()
+        self._transport: asyncio.Transport
+        self._head: h11.Request
         self._body = bytearray()
         self._task: asyncio.Task[None] | None = None
         self._timer = asyncio.get_running_loop().call_later(HEAD_TIMEOUT, self._timed_out)
@@ -199,15 +182,13 @@ class HttpConnection(asyncio.Protocol):
 
     def close_if_idle(self) -> None:
         """Close the connection if an answer was given on it and no byte of another request has come since."""
-        if self._between_requests and self._transport is not None:
+        if self._http.state is State.IDLE:
             self._transport.close()
 
     def data_received(self, data: bytes) -> None:
-        if self._lingering:
-            return
-        self._between_requests = False
-        self._http.receive_data(data)
-        self._advance()
+        if self._http.state is not State.LINGERING:
+            self._http.receive(data)
+            self._advance()
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -216,49 +197,48 @@ class HttpConnection(asyncio.Protocol):
         self._writable.set()
 
     def eof_received(self) -> bool:
-        if self._lingering:
+        if self._http.state is State.LINGERING:
             return False
-        self._http.receive_data(b"")
+        self._http.receive(b"")
         self._advance()
-        return self._task is not None  # an answer may still be on its way to a client that half-closed
+        return self._http.state in WORKING  # an answer may still be on its way to a client that half-closed
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
         self._timer.cancel()
+        self._http.step(Step.LOSE)
         if self._task is not None:
             self._task.cancel()
-        self._transport = None
 
     def _advance(self) -> None:
-        while (self._task is None or self._stream is not None) and self._transport is not None:
+        while self._http.state in RECEIVING:
             try:
                 message = self._http.next_event()
-                if isinstance(message, h11.Data) and self._stream is None:
-                    self._take(message.data)
+                if isinstance(message, h11.Data):
+                    self._take(bytes(message.data))
             except h11.RemoteProtocolError as error:
                 self._refuse(error)
                 return
             if message in (h11.NEED_DATA, h11.PAUSED):
                 return
             if isinstance(message, h11.Request):
-                self._head, self._body = message, bytearray()
-                self._start_streaming(message)
-            elif isinstance(message, h11.Data):
-                if self._stream is not None:
-                    self._stream.feed(bytes(message.data))
+                self._begin_request(message)
             elif isinstance(message, h11.EndOfMessage):
-                self._end_of_body()
-            else:  # ConnectionClosed between requests
+                self._end_request()
+            elif not isinstance(message, h11.Data):  # ConnectionClosed between requests
                 self._transport.close()
                 return
 
-    def _take(self, data: bytes | bytearray | memoryview) -> None:
-        if len(self._body) + len(data) > self._max_body:
+    def _take(self, data: bytes) -> None:
+        if self._stream is not None:
+            self._stream.feed(data)
+        elif len(self._body) + len(data) > self._max_body:
             raise h11.RemoteProtocolError("the request's body is too large", error_status_hint=413)
-        self._body += data
+        else:
+            self._body += data
 
-    def _start_streaming(self, head: h11.Request) -> None:
-        assert self._transport is not None  # noqa: S101 - for mypy; _advance holds it
+    def _begin_request(self, head: h11.Request) -> None:
+        self._head, self._body = head, bytearray()
         path = unquote(origin_form(head.target.decode("ascii", "replace")).partition("?")[0])
         self._max_body = MAX_RECORD_BODY if self._records(path) else MAX_BODY
         if self._streams(path):
@@ -269,30 +249,28 @@ class HttpConnection(asyncio.Protocol):
                 resume=self._transport.resume_reading,
                 send_continue=self._send_continue,
             )
+            self._http.step(Step.STREAM)
             self._start_handler()
 
-    def _end_of_body(self) -> None:
-        assert self._transport is not None  # noqa: S101
+    def _end_request(self) -> None:
         # What the client sends before it has its answer waits in the kernel, not in our memory.
         self._transport.pause_reading()
-        if self._stream is None:
+        self._http.step(Step.WHOLE)
+        stream, self._stream = self._stream, None
+        if stream is None:
             self._start_handler()
         else:
-            self._stream.feed_end()
-            self._stream = None
+            stream.feed_end()
 
     def _send_continue(self) -> None:
-        if self._transport is not None and self._http.they_are_waiting_for_100_continue:
-            head = h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
-            self._transport.write(self._http.send(head) or b"")
+        if self._http.state in WORKING:
+            self._transport.write(self._http.go_on())
 
     def _start_handler(self) -> None:
-        assert self._transport is not None and self._head is not None  # noqa: S101 - for mypy; _advance holds it
         self._timer.cancel()
         self._task = asyncio.get_running_loop().create_task(self._answer(self._read_request(self._head)))
 
     def _read_request(self, head: h11.Request) -> Request:
-        assert self._transport is not None  # noqa: S101
         path, _, query = origin_form(head.target.decode("ascii", "replace")).partition("?")
         headers = {name.decode(): value.decode("latin-1") for name, value in head.headers}
         peer = self._transport.get_extra_info("peername")
@@ -319,106 +297,88 @@ class HttpConnection(asyncio.Protocol):
             logger.exception("request failed", extra={"fields": {"request_id": request.request_id}})
             unexpected = HttpError("unexpected server error; the server's log says more")
             answer = error_response(unexpected, request.request_id)
-        if self._transport is None:
-            return
+        if self._http.state not in WORKING:
+            return  # the connection was lost
         if isinstance(answer, Upgrade):
-            self._switch(self._transport, answer, request.request_id)
+            self._switch(answer, request.request_id)
         elif isinstance(answer, StreamedResponse):
-            await self._send_stream(self._transport, answer, request.request_id)
+            await self._send_stream(answer, request.request_id)
         else:
             self._send(answer, request.request_id)
-            await self._taken(self._transport, request.request_id)
+            await self._taken(request.request_id)
 
-    async def _taken(self, transport: asyncio.Transport, request_id: str) -> None:
+    async def _taken(self, request_id: str) -> None:
         """Turn to the next request once the client takes its answers: one that only asks would fill our memory."""
         try:
             async with asyncio.timeout(WRITE_TIMEOUT):
                 await self._writable.wait()
         except TimeoutError:
             event(logger, "an answer was not taken", level=logging.WARNING, request_id=request_id)
-            transport.abort()
+            self._transport.abort()
             return
         self._next_request()
 
-    def _switch(self, transport: asyncio.Transport, upgrade: Upgrade, request_id: str) -> None:
-        headers = [("Connection", "upgrade"), ("Upgrade", upgrade.protocol), ("X-Request-Id", request_id)]
-        head = h11.InformationalResponse(
-            status_code=101, headers=headers + upgrade.headers, reason=b"Switching Protocols"
-        )
-        transport.write(self._http.send(head) or b"")
-        early, _ = self._http.trailing_data
-        self._task = None  # connection_lost now belongs to whoever takes the transport
-        self._transport = None
-        upgrade.start(transport, early)
-        self._connections.discard(self)  # only now: whoever waits for the last one sees what became of it
+    def _switch(self, upgrade: Upgrade, request_id: str) -> None:
+        own = [("Connection", "upgrade"), ("Upgrade", upgrade.protocol), ("X-Request-Id", request_id)]
+        head, early = self._http.switch(own + upgrade.headers)
+        self._transport.write(head)
+        self._task = None  # from here on connection_lost is the new owner's
+        upgrade.start(self._transport, early)
+        self._connections.discard(self)  # only now, so that a drain sees what the connection became
 
-    async def _send_stream(self, transport: asyncio.Transport, answer: StreamedResponse, request_id: str) -> None:
+    async def _send_stream(self, answer: StreamedResponse, request_id: str) -> None:
         headers = [*answer.headers]
         if not any(name.lower() == b"x-request-id" for name, _ in headers):
             headers.append((b"X-Request-Id", request_id.encode()))
         if self._connections.draining:
             headers.append((b"Connection", b"close"))
-        head = h11.Response(status_code=answer.status, reason=answer.reason, headers=headers)
         try:
             async with aclosing(answer.chunks) as chunks:
-                transport.write(self._http.send(head) or b"")
+                self._transport.write(self._http.begin_answer(answer.status, answer.reason, headers))
                 async for chunk in chunks:
-                    transport.write(self._http.send(h11.Data(data=chunk)) or b"")
+                    self._transport.write(self._http.piece(chunk))
                     async with asyncio.timeout(WRITE_TIMEOUT):
                         await self._writable.wait()
-            transport.write(self._http.send(h11.EndOfMessage()) or b"")
+            self._transport.write(self._http.end_answer())
         except (HttpError, TimeoutError, h11.LocalProtocolError) as error:
             # The head is gone: that the body is not whole can only be said by a cut.
             event(logger, "an answer was cut", level=logging.WARNING, request_id=request_id, error=str(error))
-            transport.abort()
+            self._transport.abort()
             return
         self._next_request()
 
     def _send(self, response: Response, request_id: str) -> None:
-        assert self._transport is not None  # noqa: S101
-        head = h11.Response(
-            status_code=response.status,
-            reason=_reason(response.status),
-            headers=[
-                ("Content-Type", response.content_type),
-                ("Content-Length", str(len(response.body))),
-                ("X-Request-Id", request_id),
-                *([("Connection", "close")] if self._connections.draining else []),
-                *response.headers,
-            ],
-        )
-        body = b"" if self._head is not None and self._head.method == b"HEAD" else response.body
-        self._transport.write((self._http.send(head) or b"") + (self._http.send(h11.Data(data=body)) or b""))
-        self._transport.write(self._http.send(h11.EndOfMessage()) or b"")
+        headers = [
+            ("Content-Type", response.content_type),
+            ("Content-Length", str(len(response.body))),
+            ("X-Request-Id", request_id),
+            *([("Connection", "close")] if self._connections.draining else []),
+            *response.headers,
+        ]
+        self._transport.write(self._http.answer(response.status, headers, response.body))
 
     def _next_request(self) -> None:
-        assert self._transport is not None  # noqa: S101
         self._task = None
-        if self._stream is not None:
-            self._linger(self._transport)
-            return
-        if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
+        if not self._http.next_request():
             self._transport.close()
-            return
-        self._http.start_next_cycle()
-        self._between_requests = not self._http.trailing_data[0]
-        self._timer = asyncio.get_running_loop().call_later(IDLE_TIMEOUT, self._timed_out)
-        self._transport.resume_reading()
-        self._advance()
+        elif self._http.state is State.LINGERING:
+            self._linger()
+        else:
+            self._timer = asyncio.get_running_loop().call_later(IDLE_TIMEOUT, self._timed_out)
+            self._transport.resume_reading()
+            self._advance()
 
-    def _linger(self, transport: asyncio.Transport) -> None:
-        """End our direction and drop the rest of a body nobody reads: a reset could overtake the answer."""
-        self._stream, self._lingering = None, True
-        transport.write_eof()
-        transport.resume_reading()
-        self._timer = asyncio.get_running_loop().call_later(LINGER_TIMEOUT, transport.close)
+    def _linger(self) -> None:
+        """End our direction and drop the rest of the unread body: a reset could overtake the answer."""
+        self._stream = None
+        self._transport.write_eof()
+        self._transport.resume_reading()
+        self._timer = asyncio.get_running_loop().call_later(LINGER_TIMEOUT, self._transport.close)
 
     def _refuse(self, error: h11.RemoteProtocolError) -> None:
-        transport = self._transport
-        if transport is None:
-            return
         if self._stream is not None:
             stream, self._stream = self._stream, None
+            self._http.step(Step.WHOLE)
             stream.fail(BadRequest("the request's body is incomplete, or not valid HTTP"))
             return
         too_large = error.error_status_hint in (413, 431)
@@ -429,18 +389,10 @@ class HttpConnection(asyncio.Protocol):
             if too_large
             else BadRequest("this is not an HTTP/1.1 request; this port serves HTTPS")
         )
-        if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+        if self._http.can_answer:
             self._send(error_response(refusal, "req-" + secrets.token_hex(10)), "-")
-        transport.close()
+        self._transport.close()
 
     def _timed_out(self) -> None:
-        if self._transport is not None:
-            event(logger, "closing a silent connection", level=logging.DEBUG)
-            self._transport.close()
-
-
-def _reason(status: int) -> bytes:
-    try:
-        return HTTPStatus(status).phrase.encode()
-    except ValueError:
-        return b""
+        event(logger, "closing a silent connection", level=logging.DEBUG)
+        self._transport.close()

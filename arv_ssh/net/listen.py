@@ -17,7 +17,7 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
     """Return a non-blocking TCP socket bound to ``host:port`` (port 0: any free one), IPv4 or IPv6 by the address.
 
     ``shared``: another process of this user that was bound by this function may hold the same port, and both get
-    connections (SO_REUSEPORT); without it a port that is taken by anybody is refused. Raises :class:`ConfigError` when
+    connections (SO_REUSEPORT); without it, a port in use is refused. Raises :class:`ConfigError` when
     it cannot be bound.
     """
     try:

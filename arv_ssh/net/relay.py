@@ -71,7 +71,7 @@ class Relay:
     """Join two connections until both directions have ended or either side is lost.
 
     ``a`` is an open, paused transport. The other side is given by :meth:`join`, or connects with the protocol ``b``
-    (``loop.create_connection(lambda: relay.b, …)``), so that not a byte can come before there is somebody to take it.
+    (``loop.create_connection(lambda: relay.b, …)``), so that no byte can come before its receiver exists.
     ``early_a`` and ``early_b`` are bytes already read from each. ``done`` is called once, with the error that ended
     the relay or None, when both sides are closed; ``first_to_end`` is then the side whose EOF or loss came first.
     """
@@ -112,7 +112,7 @@ class Relay:
 
     @property
     def broken(self) -> bool:
-        """Say whether a side is lost already: one that comes after that has nobody to talk to."""
+        """Say whether a side is already lost: a side that connects later has no peer."""
         return self._open < 2
 
     def direction_ended(self, end: RelayEnd) -> None:
@@ -122,7 +122,7 @@ class Relay:
             self.close()
 
     def side_lost(self, end: RelayEnd, exc: Exception | None) -> None:
-        """Note that a side is gone (called by an end); the other one gets what is on its way and is closed."""
+        """Note that a side is gone (called by an end); the other one gets the bytes on their way and is closed."""
         self.first_to_end = self.first_to_end or end
         self._error = self._error or exc
         self._open -= 1

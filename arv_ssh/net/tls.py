@@ -154,6 +154,6 @@ def server_context(certificate: str, key: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(certificate, key)
-    # A session ticket would be the only bytes a TLS 1.3 server sends unasked; nobody resumes here.
+    # A session ticket would be the only bytes a TLS 1.3 server sends unasked, and no client here resumes.
     context.num_tickets = 0
     return context

@@ -22,13 +22,13 @@ RECEIVE_SIZE = 256 * 1024
 """Bytes taken from a socket at a time. One buffer serves all connections of a thread: each read empties it."""
 
 HIGH_WATER = 512 * 1024
-"""Unsent bytes above which whoever feeds a connection is told to pause."""
+"""Unsent bytes above which the writer has to pause."""
 
 HANDSHAKE_TIMEOUT = 20.0
-"""Seconds for the TLS handshake; who says nothing holds a connection for no longer."""
+"""Seconds for the TLS handshake; a silent client holds a connection no longer than that."""
 
 LINGER = 30.0
-"""Seconds for a peer to take what is on its way when its connection is closed."""
+"""Seconds for a peer to take the last bytes when its connection is closed."""
 
 PLAIN_HTTP_ANSWER = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
@@ -216,7 +216,7 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
         self._close_lower()
 
     def _close_lower(self) -> None:
-        """Close what is below once everything is sent; a peer that does not take it is not waited for."""
+        """Close the transport below once everything is sent, or after :data:`LINGER` if the peer does not take it."""
         self._lower.close()
         self._stop_timer()
         if not self._lost:
@@ -233,7 +233,7 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
     def _say_goodbye(self) -> None:
         try:
             self._engine.write_eof()
-        except ssl.SSLError as error:  # what the peer sent last, and nobody has read yet, is broken
+        except ssl.SSLError as error:  # the last bytes from the peer, not read yet, are broken
             self._fail(error)
         else:
             self._flush()
@@ -245,8 +245,8 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
     async def detach(self) -> tuple[socket.socket, TlsEngine]:
         """Give the connection to another thread, once all that was written has left; it must be paused.
 
-        Its socket is blocking and nobody else's; what was read and not delivered is in the engine. Nothing more is
-        told to the protocol above. Raises OSError when the connection is lost before, and ValueError for one that is
+        The caller gets a blocking socket of its own; bytes read and not delivered are in the engine. The protocol
+        above hears nothing more. Raises OSError when the connection is lost before, and ValueError for one that is
         no socket's.
         """
         sock = self._lower.get_extra_info("socket")

@@ -37,14 +37,23 @@ def request(
     method: str, path: str, host: str, headers: list[tuple[str, str]], form: dict[str, str], *, protocol: str = "ssh"
 ) -> bytes:
     """Return the request that asks to go on as SSH (or another ``protocol``), with ``form`` as its body."""
-    body = "&".join(f"{quote(name)}={quote(value)}" for name, value in form.items()).encode()
-    own = [
+    body = form_body(form)
+    return _head(method, path, host, headers + form_headers(body, protocol)) + body
+
+
+def form_body(form: dict[str, str]) -> bytes:
+    """Return ``form`` as the body of a request."""
+    return "&".join(f"{quote(name)}={quote(value)}" for name, value in form.items()).encode()
+
+
+def form_headers(body: bytes, protocol: str) -> list[tuple[str, str]]:
+    """Return the headers of a request with that form as its body, which asks to go on as ``protocol``."""
+    return [
         ("Connection", "upgrade"),
         ("Upgrade", protocol),
         ("Content-Type", "application/x-www-form-urlencoded"),
         ("Content-Length", str(len(body))),
     ]
-    return _head(method, path, host, headers + own) + body
 
 
 def plain_request(path: str, host: str, headers: list[tuple[str, str]]) -> bytes:
@@ -76,7 +85,6 @@ class UpgradeAnswer:
         self.trailing = b""
         self._peer = peer
         self._protocol = protocol
-        self._name = "SSH" if protocol == "ssh" else f"a {protocol}"
         self._buffer = bytearray()
         self._reader: h11.Connection | None = None
         self._cut = False
@@ -113,17 +121,11 @@ class UpgradeAnswer:
 
     def error(self) -> HttpError:
         """Return the failure that an answer other than 101 means: the server's own sentence, or one made here."""
-        return from_status(self.status, self.reason_given() or self._no_reason())
+        return refusal(self._peer, self.status, self.reason, b"" if self._cut else self.body, self._protocol)
 
     def reason_given(self) -> str:
-        """Return the server's own sentence of an error, from ``{"errors": [...]}``; empty when it gave none."""
-        import json
-
-        try:
-            errors = json.loads(self.body)["errors"] if not self._cut else []
-            return "; ".join(" ".join(str(error).split()) for error in errors)
-        except (ValueError, TypeError, LookupError):
-            return ""
+        """Return the server's own sentence of an error; empty when it gave none, or not all of it came."""
+        return "" if self._cut else sentence_of(self.body)
 
     def _check_prefix(self) -> None:
         # At once, and not at the end of a head that never comes: an SSH or a mail server waits for us to speak.
@@ -144,7 +146,7 @@ class UpgradeAnswer:
                 raise BadGateway(f"{self._peer} answered with a malformed HTTP header")
             self._add_header(found.group(1), found.group(2))
         if self.headers.get("upgrade", "").lower() != self._protocol:
-            raise BadGateway(f"{self._peer} switched to a protocol other than {self._name}")
+            raise BadGateway(f"{self._peer} switched to a protocol other than {article(self._protocol)}")
         self.status, self.reason, self.trailing = 101, reason, rest
 
     def _add_header(self, name: str, value: str) -> None:
@@ -188,8 +190,29 @@ class UpgradeAnswer:
             self._cut = True
             return True
 
-    def _no_reason(self) -> str:
-        what = f"{self._peer} answered {self.status} {self.reason}".rstrip()
-        if self.status < 400:
-            return f"{what} instead of switching to {self._name}; is it an Arvados controller with shell access?"
-        return f"{what} and gave no reason"
+
+def refusal(peer: str, status: int, reason: str, body: bytes, protocol: str) -> HttpError:
+    """Return the failure that ``peer``'s answer means: its own sentence, or one made here."""
+    return from_status(status, sentence_of(body) or _unexplained(peer, status, reason, protocol))
+
+
+def sentence_of(body: bytes) -> str:
+    """Return the sentence in an error's body, ``{"errors": [...]}``; empty when there is none."""
+    import json
+
+    try:
+        return "; ".join(" ".join(str(error).split()) for error in json.loads(body)["errors"])
+    except (ValueError, TypeError, LookupError):
+        return ""
+
+
+def article(protocol: str) -> str:
+    """Return ``protocol`` as sentences name it."""
+    return "SSH" if protocol == "ssh" else f"a {protocol}"
+
+
+def _unexplained(peer: str, status: int, reason: str, protocol: str) -> str:
+    what = f"{peer} answered {status} {reason}".rstrip()
+    if status < 400:
+        return f"{what} instead of switching to {article(protocol)}; is it an Arvados controller with shell access?"
+    return f"{what} and gave no reason"

@@ -1,7 +1,7 @@
-"""The end of a child process, learnt of at the moment when it comes.
+"""The end of a child process, noticed at once.
 
-``subprocess``'s own time-outs look again and again, at last only every 50 ms: whoever waits with one waits longer than
-the child lives.
+``subprocess``'s own time-outs poll, in the end only every 50 ms: a wait with one lasts longer than
+the child.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Whether a process we started is alive: a lock file that it inherits.
 
 Owns files locked with flock(2). The lock belongs to the open file, which the child inherits, so the kernel releases it
-when the child ends, however it ends; a pid that was used again, a restart of whoever started it, or a reboot cannot
+when the child ends, however it ends; a reused pid, a restart of the parent, or a reboot cannot
 mislead. The file's text is the pid, for signals. Knows nothing of what the process does.
 """
 

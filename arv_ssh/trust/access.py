@@ -23,7 +23,7 @@ SUBMITTER = "submitted_by_user_uuid"
 
 
 def check_enabled(policy: ShellAccess) -> None:
-    """Raise :class:`Unavailable` when nobody may enter any container of this cluster."""
+    """Raise :class:`Unavailable` when shell access is off for the whole cluster."""
     if policy.mode == "disabled":
         raise Unavailable(
             "shell access is disabled on this cluster; its administrator can enable it (Containers.ShellAccess)"
@@ -40,6 +40,12 @@ def check_scopes(token: Record, purpose: str) -> None:
         raise Forbidden(f"this token is limited to certain requests, which do not include {purpose}")
 
 
+def check_active(user: Record) -> None:
+    """Raise :class:`Forbidden` for a user who was deactivated: the API still says who that is, administrators too."""
+    if user.get("is_active", True) is not True:
+        raise Forbidden(f"user {user['uuid']} is not active; ask an administrator")
+
+
 def request_attributes(*, embedded: bool) -> list[str]:
     """Return the attributes of container requests that decide; stock Arvados refuses to select one it does not have."""
     return ["uuid", "container_uuid", "modified_by_user_uuid", *([SUBMITTER] if embedded else [])]
@@ -48,7 +54,7 @@ def request_attributes(*, embedded: bool) -> list[str]:
 def check_allowed(policy: ShellAccess, user: Record, container: Record, requests: Sequence[Record]) -> None:
     """Raise :class:`Forbidden` when ``user``, who can read ``container``, may not enter it.
 
-    ``requests`` are all container requests that this container serves, whoever may read them.
+    ``requests`` are all container requests that this container serves, readable to the user or not.
     """
     uuid = container["uuid"]
     requested = (container.get("runtime_constraints") or {}).get("shell_access")
@@ -73,7 +79,7 @@ def check_allowed(policy: ShellAccess, user: Record, container: Record, requests
 def _submitted(request: Record, container: Record, user_uuid: str) -> bool:
     """Say whether the user submitted ``request``, which ``container`` serves.
 
-    Stock Arvados tells only who changed a request last, and whoever can write a request can rename it. The user whom
+    Stock Arvados shows only who changed a request last, and any user who can write it can rename it. The user whom
     the container was made for (and whose token is in it) never changes, so there both must be this one.
     """
     if request.get(SUBMITTER) is not None:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 
+CLOCK_SKEW = 60
+"""Seconds that the clocks of two hosts may differ where one judges the time that the other signed."""
+
 HOST_KEY_LABEL = b"arv-ssh host key v1"
 USER_CREDENTIAL_LABEL = b"arv-ssh user credential v1\n"
 CONTAINER_TOKEN_LABEL = "arv-ssh container token v1\n"  # noqa: S105 - a label, not a token

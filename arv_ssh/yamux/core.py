@@ -2,7 +2,7 @@
 
 Owns streams, their windows both ways, half-close and reset, pings, and whose fault a breach is. Pure, in the manner of
 h11: :meth:`Core.receive_data` only stores, :meth:`Core.next_event` answers, :meth:`Core.data_to_send` is asked when the
-network has room. Memory is bounded: what has arrived counts against the window until :meth:`Core.consumed` is told;
+network has room. Memory is bounded: what has arrived counts against the window until :meth:`Core.consumed` is called;
 what waits to be sent is the caller's to bound by :meth:`Core.unsent`.
 """
 
@@ -33,7 +33,7 @@ LARGEST_FRAME = 128 * 1024
 MAX_STREAMS = 256
 """Streams that the peer may have open: the accept backlog of stock yamux."""
 MAX_CONTROL_FRAMES = 4096
-"""Answers that may wait to be sent; only a peer that asks and does not read brings them to that number."""
+"""Answers that may wait to be sent; only a peer that asks and never reads gets that far."""
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ class Core:
         return number
 
     def send(self, number: int, data: Bytes) -> None:
-        """Queue ``data`` on a stream; it goes as the peer's window allows. Of a stream that is no more: dropped."""
+        """Queue ``data`` on a stream; it goes as the peer's window allows. Dropped when the stream has ended."""
         stream = self._streams.get(number)
         if stream is None or not data:
             return
@@ -318,7 +318,7 @@ class Core:
     # What goes out.
 
     def unsent(self, number: int) -> int:
-        """Return the bytes queued on a stream that have not gone out; 0 when it is no more."""
+        """Return the bytes queued on a stream that have not gone out; 0 when it has ended."""
         stream = self._streams.get(number)
         return stream.unsent_size if stream else 0
 

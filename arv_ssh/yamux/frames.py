@@ -110,7 +110,7 @@ class FrameReader:
             self._input.append(memoryview(data))
 
     def read(self) -> Header | memoryview | None:
-        """Return the next header or piece of a payload; None when there is no more for now."""
+        """Return the next header or piece of a payload; None when more bytes are needed."""
         while self._input:
             chunk = self._input[0]
             wanted = self._left or HEADER_SIZE - len(self._head)

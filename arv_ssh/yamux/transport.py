@@ -1,23 +1,21 @@
-"""yamux in an event loop: a protocol over one connection, whose streams are transports like any other.
+"""yamux in an event loop: a protocol over one connection, which carries many streams.
 
-Owns the joining of :class:`arv_ssh.yamux.core.Core` to asyncio: back-pressure both ways, half-close, the keepalive that
-finds a dead peer, and the end of every stream when the connection is lost. Knows nothing of what a stream carries.
+Owns the joining of :class:`arv_ssh.yamux.core.Core` to the connection below: what is read and written there, the
+keepalive that finds a dead peer, and the end of every stream when the connection is lost. What a stream is to its
+protocol is :mod:`arv_ssh.yamux.stream`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections import deque
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from arv_ssh.net.relay import plain
 from arv_ssh.yamux import core
 from arv_ssh.yamux.core import Core
 from arv_ssh.yamux.frames import GoAway, LocalProtocolError, RemoteProtocolError
-
-logger = logging.getLogger(__name__)
+from arv_ssh.yamux.stream import Stream
 
 KEEPALIVE = 15.0
 """Seconds of silence after which the peer is asked for a sign of life."""
@@ -25,8 +23,6 @@ DEAD_AFTER = 45.0
 """Seconds of silence after which it is taken for dead; three questions have gone unanswered then."""
 LINGER = 10.0
 """Seconds that the peer has to end its direction after a stream was closed here; then the stream is reset."""
-HIGH_WATER = 512 * 1024
-"""Unsent bytes of a stream above which whoever feeds it is told to pause; as on a TLS connection."""
 
 Accept = Callable[[], asyncio.BaseProtocol]
 
@@ -35,7 +31,7 @@ class YamuxSession(asyncio.Protocol):
     """One yamux connection. ``client`` says which end; ``accept`` makes the protocol of each stream the peer opens.
 
     Without ``accept`` the peer can open none. ``closed`` is called once, with the reason or None when :meth:`close` was
-    it; every stream has been told before. ``dismissed`` is called when the peer opens and takes no more streams, and
+    it; every stream has heard of it before. ``dismissed`` is called when the peer opens and takes no more streams, and
     lets those that are open go on.
     """
 
@@ -264,173 +260,3 @@ _HANDLERS: dict[type[core.Event], Callable[[YamuxSession, Any], None]] = {
     core.PingAnswered: YamuxSession._pong,
     core.GoneAway: YamuxSession._gone_away,
 }
-
-
-class Stream(asyncio.Transport):
-    """One stream as a transport; its methods are the standard's, and so is what it calls on its protocol."""
-
-    def __init__(self, session: YamuxSession, engine: Core, number: int, lower: asyncio.Transport | None) -> None:
-        super().__init__()
-        self._session = session
-        self._core = engine
-        self._number = number
-        self._lower = lower
-        self._protocol: asyncio.BaseProtocol
-        self._held: deque[bytes] = deque()
-        self._reading = True
-        self._eof_came = False
-        self._eof_told = False
-        self._eof_written = False
-        self._closing = False
-        self._lost = False
-        self._full = False
-        self._high, self._low = HIGH_WATER, HIGH_WATER // 4
-
-    # Called by the session.
-
-    def begin(self, protocol: asyncio.BaseProtocol) -> None:
-        """Tell ``protocol`` that its connection is made."""
-        self._protocol = protocol
-        self._guard(lambda: self._protocol.connection_made(self))
-
-    def received(self, data: bytes) -> None:
-        """Take what came, now or when reading is resumed; until then it counts against the window."""
-        if not self._closing:
-            self._held.append(data)
-            self._deliver()
-
-    def ended(self) -> None:
-        """Note the peer's end, told after what came before it."""
-        self._eof_came = True
-        self._deliver()
-
-    def lost(self, error: Exception | None) -> None:
-        """Let go of the stream and tell the protocol, once, when the loop comes to it."""
-        if self._lost:
-            return
-        self._lost = self._closing = True
-        self._held.clear()
-        self._session.unwatch(self)
-        self._session.forget(self._number)
-        asyncio.get_running_loop().call_soon(self._guard, lambda: self._protocol.connection_lost(error))
-
-    def sent(self) -> None:
-        """Look what has gone out: a feeder may go on, a closed stream is done."""
-        unsent = self._core.unsent(self._number)
-        if self._full and unsent <= self._low:
-            self._full = False
-            if not self._closing:
-                self._session.unwatch(self)
-            self._guard(self._protocol.resume_writing)
-        if self._closing and self._core.eof_sent(self._number):
-            self.lost(None)
-
-    def _deliver(self) -> None:
-        while self._held and self._reading and not self._closing:
-            data = self._held.popleft()
-            self._guard(lambda data=data: self._hand_over(data))  # type: ignore[misc]
-            self._core.consumed(self._number, len(data))
-        if self._eof_came and not (self._eof_told or self._held or self._closing) and self._reading:
-            self._eof_told = True
-            self._guard(self._tell_eof)
-        self._session.flush()
-
-    def _hand_over(self, data: bytes) -> None:
-        if isinstance(self._protocol, asyncio.BufferedProtocol):
-            _copy_to(self._protocol, data)
-        else:
-            cast(asyncio.Protocol, self._protocol).data_received(data)
-
-    def _tell_eof(self) -> None:
-        if not cast(asyncio.Protocol, self._protocol).eof_received():
-            self.close()
-
-    def _guard(self, call: Callable[[], Any]) -> None:
-        """Call the protocol; what it raises ends this stream and not the others."""
-        try:
-            call()
-        except Exception:
-            logger.exception("a connection in a tunnel failed")
-            self.abort()
-
-    # The transport's side: called by the protocol above.
-
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        self._protocol = protocol
-
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        return self._protocol
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        if name == "socket":
-            return default  # the one below is that of all streams
-        return self._lower.get_extra_info(name, default) if self._lower is not None else default
-
-    def is_reading(self) -> bool:
-        return self._reading and not self._closing
-
-    def pause_reading(self) -> None:
-        self._reading = False
-
-    def resume_reading(self) -> None:
-        if not self._reading and not self._closing:
-            self._reading = True
-            asyncio.get_running_loop().call_soon(self._deliver)
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        if self._eof_written and not self._closing:
-            raise RuntimeError("write() after write_eof()")
-        if self._closing or not data:
-            return
-        self._core.send(self._number, data if isinstance(data, bytes) else bytes(data))
-        self._session.flush()
-        if not self._full and self._core.unsent(self._number) > self._high:
-            self._full = True
-            self._session.watch(self)
-            self._guard(self._protocol.pause_writing)
-
-    def can_write_eof(self) -> bool:
-        return True
-
-    def write_eof(self) -> None:
-        if not self._closing and not self._eof_written:
-            self._eof_written = True
-            self._core.send_eof(self._number)
-            self._session.flush()
-
-    def is_closing(self) -> bool:
-        return self._closing
-
-    def close(self) -> None:
-        """Send what was written, then the end; what comes after that is not for anybody."""
-        if self._closing:
-            return
-        self._closing = True
-        self._held.clear()
-        self._core.send_eof(self._number)
-        self._session.watch(self)
-        self._session.flush()
-
-    def abort(self) -> None:
-        if not self._lost:
-            self._core.reset(self._number)
-            self.lost(None)
-            self._session.flush()
-
-    def get_write_buffer_size(self) -> int:
-        return self._core.unsent(self._number)
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        if high is None:
-            high = HIGH_WATER if low is None else 4 * low
-        self._high, self._low = high, high // 4 if low is None else low
-
-
-def _copy_to(protocol: asyncio.BufferedProtocol, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        buffer = memoryview(cast(memoryview, protocol.get_buffer(len(view))))
-        size = min(len(buffer), len(view))
-        buffer[:size] = view[:size]
-        protocol.buffer_updated(size)
-        view = view[size:]

@@ -14,14 +14,12 @@ from dataclasses import dataclass, replace
 from arv_ssh.errors import BadGateway, BadRequest, HttpError, NotFound, Unauthorized
 from arv_ssh.net.http_server import Request, Response, Upgrade
 from arv_ssh.trust import credentials, session_claim
+from arv_ssh.trust.credentials import CLOCK_SKEW
 from arv_ssh.trust.host_key import public_line
 from arv_ssh.trust.session_claim import SessionClaim
 from crunch_sshd.gateway.connection import Login
 from crunch_sshd.runtimes import Runtime
 from crunch_sshd.session import detach
-
-CLOCK_SKEW = 60
-"""Seconds that the clocks of a controller and a node may differ."""
 
 MAX_ADDRESS = 64
 """Characters of the user's address; the longest, an IPv6 address with a zone, has fewer."""

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 from arv_ssh.errors import HttpError, UsageError
 from arv_ssh.log import event
-from arv_ssh.net import upgrade
-from arv_ssh.net.upgraded import open_upgraded, place_of
+from arv_ssh.net.http_client import address_of
+from arv_ssh.net.upgraded import UpgradeRequest, open_upgraded
 from arv_ssh.yamux.transport import Accept, YamuxSession
 
 logger = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class Tunnel:
             self._look_whether_gone()
 
         opened = await open_upgraded(
-            place_of(self._uplink.url, self._uplink.context), self._request(), "tunnel", answer_timeout=ANSWER_TIMEOUT
+            address_of(self._uplink.url, self._uplink.context), self._request(), answer_timeout=ANSWER_TIMEOUT
         )
         session = YamuxSession(
             client=True, accept=self._accept, closed=closed, dismissed=lambda: note("its controller is leaving")
@@ -134,10 +134,10 @@ class Tunnel:
         session.take(opened.transport, opened.early)
         return await over
 
-    def _request(self) -> bytes:
+    def _request(self) -> UpgradeRequest:
         path = f"/arvados/v1/containers/{self._uuid}/gateway_tunnel"
         host = urlsplit(self._uplink.url).netloc
-        return upgrade.request("POST", path, host, [], {"auth_secret": self._secret}, protocol="tunnel")
+        return UpgradeRequest(path, host, [], {"auth_secret": self._secret}, "tunnel")
 
 
 def _pauses() -> Iterator[float]:

@@ -38,7 +38,7 @@ def limited(cluster: EmbeddedCluster, tmp_path: Path, request: pytest.FixtureReq
 
 @pytest.mark.parametrize(
     ("limited", "words"),
-    [({name: 2}, f"{name}: 2") for name in ("SessionsPerUser", "SessionsPerContainer", "SessionsPerController")],
+    [({f"ConnectionsPer{what}": 2}, f"ConnectionsPer{what}: 2") for what in ("User", "Container", "Controller")],
     indirect=["limited"],
 )
 def test_ssh_says_which(

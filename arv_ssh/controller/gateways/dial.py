@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from arv_ssh.errors import BadGateway, GatewayTimeout, HttpError, Unavailable
-from arv_ssh.net import upgrade
-from arv_ssh.net.relay import plain
+from arv_ssh.errors import BadGateway, GatewayTimeout, HttpError, Unavailable, from_status
+from arv_ssh.net.http_client import ClientConnection, Head
 from arv_ssh.net.tls import client_context
 from arv_ssh.net.tls_transport import TlsLayer
+from arv_ssh.net.upgraded import UpgradeRequest
 from arv_ssh.trust import credentials, session_claim
 from arv_ssh.trust.host_key import public_line
 from arv_ssh.trust.session_claim import SessionClaim
@@ -25,13 +25,15 @@ CONNECT_TIMEOUT = 10.0
 """Seconds for TCP and TLS to a gateway; it is in the cluster's own network."""
 ANSWER_TIMEOUT = 30.0
 """Seconds for the gateway's answer: it looks the login name up in the container, and the node may be busy."""
+REFUSAL_TIMEOUT = 5.0
+"""Seconds for the rest of a refusal, whose beginning has come."""
 
 
 @dataclass(frozen=True)
 class GatewayConnection:
     """A proven connection to a gateway: a paused transport and the SSH bytes that came with its answer.
 
-    ``host_key`` is None for a stock Arvados gateway, whose host key nobody can know beforehand. ``dialled`` and
+    ``host_key`` is None for a stock Arvados gateway, whose host key cannot be known in advance. ``dialled`` and
     ``proven`` are the seconds that TCP and TLS took, and the exchange of the proofs after them.
     """
 
@@ -108,50 +110,55 @@ def _dial_failure(error: HttpError) -> str:
 
 async def _connect(target: Target) -> GatewayConnection:
     form = {"detach_keys": target.detach_keys, "login_username": target.session.login_username}
-    dial = await _ask(target, "/ssh", form)
+    answer = await _ask(target, "/ssh", form)
     try:
-        return dial.connection()
+        return await answer.connection()
     except BaseException:
-        dial.abort()
+        answer.http.abort()
         raise
 
 
 async def end(target: Target, reason: str) -> None:
     """Have the gateway end a session that is open: the one of ``target``'s user with its request id.
 
-    The client is told ``reason`` (SSH_MSG_DISCONNECT) by our gateways; a stock Arvados one knows no such request, and
-    raises :class:`BadGateway` as everything that is not a proven yes does; the rest is raised as by :func:`connect`.
+    Our gateways tell the client ``reason`` (SSH_MSG_DISCONNECT). A stock gateway does not know the request; that
+    raises :class:`BadGateway`, as does any answer but a proven yes. Other failures are those of :func:`connect`.
     """
-    dial = await _ask(target, "/end", {"reason": reason})
+    answer = await _ask(target, "/end", {"reason": reason})
     try:
-        dial.check(200)
+        await answer.check(200)
     finally:
-        dial.abort()
+        answer.http.abort()
 
 
-async def _ask(target: Target, path: str, form: dict[str, str]) -> _Dial:
+async def _ask(target: Target, path: str, form: dict[str, str]) -> _Answer:
     """Dial the gateway and send it one request; return with its answer, unchecked."""
     uuid = target.session.container_uuid
-    dial = _Dial(target, path, form)
-    layer = TlsLayer(_CONTEXT, dial, server_side=False, server_hostname=None)
+    http = ClientConnection("the gateway", "ssh")
+    http.layer = layer = TlsLayer(_CONTEXT, http, server_side=False, server_hostname=None)
+    clock = asyncio.get_running_loop().time
+    began = clock()
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
             await target.dialer.dial(uuid, target.gateway_address, layer)
-            await dial.connected
+            await http.connected
+        connected = clock()
+        proof = credentials.request_auth(target.secret, http.transport.get_extra_info("peer_certificate"))
+        _request(target, proof, path, form).send(http)
         async with asyncio.timeout(ANSWER_TIMEOUT):
-            await dial.answered
-        return dial
+            head = await http.head()
+        return _Answer(target, http, head, proof, connected - began, clock() - connected)
     except TimeoutError as error:
-        layer.abort_if_open()
+        http.abort()
         raise GatewayTimeout(f"the gateway of container {uuid} did not answer in time; try again") from error
     except OSError as error:
-        layer.abort_if_open()
+        http.abort()
         raise Unavailable(
             f"the gateway of container {uuid} cannot be reached at {target.gateway_address} "
             f"({error.strerror or error}); its node may be down"
         ) from error
     except BaseException:
-        layer.abort_if_open()
+        http.abort()
         raise
 
 
@@ -177,97 +184,59 @@ _CONTEXT: ssl.SSLContext = client_context(insecure=True)
 """Certificates of gateways are self-signed and fresh; the proofs over them take the CA's place."""
 
 
-class _Dial(asyncio.Protocol):
-    """The HTTP exchange on a fresh TLS connection to a gateway: ``form`` is sent to ``path``."""
+def _request(target: Target, proof: str, path: str, form: dict[str, str]) -> UpgradeRequest:
+    """Return the request for ``path`` with everything that it must prove."""
+    session = session_claim.encode(target.session)
+    signature = credentials.session_auth(target.secret, proof, target.gateway_address, session)
+    headers = [
+        ("X-Arvados-Container-Gateway-Uuid", target.session.container_uuid),
+        ("X-Arvados-Authorization", proof),
+        ("X-Arvados-Session", session),
+        ("X-Arvados-Session-Authorization", signature),
+        ("X-Request-Id", target.session.request_id),
+        *([("X-Forwarded-For", target.client)] if target.client else []),
+    ]
+    host = target.gateway_address if " " not in target.gateway_address else "gateway"  # a tunnel has no host name
+    return UpgradeRequest(path, host, headers, form | {"uuid": target.session.container_uuid})
 
-    def __init__(self, target: Target, path: str, form: dict[str, str]) -> None:
-        loop = asyncio.get_running_loop()
-        self.connected: asyncio.Future[None] = loop.create_future()
-        self.answered: asyncio.Future[None] = loop.create_future()
-        self._target = target
-        self._path = path
-        self._form = form
-        self._answer = upgrade.UpgradeAnswer("the gateway")
-        self._transport: asyncio.Transport
-        self._proof = ""
-        self._times = [loop.time()]  # when it began, was connected, was answered
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = plain(transport)
-        self._times.append(asyncio.get_running_loop().time())
-        self._proof = credentials.request_auth(
-            self._target.secret, self._transport.get_extra_info("peer_certificate")
-        )
-        self._transport.write(self._request())
-        if not self.connected.done():
-            self.connected.set_result(None)
+@dataclass(frozen=True)
+class _Answer:
+    """What a gateway answered to ``proof``, on a connection that is still open; nothing of it is believed yet."""
 
-    def _request(self) -> bytes:
-        target = self._target
-        session = session_claim.encode(target.session)
-        signature = credentials.session_auth(target.secret, self._proof, target.gateway_address, session)
-        headers = [
-            ("X-Arvados-Container-Gateway-Uuid", target.session.container_uuid),
-            ("X-Arvados-Authorization", self._proof),
-            ("X-Arvados-Session", session),
-            ("X-Arvados-Session-Authorization", signature),
-            ("X-Request-Id", target.session.request_id),
-            *([("X-Forwarded-For", target.client)] if target.client else []),
-        ]
-        form = self._form | {"uuid": target.session.container_uuid}
-        host = target.gateway_address if " " not in target.gateway_address else "gateway"  # of a tunnel: has no name
-        return upgrade.request("POST", self._path, host, headers, form)
+    target: Target
+    http: ClientConnection
+    head: Head
+    proof: str
+    dialled: float
+    proven: float
 
-    def data_received(self, data: bytes) -> None:
-        self._feed(data)
-
-    def eof_received(self) -> bool:
-        self._feed(b"")
-        return False
-
-    def _feed(self, data: bytes) -> None:
-        try:
-            complete = self._answer.receive(data)
-        except HttpError as error:
-            self._fail(error)
-            return
-        if complete and not self.answered.done():
-            # What follows waits in the kernel until the relay takes over.
-            self._transport.pause_reading()
-            self._times.append(asyncio.get_running_loop().time())
-            self.answered.set_result(None)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        cause = f" ({exc})" if exc else ""
-        self._fail(BadGateway(f"the gateway of {self._target.session.container_uuid} closed the connection{cause}"))
-
-    def _fail(self, error: HttpError) -> None:
-        for future in (self.connected, self.answered):
-            if not future.done():
-                future.set_exception(error)
-                future.exception()  # read, so that a future nobody awaits any more is not reported
-
-    def abort(self) -> None:
-        """Cut the connection."""
-        self._transport.abort()
-
-    def check(self, status: int) -> None:
+    async def check(self, status: int) -> None:
         """Raise unless the answer has that status and the gateway's own proof."""
-        uuid, secret, answer = self._target.session.container_uuid, self._target.secret, self._answer
-        if answer.status in (400, 403):  # what the user asked for, not what the gateway is
-            raise answer.error()
-        if answer.status != status:
-            raise BadGateway(f"the gateway of container {uuid} refused the session: {answer.error()}")
-        proof = answer.headers.get("x-arvados-authorization-response", "")
-        if not credentials.matches(proof, credentials.respond_auth(secret, self._proof)):
+        uuid = self.target.session.container_uuid
+        if self.head.status != status:
+            refusal = await self._refusal()
+            if self.head.status in (400, 403):  # what the user asked for, not what the gateway is
+                raise refusal
+            raise BadGateway(f"the gateway of container {uuid} refused the session: {refusal}")
+        given = self.head.fields().get("x-arvados-authorization-response", "")
+        if not credentials.matches(given, credentials.respond_auth(self.target.secret, self.proof)):
             raise NotTheGateway(f"what answers at the gateway address of container {uuid} is not its gateway")
 
-    def connection(self) -> GatewayConnection:
+    async def _refusal(self) -> HttpError:
+        """Return the refusal's own sentence; what a gateway does not finish saying is not waited for."""
+        try:
+            async with asyncio.timeout(REFUSAL_TIMEOUT):
+                return await self.http.refusal(self.head)
+        except TimeoutError:
+            return from_status(self.head.status, f"the gateway answered {self.head.status} and did not finish")
+
+    async def connection(self) -> GatewayConnection:
         """Check the answer and return the connection; raise what the answer means otherwise."""
-        self.check(101)
-        uuid, secret, answer = self._target.session.container_uuid, self._target.secret, self._answer
-        host_key = answer.headers.get("x-arvados-ssh-host-key")
+        await self.check(101)
+        uuid, secret = self.target.session.container_uuid, self.target.secret
+        host_key = self.head.fields().get("x-arvados-ssh-host-key")
         if host_key is not None and host_key != public_line(secret):
             raise NotTheGateway(f"the gateway of container {uuid} announced a host key that is not the container's")
-        began, connected, answered = self._times
-        return GatewayConnection(self._transport, answer.trailing, host_key, connected - began, answered - connected)
+        transport, early = self.http.take_over()
+        return GatewayConnection(transport, early, host_key, self.dialled, self.proven)

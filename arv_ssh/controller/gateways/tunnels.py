@@ -19,10 +19,10 @@ from arv_ssh.controller.gateways.dial import Made, TcpDialer, host_of
 from arv_ssh.controller.peers.peers import Peers
 from arv_ssh.errors import BadRequest, HttpError, NotFound, Unauthorized, Unavailable
 from arv_ssh.log import event
-from arv_ssh.net import upgrade
+from arv_ssh.net.http_client import Address
 from arv_ssh.net.http_server import Request, Upgrade
 from arv_ssh.net.relay import Relay
-from arv_ssh.net.upgraded import Address, Upgraded, open_upgraded
+from arv_ssh.net.upgraded import Upgraded, UpgradeRequest, open_upgraded
 from arv_ssh.trust import credentials
 from arv_ssh.yamux.transport import YamuxSession
 
@@ -109,7 +109,7 @@ class Tunnels:
         if self._peers.is_controller(url):
             return url
         if url and (not self._peers.internal_urls or url == self.config.controller_url):
-            return ""  # a gateway that was told no internal URL names the one it knows
+            return ""  # a gateway that never learnt an internal URL names the one it knows
         raise Unavailable(
             f"the gateway of container {uuid} has its tunnel at {url[:200]}, which is not one of this cluster's "
             "Services.Controller.InternalURLs; tell your administrator"
@@ -133,12 +133,12 @@ class Tunnels:
             )
 
     async def _through_sibling(self, uuid: str) -> Upgraded | None:
-        """Return a stream through the tunnel that another process of this host has, None when there is none."""
-        ask = upgrade.request("POST", f"/gateway_tunnels/{uuid}/stream", "localhost", [], {}, protocol=STREAM)
+        """Return a stream through the tunnel that another process of this host has, or None."""
+        ask = UpgradeRequest(f"/gateway_tunnels/{uuid}/stream", "localhost", protocol=STREAM)
         for path in self._peers.siblings():
-            place = Address(f"the controller process at {path}", path=path)
+            sibling = Address(f"the controller process at {path}", path=path)
             try:
-                return await open_upgraded(place, ask, STREAM, answer_timeout=SIBLING_TIMEOUT)
+                return await open_upgraded(sibling, ask, answer_timeout=SIBLING_TIMEOUT)
             except NotFound:
                 continue  # it has no such tunnel
             except HttpError as error:

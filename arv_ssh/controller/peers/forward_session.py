@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import ssl
 
-from arv_ssh.controller.shell.sessions import peer_address
 from arv_ssh.errors import Unavailable
-from arv_ssh.net import upgrade
-from arv_ssh.net.http_server import Request
-from arv_ssh.net.upgraded import Upgraded, open_upgraded, place_of
+from arv_ssh.net.http_client import address_of
+from arv_ssh.net.http_server import Request, peer_address
+from arv_ssh.net.upgraded import Upgraded, UpgradeRequest, open_upgraded
 
 ANSWER_TIMEOUT = 60.0
 """Seconds for the other controller's answer: it asks the API and the gateway, as this one would have."""
@@ -34,12 +33,11 @@ async def pass_on(url: str, uuid: str, request: Request, context: ssl.SSLContext
         ("X-Request-Id", request.request_id),
         ("X-Forwarded-For", peer_address(request)),
     ]
-    place = place_of(url, context)
+    controller = address_of(url, context)
     fields = {name: form.get(name, "") for name in ("detach_keys", "login_username")} | {"no_forward": "true"}
     path = f"/arvados/v1/containers/{uuid}/ssh"
-    return await open_upgraded(
-        place, upgrade.request("POST", path, place.host, headers, fields), "ssh", answer_timeout=ANSWER_TIMEOUT
-    )
+    asked = UpgradeRequest(path, controller.host, headers, fields)
+    return await open_upgraded(controller, asked, answer_timeout=ANSWER_TIMEOUT)
 
 
 def headers_for_client(passed: Upgraded) -> list[tuple[str, str]]:

@@ -1,8 +1,8 @@
 """The private sockets of a host's controller processes, by which they reach each other.
 
-Owns the run directory, which nobody but their user can enter, and in it one unix socket for each process with a lock
-file beside it: the socket of a process that is gone is told by its lock, which the kernel released. Knows nothing of
-what is said over the sockets.
+Owns the run directory, which only their user can enter, and in it one unix socket for each process with a lock file
+beside it: the kernel releases the lock of a process that is gone, which marks its socket as abandoned. Knows nothing
+of what the processes say to each other.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def enter(run_dir: Path) -> PrivateSocket:
             lock = process_lock.acquire(path.with_suffix(".lock"))
         except FileNotFoundError:
             continue
-        if lock is None or not path.with_suffix(".lock").exists():  # somebody looked at it just then, or removed it
+        if lock is None or not path.with_suffix(".lock").exists():  # another process was looking at it, or removed it
             continue
         lock.record(os.getpid())
         listener = socket.socket(socket.AF_UNIX)
@@ -100,7 +100,7 @@ def _remove_abandoned(run_dir: Path) -> None:
 
 
 def _prepare(run_dir: Path) -> None:
-    """Make the directory, and its parent, for nobody but this user."""
+    """Make the directory, and its parent, for this user alone."""
     try:
         for path in (run_dir.parent, run_dir):
             with suppress(FileExistsError):

@@ -11,7 +11,8 @@ import socket
 import ssl
 from collections.abc import Sequence
 
-from arv_ssh.net.http_server import Connections, Handler, HttpConnection, Streams, never
+from arv_ssh.net.http_connections import Connections
+from arv_ssh.net.http_server import Handler, HttpConnection, Streams, never
 from arv_ssh.net.tls_transport import TlsLayer
 
 BACKLOG = 1024

@@ -105,7 +105,7 @@ class _Life:
         self._leave_now.set()
 
     def _supervisor_ended(self) -> None:
-        assert self._process.supervisor is not None  # noqa: S101 - for mypy: it is what we were told of
+        assert self._process.supervisor is not None  # noqa: S101 - for mypy: the event is about it
         asyncio.get_running_loop().remove_reader(self._process.supervisor)
         self._leave.set()
 

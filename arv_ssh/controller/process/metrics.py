@@ -1,6 +1,6 @@
 """A controller's metrics in Prometheus' text format, for its process and for those beside it.
 
-Owns what is counted and its names, in a registry of its own. Bytes and open sessions are read when somebody asks: a
+Owns what is counted and its names, in a registry of its own. Bytes and open sessions are read on request: a
 packet costs nothing. Each process's samples carry its pid, so counters of one that restarts start anew by themselves.
 """
 

@@ -70,7 +70,7 @@ class Controller:
     def __init__(self, config: ClusterConfig, peers: Peers) -> None:
         self.config = config
         self.peers = peers
-        self._front = Acceptor(
+        self._acceptor = Acceptor(
             self.handle, self.handle_private, _server_context(config), self._passes_on, self._is_for_the_api
         )
         self._embedded = _embedded_api(config)
@@ -92,7 +92,7 @@ class Controller:
 
     async def start(self, listeners: Sequence[socket.socket], private: socket.socket) -> None:
         """Serve on bound sockets, with the config's TLS certificate, and without TLS on the process's private one."""
-        await self._front.start(listeners, private)
+        await self._acceptor.start(listeners, private)
         self._revocation.start()
 
     async def reload(self, config: ClusterConfig) -> None:
@@ -101,7 +101,7 @@ class Controller:
         What the process was built on stays as it was until it is started again: see :data:`FIXED`. Raises
         :class:`ConfigError`, and keeps all as it was, when the certificate cannot be used.
         """
-        self._front.context = _server_context(config)
+        self._acceptor.context = _server_context(config)
         fixed = {name: getattr(self.config, name) for name in FIXED}
         if changed := [name for name, value in fixed.items() if getattr(config, name) != value]:
             event(logger, "the new config changes settings that need a restart", level=logging.WARNING, keys=changed)
@@ -116,16 +116,16 @@ class Controller:
 
         The private socket stays: sessions are seen and ended through it. Whoever does not want to wait longer cancels.
         """
-        await self._front.stop_accepting()
+        await self._acceptor.stop_accepting()
         self.tunnels.drain()
         event(logger, "controller is draining", sessions=len(self.sessions))
-        await self._front.answered()
+        await self._acceptor.answered()
         await self._last_session.ended()
         await self.tunnels.lent_ended()
 
     async def stop(self) -> None:
         """Stop accepting and end all sessions."""
-        self._front.close()
+        self._acceptor.close()
         self._revocation.close()
         self._shell.close()
         self.tunnels.close()
@@ -176,7 +176,7 @@ class Controller:
 
 
 class _LastSession(Observer):
-    """Knows when there is no session."""
+    """Knows when the last session has ended."""
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
@@ -204,7 +204,7 @@ def _server_context(config: ClusterConfig) -> ssl.SSLContext:
 
 
 def _embedded_api(config: ClusterConfig) -> EmbeddedApi | None:
-    """Return the embedded API where there is none to ask; only a controller with it needs a database."""
+    """Return the embedded API unless the config names an API to ask; only the embedded one needs a database."""
     if config.api is not None:
         return None
     where = f"Clusters.{config.cluster_id}"

@@ -1,4 +1,4 @@
-"""What a service tells systemd of its state (sd_notify(3)); nothing where something else started it."""
+"""What a service tells systemd of its state (sd_notify(3)); silent when something else started it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 def notify(state: str) -> None:
-    """Send ``state`` such as ``READY=1``. That nobody hears it is logged, and stops nothing."""
+    """Send ``state`` such as ``READY=1``. A failure is logged and stops nothing."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return

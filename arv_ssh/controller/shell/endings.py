@@ -44,7 +44,7 @@ async def end(session: LiveConnection, reason: str, sentence: str, system_root_t
 
 
 async def _close(session: LiveConnection) -> None:
-    """Close what is still open, whatever became of the gateway's word."""
+    """Close what is still open, whether or not the gateway kept its word."""
     if session.closed.is_set():
         return
     session.end(session.reason)

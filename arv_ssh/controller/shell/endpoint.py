@@ -22,7 +22,7 @@ from arv_ssh.controller.gateways import dial
 from arv_ssh.controller.gateways.tunnels import Tunnels
 from arv_ssh.controller.peers import forward_session
 from arv_ssh.controller.shell.limits import SessionLimits
-from arv_ssh.controller.shell.sessions import Attempt, LiveConnection, Sessions, peer_address
+from arv_ssh.controller.shell.sessions import Attempt, LiveConnection, Sessions
 from arv_ssh.errors import (
     BadGateway,
     BadRequest,
@@ -32,7 +32,7 @@ from arv_ssh.errors import (
     Unauthorized,
     Unavailable,
 )
-from arv_ssh.net.http_server import Request, Response, Upgrade
+from arv_ssh.net.http_server import Request, Response, Upgrade, peer_address
 from arv_ssh.net.tls import client_context
 from arv_ssh.trust import access, credentials, session_claim
 from arv_ssh.trust.session_claim import SessionClaim
@@ -64,7 +64,7 @@ class Opened:
 class ShellEndpoint:
     """The shell endpoint of one cluster. ``api`` is asked as the user and as root; its token is not used by itself.
 
-    Each request is told to ``sessions``: it comes to a session there, or is refused. ``tunnels`` are the ways to
+    ``sessions`` hears of each request: it becomes a session there, or is refused. ``tunnels`` are the ways to
     gateways that cannot be dialled.
     """
 
@@ -171,6 +171,7 @@ class ShellEndpoint:
         as_user = self._api.with_token(token, attempt.request_id)
         user = as_user.current_user()
         attempt.user_uuid = user["uuid"]
+        access.check_active(user)
         uuid = attempt.container_uuid
         access.check_scopes(as_user.get("api_client_authorizations", "current"), "entering containers")
         container = as_user.get("containers", uuid)

@@ -2,7 +2,7 @@
 
 Owns the counting over the processes of one host. Each writes what it holds into a file of its own in the run directory;
 the file counts as long as its writer holds a lock, which the kernel lets go of with the process, kill -9 included.
-Whoever takes a place holds the directory's lock meanwhile, so that of any burst exactly as many get in as may.
+A slot is taken under the directory's lock, so that a burst of logins cannot exceed the limit.
 """
 
 from __future__ import annotations
@@ -24,21 +24,23 @@ from arv_ssh.controller.shell.sessions import Attempt, LiveConnection, Observer
 from arv_ssh.errors import HttpError, TooManySessions
 from arv_ssh.processes import process_lock
 
-Place = tuple[str, str]
-"""A session's user and container."""
+Slot = tuple[str, str]
+"""The user and the container of one session."""
+STEM = "places-"
+"""What the files' names begin with. An earlier version, which may drain beside this one, looks for the same."""
 
 
 class SessionLimits(Observer):
-    """The places of this process's sessions in ``run_dir``, and whether there is one more by ``limits``.
+    """The slots of this process's sessions in ``run_dir``, and whether ``limits`` leaves another.
 
-    A place is given back when the session is refused or closed.
+    A slot is given back when the session is refused or closed.
     """
 
     def __init__(self, limits: Limits, run_dir: Path) -> None:
         self._limits = limits
         self._run_dir = run_dir
-        self._stem = f"places-{secrets.token_hex(8)}"
-        self._places: dict[str, Place] = {}
+        self._stem = f"{STEM}{secrets.token_hex(8)}"
+        self._slots: dict[str, Slot] = {}
         self._alive: int | None = None
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="limits")
@@ -51,9 +53,9 @@ class SessionLimits(Observer):
                 self._write()
 
     async def take(self, session: LiveConnection) -> None:
-        """Take a place for ``session``; raise :class:`TooManySessions`, naming the limit, when there is none."""
-        place = session.user_uuid, session.container_uuid
-        taking = asyncio.get_running_loop().run_in_executor(self._pool, self._take, session.id, place)
+        """Take a slot for ``session``; raise :class:`TooManySessions`, naming the limit, when none is free."""
+        slot = session.user_uuid, session.container_uuid
+        taking = asyncio.get_running_loop().run_in_executor(self._pool, self._take, session.id, slot)
         try:
             await asyncio.shield(taking)
         except asyncio.CancelledError:
@@ -80,20 +82,20 @@ class SessionLimits(Observer):
                 os.close(self._alive)
                 self._alive = None
 
-    def _take(self, session_id: str, place: Place) -> None:
+    def _take(self, session_id: str, slot: Slot) -> None:
         with self._lock:
             if self._limits == Limits():
-                self._places[session_id] = place
+                self._slots[session_id] = slot
                 return
             with self._locked_directory():
-                _check(self._limits, place, [*self._places.values(), *self._others()])
-                self._places[session_id] = place
+                _check(self._limits, slot, [*self._slots.values(), *self._others()])
+                self._slots[session_id] = slot
                 self._write()
 
     def _give_back(self, session_id: str) -> None:
-        """Give a place back, if there is one. Not under the directory's lock: who counts now sees one too many."""
+        """Give a slot back, if there is one. Not under the directory's lock: a count made now is one too high."""
         with self._lock:
-            if self._places.pop(session_id, None) is not None and self._alive is not None:
+            if self._slots.pop(session_id, None) is not None and self._alive is not None:
                 self._write()
 
     @contextmanager
@@ -106,45 +108,45 @@ class SessionLimits(Observer):
             os.close(directory)
 
     def _write(self) -> None:
-        """Write this process's places, whole or not at all. The first time under the directory's lock."""
+        """Write this process's slots, whole or not at all. The first time under the directory's lock."""
         if self._alive is None:
             self._alive = os.open(self._path("alive"), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
         part = self._path("part")
-        part.write_text(json.dumps(list(self._places.values())))
+        part.write_text(json.dumps(list(self._slots.values())))
         part.replace(self._path("json"))
 
-    def _others(self) -> Iterator[Place]:
-        """Return the places of the other living processes; remove what dead ones left. Under the directory's lock."""
-        for alive in self._run_dir.glob("places-*.alive"):
+    def _others(self) -> Iterator[Slot]:
+        """Return the slots of the other living processes; remove what dead ones left. Under the directory's lock."""
+        for alive in self._run_dir.glob(f"{STEM}*.alive"):
             if alive == self._path("alive"):
                 continue
-            places = alive.with_suffix(".json")
+            slots = alive.with_suffix(".json")
             if process_lock.is_held(alive):
-                yield from ((user, container) for user, container in json.loads(places.read_text()))
+                yield from ((user, container) for user, container in json.loads(slots.read_text()))
             else:
-                for leftover in (places, alive.with_suffix(".part"), alive):
+                for leftover in (slots, alive.with_suffix(".part"), alive):
                     leftover.unlink(missing_ok=True)
 
     def _path(self, kind: str) -> Path:
         return self._run_dir / f"{self._stem}.{kind}"
 
 
-def _check(limits: Limits, place: Place, taken: list[Place]) -> None:
+def _check(limits: Limits, slot: Slot, taken: list[Slot]) -> None:
     """Raise unless there is room for one more beside those ``taken``."""
-    user, container = place
+    user, container = slot
     if limits.per_user and sum(one[0] == user for one in taken) >= limits.per_user:
         raise TooManySessions(
-            f"you have {limits.per_user} sessions open here, the limit for one user (SessionsPerUser: "
+            f"you have {limits.per_user} connections open here, the limit for one user (ConnectionsPerUser: "
             f"{limits.per_user}); end one of them first"
         )
     if limits.per_container and sum(one[1] == container for one in taken) >= limits.per_container:
         raise TooManySessions(
-            f"container {container} has {limits.per_container} sessions open, the limit for one container "
-            f"(SessionsPerContainer: {limits.per_container}); wait until one of them ends"
+            f"container {container} has {limits.per_container} connections open, the limit for one container "
+            f"(ConnectionsPerContainer: {limits.per_container}); wait until one of them ends"
         )
     if limits.per_controller and len(taken) >= limits.per_controller:
         raise TooManySessions(
-            f"this controller has {limits.per_controller} sessions open, its limit (SessionsPerController: "
+            f"this controller has {limits.per_controller} connections open, its limit (ConnectionsPerController: "
             f"{limits.per_controller}); try again later"
         )

@@ -19,7 +19,16 @@ from arv_ssh.api.client import ApiClient
 from arv_ssh.config.cluster_config import ClusterConfig
 from arv_ssh.controller.shell import endings
 from arv_ssh.controller.shell.sessions import CLIENT_LEFT, CONTAINER_ENDED, REVOKED, LiveConnection, Sessions
-from arv_ssh.errors import BadGateway, ContainerEnded, Forbidden, HttpError, NotFound, Unauthorized, Unavailable
+from arv_ssh.errors import (
+    BadGateway,
+    ContainerEnded,
+    Forbidden,
+    GatewayTimeout,
+    HttpError,
+    NotFound,
+    Unauthorized,
+    Unavailable,
+)
 from arv_ssh.log import event
 from arv_ssh.trust import access
 
@@ -33,6 +42,10 @@ SILENCE = 30.0
 """Seconds in which a client must begin to speak SSH; the gateway has the same patience for the login."""
 THREADS = 4
 """Calls to the API under way at once: the looks are spread out, and logins do not wait for them."""
+STRAGGLER = 5.0
+"""Seconds that a look waits for one token's answers; later ones count when they come, and hold up no other token's."""
+HUNG = 120.0
+"""Seconds after which a question is given up: an API that sends a byte now and then never meets a socket's time-out."""
 BATCH = 100
 """UUIDs in one filter."""
 
@@ -63,6 +76,7 @@ class Revocation:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="revocation")
         self._look_now = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._under_way: dict[str, asyncio.Task[None]] = {}  # by token: the looks that have not come to their end
 
     def start(self) -> None:
         """Begin to look every :data:`PERIOD` seconds."""
@@ -88,13 +102,13 @@ class Revocation:
             self._look_now.clear()
             try:
                 await self.look()
-            except Exception as error:  # a look that failed is no reason never to look again
+            except Exception as error:  # one failed look must not be the last
                 failure = _no_answer(error)
                 for session in self._sessions:
                     self._bear(session, failure)
 
     async def look(self) -> None:
-        """Look once whether each session may go on; return when all that may not have been told to end."""
+        """Look once whether each session may go on; return when the looks are over, or late (:data:`STRAGGLER`)."""
         by_token: dict[str, list[LiveConnection]] = defaultdict(list)
         for session in self._sessions:
             if session.bytes_from_client == 0 and session.seconds > SILENCE:
@@ -110,7 +124,20 @@ class Revocation:
                 self._end(session, REVOKED, str(disabled))
             return
         requests = await self._ask(self._requests, {session.container_uuid for session in self._sessions})
-        await asyncio.gather(*(self._look_at(token, group, requests) for token, group in by_token.items()))
+        looks = [
+            self._under_way.get(token) or self._begin_look(token, group, requests)
+            for token, group in by_token.items()
+        ]
+        await asyncio.wait(looks, timeout=STRAGGLER)
+
+    def _begin_look(
+        self, token: str, group: list[LiveConnection], requests: dict[str, list[Record]] | HttpError
+    ) -> asyncio.Task[None]:
+        look = asyncio.create_task(self._look_at(token, group, requests))
+        self._under_way[token] = look
+        look.add_done_callback(lambda _: self._under_way.pop(token))
+        self._keep(look)
+        return look
 
     async def _look_at(
         self, token: str, group: list[LiveConnection], requests: dict[str, list[Record]] | HttpError
@@ -134,6 +161,9 @@ class Revocation:
     def _check(self, session: LiveConnection, view: View, requests: dict[str, list[Record]]) -> None:
         """Raise why ``session`` may not go on."""
         uuid = session.container_uuid
+        access.check_active(view.user)
+        if view.user["uuid"] != session.user_uuid:
+            raise Forbidden(f"your token is now that of another user ({view.user['uuid']})")
         container = view.containers.get(uuid)
         if container is None:
             raise NotFound(f"you may not read container {uuid} any more")
@@ -162,7 +192,10 @@ class Revocation:
     async def _ask(self, call: Any, *arguments: Any) -> Any:
         """Return what one of the threads' questions gave; a failure is an answer, too."""
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
+            async with asyncio.timeout(HUNG):
+                return await asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
+        except TimeoutError:
+            return GatewayTimeout(f"the API has not answered for {HUNG:g} s")
         except Exception as error:
             return error if isinstance(error, HttpError) else _no_answer(error)
 
@@ -201,6 +234,6 @@ def _list(
 
 
 def _no_answer(error: Exception) -> HttpError:
-    """Log an exception that nobody foresaw, and return it as one of the API's failures: it decides nothing."""
+    """Log an unforeseen exception, and return it as one of the API's failures: it decides nothing."""
     logger.error("cannot check whether sessions may continue", exc_info=error)
     return BadGateway(f"the API's answer cannot be used ({type(error).__name__})")

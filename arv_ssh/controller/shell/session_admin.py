@@ -87,6 +87,7 @@ class SessionAdmin:
             raise Unauthorized("no API token was sent; set ARVADOS_API_TOKEN to an administrator's token")
         as_user = self._api.with_token(request.token())
         user = await asyncio.to_thread(as_user.current_user)
+        access.check_active(user)
         token = await asyncio.to_thread(as_user.get, "api_client_authorizations", "current")
         access.check_scopes(token, "listing and ending sessions")
         if not user.get("is_admin"):
@@ -134,14 +135,16 @@ class SessionAdmin:
             [answer for answer in answers if isinstance(answer, str)],
         )
 
-    async def _ask(self, place: str, target: str, method: str, body: Record, patience: float) -> Record | str | None:
+    async def _ask(
+        self, controller: str, target: str, method: str, body: Record, patience: float
+    ) -> Record | str | None:
         """Return one controller's answer; None when it has no such session, a sentence when it gave no answer."""
         request = peer_client.PeerRequest(method, target, "", body=body)
-        proof, headers = peer_proofs.prove(self.config.system_root_token, place, method, target, request.content())
+        proof, headers = peer_proofs.prove(self.config.system_root_token, controller, method, target, request.content())
         request = replace(request, token=proof, headers=headers)
         verify = False if self.config.api_insecure else os.environ.get("SSL_CERT_FILE") or True
         try:
-            status, answer = await peer_client.ask(place, request, patience, verify=verify)
+            status, answer = await peer_client.ask(controller, request, patience, verify=verify)
             if status == 200:
                 return dict(json.loads(answer))
             if status == 404 and method == "POST":
@@ -149,8 +152,8 @@ class SessionAdmin:
             cause = f"it answered with status {status}"
         except (OSError, ValueError, HttpError) as error:
             cause = str(error) or type(error).__name__
-        event(logger, "another controller was not asked", level=logging.WARNING, controller=place, error=cause)
-        return f"controller {place} was not asked: {cause}"
+        event(logger, "another controller was not asked", level=logging.WARNING, controller=controller, error=cause)
+        return f"controller {controller} was not asked: {cause}"
 
 
 def _record(session: LiveConnection) -> Record:

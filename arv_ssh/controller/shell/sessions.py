@@ -1,13 +1,12 @@
-"""The sessions of one controller process: each from the request for it to its end, and who is told.
+"""The sessions of one controller process: each from the request for it to its end, and its observers.
 
 Owns the registry of live sessions, the relay that each of them is, the reason why each ended, and the calls of the
-observers. Knows nothing of who may enter, nor of what an observer does with what it is told.
+observers. Knows nothing of who may enter, nor of what an observer does with the news.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import secrets
 import time
@@ -18,7 +17,6 @@ from typing import Any
 from arv_ssh.controller.gateways.dial import DIRECT, Dialer
 from arv_ssh.errors import HttpError
 from arv_ssh.log import event
-from arv_ssh.net.http_server import Request
 from arv_ssh.net.relay import Relay
 
 logger = logging.getLogger(__name__)
@@ -37,7 +35,7 @@ REASONS = (CLIENT_LEFT, GATEWAY_LEFT, CONTAINER_ENDED, REVOKED, KILLED, STOPPING
 class Attempt:
     """What is known so far of a request for a session; ``container_uuid`` and ``login_username`` are as asked for.
 
-    ``user_uuid`` is "" until the API has told whose token came, ``session_id`` until the session has one.
+    ``user_uuid`` is "" until the API has said whose token it is, ``session_id`` until the session has one.
     """
 
     request_id: str
@@ -84,7 +82,7 @@ class LiveConnection:
 
     @property
     def first_byte_seconds(self) -> float | None:
-        """Return the time from the request to the gateway's first byte, None while there is none."""
+        """Return the time from the request to the gateway's first byte, None before it has come."""
         first = self.relay.b.first_received if self.relay else None
         return None if first is None else first - self.started
 
@@ -106,15 +104,15 @@ class LiveConnection:
 
 
 class Observer:
-    """Is told of every session. All calls come in the event loop; none but ``opening`` may wait for anything.
+    """Hears of every session. All calls come in the event loop; only ``opening`` may wait for anything.
 
     An attempt ends in exactly one of ``refused`` and ``opened``; each ``opened`` is followed by one ``closed``.
     """
 
     async def opening(self, session: LiveConnection) -> None:
-        """Note that ``session`` is about to begin: its gateway is proven, and nobody has had an answer yet.
+        """Note that ``session`` is about to begin: its gateway is proven, and the client has had no answer yet.
 
-        An :class:`HttpError` refuses it, and the client is told the error's sentence.
+        An :class:`HttpError` refuses it, and the client reads the error's sentence.
         """
 
     def refused(self, attempt: Attempt, error: HttpError) -> None:
@@ -124,7 +122,7 @@ class Observer:
         """Note that the client has its 101 and bytes pass."""
 
     def closed(self, session: LiveConnection, reason: str) -> None:
-        """Note that both sides are closed; ``reason`` is as told at REASONS, and the byte counts are final."""
+        """Note that both sides are closed; ``reason`` is as described at REASONS, and the byte counts are final."""
 
 
 class SessionLog(Observer):
@@ -163,7 +161,7 @@ class Sessions:
         self._live: dict[str, LiveConnection] = {}
 
     def observe(self, observer: Observer) -> None:
-        """Have ``observer`` told of all sessions from here on."""
+        """Let ``observer`` hear of all sessions from here on."""
         self._observers.append(observer)
 
     def __iter__(self) -> Iterator[LiveConnection]:
@@ -215,19 +213,3 @@ class Sessions:
                 call(observer)
             except Exception:  # who watches a session must not end it
                 logger.exception("an observer of sessions failed")
-
-
-def peer_address(request: Request) -> str:
-    """Return the address of the client that sent ``request``.
-
-    A proxy on a loopback or private address is believed what it appended to X-Forwarded-For: the last address there.
-    What stands before that is anybody's word.
-    """
-    forwarded = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
-    try:
-        peer = ipaddress.ip_address(request.peer)
-        if peer.is_loopback or peer.is_private:
-            return str(ipaddress.ip_address(forwarded))
-    except ValueError:
-        pass  # one of the two is not an address, such as the peer of a unix socket
-    return request.peer

@@ -100,6 +100,19 @@ def test_own_keys() -> None:
     assert cluster.api_insecure and cluster.dispatch_poll_interval == 0.2
 
 
+@pytest.mark.parametrize("what", ["User", "Container", "Controller"])
+def test_old_names_of_limits(what: str) -> None:
+    """Each limit counts under its old name, too; under both names it is refused."""
+
+    def limits(**keys: int) -> cluster_config.Limits:
+        return cluster_config.parse("zzzzz", section(Containers={"ShellAccess": {"Limits": keys}})).limits
+
+    old, new = f"SessionsPer{what}", f"ConnectionsPer{what}"
+    assert limits(**{old: 3}) == limits(**{new: 3}) == cluster_config.Limits(**{f"per_{what.lower()}": 3})
+    with pytest.raises(ConfigError, match=f"ShellAccess.Limits has both {new} and {old}, its old name; remove {old}"):
+        limits(**{old: 3, new: 3})
+
+
 def test_defaults() -> None:
     """A file with the root token alone is enough to read, and opens no container to anybody."""
     cluster = cluster_config.parse("zzzzz", section())

@@ -21,7 +21,7 @@ def test_nothing_said_is_the_default() -> None:
 
 def test_every_key() -> None:
     """AcceptEnv replaces the list, Subsystems adds to the table."""
-    section = {"AcceptEnv": ["EDITOR"], "MaxSessions": 2, "Subsystems": {"echo": "cat"}}
+    section = {"AcceptEnv": ["EDITOR"], "MaxSessionChannels": 2, "Subsystems": {"echo": "cat"}}
     options = session_options.parse(section, "here")
     assert options.accept_env == ("EDITOR",) and options.max_sessions == 2
     assert options.subsystems == {"sftp": session_options.INTERNAL_SFTP, "echo": "cat"}
@@ -33,17 +33,24 @@ def test_json_brings_back_the_same() -> None:
     assert session_options.from_json(options.to_json()) == options
 
 
+def test_old_name() -> None:
+    """MaxSessions is the old name of MaxSessionChannels; both at once are refused."""
+    assert session_options.parse({"MaxSessions": 2}, "here").max_sessions == 2
+    with pytest.raises(ConfigError, match="here has both MaxSessionChannels and MaxSessions"):
+        session_options.parse({"MaxSessions": 2, "MaxSessionChannels": 2}, "here")
+
+
 @pytest.mark.parametrize(
     ("section", "key"),
     [
         ({"AcceptEnv": "LANG"}, "here.AcceptEnv"),
         ({"AcceptEnv": [""]}, "here.AcceptEnv"),
-        ({"MaxSessions": 0}, "here.MaxSessions"),
-        ({"MaxSessions": True}, "here.MaxSessions"),
+        ({"MaxSessionChannels": 0}, "here.MaxSessionChannels"),
+        ({"MaxSessions": True}, "here.MaxSessionChannels"),
         ({"Subsystems": {"sftp": 1}}, "here.Subsystems"),
         ({"Subsystems": ["sftp"]}, "here.Subsystems"),
-        ({"MaxSession": 3}, "AcceptEnv, MaxSessions, Subsystems"),
-        ([], "AcceptEnv, MaxSessions, Subsystems"),
+        ({"MaxSession": 3}, "AcceptEnv, MaxSessionChannels, Subsystems"),
+        ([], "AcceptEnv, MaxSessionChannels, Subsystems"),
     ],
 )
 def test_mistakes_are_named(section: Any, key: str) -> None:

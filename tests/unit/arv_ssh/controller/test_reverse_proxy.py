@@ -290,9 +290,10 @@ def test_head_request() -> None:
 @pytest.mark.parametrize(
     ("sent", "status", "sentence"),
     [
-        (b"", 502, "invalid HTTP|closed the connection"),
-        (b"SSH-2.0-x\r\n", 502, "invalid HTTP"),
-        (b"HTTP/1.1 200 OK\r\nContent-Le", 502, "invalid HTTP"),
+        (b"", 502, "closed the connection before it answered"),
+        (b"SSH-2.0-x\r\n", 502, "does not answer in HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Le", 502, "closed the connection before it answered"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", 502, "answered in invalid HTTP"),
     ],
 )
 def test_api_host_that_fails(sent: bytes, status: int, sentence: str) -> None:
@@ -307,7 +308,7 @@ def test_api_host_that_fails(sent: bytes, status: int, sentence: str) -> None:
             client.writer.write(b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n")
             found, _, body = await client.answer()
             assert found == status and b'"errors"' in body
-            assert any(part.encode() in body for part in sentence.split("|"))
+            assert sentence.encode() in body
 
     run(scenario())
 

@@ -11,7 +11,9 @@ import pytest
 
 from arv_ssh.errors import BadRequest, Forbidden
 from arv_ssh.net import http_server
-from arv_ssh.net.http_server import Connections, HttpConnection, Request, Response, Streams, Upgrade, never
+from arv_ssh.net.http_connections import Connections
+from arv_ssh.net.http_exchange import MAX_HEAD
+from arv_ssh.net.http_server import HttpConnection, Request, Response, Streams, Upgrade, never, peer_address
 from tests.unit.arv_ssh.streams import Wire
 
 Handler = Callable[[Request], Awaitable[Response | Upgrade]]
@@ -137,7 +139,7 @@ def test_strange_request_id_is_replaced(given: str) -> None:
     run(scenario())
 
 
-@pytest.mark.parametrize("padding", [http_server.MAX_HEAD, 4 * http_server.MAX_HEAD])
+@pytest.mark.parametrize("padding", [MAX_HEAD, 4 * MAX_HEAD])
 def test_header_over_the_limit(padding: int) -> None:
     """A header block over the limit is 431 with a sentence, and the connection is closed."""
 
@@ -145,7 +147,7 @@ def test_header_over_the_limit(padding: int) -> None:
         wire = opened()
         wire.receive(b"GET / HTTP/1.1\r\nHost: h\r\nX-Long: " + b"x" * padding)
         status, _, body = answer(wire)
-        assert status == 431 and str(http_server.MAX_HEAD) in sentence(body)
+        assert status == 431 and str(MAX_HEAD) in sentence(body)
         assert wire.is_closing()
         wire.lose()
 
@@ -157,7 +159,7 @@ def test_long_header_under_the_limit() -> None:
 
     async def scenario() -> None:
         wire = opened()
-        padding = b"x" * (http_server.MAX_HEAD - 100)
+        padding = b"x" * (MAX_HEAD - 100)
         wire.receive(b"GET / HTTP/1.1\r\nHost: h\r\nX-Long: " + padding + b"\r\n\r\n")
         await answered(wire)
         assert answer(wire)[0] == 200
@@ -550,6 +552,25 @@ def test_whole_url_as_target(target: str, path: str, query: str) -> None:
 
     run(scenario())
     assert seen == [(path, query)]
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "expected"),
+    [
+        ("8.8.8.8", None, "8.8.8.8"),
+        ("8.8.8.8", "8.8.4.4", "8.8.8.8"),
+        ("127.0.0.1", "8.8.4.4", "8.8.4.4"),
+        ("10.1.2.3", "1.2.3.4, 8.8.4.4", "8.8.4.4"),
+        ("::1", "2001:4860:4860::8844", "2001:4860:4860::8844"),
+        ("127.0.0.1", "unknown", "127.0.0.1"),
+        ("127.0.0.1", "", "127.0.0.1"),
+        ("", "8.8.4.4", ""),
+    ],
+)
+def test_peer_address(peer: str, forwarded: str | None, expected: str) -> None:
+    """What a proxy on a private address appended to X-Forwarded-For counts, and nobody else's word."""
+    headers = {} if forwarded is None else {"x-forwarded-for": forwarded}
+    assert peer_address(Request("POST", "/", "", headers, b"", peer, "req-1")) == expected
 
 
 class TestDraining:

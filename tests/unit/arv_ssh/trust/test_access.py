@@ -214,3 +214,16 @@ def test_mark_of_a_record_without_properties() -> None:
     """A container of stock Arvados, which has no such attribute, is sent none."""
     now = datetime(2030, 1, 31, tzinfo=UTC)
     assert access.mark({"uuid": CONTAINER}, "user", "req-1", now) == {"interactive_session_started": True}
+
+
+@pytest.mark.parametrize("user", [{"uuid": "u"}, {"uuid": "u", "is_active": True, "is_admin": False}])
+def test_active_user(user: dict[str, Any]) -> None:
+    """Whoever is active may go on to the other checks; an API that knows no inactive users says nothing of it."""
+    access.check_active(user)
+
+
+@pytest.mark.parametrize("said", [False, None, "true", 0])
+def test_inactive_user(said: Any) -> None:
+    """A deactivated user is refused, an administrator too; whatever is not a plain yes is a no."""
+    with pytest.raises(Forbidden, match="user u is not active"):
+        access.check_active({"uuid": "u", "is_active": said, "is_admin": True})

@@ -14,7 +14,7 @@ import uvloop
 from arv_ssh.net.relay import Relay
 from arv_ssh.net.tls import client_context
 from arv_ssh.net.tls_transport import TlsLayer
-from arv_ssh.yamux import core, transport
+from arv_ssh.yamux import core, stream, transport
 from arv_ssh.yamux.frames import Flag, GoAway, Header, Type
 from arv_ssh.yamux.transport import YamuxSession
 from crunch_sshd.gateway import certificate
@@ -138,8 +138,8 @@ def test_slow_reader() -> None:
             a.transport.write(payload)
             written += len(payload)
             await asyncio.sleep(0)
-        assert written <= core.WINDOW + transport.HIGH_WATER + len(payload)
-        assert a.transport.get_write_buffer_size() > transport.HIGH_WATER
+        assert written <= core.WINDOW + stream.HIGH_WATER + len(payload)
+        assert a.transport.get_write_buffer_size() > stream.HIGH_WATER
         c.transport.write(b"past it")
         assert await d.until(7) == b"past it" and b.received == b""
         a.transport.write_eof()
@@ -161,7 +161,7 @@ def test_a_connection_that_is_full() -> None:
         sent = len(wire.written)
         while peer.resumed.is_set():
             peer.transport.write(bytes(64 * 1024))
-        assert len(wire.written) == sent and peer.transport.get_write_buffer_size() > transport.HIGH_WATER
+        assert len(wire.written) == sent and peer.transport.get_write_buffer_size() > stream.HIGH_WATER
         session.resume_writing()
         assert len(wire.written) >= sent + core.INITIAL_WINDOW
         session.connection_lost(None)

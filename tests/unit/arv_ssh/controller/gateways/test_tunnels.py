@@ -20,11 +20,11 @@ from arv_ssh.controller.gateways.dial import GatewayConnection, Target
 from arv_ssh.controller.gateways.tunnels import PATH, STREAM_PATH, Tunnels
 from arv_ssh.controller.peers.peers import Peers
 from arv_ssh.errors import BadGateway, HttpError, Unavailable
-from arv_ssh.net import upgrade
+from arv_ssh.net.http_client import address_of
 from arv_ssh.net.http_server import HttpConnection, Request, Response, Upgrade
 from arv_ssh.net.tls import client_context
 from arv_ssh.net.tls_transport import TlsLayer
-from arv_ssh.net.upgraded import Upgraded, open_upgraded, place_of
+from arv_ssh.net.upgraded import Upgraded, UpgradeRequest, open_upgraded
 from arv_ssh.trust import credentials, host_key
 from arv_ssh.trust.session_claim import SessionClaim
 from crunch_sshd.gateway import certificate, tunnel
@@ -84,8 +84,8 @@ class Host:
     async def ask(self, uuid: str = UUID, secret: str = SECRET, name: str = "containers") -> Upgraded:
         """Ask for a tunnel as crunch-run does."""
         path = f"/arvados/v1/{name}/{uuid}/gateway_tunnel"
-        request = upgrade.request("POST", path, "host", [], {"auth_secret": secret}, protocol="tunnel")
-        return await open_upgraded(place_of(self.url, TRUSTING), request, "tunnel", answer_timeout=DEADLINE)
+        request = UpgradeRequest(path, "host", [], {"auth_secret": secret}, "tunnel")
+        return await open_upgraded(address_of(self.url, TRUSTING), request, answer_timeout=DEADLINE)
 
     async def connect(self, address: str = f"tunnel {OWN}/") -> GatewayConnection:
         session = SessionClaim(UUID, int(time.time()) + 60, "", "req-1", "zzzzz-tpzed-xurymjxw79nv3jz")

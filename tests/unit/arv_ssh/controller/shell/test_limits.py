@@ -40,9 +40,9 @@ def made(tmp_path: Path) -> Iterator[list[SessionLimits]]:
 
 @pytest.mark.parametrize(
     ("limits", "sentence"),
-    [(Limits(per_user=2), r"you have 2 sessions open here, .*SessionsPerUser: 2"),
-     (Limits(per_container=2), rf"container {CONTAINER} has 2 sessions open, .*SessionsPerContainer: 2"),
-     (Limits(per_controller=2), r"this controller has 2 sessions open, .*SessionsPerController: 2")],
+    [(Limits(per_user=2), r"you have 2 connections open here, .*ConnectionsPerUser: 2"),
+     (Limits(per_container=2), rf"container {CONTAINER} has 2 connections open, .*ConnectionsPerContainer: 2"),
+     (Limits(per_controller=2), r"this controller has 2 connections open, .*ConnectionsPerController: 2")],
 )  # fmt: skip
 def test_which_limit(tmp_path: Path, made: list[SessionLimits], limits: Limits, sentence: str) -> None:
     """A session over a limit is 429 with the limit's name and number; over two processes, too."""
@@ -60,7 +60,7 @@ def test_limits_count_what_they_are_of(tmp_path: Path, made: list[SessionLimits]
     made.append(SessionLimits(Limits(per_user=1, per_container=1), tmp_path))
     take(made[0])
     take(made[0], OTHER_USER, OTHER_CONTAINER)
-    with pytest.raises(TooManySessions, match="SessionsPerContainer"):
+    with pytest.raises(TooManySessions, match="ConnectionsPerContainer"):
         take(made[0], "zzzzz-tpzed-111111111111111")
 
 

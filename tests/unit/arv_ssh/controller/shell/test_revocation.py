@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -80,16 +81,20 @@ class Scene:
 
         monkeypatch.setattr(endings, "end", end)
 
+    def watch(self) -> Revocation:
+        client = ApiClient("https://api.invalid", "", adapter=InProcessAdapter(self.api.handle))
+        return Revocation(replace(CONFIG, shell_access=self.policy), client, self.sessions)
+
     def look(self, *live: LiveConnection, early: bytes = b"SSH-2.0-client\r\n") -> list[tuple[str, str]]:
         """Open the sessions, look once, and return what was ended."""
 
         async def scenario() -> None:
             for one in live or (session(),):
                 self.sessions.run(one, (Wire(), early), (Wire(), b""))
-            client = ApiClient("https://api.invalid", "", adapter=InProcessAdapter(self.api.handle))
-            watch = Revocation(replace(CONFIG, shell_access=self.policy), client, self.sessions)
+            watch = self.watch()
             await watch.look()
-            await asyncio.gather(*watch._tasks)
+            while watch._tasks:
+                await asyncio.gather(*watch._tasks)
             watch.close()
 
         asyncio.run(asyncio.wait_for(scenario(), DEADLINE))
@@ -117,7 +122,7 @@ def test_a_token_that_is_valid_no_more(scene: Scene, path: str) -> None:
 
 def test_how_long_a_lost_right_lasts_at_most() -> None:
     """The pause between two looks and the patience of an ending leave a session no more than the 30 s promised."""
-    assert revocation.PERIOD + endings.GATEWAY_PATIENCE + 2 * endings.CLIENT_PATIENCE <= 30
+    assert revocation.PERIOD + revocation.STRAGGLER + endings.GATEWAY_PATIENCE + 2 * endings.CLIENT_PATIENCE <= 30
 
 
 def test_a_token_that_was_limited(scene: Scene) -> None:
@@ -178,6 +183,65 @@ def test_an_administrator_no_more(scene: Scene) -> None:
     assert scene.look() == []
     scene.api.user["is_admin"] = False
     assert [reason for reason, _ in scene.look()] == [REVOKED, REVOKED]
+
+
+@pytest.mark.parametrize("admin", [False, True])
+def test_a_user_who_was_deactivated(scene: Scene, admin: bool) -> None:
+    """A deactivated user's sessions end, though the API still answers and an administrator is still called one."""
+    scene.api.user |= {"is_active": False, "is_admin": admin}
+    assert scene.look() == [(REVOKED, f"user {USER} is not active; ask an administrator")]
+
+
+def test_a_token_that_became_another_users(scene: Scene) -> None:
+    """A session is its own user's; what another one may do gives no right to it."""
+    scene.policy = ShellAccess("default-on", admin=True, user=True)
+    scene.api.user = {"uuid": "zzzzz-tpzed-000000000000000", "is_admin": True}
+    assert scene.look() == [(REVOKED, "your token is now that of another user (zzzzz-tpzed-000000000000000)")]
+
+
+def test_an_api_that_hangs_for_one_token(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token whose answer does not come holds up no other session's end, and is not asked again meanwhile."""
+    monkeypatch.setattr(revocation, "STRAGGLER", 0.01)
+    hang, asked = threading.Event(), threading.Semaphore(0)
+    view = Revocation._view
+
+    def slow(self: Revocation, token: str, uuids: set[str]) -> revocation.View:
+        if token == "other":  # noqa: S105
+            asked.release()
+            hang.wait(DEADLINE)
+        return view(self, TOKEN, uuids)
+
+    monkeypatch.setattr(Revocation, "_view", slow)
+
+    async def scenario() -> None:
+        for one in (session(token="other"), session()):  # noqa: S106
+            scene.sessions.run(one, (Wire(), b"SSH-2.0-client\r\n"), (Wire(), b""))
+        watch = scene.watch()
+        await watch.look()
+        scene.api.containers = []
+        while not scene.ended:  # it is late itself on a slow machine
+            await watch.look()
+        assert len(scene.ended) == 1, "the other session's right is not known yet"
+        hang.set()
+        await asyncio.gather(*watch._tasks)
+        assert len(scene.ended) == 2
+        watch.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), DEADLINE))
+    assert asked.acquire(blocking=False) and not asked.acquire(blocking=False)
+
+
+def test_an_api_that_hangs_for_good(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A question that never ends is one without an answer: the session's time runs out."""
+    monkeypatch.setattr(revocation, "HUNG", 0.01)
+    hang = threading.Event()
+    monkeypatch.setattr(Revocation, "_view", lambda self, token, uuids: hang.wait(DEADLINE))
+    long_ago = session(checked=time.monotonic() - revocation.API_GRACE - 1)
+    try:
+        (reason, sentence), = scene.look(long_ago)
+    finally:
+        hang.set()
+    assert reason == REVOKED and "has not answered" in sentence
 
 
 def test_disabled(scene: Scene) -> None:

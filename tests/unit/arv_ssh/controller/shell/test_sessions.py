@@ -1,4 +1,4 @@
-"""The registry of sessions: who is told what, why a session ended, and whose address a request came from."""
+"""The registry of sessions: who is told what, and why a session ended."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import logging
 
 import pytest
 
-from arv_ssh.controller.shell.sessions import KILLED, STOPPING, Attempt, Observer, Sessions, peer_address
+from arv_ssh.controller.shell.sessions import KILLED, STOPPING, Attempt, Observer, Sessions
 from arv_ssh.errors import Forbidden, HttpError
-from arv_ssh.net.http_server import Request
 from tests.unit.arv_ssh.controller.sessions import CONTAINER, TOKEN, Transcript, session
 from tests.unit.arv_ssh.streams import Wire
 
@@ -107,22 +106,3 @@ def test_no_token_is_shown(caplog: pytest.LogCaptureFixture) -> None:
     assert "session closed" in caplog.text
     for text in (repr(live), caplog.text, *(str(record.__dict__) for record in caplog.records)):
         assert TOKEN not in text and "secretsecret" not in text
-
-
-@pytest.mark.parametrize(
-    ("peer", "forwarded", "expected"),
-    [
-        ("8.8.8.8", None, "8.8.8.8"),
-        ("8.8.8.8", "8.8.4.4", "8.8.8.8"),
-        ("127.0.0.1", "8.8.4.4", "8.8.4.4"),
-        ("10.1.2.3", "1.2.3.4, 8.8.4.4", "8.8.4.4"),
-        ("::1", "2001:4860:4860::8844", "2001:4860:4860::8844"),
-        ("127.0.0.1", "unknown", "127.0.0.1"),
-        ("127.0.0.1", "", "127.0.0.1"),
-        ("", "8.8.4.4", ""),
-    ],
-)
-def test_peer_address(peer: str, forwarded: str | None, expected: str) -> None:
-    """What a proxy on a private address appended to X-Forwarded-For counts, and nobody else's word."""
-    headers = {} if forwarded is None else {"x-forwarded-for": forwarded}
-    assert peer_address(Request("POST", "/", "", headers, b"", peer, "req-1")) == expected
