@@ -442,10 +442,11 @@ def environment(**values: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("arguments", "env", "sentence"),
     [
-        ([], environment(), "ssh-proxy needs one HOST, not 0; usage: "),
-        ([UUID, UUID], environment(), "ssh-proxy needs one HOST, not 2; usage: "),
-        (["--nope", UUID], environment(), "unknown option --nope; usage: "),
-        ([UUID, "--user"], environment(), "the option --user needs a value; usage: "),
+        ([], environment(), "ssh-proxy needs one HOST, not 0; see arvados-client ssh-proxy --help"),
+        ([UUID, UUID], environment(), "ssh-proxy needs one HOST, not 2; see arvados-client ssh-proxy --help"),
+        (["--nope", UUID], environment(), "unknown option --nope; see arvados-client ssh-proxy --help"),
+        ([UUID, "--user"], environment(), "the option --user needs a value; see arvados-client ssh-proxy --help"),
+        (["--wait=1", UUID], environment(), "the option --wait takes no value; see arvados-client ssh-proxy --help"),
         (["example.org"], environment(), "'example.org' is not a container UUID"),
         (["zzzzz-tpzed-xurymjxw79nv3jz"], environment(), "is not a container or container request"),
         ([UUID], {}, "ARVADOS_API_HOST is not set"),
