@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from arv_ssh.client import controller, settings
+from arv_ssh.client.targets import resolve
 from arv_ssh.errors import ArvSshError
 from proxycommand import known_hosts, ssh_config
 from proxycommand.shell import ssh_command
@@ -42,7 +43,7 @@ Show = Callable[[str, float, str], None]
 def run(options: argparse.Namespace) -> int:
     """Measure, and print the results on stdout; the progress goes to stderr."""
     site = settings.load(options.settings, target=options.uuid)
-    container = controller.Controller(site).resolve(options.uuid)
+    container = resolve(controller.Controller(site), options.uuid)
     directory = options.known_hosts_dir or known_hosts.default_dir()
     block = ssh_config.block(options.settings, directory)
     user = options.user or controller.DEFAULT_LOGIN

@@ -15,6 +15,7 @@ from arv_ssh.client import settings
 from arv_ssh.client.controller import DEFAULT_LOGIN, AcceptedUpgrade, Controller, unvouched
 from arv_ssh.client.messages import tell
 from arv_ssh.client.relay import PollRelay
+from arv_ssh.client.targets import resolve
 from arv_ssh.errors import UsageError
 from proxycommand import arguments, known_hosts
 
@@ -77,7 +78,7 @@ def open_session(
         from arv_ssh.client.waiting import Wait
 
         return Wait(controller, target).open_session(user, detach_keys)
-    container = controller.resolve(target)
+    container = resolve(controller, target)
     return container, controller.open_session(container, user, detach_keys)
 
 
