@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sqlalchemy import JSON, Boolean, Column, ColumnElement, Float, Integer, ScalarResult, and_, func, or_, select
+from sqlalchemy import JSON, Boolean, Column, ColumnElement, Float, Integer, Select, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from arv_ssh.embedded import records
@@ -58,8 +58,7 @@ def answer(
     limit = min(_natural(fields, "limit", DEFAULT_LIMIT), MAX_LIMIT)
     offset = _natural(fields, "offset", 0)
     statement = select(model).where(chosen).order_by(*order(model, fields.get("order")))
-    found = session.scalars(statement.limit(limit).offset(offset).execution_options(yield_per=FETCHED))
-    items = _page(session, found, shown) if limit else []
+    items = _page(session, statement.limit(limit).offset(offset), shown) if limit else []
     listing: dict[str, Any] = {
         "kind": f"{KINDS[model.UUID_TYPE]}List", "etag": "", "self_link": "", "offset": offset, "limit": limit,
         "items": items,
@@ -71,17 +70,17 @@ def answer(
     return listing
 
 
-def _page(session: Session, found: ScalarResult[Record], shown: frozenset[str] | None) -> list[dict[str, Any]]:
+def _page(session: Session, statement: Select[Any], shown: frozenset[str] | None) -> list[dict[str, Any]]:
     """Return the records as clients see them, as many as fit in :data:`MAX_SIZE`, and at least one."""
     items: list[dict[str, Any]] = []
     size = 0
-    for record in found:
-        items.append(records.render(record, shown))
-        session.expunge(record)  # or the session would keep what is not shown
-        size += len(json.dumps(items[-1]))
-        if size > MAX_SIZE:
-            break
-    found.close()
+    with session.scalars(statement.execution_options(yield_per=FETCHED)) as found:
+        for record in found:
+            items.append(records.render(record, shown))
+            session.expunge(record)  # or the session would keep what is not shown
+            size += len(json.dumps(items[-1]))
+            if size > MAX_SIZE:
+                break
     return items
 
 

@@ -248,7 +248,7 @@ def group(number: int) -> str:
 
 def test_a_colleague_who_shares_very_much(cluster: Cluster, database: str) -> None:
     """A user who is given more projects than a statement takes parameters can still list what is in the last one."""
-    count = 33_000
+    count = 33_000  # above SQLite's 32,766; twice in a statement, above PostgreSQL's 65,535
     own_groups(database, [ACTIVE, *[group(0)] * count])
     link = {"link_class": "permission", "name": "can_read", "tail_uuid": SPECTATOR, "head_uuid": group(0)}
     cluster.active.create("links", link)
