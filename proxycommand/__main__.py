@@ -9,26 +9,20 @@ import io
 import os
 import sys
 
+from arv_ssh import __version__
 from arv_ssh.client.messages import tell
 from arv_ssh.errors import ArvSshError, UsageError
 
-USAGE = """usage: arvados-client COMMAND [OPTIONS]
-
-  shell [U@]UUID [COMMAND...]  open a shell in a running container, or run a command there
-  ls [--json]                  list running and waiting containers, and whether you can enter them
-  ssh-config [--install]       print (or install) the ssh_config block that makes `ssh UUID`, scp and rsync work
-  forward UUID LOCAL:REMOTE... forward local ports to a running container, until Ctrl-C
-  doctor [UUID]                check the connection step by step, and say what to do about the first failure
-  speedtest UUID               measure the connection to a container: connect, echo, MB/s in each direction
-  completion bash|zsh          print the completions of that shell
-  ssh-proxy HOST               the ProxyCommand, which ssh runs itself
-  --version                    print the version
-
-examples:
-  arvados-client ssh-config --install       once; from then on ssh UUID, scp, sftp and rsync work
-  arvados-client shell zzzzz-dz642-abcdeabcdeabcde
-  arvados-client COMMAND --help             the options of a command, and examples
-"""
+COMMANDS = {
+    "shell": "proxycommand.shell",
+    "ls": "proxycommand.ls",
+    "ssh-config": "proxycommand.ssh_config",
+    "forward": "proxycommand.forward",
+    "doctor": "proxycommand.doctor",
+    "speedtest": "proxycommand.speedtest",
+    "completion": "proxycommand.completion",
+}
+"""The module of each command: its ``run`` takes what :mod:`proxycommand.command_line` has read. ssh-proxy is apart."""
 FAILED = 255
 """What ssh itself ends with when it could not get in; every failure of ours is one of those."""
 
@@ -78,60 +72,33 @@ def _give_up_stdout() -> None:
 
 
 def _dispatch(argv: list[str]) -> int:
-    command, rest = (argv[0], argv[1:]) if argv else ("--help", [])
-    if rest[:1] in (["--help"], ["-h"]) and _show_help(command):
-        return 0
+    command, rest = (argv[0], argv[1:]) if argv else ("help", [])
     if command == "ssh-proxy":
-        from proxycommand.ssh_proxy import run
+        from proxycommand import ssh_proxy
 
-        return run(rest)
-    if command == "shell":
-        from proxycommand.shell import run
+        return ssh_proxy.run(rest)
+    if command not in COMMANDS:
+        return _show(command)
+    import importlib
 
-        return run(rest)
-    if command == "ssh-config":
-        from proxycommand.ssh_config import run
+    from proxycommand import command_line
 
-        return run(rest)
-    if command == "doctor":
-        from proxycommand.doctor import run
-
-        return run(rest)
-    if command == "speedtest":
-        from proxycommand.speedtest import run
-
-        return run(rest)
-    if command == "forward":
-        from proxycommand.forward import run
-
-        return run(rest)
-    if command == "completion":
-        from proxycommand.completion import run
-
-        return run(rest)
-    if command == "ls":
-        from proxycommand.ls import run
-
-        return run(rest)
-    if command in ("--version", "version"):
-        from arv_ssh import __version__
-
-        print(f"arvados-client {__version__}")
-        return 0
-    if command in ("--help", "-h", "help"):
-        print(USAGE, end="")
-        return 0
-    raise UsageError(f"unknown command {command!r}; see arvados-client --help")
+    try:
+        options = command_line.command_parsers()[command].read(rest)
+    except SystemExit:
+        return 0  # after --help; a mistake is a UsageError
+    return int(importlib.import_module(COMMANDS[command]).run(options))
 
 
-def _show_help(command: str) -> bool:
-    """Print the help of ``command``; say whether there is such a command."""
-    from proxycommand.command_line import command_parsers
+def _show(word: str) -> int:
+    """Print the version or the help of the whole program."""
+    if word not in ("--version", "version", "--help", "-h", "help"):
+        raise UsageError(f"unknown {'option' if word[:1] == '-' else 'command'} {word!r}; see arvados-client --help")
+    from proxycommand import command_line
 
-    found = command_parsers().get(command)
-    if found:
-        print(found.format_help(), end="")
-    return found is not None
+    described = command_line.parser()
+    print(described.format_help() if "h" in word else f"{described.prog} {__version__}\n", end="")
+    return 0
 
 
 if __name__ == "__main__":

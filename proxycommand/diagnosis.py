@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from arv_ssh.client import http_proxy, settings
 from arv_ssh.client.controller import DEFAULT_LOGIN, AcceptedUpgrade, Controller
+from arv_ssh.client.targets import resolve
 from arv_ssh.client.transport import dial
 from arv_ssh.errors import ArvSshError, ConfigError, ContainerEnded, HttpError, Unavailable
 from arv_ssh.net.upgrade import quote
@@ -110,7 +111,7 @@ class Diagnosis:
         return "TLS" if isinstance(error, ConfigError) and self._ahead[0] == "TCP" else self._ahead[0]
 
     def _enter(self, controller: Controller) -> None:
-        container = controller.resolve(self._target)
+        container = resolve(controller, self._target)
         self._pass("record", _running(controller, container))
         session = self._open(controller, container)
         # Late, for paramiko takes 200 ms to import, and whoever has no session does not need it.

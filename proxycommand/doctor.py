@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
 
 from arv_ssh.client.messages import printable
-from arv_ssh.errors import UsageError
-from proxycommand import arguments
 from proxycommand.diagnosis import ADVICE, Diagnosis, Step
 
-USAGE = "usage: arvados-client doctor [--json] [--user NAME] [--settings FILE] [UUID]"
-_VALUED = ("--user", "--settings")
 _FAILED = 255
 _GREEN, _RED, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[0m"
 
 
-def run(argv: list[str]) -> int:
+def run(options: argparse.Namespace) -> int:
     """Walk the way to UUID, or without one as far as the token; 0 when each step passed, else 255."""
-    given = arguments.read(argv, _VALUED, ("--json", "--help"), usage=USAGE)
-    if "--help" in given.flags:
-        print(USAGE)
-        return 0
-    if len(given.words) > 1:
-        raise UsageError(f"doctor takes one UUID, not {len(given.words)}; {USAGE}")
-    target = given.words[0] if given.words else ""
-    steps: list[Step] = []
-    report = steps.append if "--json" in given.flags else _show
-    diagnosis = Diagnosis(
-        target, report, user=given.values["--user"], settings_file=given.values["--settings"]
-    )
-    ok = diagnosis.run()
-    if "--json" in given.flags:
+    target, steps = options.uuid, list[Step]()
+    report = steps.append if options.json else _show
+    ok = Diagnosis(target, report, user=options.user, settings_file=options.settings).run()
+    if options.json:
         print(json.dumps({"target": target or None, "ok": ok, "steps": [step.as_json() for step in steps]}, indent=2))
     elif ok:
         print(f"\nEverything works: ssh {target} gets you in." if target else "\nEverything works, up to the token.")

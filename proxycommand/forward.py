@@ -5,38 +5,29 @@ Owns the command line and the end; the forwarding is :mod:`arv_ssh.client.forwar
 
 from __future__ import annotations
 
+import argparse
 import logging
 import re
 import signal
 
 from arv_ssh.errors import UsageError
-from proxycommand import arguments
 
-USAGE = "usage: arvados-client forward [--user NAME] [--settings FILE] UUID LOCAL:REMOTE..."
-_VALUED = ("--user", "--settings")
 _PAIR = re.compile(r"([0-9]{1,5}):(.+)")
 
 
-def run(argv: list[str]) -> int:
+def run(options: argparse.Namespace) -> int:
     """Listen, print where, and wait for Ctrl-C, SIGTERM or the session's end."""
-    given = arguments.read(argv, _VALUED, ("--help",), usage=USAGE)
-    if given.flags:
-        print(USAGE)
-        return 0
-    if len(given.words) < 2:
-        raise UsageError(f"forward needs a container's UUID and where to forward to, such as 8888:8888; {USAGE}")
-    target, *texts = given.words
-    # Late, for paramiko takes 200 ms to import, and a wrong command line should not.
+    texts = [_split(pair) for pair in options.pairs]
+    # Late: paramiko takes 200 ms to import, and a wrong command line should not.
     from arv_ssh.client.forward import LocalForwarding, parse_remote
 
-    pairs = [(local, parse_remote(remote)) for local, remote in map(_split, texts)]
+    pairs = [(local, parse_remote(remote)) for local, remote in texts]
     _say_what_fails()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        user, settings_file = given.values["--user"], given.values["--settings"]
-        with LocalForwarding(target, pairs, user=user, settings_file=settings_file) as ways:
+        with LocalForwarding(options.uuid, pairs, user=options.user, settings_file=options.settings) as ways:
             for port, (_, (host, remote_port)) in zip(ways.ports, pairs, strict=True):
-                print(f"127.0.0.1:{port} forwards to {host}:{remote_port} of {target}", flush=True)
+                print(f"127.0.0.1:{port} forwards to {host}:{remote_port} of {options.uuid}", flush=True)
             ways.wait()
     except KeyboardInterrupt:
         pass  # the way this command is meant to end

@@ -6,6 +6,7 @@ decides, which is asked for each: a client cannot see all requests of a containe
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -27,11 +28,8 @@ from arv_ssh.errors import (
     MethodNotAllowed,
     NotFound,
     Unavailable,
-    UsageError,
 )
-from proxycommand import arguments, host_names
-
-USAGE = "usage: arvados-client ls [--json | --uuids] [--cluster ID] [--settings FILE]"
+from proxycommand import host_names
 
 ASKED_AT_ONCE = 8
 """Questions to the controller that are under way together; each is a connection of its own."""
@@ -43,20 +41,13 @@ _REQUEST = ["uuid", "name", "container_uuid", "created_at"]
 Row = dict[str, Any]
 
 
-def run(argv: list[str]) -> int:
+def run(options: argparse.Namespace) -> int:
     """Print a line for each container, or JSON, or the UUIDs of those that can be entered."""
-    given = arguments.read(argv, ("--cluster", "--settings"), ("--json", "--uuids", "--help"), usage=USAGE)
-    if "--help" in given.flags:
-        print(USAGE)
-        return 0
-    if given.words or len(given.flags) > 1:
-        raise UsageError(f"ls does not take {' '.join(given.words) or '--json together with --uuids'}; {USAGE}")
-    cluster = given.values["--cluster"]
-    controller = Controller(load(given.values["--settings"], cluster=cluster))
+    controller = Controller(load(options.settings, cluster=options.cluster))
     listed = rows(controller)
-    if "--json" in given.flags:
+    if options.json:
         print(json.dumps(listed, indent=2))
-    elif "--uuids" in given.flags:
+    elif options.uuids:
         print("".join(f"{row['uuid']}\n" for row in listed if row["shell"] == "allowed"), end="")
     elif listed:
         _print_table(listed)

@@ -6,47 +6,37 @@ Tries the tunnel first, in this process: what is wrong is then one line, not ssh
 
 from __future__ import annotations
 
+import argparse
 import os
 from typing import NoReturn
 
 from arv_ssh.client import controller, settings
 from arv_ssh.errors import ArvSshError, UsageError
-from proxycommand import arguments, known_hosts, ssh_config
+from proxycommand import known_hosts, ssh_config
 from proxycommand.ssh_proxy import open_session
 
-USAGE = (
-    "usage: arvados-client shell [--wait] [--user NAME] [--detach-keys KEYS] [--settings FILE] [--known-hosts-dir DIR]"
-    " [NAME@]UUID [SSH-OPTION...] [COMMAND...]"
-)
-_VALUED = ("--user", "--detach-keys", "--settings", "--known-hosts-dir")
 _WITH_VALUE = frozenset("BbcDEeFIiJLlmOopQRSWw")
 """Options of ssh(1) that take a value."""
 
 
-def run(argv: list[str]) -> int:
-    """Check the way to the container, then replace this process by ssh. Returns only when asked for help."""
-    given = arguments.read(argv, _VALUED, ("--wait", "--help"), usage=USAGE, stop_at_word=True)
-    if "--help" in given.flags:
-        print(USAGE)
-        return 0
-    if not given.words:
-        raise UsageError(f"shell needs a container's UUID; {USAGE}")
-    login, at, target = given.words[0].rpartition("@")
-    user = given.values["--user"] or login or controller.DEFAULT_LOGIN
-    if at and given.values["--user"] not in ("", login):
-        raise UsageError(f"--user {given.values['--user']} and {login}@ name two login names; give one")
-    ssh_options, command = split(given.words[1:])
-    site = settings.load(given.values["--settings"], target=target)
+def run(options: argparse.Namespace) -> NoReturn:
+    """Check the way to the container, then replace this process by ssh."""
+    login, at, target = options.target.rpartition("@")
+    user = options.user or login or controller.DEFAULT_LOGIN
+    if at and options.user not in ("", login):
+        raise UsageError(f"--user {options.user} and {login}@ name two login names; give one")
+    ssh_options, command = split(options.words)
+    site = settings.load(options.settings, target=target)
     container, session = open_session(
-        controller.Controller(site), target, user, given.values["--detach-keys"], wait="--wait" in given.flags
+        controller.Controller(site), target, user, options.detach_keys, wait=options.wait
     )
     session.connection.close()
     if not session.host_key and not any("stricthostkeychecking" in option.lower() for option in ssh_options):
         raise ArvSshError(controller.unvouched(container))
-    directory = given.values["--known-hosts-dir"] or known_hosts.default_dir()
+    directory = options.known_hosts_dir or known_hosts.default_dir()
     if session.host_key:  # ssh-proxy does it again; but what is in its way would be buried by ssh's own words
         known_hosts.record(directory, container, session.host_key)
-    block = ssh_config.block(given.values["--settings"], directory, given.values["--detach-keys"], host=container)
+    block = ssh_config.block(options.settings, directory, options.detach_keys, host=container)
     _become(ssh_command(block, container, user, ssh_options, command))
 
 

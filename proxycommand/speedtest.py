@@ -6,6 +6,7 @@ missing, the shell itself sends and swallows, and the result says so.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -17,16 +18,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from arv_ssh.client import controller, settings
-from arv_ssh.errors import ArvSshError, UsageError
-from proxycommand import arguments, known_hosts, ssh_config
+from arv_ssh.client.targets import resolve
+from arv_ssh.errors import ArvSshError
+from proxycommand import known_hosts, ssh_config
 from proxycommand.shell import ssh_command
 
-USAGE = (
-    "usage: arvados-client speedtest [--json] [--seconds N] [--keystrokes N] [--user NAME] [--settings FILE]"
-    " [--known-hosts-dir DIR] UUID"
-)
-_VALUED = ("--seconds", "--keystrokes", "--user", "--settings", "--known-hosts-dir")
-_SECONDS, _KEYSTROKES, _CONNECTS = 3.0, 100, 3
+_CONNECTS = 3
 _SIZE = 256 * 1024
 _ANSWER_TIMEOUT = 60.0
 """Seconds that ssh may take beyond what a measurement is meant to; then the way is broken."""
@@ -43,48 +40,29 @@ Show = Callable[[str, float, str], None]
 """Told of what is measured, how far it is (0 to 1), and what is known by then."""
 
 
-def run(argv: list[str]) -> int:
+def run(options: argparse.Namespace) -> int:
     """Measure, and print the results on stdout; the progress goes to stderr."""
-    given = arguments.read(argv, _VALUED, ("--json", "--help"), usage=USAGE)
-    if "--help" in given.flags:
-        print(USAGE)
-        return 0
-    if len(given.words) != 1:
-        raise UsageError(f"speedtest needs one UUID, not {len(given.words)}; {USAGE}")
-    seconds = _positive(given.values, "--seconds", _SECONDS)
-    keystrokes = round(_positive(given.values, "--keystrokes", _KEYSTROKES))
-    site = settings.load(given.values["--settings"], target=given.words[0])
-    container = controller.Controller(site).resolve(given.words[0])
-    directory = given.values["--known-hosts-dir"] or known_hosts.default_dir()
-    block = ssh_config.block(given.values["--settings"], directory)
-    user = given.values["--user"] or controller.DEFAULT_LOGIN
+    site = settings.load(options.settings, target=options.uuid)
+    container = resolve(controller.Controller(site), options.uuid)
+    directory = options.known_hosts_dir or known_hosts.default_dir()
+    block = ssh_config.block(options.settings, directory)
+    user = options.user or controller.DEFAULT_LOGIN
     # A connection that is shared with others is not what is to be measured.
     alone = ["-o", "ControlMaster=no", "-o", "ControlPath=none"]
     progress = Progress()
-    test = SpeedTest(lambda options, command: ssh_command(block, container, user, alone + options, [command]))
+    test = SpeedTest(lambda more, command: ssh_command(block, container, user, alone + more, [command]))
     try:
         result = {
             "container": container,
             **test.connect(progress.show),
-            **test.echo(keystrokes, progress.show),
-            **test.down(seconds, progress.show),
-            **test.up(seconds, progress.show),
+            **test.echo(options.keystrokes, progress.show),
+            **test.down(options.seconds, progress.show),
+            **test.up(options.seconds, progress.show),
         }
     finally:
         progress.done()  # so that what went wrong begins a line of its own
-    print(json.dumps(result, indent=2) if "--json" in given.flags else _table(result))
+    print(json.dumps(result, indent=2) if options.json else _table(result))
     return 0
-
-
-def _positive(values: dict[str, str], name: str, default: float) -> float:
-    text = values[name] or str(default)
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number <= 10_000:
-        raise UsageError(f"{name} is {text!r}; give a number above 0, such as {default:g}")
-    return number
 
 
 class SpeedTest:

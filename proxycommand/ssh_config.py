@@ -6,6 +6,7 @@ quotes and % expansion.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shlex
@@ -16,17 +17,9 @@ import config_templates
 from arv_ssh.client.controller import Controller
 from arv_ssh.client.messages import tell
 from arv_ssh.errors import ArvSshError, UsageError
-from proxycommand import arguments, host_names, known_hosts
+from proxycommand import host_names, known_hosts
 
-USAGE = (
-    "usage: arvados-client ssh-config [--cluster ID] [--settings FILE] [--known-hosts-dir DIR] [--no-control-master]"
-    " [--wait] [--output-dir DIR | --install [--dry-run] | --uninstall [--dry-run]]"
-)
 _COMMAND = "arvados-client"
-_VALUED = ("--cluster", "--settings", "--known-hosts-dir", "--output-dir")
-_INSTALLING = ("--install", "--uninstall", "--dry-run")
-_FLAGS = ("--help", "--no-control-master", "--wait", *_INSTALLING)
-_CLUSTER_ID = re.compile(r"[0-9a-z]{5}")
 
 NEEDED_OPENSSH = "8.4"
 """The first one to know %h in UserKnownHostsFile; an older one looks for a file of that very name."""
@@ -36,55 +29,46 @@ LONGEST_CONTROL_DIRECTORY = 103 - len("/") - 40 - len(".0123456789abcdef")
 the socket, a suffix of 17. Linux takes 4 more."""
 
 
-def run(argv: list[str]) -> int:
+def run(options: argparse.Namespace) -> int:
     """Print the block, or write it to ``ssh_config`` in the directory of --output-dir, or install it in ~/.ssh."""
-    given = arguments.read(argv, _VALUED, _FLAGS, usage=USAGE)
-    if "--help" in given.flags:
-        print(USAGE)
-        return 0
-    if given.words:
-        raise UsageError(f"ssh-config does not take {given.words[0]!r}; {USAGE}")
-    output, cluster = given.values["--output-dir"], given.values["--cluster"]
-    installing = given.flags & set(_INSTALLING)
-    _check_together(installing, output)
-    if cluster and not _CLUSTER_ID.fullmatch(cluster):
-        raise UsageError(f"{cluster!r} is not a cluster id: give the first five characters of the cluster's UUIDs")
-    directory = given.values["--known-hosts-dir"] or (
-        os.path.join(output, "known_hosts") if output else known_hosts.cache_dir()
-    )
-    control_dir = "" if "--no-control-master" in given.flags else known_hosts.cache_dir("cm")
-    wait = "--wait" in given.flags
-    text = block(given.values["--settings"], directory, cluster=cluster, control_dir=control_dir, wait=wait)
-    text = _fill("ssh_config_host_names", {"@HOST_NAMES@": _unquoted(host_names.directory(), "*.conf")}) + text
+    installing = options.install or options.uninstall
+    if options.dry_run and not installing:
+        raise UsageError("--dry-run needs --install or --uninstall; see arvados-client ssh-config --help")
+    text = _text(options)
     if installing:
-        _install(installing, cluster, text)
-        if installing == {"--install"}:
-            _complete_names(given.values["--settings"], cluster)
-    elif output:
-        _replace(Path(output, "ssh_config"), text)
+        _install(options, text)
+    elif options.output_dir:
+        _replace(Path(options.output_dir, "ssh_config"), text)
     else:
         sys.stdout.write(text)
     return 0
 
 
-def _check_together(flags: set[str], output: str) -> None:
-    if len(flags - {"--dry-run"}) + bool(output) > 1:
-        raise UsageError(f"give only one of --output-dir, --install and --uninstall; {USAGE}")
-    if flags == {"--dry-run"}:
-        raise UsageError(f"--dry-run needs --install or --uninstall; {USAGE}")
+def _text(options: argparse.Namespace) -> str:
+    output = options.output_dir
+    directory = options.known_hosts_dir or (
+        os.path.join(output, "known_hosts") if output else known_hosts.cache_dir()
+    )
+    control_dir = "" if options.no_control_master else known_hosts.cache_dir("cm")
+    names = _fill("ssh_config_host_names", {"@HOST_NAMES@": _unquoted(host_names.directory(), "*.conf")})
+    return names + block(
+        options.settings, directory, cluster=options.cluster, control_dir=control_dir, wait=options.wait
+    )
 
 
-def _install(flags: set[str], cluster: str, text: str) -> None:
+def _install(options: argparse.Namespace, text: str) -> None:
     from proxycommand.ssh_install import SshDirectory, read_by_ssh
 
-    place, dry_run = SshDirectory(cluster=cluster), "--dry-run" in flags
-    change = place.uninstall(dry_run=dry_run) if "--uninstall" in flags else place.install(text, dry_run=dry_run)
+    place, dry_run = SshDirectory(cluster=options.cluster), options.dry_run
+    change = place.uninstall(dry_run=dry_run) if options.uninstall else place.install(text, dry_run=dry_run)
     if dry_run:
         sys.stdout.write(change)
     else:
         print(f"{place.config} {'changed' if change else 'is already up to date'}", file=sys.stderr)
     if not read_by_ssh(place.directory):
         tell(f"ssh does not read {place.config}: HOME is not this account's home; use ssh -F {place.config}")
+    if options.install and not dry_run:
+        _complete_names(options.settings, options.cluster)
 
 
 def _complete_names(settings_file: str, cluster: str) -> None:

@@ -15,6 +15,7 @@ from arv_ssh.client import settings
 from arv_ssh.client.controller import DEFAULT_LOGIN, AcceptedUpgrade, Controller, unvouched
 from arv_ssh.client.messages import tell
 from arv_ssh.client.relay import PollRelay
+from arv_ssh.client.targets import resolve
 from arv_ssh.errors import UsageError
 from proxycommand import arguments, known_hosts
 
@@ -22,14 +23,10 @@ TYPE_CHECKING = False  # type checkers know the name without its import at run t
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-USAGE = (
-    "usage: arvados-client ssh-proxy [--user NAME] [--settings FILE] [--known-hosts-dir DIR]"
-    " [--control-dir DIR] [--cluster ID] [--needs-openssh X.Y] [--detach-keys KEYS] [--wait]"
-    " [--probe-only] HOST"
-)
 _VALUED = (
     "--user", "--settings", "--known-hosts-dir", "--control-dir", "--cluster", "--needs-openssh", "--detach-keys",
 )  # fmt: skip
+_SEE = "see arvados-client ssh-proxy --help"
 
 
 def run(argv: list[str]) -> int:
@@ -37,12 +34,14 @@ def run(argv: list[str]) -> int:
 
     With --probe-only end as soon as the session is accepted.
     """
-    given = arguments.read(argv, _VALUED, ("--wait", "--probe-only", "--help"), usage=USAGE)
-    if "--help" in given.flags:
-        print(USAGE)
+    given = arguments.read(argv, _VALUED, ("--wait", "--probe-only", "-h", "--help"), see=_SEE)
+    if given.flags & {"-h", "--help"}:
+        from proxycommand.command_line import command_parsers
+
+        command_parsers()["ssh-proxy"].print_help()
         return 0
     if len(given.words) != 1:
-        raise UsageError(f"ssh-proxy needs one HOST, not {len(given.words)}; {USAGE}")
+        raise UsageError(f"ssh-proxy needs one HOST, not {len(given.words)}; {_SEE}")
     host = given.words[0]
     user = given.values["--user"] or DEFAULT_LOGIN
     probe_only = "--probe-only" in given.flags
@@ -79,7 +78,7 @@ def open_session(
         from arv_ssh.client.waiting import Wait
 
         return Wait(controller, target).open_session(user, detach_keys)
-    container = controller.resolve(target)
+    container = resolve(controller, target)
     return container, controller.open_session(container, user, detach_keys)
 
 

@@ -1,6 +1,8 @@
 """What the client asks of the controller: records that lead to a container, and a session in one.
 
-Owns the requests and the sentences for their refusals. Knows nothing of descriptors, files or ssh.
+Owns the requests and the sentences for their refusals. Knows nothing of descriptors, files or ssh, nor which records
+lead to a container (:mod:`arv_ssh.client.targets`). All of the client speaks HTTP through this module, not through
+``requests``: importing that costs ssh-proxy more than the whole connection, and ssh needs neither it nor paramiko.
 """
 
 from __future__ import annotations
@@ -9,8 +11,8 @@ from arv_ssh import __version__, uuids
 from arv_ssh.client import request_id
 from arv_ssh.client.settings import Settings, cluster_file
 from arv_ssh.client.transport import Connection, dial, exchange
-from arv_ssh.errors import BadGateway, GatewayTimeout, HttpError, NotFound, Unavailable, from_status
-from arv_ssh.net.upgrade import UpgradeAnswer, plain_request, quote, request
+from arv_ssh.errors import BadGateway, GatewayTimeout, HttpError, NotFound, from_status
+from arv_ssh.net.upgrade import UpgradeAnswer, plain_request, request
 
 TYPE_CHECKING = False  # type checkers know the name without typing, which takes 4 ms to import
 if TYPE_CHECKING:
@@ -18,9 +20,6 @@ if TYPE_CHECKING:
 
 DEFAULT_LOGIN = "_"
 """The login name that stands for the image's default user; ssh has no way to give none."""
-
-NAME_SUFFIX = ".arv"
-"""Ends a host name that is a container request's name."""
 
 HOST_KEY_HEADER = "x-arvados-ssh-host-key"
 USER_CREDENTIAL_HEADER = "x-arvados-ssh-user-credential"
@@ -65,31 +64,6 @@ class Controller:
         self.request_id = request_id.new()
         self.watch = watch
 
-    def resolve(self, target: str, *, waiting: bool = False) -> str:
-        """Return the container UUID of ``target``: one, or a container request's, or NAME.arv.
-
-        ``waiting`` lets a name lead to a container that does not run yet, too.
-        Raise :class:`arv_ssh.errors.UsageError` for any other text, :class:`NotFound` or :class:`Unavailable` for a
-        request without a container.
-        """
-        if target.endswith(NAME_SUFFIX):
-            from arv_ssh.client import names
-
-            name = target.removesuffix(NAME_SUFFIX)
-            return names.find(self, name.removesuffix(f".{self.settings.cluster}"), waiting=waiting)
-        if uuids.is_container(uuids.check_target(target)):
-            return target
-        # Only what is needed: a container request can have megabytes of mounts.
-        select = quote('["uuid","state","container_uuid"]')
-        record = self.get(f"container_requests/{target}?select={select}", "container request", target)
-        container, state = record.get("container_uuid"), record.get("state")
-        if isinstance(container, str) and uuids.is_container(container):
-            return container
-        if not isinstance(state, str):
-            raise self._not_arvados("container request")
-        step = "submit it first" if state == "Uncommitted" else "try again when it runs"
-        raise Unavailable(f"container request {target} has no container yet ({state}); {step}")
-
     def get(self, path: str, kind: str, uuid: str = "") -> dict[str, Any]:
         """Return the JSON record at ``path`` of the API; ``kind`` and ``uuid`` are how a refusal names it."""
         import json
@@ -107,7 +81,7 @@ class Controller:
         except ValueError:
             record = None
         if not isinstance(record, dict):
-            raise self._not_arvados(kind)
+            raise self.without(kind)
         return record
 
     def open_session(self, container: str, user: str, detach_keys: str) -> AcceptedUpgrade:
@@ -140,7 +114,8 @@ class Controller:
         except (BadGateway, GatewayTimeout) as error:
             raise type(error)(f"{error} (request {self.request_id})") from error
 
-    def _not_arvados(self, what: str) -> NotFound:
+    def without(self, what: str) -> NotFound:
+        """Return the failure for an answer that lacks ``what``: something else than Arvados is listening."""
         return NotFound(f"{self.settings.authority} answered without the {what}; check ARVADOS_API_HOST")
 
     def _other_cluster(self, what: str) -> str:

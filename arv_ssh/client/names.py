@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from arv_ssh.client.listing import page
 from arv_ssh.client.messages import tell
-from arv_ssh.errors import NotFound, Unavailable, UsageError
+from arv_ssh.errors import BadRequest, NotFound, Unavailable, Unprocessable, UsageError
 
 if TYPE_CHECKING:
     from arv_ssh.client.controller import Controller
@@ -76,13 +76,24 @@ def _list(requests: list[dict[str, Any]]) -> str:
 
 
 def _requests(controller: Controller, name: str) -> list[dict[str, Any]]:
-    me = controller.get("users/current", "user of this token")["uuid"]
+    me = controller.get("users/current", "user of this token").get("uuid")
+    if not isinstance(me, str):
+        raise controller.without("user of this token")
+    try:
+        return _submitted(controller, name, "submitted_by_user_uuid", me)
+    except (BadRequest, Unprocessable):
+        # Stock Arvados has no such attribute. It knows only who changed a request last: whoever renames a colleague's
+        # request takes its name along.
+        return _submitted(controller, name, "modified_by_user_uuid", me)
+
+
+def _submitted(controller: Controller, name: str, attribute: str, user: str) -> list[dict[str, Any]]:
     return page(
         controller,
         "container_requests",
         filters=[
             ["name", "ilike", f"{name}%"],
-            ["modified_by_user_uuid", "=", me],
+            [attribute, "=", user],
             ["state", "=", "Committed"],
             ["container_uuid", "!=", None],
         ],

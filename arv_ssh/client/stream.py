@@ -13,6 +13,7 @@ import threading
 from arv_ssh.client.controller import DEFAULT_LOGIN, AcceptedUpgrade, Controller, unvouched
 from arv_ssh.client.relay import PollRelay
 from arv_ssh.client.settings import load
+from arv_ssh.client.targets import resolve
 from arv_ssh.errors import ArvSshError
 
 CLOSE_TIMEOUT = 10.0
@@ -64,6 +65,6 @@ def open_stream(target: str, user: str = "", settings_file: str = "") -> Session
     :class:`ArvSshError` with a sentence for the user, whatever is in the way.
     """
     controller = Controller(load(settings_file, target=target))
-    container = controller.resolve(target)
+    container = resolve(controller, target)
     login = user or DEFAULT_LOGIN
     return SessionStream(container, login, controller.open_session(container, login, ""))

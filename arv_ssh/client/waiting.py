@@ -12,6 +12,7 @@ import time
 from arv_ssh import uuids
 from arv_ssh.client.controller import AcceptedUpgrade, Controller
 from arv_ssh.client.messages import Progress
+from arv_ssh.client.targets import resolve
 from arv_ssh.client.transport import Abandoned
 from arv_ssh.errors import BadGateway, ContainerEnded, GatewayTimeout, Unavailable
 from arv_ssh.net.upgrade import quote
@@ -65,7 +66,7 @@ class Wait:
         """Return the container of the target, waiting for a request to have one."""
         while True:
             try:
-                return self._controller.resolve(self._target, waiting=True)
+                return resolve(self._controller, self._target, waiting=True)
             except Unavailable:
                 if not uuids.is_container_request(self._target):
                     raise

@@ -28,6 +28,10 @@ from arv_ssh.log import event
 logger = logging.getLogger(__name__)
 
 
+LONGEST_ERROR = 1000
+"""Characters of an error: some quote what a client sent, which can be 8 MB."""
+
+
 @dataclass(frozen=True)
 class ApiAnswer:
     """An answer: an HTTP status and a JSON body."""
@@ -94,6 +98,8 @@ class EmbeddedApi:
 
 def _error(message: str, request_id: str) -> Fields:
     """Return the body of an error as Arvados has it; the ``error_token`` is what one looks for in the log."""
+    if len(message) > LONGEST_ERROR:
+        message = f"{message[:LONGEST_ERROR]}…"
     token = f"{int(time.time())}+{secrets.token_hex(4)}"
     event(logger, "call refused", level=logging.DEBUG, error=message, error_token=token, request_id=request_id)
     answer: Fields = {"errors": [message], "error_token": token}

@@ -6,10 +6,11 @@ way with upper and lower case in LIKE is :mod:`arv_ssh.embedded.store`'s.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sqlalchemy import JSON, Boolean, Column, ColumnElement, Float, Integer, and_, func, or_, select
+from sqlalchemy import JSON, Boolean, Column, ColumnElement, Float, Integer, Select, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from arv_ssh.embedded import records
@@ -22,7 +23,14 @@ MAX_LIMIT = 1000
 """Records in one answer at most, as Arvados' MaxItemsPerResponse; a client asks for the rest with ``offset``."""
 MAX_FILTERS = 100
 MAX_OPERANDS = 10_000
-"""Operands of one ``in``: three times what fits in a URL, a third of what SQLite takes in a statement."""
+"""Operands of all ``in`` of a list: three times what fits in a URL, a third of what SQLite takes in a statement."""
+MAX_ORDER = 20
+"""Terms of ``order``; there are not many more attributes, and SQLite takes 2,000."""
+MAX_SIZE = 32 * 1024 * 1024
+"""Characters of JSON after which a list ends early, as with Arvados' MaxIndexDatabaseRead: a record can have 8 MB, so
+a thousand of them would fill the controller's memory. The client asks for the rest, as after any page."""
+FETCHED = 8
+"""Records that are read from the database at once."""
 MAX_PATTERN = 256
 """Characters of a LIKE pattern: the longest host name (253), as which a request's name is looked for, and a %."""
 MATCHED_TEXT = 4096
@@ -50,10 +58,10 @@ def answer(
     limit = min(_natural(fields, "limit", DEFAULT_LIMIT), MAX_LIMIT)
     offset = _natural(fields, "offset", 0)
     statement = select(model).where(chosen).order_by(*order(model, fields.get("order")))
-    found = session.scalars(statement.limit(limit).offset(offset)) if limit else ()
+    items = _page(session, statement.limit(limit).offset(offset), shown) if limit else []
     listing: dict[str, Any] = {
         "kind": f"{KINDS[model.UUID_TYPE]}List", "etag": "", "self_link": "", "offset": offset, "limit": limit,
-        "items": [records.render(record, shown) for record in found],
+        "items": items,
     }  # fmt: skip
     if fields.get("count") not in (None, "", "exact", "none"):
         raise Unprocessable("count must be exact or none")
@@ -62,7 +70,21 @@ def answer(
     return listing
 
 
-def selected(model: type[Record], fields: Mapping[str, Any]) -> list[str] | None:
+def _page(session: Session, statement: Select[Any], shown: frozenset[str] | None) -> list[dict[str, Any]]:
+    """Return the records as clients see them, as many as fit in :data:`MAX_SIZE`, and at least one."""
+    items: list[dict[str, Any]] = []
+    size = 0
+    with session.scalars(statement.execution_options(yield_per=FETCHED)) as found:
+        for record in found:
+            items.append(records.render(record, shown))
+            session.expunge(record)  # or the session would keep what is not shown
+            size += len(json.dumps(items[-1]))
+            if size > MAX_SIZE:
+                break
+    return items
+
+
+def selected(model: type[Record], fields: Mapping[str, Any]) -> frozenset[str] | None:
     """Return the attributes named by ``select``, or None for all of them."""
     wanted = _json(fields, "select")
     if wanted is None:
@@ -73,7 +95,7 @@ def selected(model: type[Record], fields: Mapping[str, Any]) -> list[str] | None
     for name in wanted:
         if not isinstance(name, str) or name not in names:
             raise Unprocessable(f"select names {name!r}, which is not an attribute of {model.__tablename__}")
-    return wanted
+    return frozenset(wanted)
 
 
 def order(model: type[Record], wanted: Any) -> list[ColumnElement[Any]]:
@@ -81,8 +103,10 @@ def order(model: type[Record], wanted: Any) -> list[ColumnElement[Any]]:
     if isinstance(wanted, str) and wanted.lstrip().startswith("["):
         wanted = loads(wanted, "order")
     terms = wanted.split(",") if isinstance(wanted, str) else wanted or []
-    if not isinstance(terms, list):
-        raise Unprocessable('order must be a JSON array such as ["priority desc", "created_at"]')
+    if not isinstance(terms, list) or len(terms) > MAX_ORDER:
+        raise Unprocessable(
+            f'order must be a JSON array of at most {MAX_ORDER} terms, such as ["priority desc", "created_at"]'
+        )
     clauses = [_order_term(model, term) for term in terms if term != ""] or [model.modified_at.desc()]
     return [*clauses, model.uuid.desc()]  # so that pages never overlap
 
@@ -103,10 +127,19 @@ def filters(model: type[Record], wanted: Any) -> list[ColumnElement[bool]]:
         return []
     if not isinstance(wanted, list) or len(wanted) > MAX_FILTERS:
         raise Unprocessable(f"filters must be a JSON array of at most {MAX_FILTERS} [attribute, operator, operand]")
+    _check_operands(wanted)
     conditions = [_filter(model, term) for term in wanted]
     if sum(term[1].lower() in _PATTERN_OPERATORS for term in wanted) > MAX_PATTERNS:
         raise Unprocessable(f"filters has more than {MAX_PATTERNS} terms with like or ilike; ask in several lists")
     return conditions
+
+
+def _check_operands(wanted: list[Any]) -> None:
+    """Refuse more values than one statement takes, before anything is made of them."""
+    count = sum(len(term[2]) for term in wanted if isinstance(term, list) and len(term) == 3 and
+                isinstance(term[2], list))  # fmt: skip
+    if count > MAX_OPERANDS:
+        raise Unprocessable(f"filters has {count} values in its arrays, over {MAX_OPERANDS}; ask in several lists")
 
 
 def _filter(model: type[Record], term: Any) -> ColumnElement[bool]:
@@ -158,8 +191,8 @@ def _not_in(column: Column[Any], operand: Any) -> ColumnElement[bool]:
 
 
 def _operands(column: Column[Any], operand: Any) -> list[Any]:
-    if not isinstance(operand, list) or len(operand) > MAX_OPERANDS:
-        raise Unprocessable(f"a filter with in needs a JSON array of at most {MAX_OPERANDS} values for {column.key}")
+    if not isinstance(operand, list):
+        raise Unprocessable(f"a filter with in needs a JSON array of values for {column.key}")
     return [value if value is None else _operand(column, value) for value in operand]
 
 
@@ -175,8 +208,8 @@ def _like(column: Column[Any], operator: str, operand: Any) -> ColumnElement[boo
         raise Unprocessable(f"{column.key} is not text: it cannot be filtered with {operator}")
     if operator == "is_a":
         kinds = operand if isinstance(operand, list) else [operand]
-        types = [_UUID_TYPES.get(kind) if isinstance(kind, str) else None for kind in kinds[:MAX_FILTERS]]
-        return or_(column.in_([]), *(column.like(f"_____-{type_}-{'_' * 15}") for type_ in types if type_))
+        types = sorted({_UUID_TYPES[kind] for kind in kinds if isinstance(kind, str) and kind in _UUID_TYPES})
+        return or_(column.in_([]), *(column.like(f"_____-{type_}-{'_' * 15}") for type_ in types))
     if not isinstance(operand, str):
         raise Unprocessable(f"a filter with {operator} needs a string for {column.key}")
     if len(operand) > MAX_PATTERN:
@@ -188,7 +221,7 @@ def _like(column: Column[Any], operator: str, operand: Any) -> ColumnElement[boo
 def _exists(column: Column[Any], operand: Any) -> ColumnElement[bool]:
     if not isinstance(column.type, JSON) or column.info["shape"] is not dict:
         raise Unprocessable(f"{column.key} is not a JSON object: it cannot be filtered with exists")
-    if not isinstance(operand, str) or '"' in operand or "\\" in operand:
+    if not isinstance(operand, str) or '"' in operand or "\\" in operand or len(operand) > MAX_PATTERN:
         raise Unprocessable(f"a filter with exists needs the name of a key of {column.key}")
     value: ColumnElement[str] = column[operand].as_string()
     return value.is_not(None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
@@ -16,6 +17,10 @@ from arv_ssh.errors import BadRequest
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 MAX_FIELDS = 1000
 """Form fields at most; a call has a handful."""
+MAX_DEPTH = 100
+"""Arrays and objects inside each other. Python's own limit depends on the depth of the calls at that moment: a record
+that could just be stored could not be shown, and would make each list with it fail."""
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 RESERVED = frozenset({
     "_method", "api_token", "bypass_federation", "cluster_id", "count", "distinct", "ensure_unique_name", "filters",
     "forward_to", "include", "include_old_versions", "include_trash", "limit", "offset", "order", "reader_tokens",
@@ -90,18 +95,20 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def _check(value: Any, what: str) -> None:
-    """Refuse what a database cannot hold: NUL, half of a surrogate pair, a number without an end."""
+def _check(value: Any, what: str, depth: int = 0) -> None:
+    """Refuse what a database cannot hold: NUL, half of a surrogate pair, a number without an end; and deep nesting."""
+    if depth > MAX_DEPTH:
+        raise BadRequest(f"{what} has arrays or objects nested more than {MAX_DEPTH} deep")
     if isinstance(value, str):
-        if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        if _UNSTORABLE.search(value):
             raise BadRequest(f"{what} has a character that cannot be stored (NUL, or half of a surrogate pair)")
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise BadRequest(f"{what} has a number that is too large")
     elif isinstance(value, list):
         for item in value:
-            _check(item, what)
+            _check(item, what, depth + 1)
     elif isinstance(value, dict):
         for key, item in value.items():
             _check(key, what)
-            _check(item, what)
+            _check(item, what, depth + 1)

@@ -6,9 +6,11 @@ exist as far as one may know (404); one that may be read and not written is a 40
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Collection
+from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, or_, select, true
+from sqlalchemy import ColumnElement, bindparam, or_, select, true
+from sqlalchemy.orm import InstrumentedAttribute
 
 from arv_ssh import uuids
 from arv_ssh.embedded.call import Call
@@ -28,6 +30,9 @@ R = TypeVar("R", bound=Record)
 
 READ, WRITE, MANAGE = 1, 2, 3
 LEVELS = {"can_read": READ, "can_write": WRITE, "can_manage": MANAGE}
+MAX_STEPS = 50
+"""Groups in groups that permissions flow through. Each is a query of every call: a colleague who shared a chain of
+thousands would bring another user's calls to a halt. What is further away is not reached."""
 VERBS = {WRITE: "change", MANAGE: "manage"}
 
 
@@ -36,7 +41,9 @@ def levels(call: Call) -> dict[str, int]:
     if call.levels is None:
         reached = {call.user_uuid: MANAGE}
         frontier = {call.user_uuid}
-        while frontier:
+        for _ in range(MAX_STEPS):
+            if not frontier:
+                break
             found = _next_step(call, reached, frontier)
             reached |= found
             frontier = {uuid for uuid, level in found.items() if _passes_on(uuid, level)}
@@ -48,10 +55,10 @@ def _next_step(call: Call, reached: dict[str, int], frontier: set[str]) -> dict[
     """Return what is newly reached, or at a higher level, from ``frontier``."""
     found: dict[str, int] = {}
     links = select(Link.tail_uuid, Link.head_uuid, Link.name).where(
-        Link.link_class == "permission", Link.tail_uuid.in_(frontier)
+        Link.link_class == "permission", _one_of(Link.tail_uuid, frontier)
     )
     steps = [(tail, head, LEVELS.get(name or "", 0)) for tail, head, name in call.session.execute(links)]
-    owned = select(Group.owner_uuid, Group.uuid).where(Group.owner_uuid.in_(frontier))
+    owned = select(Group.owner_uuid, Group.uuid).where(_one_of(Group.owner_uuid, frontier))
     steps += [(owner, uuid, MANAGE) for owner, uuid in call.session.execute(owned)]
     for start, end, limit in steps:
         level = min(reached[start or ""], limit)
@@ -69,23 +76,31 @@ def _owners(call: Call) -> set[str]:
     return {uuid for uuid, level in levels(call).items() if _passes_on(uuid, level)}
 
 
+def _one_of(column: InstrumentedAttribute[Any], known: Collection[str]) -> ColumnElement[bool]:
+    """Return the condition that ``column`` is one of the UUIDs ``known``, however many a colleague has shared.
+
+    They are written into the statement: databases limit its parameters (SQLite to 32,766, PostgreSQL to 65,535).
+    """
+    return column.in_(bindparam(None, sorted(known), expanding=True, literal_execute=True))
+
+
 def readable(call: Call, model: type[Record]) -> ColumnElement[bool]:
     """Return the SQL condition for the records of ``model`` that the caller may read."""
     if call.caller.is_admin:
         return true()
     if model is ApiClientAuthorization:
         return model.owner_uuid == call.user_uuid
-    named = model.uuid.in_(set(levels(call)))
+    named = _one_of(model.uuid, [uuid for uuid in levels(call) if uuids.kind(uuid) == model.UUID_TYPE])
     if model is User:
         return named
     if model is Link:
-        return or_(named, Link.tail_uuid.in_(_owners(call)), Link.owner_uuid.in_(_owners(call)))
+        return or_(named, _one_of(Link.tail_uuid, _owners(call)), _one_of(Link.owner_uuid, _owners(call)))
     if model is Container:
         requests = select(ContainerRequest.container_uuid).where(
             ContainerRequest.container_uuid.is_not(None), readable(call, ContainerRequest)
         )
         return or_(named, Container.uuid.in_(requests))
-    return or_(named, model.owner_uuid.in_(_owners(call)))
+    return or_(named, _one_of(model.owner_uuid, _owners(call)))
 
 
 def level(call: Call, record: Record) -> int:

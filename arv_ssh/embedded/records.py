@@ -28,7 +28,6 @@ COMPUTED = frozenset({
     "last_used_at", "last_used_by_ip_address",
 })  # fmt: skip
 """Part of records, never taken from a client; ignored, so that a record can be sent back as it came."""
-AUTOMATIC = frozenset({"uuid", "created_at", "modified_at", "modified_by_user_uuid"})
 
 
 def singular(model: type[Record]) -> str:
@@ -106,7 +105,7 @@ def typed_value(column: Column[Any], value: Any) -> Any:
             raise Unprocessable(f"{column.key} must be an integer of at most {MAX_INTEGER}, not {_short(value)}")
         return value
     if isinstance(column.type, Float):
-        return float(_checked(column, value, int | float, "a number"))
+        return _float(column, _checked(column, value, int | float, "a number"))
     _checked(column, value, str, "a string")
     if isinstance(column.type, UtcDateTime):
         moment = parse_time(value)
@@ -120,6 +119,13 @@ def _checked(column: Column[Any], value: Any, wanted: Any, words: str) -> Any:
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
         raise Unprocessable(f"{column.key} must be {words}, not {_short(value)}")
     return value
+
+
+def _float(column: Column[Any], number: int | float) -> float:
+    try:
+        return float(number)
+    except OverflowError as error:  # an integer of more than 308 digits
+        raise Unprocessable(f"{column.key} must be a number below 1e308, not {_short(number)}") from error
 
 
 def _short(value: Any) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from arv_ssh.embedded import matching, records
 from arv_ssh.embedded.call import Attributes, Call
 from arv_ssh.embedded.models import COMMITTED, FINAL, UNCOMMITTED, Container, ContainerRequest, User
-from arv_ssh.embedded.permissions import check_owner
+from arv_ssh.embedded.permissions import MANAGE, check_owner, level
 from arv_ssh.embedded.work import check_mount_rights, check_work
 from arv_ssh.errors import Forbidden, Unprocessable
 
@@ -39,6 +39,12 @@ def update(call: Call, request: ContainerRequest, attributes: Attributes) -> Non
     _check_attribution(call, changed.get("modified_by_user_uuid"), request.modified_by_user_uuid)
     old = request.state
     records.refuse(request, changed, PERMITTED[old] | {"modified_by_user_uuid"}, f"while it is {old}")
+    if "owner_uuid" in changed and level(call, request) < MANAGE:
+        # Its new owner could delete it, or share it with anyone.
+        raise Forbidden(
+            f"user {call.user_uuid} may change {records.label(request)} but not give it to another owner; "
+            "ask its owner to do so"
+        )
     records.apply(call, request, changed)
     if changed.keys() & {"owner_uuid", "modified_by_user_uuid"}:
         _check_people(call, request)

@@ -92,6 +92,7 @@ def _container_of(call: Call, token_uuid: str) -> str | None:
 
 def create(call: Call, attributes: Attributes) -> tuple[ApiClientAuthorization, str]:
     """Make a token, for another user only as an administrator; return it and its secret, which nobody can ask again."""
+    _check_unlimited(call)
     token = records.new(call, ApiClientAuthorization, attributes, {"owner_uuid", "expires_at", "scopes"})
     _check_scopes(token)
     if token.owner_uuid != call.user_uuid and not call.caller.is_admin:
@@ -128,6 +129,7 @@ def container_secret(config: ClusterConfig, auth_uuid: str) -> str:
 
 def update(call: Call, token: ApiClientAuthorization, attributes: Attributes) -> None:
     """Change when a token expires or what it is for."""
+    _check_unlimited(call)
     changed = records.changes(token, attributes)
     _refuse_container_token(call, token)
     records.refuse(token, changed, {"expires_at", "scopes"}, "(only expires_at and scopes can)")
@@ -147,6 +149,13 @@ def _refuse_container_token(call: Call, token: ApiClientAuthorization) -> None:
         raise Unprocessable(
             f"API token {token.uuid} keeps container {container_uuid} and ends with it; cancel the container instead"
         )
+
+
+def _check_unlimited(call: Call) -> None:
+    """Raise for a token of limited scopes: with one that it makes or changes it could do more than it is meant for."""
+    if "all" not in call.caller.scopes:
+        raise Forbidden(f"API token {call.caller.token_uuid} is limited to part of the API: it cannot make or change "
+                        "tokens; use a token of scope all")  # fmt: skip
 
 
 def _check_scopes(token: ApiClientAuthorization) -> None:

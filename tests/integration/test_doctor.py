@@ -256,7 +256,9 @@ def test_no_shell(doctor: Doctor, scratch: str) -> None:
     doctor(scratch).stopped_at("exec", f"container {scratch} has no shell")
 
 
-@pytest.mark.parametrize(("words", "said"), [(("a", "b"), "takes one UUID"), (("--jsn",), "unknown option --jsn")])
+@pytest.mark.parametrize(
+    ("words", "said"), [(("a", "b"), "doctor does not take 'b'"), (("--jsn",), "unknown option --jsn")]
+)
 def test_wrong_command_line(cluster: EmbeddedCluster, home: Path, words: tuple[str, ...], said: str) -> None:
     """A wrong command line is one line on stderr."""
     done = examine(cluster, home, *words)

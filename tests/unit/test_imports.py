@@ -107,6 +107,17 @@ def test_one_door_to_the_database() -> None:
     assert users and all(name.startswith("arv_ssh.embedded.") for name in users)
 
 
+def test_no_circles() -> None:
+    """The modules of each of these rooms stand in floors: no module imports, however far around, itself."""
+    sources = modules()
+    rooms = ("client", "cli", "api", "embedded", "dispatch", "audit")
+    ours = {name for name in sources if name.startswith(tuple(f"arv_ssh.{room}." for room in rooms))}
+    left = {name: imports(sources[name]) & ours - {name} for name in ours}
+    while floor := {name for name, needs in left.items() if not needs}:
+        left = {name: needs - floor for name, needs in left.items() if name not in floor}
+    assert not left
+
+
 def test_every_package_is_installed() -> None:
     """Each directory with a module in it has an __init__.py, by which setuptools finds what to install."""
     assert {path.parent for path in modules().values() if not path.with_name("__init__.py").exists()} == set()

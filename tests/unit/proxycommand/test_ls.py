@@ -196,8 +196,8 @@ def test_names_to_complete(double: Start, client: Run, site: Site, tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["x"], "ls does not take x; usage: "),
-        (["--json", "--uuids"], "ls does not take --json together with --uuids; usage: "),
+        (["x"], "ls does not take 'x'; see arvados-client ls --help"),
+        (["--json", "--uuids"], "--json and --uuids contradict each other: give only one; see arvados-client ls"),
         (["--cluster", "yyyyy"], "cannot read the settings file "),
     ],
 )

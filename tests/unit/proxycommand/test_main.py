@@ -17,10 +17,13 @@ from tests.unit.controller_double import UNIT
     ("arguments", "start"),
     [
         (["--version"], f"arvados-client {__version__}\n"),
-        (["--help"], "usage: arvados-client COMMAND"),
-        ([], "usage: arvados-client COMMAND"),
+        (["--help"], "usage: arvados-client [-h] [--version] COMMAND ..."),
+        ([], "usage: arvados-client [-h] [--version] COMMAND ..."),
         (["ssh-proxy", "--help"], "usage: arvados-client ssh-proxy"),
+        (["ssh-proxy", "--wait", "-h"], "usage: arvados-client ssh-proxy"),
         (["shell", "--help"], "usage: arvados-client shell"),
+        (["help"], "usage: arvados-client [-h]"),
+        (["version"], f"arvados-client {__version__}\n"),
         (["ssh-config", "--help"], "usage: arvados-client ssh-config"),
     ],
 )
@@ -32,12 +35,13 @@ def test_help(client: Run, arguments: list[str], start: str) -> None:
     assert out.decode().startswith(start)
 
 
-def test_unknown_command(client: Run) -> None:
-    """An unknown command is named, in one line."""
-    process = client("ssh_proxy")
+@pytest.mark.parametrize(("word", "kind"), [("ssh_proxy", "command"), ("--verbose", "option"), ("", "command")])
+def test_unknown_command(client: Run, word: str, kind: str) -> None:
+    """An unknown command, or an option in its place, is named, in one line."""
+    process = client(word)
     _, err = process.communicate(timeout=UNIT)
     assert process.returncode == 255
-    assert err == b"arvados-client: unknown command 'ssh_proxy'; see arvados-client --help\n"
+    assert err.decode() == f"arvados-client: unknown {kind} {word!r}; see arvados-client --help\n"
 
 
 def test_a_package_is_missing() -> None:

@@ -154,8 +154,8 @@ def test_own_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["extra"], b"ssh-config does not take 'extra'; usage: "),
-        (["--nope"], b"unknown option --nope; usage: "),
+        (["extra"], b"ssh-config does not take 'extra'; see arvados-client ssh-config --help"),
+        (["--nope"], b"unknown option --nope; see arvados-client ssh-config --help"),
         (["--cluster", "zzzzz-dz642"], b"'zzzzz-dz642' is not a cluster id: give the first five characters"),
     ],
 )

@@ -19,8 +19,13 @@ def uuid(kind: str, number: int) -> str:
     return f"zzzzz-{kind}-{number:015}"
 
 
-def serve(double: Start, requests: dict[int, str], running: set[int]) -> tuple[Double, list[dict[str, Any]]]:
-    """Serve container requests by number, the newest first, and the containers of those in ``running``."""
+def serve(
+    double: Start, requests: dict[int, str], running: set[int], *, stock: bool = False
+) -> tuple[Double, list[dict[str, Any]]]:
+    """Serve container requests by number, the newest first, and the containers of those in ``running``.
+
+    ``stock`` is an API that knows no submitter.
+    """
     asked: list[dict[str, Any]] = []
 
     def script(peer: Peer) -> None:
@@ -30,6 +35,8 @@ def serve(double: Start, requests: dict[int, str], running: set[int]) -> tuple[D
         answer: dict[str, Any]
         if url.path.endswith("/users/current"):
             answer = {"uuid": ME}
+        elif stock and "submitted_by_user_uuid" in query.get("filters", ""):
+            return peer.refuse("422 Unprocessable Entity", b'{"errors": ["Invalid attribute in filter"]}')
         elif url.path.endswith("/container_requests"):
             answer = {
                 "items": [
@@ -107,9 +114,26 @@ def test_states(double: Start, client: Run, options: list[str], states: list[str
 
 
 def test_only_the_callers(double: Start, client: Run) -> None:
-    """Only the caller's own committed requests are asked for, the newest first."""
+    """Only committed requests that the caller submitted are asked for, the newest first."""
     server, asked = serve(double, {1: "job"}, {1})
     client("ssh-proxy", "job.arv", env=server.environment()).communicate(timeout=UNIT)
     filters = json.loads(asked[1]["filters"])
-    assert ["modified_by_user_uuid", "=", ME] in filters and ["state", "=", "Committed"] in filters
+    assert ["submitted_by_user_uuid", "=", ME] in filters and ["state", "=", "Committed"] in filters
     assert json.loads(asked[1]["order"]) == ["created_at desc"]
+
+
+def test_stock_arvados(double: Start, client: Run) -> None:
+    """Where requests have no submitter, as in stock Arvados, who changed them last counts."""
+    server, asked = serve(double, {1: "job"}, {1}, stock=True)
+    process = client("ssh-proxy", "job.arv", env=server.environment())
+    _, err = process.communicate(timeout=UNIT)
+    assert f"containers/{uuid('dz642', 1)}/ssh" in err.decode()
+    assert ["modified_by_user_uuid", "=", ME] in json.loads(asked[2]["filters"])
+
+
+def test_no_user(double: Start, client: Run) -> None:
+    """An answer without the token's user is no API's: one sentence, no traceback."""
+    server = double(lambda peer: peer.refuse("200 OK", b"{}"))
+    process = client("ssh-proxy", "job.arv", env=server.environment())
+    _, err = process.communicate(timeout=UNIT)
+    assert err.count(b"\n") == 1 and b"answered without the user of this token; check ARVADOS_API_HOST" in err

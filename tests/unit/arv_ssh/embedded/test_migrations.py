@@ -21,6 +21,7 @@ from arv_ssh.errors import ConfigError
 from tests.postgresql import PostgresqlServer
 from tests.unit.arv_ssh.embedded.cluster import ACTIVE, ROOT_TOKEN, SPECTATOR, Cluster, cluster_config, sqlite_url
 
+REQUESTS = "container_requests"
 OLD = Path(__file__).with_name("before_migrations.sql")
 """A database as the last version without migrations left it: one committed request, whose container runs."""
 
@@ -76,6 +77,48 @@ def test_old_file_is_adopted(tmp_path: Path) -> None:
         assert {user["username"] for user in root.list_all("users")} == {"root", "admin", "active", "spectator"}
         assert differences(sqlite_url(tmp_path)) == []
         cluster.api.close()
+
+
+def back_to_0002(url: str) -> None:
+    """Take from the database at ``url`` what the step to schema 0003 adds."""
+    engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE container_requests DROP COLUMN submitted_by_user_uuid"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0002'"))
+    engine.dispose()
+
+
+def test_submitters_are_filled_in(empty_database: str) -> None:
+    """The step to 0003 fills in the user a container was made for, or, if it serves several, who last changed each."""
+    cluster = Cluster(empty_database)
+    renamed = cluster.submit(name="renamed")
+    shared = [cluster.submit(cluster.active, command=["true"])]
+    cluster.bring(shared[0]["container_uuid"], "Running")
+    shared.append(cluster.submit(cluster.spectator, command=["true"], use_existing=True))
+    assert shared[0]["container_uuid"] == shared[1]["container_uuid"]
+    waiting = cluster.submit(state="Uncommitted")
+    made_for_none = cluster.submit(cluster.spectator, command=["false"])
+    cluster.api.close()
+    engine = create_engine(empty_database.replace("postgresql:", "postgresql+psycopg:"))
+    with engine.begin() as connection:
+        connection.execute(
+            text("UPDATE container_requests SET modified_by_user_uuid = :who WHERE uuid = :uuid"),
+            {"who": SPECTATOR, "uuid": renamed["uuid"]},
+        )
+        connection.execute(
+            text("UPDATE containers SET runtime_user_uuid = NULL WHERE uuid = :uuid"),
+            {"uuid": made_for_none["container_uuid"]},
+        )
+    engine.dispose()
+    back_to_0002(empty_database)
+    cluster.api = EmbeddedApi(cluster_config(empty_database))
+    found = {one["uuid"]: one["submitted_by_user_uuid"] for one in cluster.client(ROOT_TOKEN).list_all(REQUESTS)}
+    assert found == {
+        renamed["uuid"]: ACTIVE, shared[0]["uuid"]: ACTIVE, shared[1]["uuid"]: SPECTATOR, waiting["uuid"]: None,
+        made_for_none["uuid"]: SPECTATOR,
+    }  # fmt: skip
+    cluster.api.close()
+    assert differences(empty_database) == []
 
 
 def test_newer_schema_is_refused(empty_database: str) -> None:

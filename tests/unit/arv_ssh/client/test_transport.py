@@ -1,0 +1,90 @@
+"""The way to the controller, through ssh-proxy: addresses, TLS and its certificates, and one line for each failure."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import pytest
+
+from tests.unit.conftest import Run, Start
+from tests.unit.controller_double import UNIT, Peer
+from tests.unit.ssh_proxy import UUID, echo, environment, finish
+
+
+def test_ends_when_ssh_dies_before_the_answer(double: Start, client: Run) -> None:
+    """When stdout hangs up while the controller is still thinking, nothing waits for its answer."""
+    asked, ended = threading.Event(), threading.Event()
+
+    def script(peer: Peer) -> None:
+        asked.set()
+        ended.wait(UNIT)
+
+    process = client("ssh-proxy", UUID, env=double(script).environment())
+    assert process.stdin and process.stdout
+    assert asked.wait(UNIT)
+    process.stdout.close()
+    process.stdin.close()
+    assert process.wait(1.0) == 255
+    ended.set()
+
+
+def test_ipv6(double: Start, client: Run) -> None:
+    """An API host given as an IPv6 address with a port works, certificate check included."""
+    process = client("ssh-proxy", UUID, env=double(echo, "::1").environment())
+    assert finish(process, b"hi") == (b"SSH-2.0-glued\r\nhi", "")
+
+
+def test_untrusted_certificate(double: Start, client: Run) -> None:
+    """A certificate of an unknown CA is refused with the next step; with the insecure flag it is taken."""
+    server = double(echo)
+    env = {**server.environment(), "SSL_CERT_FILE": ""}
+    process = client("ssh-proxy", UUID, env=env)
+    _, err = finish(process)
+    assert process.returncode == 255
+    assert f"the TLS certificate of {server.settings().authority} is not trusted (self-signed certificate" in err
+    process = client("ssh-proxy", UUID, env={**env, "ARVADOS_API_HOST_INSECURE": "Yes"})
+    assert finish(process) == (b"SSH-2.0-glued\r\n", "")
+
+
+def test_certificate_of_another_name(double: Start, client: Run) -> None:
+    """A trusted certificate of another name is refused."""
+    server = double(echo)
+    env = {**server.environment(), "ARVADOS_API_HOST": f"127.0.0.2:{server.port}"}
+    server_on_other_address = socket.create_server(("127.0.0.2", server.port))
+    with server_on_other_address:
+        relay = threading.Thread(target=_forward_once, args=(server_on_other_address, server.port), daemon=True)
+        relay.start()
+        process = client("ssh-proxy", UUID, env=env)
+        _, err = finish(process)
+        relay.join(UNIT)
+    assert process.returncode == 255
+    assert f"the TLS certificate of 127.0.0.2:{server.port} is not trusted (IP address mismatch" in err
+
+
+def _forward_once(listener: socket.socket, port: int) -> None:
+    incoming, _ = listener.accept()
+    with incoming, socket.create_connection(("127.0.0.1", port)) as outgoing:
+        outgoing.sendall(incoming.recv(65536))
+        incoming.sendall(outgoing.recv(65536))
+        incoming.recv(65536)  # the alert
+
+
+@pytest.mark.parametrize(
+    ("greeting", "sentence"),
+    [(b"SSH-2.0-x\r\n", "does not speak proper TLS"), (b"", "closed the connection in the middle of TLS")],
+)
+def test_not_tls(client: Run, greeting: bytes, sentence: str) -> None:
+    """A server that speaks no TLS is told as such."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        process = client("ssh-proxy", UUID, env=environment(ARVADOS_API_HOST=address))
+        listener.settimeout(UNIT)
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(greeting)
+            connection.shutdown(socket.SHUT_WR)
+            _, err = finish(process)
+    assert (process.returncode, err.count("\n")) == (255, 1)
+    assert sentence in err
