@@ -58,6 +58,14 @@ class Settings:
     uplink: Uplink | None = None
 
 
+class OutputLost(ArvSshError):
+    """The command has ended, but its output is not whole: its result must not count. ``exit_code`` is the command's."""
+
+    def __init__(self, sentence: str, exit_code: int) -> None:
+        super().__init__(sentence)
+        self.exit_code = exit_code
+
+
 class Interrupted(Exception):
     """A signal asked to stop; the text is its name."""
 
@@ -90,6 +98,10 @@ class Lifecycle:
             log.event(logger, "cancelled by a signal", container_uuid=uuid, signal=str(signal_name))
             self._events.acknowledge()
             self._cancel({}, PATIENCE_AFTER_SIGNAL)
+        except OutputLost as error:
+            log_uri = self._log_uri()
+            self._cancel({"runtime_status": {"error": str(error)}, "exit_code": error.exit_code, **log_uri}, PATIENCE)
+            raise
         except Exception as error:
             sentence = str(error) if isinstance(error, ArvSshError) else f"crunch-run failed: {type(error).__name__}"
             self._events.acknowledge()
@@ -132,8 +144,16 @@ class Lifecycle:
                 stack.callback(self._addresses.stop)
             exit_code = self._wait(container)
             self._farewell = f"container {self._settings.uuid} has ended (exit {exit_code})"
+        if container.lost_output:
+            raise OutputLost(
+                f"{container.lost_output}; the command itself ended with exit status {exit_code}; "
+                "make room for its output, then submit the container request again", exit_code,
+            )  # fmt: skip
+        return {"exit_code": exit_code} | self._log_uri()
+
+    def _log_uri(self) -> dict[str, str]:
         log_dir = self._settings.log_dir
-        return {"exit_code": exit_code} | ({"log": log_dir.absolute().as_uri()} if log_dir else {})
+        return {"log": log_dir.absolute().as_uri()} if log_dir else {}
 
     def _open_gateway(self, stack: ExitStack, client: DockerClient, container: Container) -> str | None:
         """Start the gateway and return its address; None when the container has ended before there was one."""

@@ -254,7 +254,7 @@ class _Dial(asyncio.Protocol):
     def check(self, status: int) -> None:
         """Raise unless the answer has that status and the gateway's own proof."""
         uuid, secret, answer = self._target.session.container_uuid, self._target.secret, self._answer
-        if answer.status in (400, 403):  # what the user asked for, not what the gateway is
+        if answer.status in (400, 403, 503):  # not what the gateway is: what the user asked for, or a full one
             raise answer.error()
         if answer.status != status:
             raise BadGateway(f"the gateway of container {uuid} refused the session: {answer.error()}")
