@@ -16,6 +16,9 @@ from arv_ssh.errors import BadRequest
 LIFETIME = 60
 """Seconds that a session text stays valid; it covers the dial of the gateway and the SSH handshake's start."""
 
+CLOCK_SKEW = 60
+"""Seconds that the clocks of any two hosts of a cluster may differ."""
+
 
 @dataclass(frozen=True)
 class SessionClaim:

@@ -15,13 +15,10 @@ from arv_ssh.errors import BadGateway, BadRequest, HttpError, NotFound, Unauthor
 from arv_ssh.net.http_server import Request, Response, Upgrade
 from arv_ssh.trust import credentials, session_claim
 from arv_ssh.trust.host_key import public_line
-from arv_ssh.trust.session_claim import SessionClaim
+from arv_ssh.trust.session_claim import CLOCK_SKEW, SessionClaim
 from crunch_sshd.gateway.connection import Login
 from crunch_sshd.runtimes import Runtime
 from crunch_sshd.session import detach
-
-CLOCK_SKEW = 60
-"""Seconds that the clocks of a controller and a node may differ."""
 
 MAX_ADDRESS = 64
 """Characters of the user's address; the longest, an IPv6 address with a zone, has fewer."""
@@ -48,7 +45,7 @@ class Endpoint:
     """The handler of a gateway's HTTP requests.
 
     ``opened`` takes over the connection of each proven session, and ``end`` ends it before its time; ``refused`` is
-    told of every request that comes to nothing.
+    called with every request that comes to nothing. ``check`` raises an error when there is no room for a session.
     """
 
     def __init__(
@@ -60,8 +57,10 @@ class Endpoint:
         opened: Opened,
         end: End,
         refused: Refused = lambda request, error: None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._refused = refused
+        self._check_room = check
         self._identity = identity
         self._runtime = runtime
         self._accept_unsigned = accept_unsigned
@@ -90,6 +89,7 @@ class Endpoint:
         proof = self._check_request(request)
         form = request.form()
         session = self._session(request, proof)
+        self._check_room()
         login_username = session.login_username if session else form.get("login_username", "")
         account = await asyncio.to_thread(self._runtime.account, login_username)
         secret = self._identity.secret

@@ -46,7 +46,7 @@ class Fact:
 def gateway(places: Places, scale: Scale) -> list[Fact]:
     """Measure the gateway inside crunch-run: idle, and with open sessions."""
     run(places.path.ssh("true"))
-    pid = places.cluster.crunch_run_pid(places.container_uuid)
+    pid = places.cluster.gateway_pid(places.container_uuid)
     time.sleep(SETTLED)
     idle, share = cpu.resident(pid), _share(pid, scale.idle_seconds)
     with ExitStack() as stack:
@@ -110,7 +110,7 @@ def transfer(places: Places, scale: Scale) -> list[Fact]:
         pids = {
             "ssh-proxy": cpu.children(target.master)[0],
             "controller": places.cluster.controller_pid(),
-            "gateway": places.cluster.crunch_run_pid(places.container_uuid),
+            "gateway": places.cluster.gateway_pid(places.container_uuid),
         }
         run(output_command(target, scale.long_size // 20))
         samples = {name: [cpu.resident(pid)] for name, pid in pids.items()}

@@ -14,9 +14,8 @@ from collections.abc import Callable
 from arv_ssh.errors import Unauthorized, Unavailable
 from arv_ssh.net.http_server import Request
 from arv_ssh.trust import credentials
+from arv_ssh.trust.session_claim import CLOCK_SKEW
 
-CLOCK_SKEW = 60
-"""Seconds that the clocks of two controllers may differ."""
 MAX_REMEMBERED = 10_000
 """Nonces kept at most, some 1.5 MB. Only who has the SystemRootToken can add one, and an administrator's command makes
 one for each controller; beyond it requests are refused rather than nonces forgotten."""

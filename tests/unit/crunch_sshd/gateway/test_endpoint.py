@@ -15,9 +15,9 @@ import pytest
 from arv_ssh.errors import BadGateway, BadRequest, Forbidden, HttpError, NotFound, Unauthorized
 from arv_ssh.net.http_server import Request, Response, Upgrade
 from arv_ssh.trust import credentials, host_key, session_claim
-from arv_ssh.trust.session_claim import SessionClaim
+from arv_ssh.trust.session_claim import CLOCK_SKEW, SessionClaim
 from crunch_sshd.gateway.connection import Login
-from crunch_sshd.gateway.endpoint import CLOCK_SKEW, Endpoint, Identity
+from crunch_sshd.gateway.endpoint import Endpoint, Identity
 from tests.unit.crunch_sshd.double import CRUNCH, ROOT, SECRET, MemoryRuntime
 
 UUID = "zzzzz-dz642-abcdeabcdeabcde"

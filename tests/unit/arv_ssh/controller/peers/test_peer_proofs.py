@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from arv_ssh.controller.peers import peer_proofs
-from arv_ssh.controller.peers.peer_proofs import CLOCK_SKEW, MAX_REMEMBERED, Verifier, prove
+from arv_ssh.controller.peers.peer_proofs import MAX_REMEMBERED, Verifier, prove
 from arv_ssh.errors import Unauthorized, Unavailable
 from arv_ssh.net.http_server import Request
+from arv_ssh.trust.session_claim import CLOCK_SKEW
 
 ROOT = "roottoken"
 HERE = "http://here:1"
