@@ -104,10 +104,10 @@ class GatewayChild:
             self._changed.notify_all()
             if first and self._control is not None:
                 self._control.send("stop", reason=reason)
-        if self._listener is not None:
-            self._listener.close()
         if self._thread.is_alive():
             self._thread.join()
+        if self._listener is not None:
+            self._listener.close()  # not before: a process may be about to be started with it
         self._leftovers.wait(LEFTOVERS_TIMEOUT)
 
     def _listening_address(self) -> str:

@@ -35,11 +35,12 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 class Leftovers:
-    """The orphans of one container's gateways, which are this process's only other children. Any thread."""
+    """The orphans of one container's gateways. Any thread; this process may start nothing else from now on."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._gateway = 0
+        self._others = {one.pid for one in _children()}
         self._threads: list[threading.Thread] = []
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -73,7 +74,7 @@ class Leftovers:
         while orphans := self._orphans():
             waited = time.monotonic() - began
             if waited > PATIENCE:
-                event(logger, "a dead gateway's processes do not end", level=logging.WARNING, container_uuid="",
+                event(logger, "a dead gateway's processes do not end", level=logging.WARNING,
                       pids=[one.pid for one in orphans])  # fmt: skip
                 return
             step = ("HUP", "TERM", "KILL")[min(int(waited / STEP), 2)]
@@ -89,13 +90,17 @@ class Leftovers:
 
     def _orphans(self) -> list[Stat]:
         """Return this process's living children but the gateway; those that have ended are reaped."""
-        own = os.getpid()
         with self._lock:
-            found = [one for one in host_processes.processes() if one.parent == own and one.pid != self._gateway]
+            found = [one for one in _children() if one.pid not in {self._gateway, *self._others}]
             for one in found:
                 if one.state == "Z":
                     os.waitpid(one.pid, os.WNOHANG)
         return [one for one in found if one.state != "Z"]
+
+
+def _children() -> list[Stat]:
+    own = os.getpid()
+    return [one for one in host_processes.processes() if one.parent == own]
 
 
 def _is_inside(pid: int) -> bool:

@@ -6,21 +6,27 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import paramiko
 import pytest
+import yaml
 
+from arv_ssh.cli import cluster_up
+from crunch_sshd.gateway.memory_limit import resident
 from crunch_sshd.runtimes import host_processes
+from tests.integration.clients import transport_over
 from tests.integration.conftest import Ssh
+from tests.integration.controllers import CLUSTER_ID, Controller
 from tests.integration.embedded_cluster import EmbeddedCluster, docker, docker_container
 from tests.timing import DEADLINE, SECOND, wait_for
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="forwarding and the gateway's own SFTP need root")
 
 JOB = ("sh", "-c", "i=0; while :; do i=$((i+1)); echo $i >/tmp/count; sleep 0.1; done")
-AGAIN = 2 * SECOND
-"""Seconds in which a session must work again."""
 STUBBORN = "trap '' HUP TERM; echo in; while :; do sleep 1; done"
 
 
@@ -53,8 +59,9 @@ def inside(uuid: str) -> str:
 
 
 def works_again(ssh: Ssh, uuid: str) -> None:
-    """Assert that a new session works, within the time that it may take."""
-    assert ssh(uuid, "echo again", timeout=AGAIN).stdout == b"again\n"
+    """Assert that the very next session works: its connection waits for the next gateway, and nobody tries twice."""
+    done = ssh(uuid, "echo again")
+    assert (done.returncode, done.stdout) == (0, b"again\n"), done.stderr
 
 
 def killed(cluster: EmbeddedCluster, uuid: str) -> int:
@@ -146,3 +153,53 @@ def test_no_secret_is_shown(cluster: EmbeddedCluster, job: str) -> None:
     assert "v2/" not in shown and "ARVADOS_API_TOKEN" not in shown
     assert not [word for word in shown.replace("=", "\0").split("\0") if len(word) == 64]
     assert subprocess.run(["grep", "-c", job, process / "cmdline"], capture_output=True).stdout == b"1\n"
+
+
+@pytest.fixture(scope="module")
+def tight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCluster]:
+    """A cluster whose gateways may have little memory, and whose users may open many channels on a connection."""
+    cluster = EmbeddedCluster(tmp_path_factory.mktemp("tight") / "cluster")
+    cluster.directory.prepare()
+    cluster_up._write_config(cluster.directory)
+    written = yaml.safe_load(cluster.directory.config.read_text())
+    written["Clusters"][CLUSTER_ID]["Containers"]["ShellAccess"] |= {
+        "GatewayMemory": "128MiB", "Sessions": {"MaxSessions": 1000},
+    }  # fmt: skip
+    cluster.directory.config.write_text(yaml.safe_dump(written))
+    cluster.up()
+    yield cluster
+    cluster.down()
+
+
+def fill(transport: paramiko.Transport) -> None:
+    """Open one more channel whose program reads nothing, and send all that its window takes."""
+    channel = transport.open_session(timeout=DEADLINE)
+    channel.exec_command("sleep 12345")
+    channel.settimeout(SECOND)
+    with suppress(TimeoutError):
+        while True:
+            channel.send(bytes(1 << 15))
+
+
+def test_memory_is_exhausted(tight: EmbeddedCluster) -> None:
+    """A gateway without room refuses new sessions with 503 and a sentence; one that still grows ends alone."""
+    ssh, job = Ssh(tight), tight.run(*JOB, image="arv-ssh/debian:test")
+    crunch_run, gateway = facts(tight.crunch_run_pid(job)), tight.gateway_pid(job)
+    controller = Controller(tight.up()["api_host"], tight.directory.ca, "", tight.directory.log)
+    token = tight.directory.token_file("active").read_text().strip()
+    _, connection = controller.ask_for_session(job, token)
+    with closing(connection), transport_over(connection) as transport:
+        transport.start_client(timeout=DEADLINE)
+        transport.auth_none("_")
+        while resident(gateway) < 0.82 * (128 << 20):
+            fill(transport)
+        status, sentence = controller.status(job, token)
+        assert status == 503 and f"the gateway of container {job} has no memory for another session" in sentence
+        while transport.is_active():
+            with suppress(paramiko.SSHException, EOFError, OSError):
+                fill(transport)
+    (log,) = events(tight, job, "the gateway is beyond its memory limit; ending it")
+    assert log["limit"] == 128 << 20
+    works_again(ssh, job)
+    assert facts(tight.crunch_run_pid(job)) == crunch_run and tight.container(job)["state"] == "Running"
+    wait_for(lambda: "12345" not in inside(job), "the sessions' programs to end")
