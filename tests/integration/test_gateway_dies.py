@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,20 @@ import paramiko
 import pytest
 import yaml
 
+import arv_ssh
 from arv_ssh.cli import cluster_up
 from crunch_sshd.gateway.memory_limit import resident
 from crunch_sshd.runtimes import host_processes
-from tests.integration.clients import transport_over
 from tests.integration.conftest import Ssh
-from tests.integration.controllers import CLUSTER_ID, Controller
+from tests.integration.controllers import CLUSTER_ID
 from tests.integration.embedded_cluster import EmbeddedCluster, docker, docker_container
-from tests.timing import DEADLINE, SECOND, wait_for
+from tests.timing import DEADLINE, wait_for
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="forwarding and the gateway's own SFTP need root")
 
 JOB = ("sh", "-c", "i=0; while :; do i=$((i+1)); echo $i >/tmp/count; sleep 0.1; done")
+LIMIT = 128 << 20
+"""Bytes, of memory; as ``GatewayMemory``."""
 STUBBORN = "trap '' HUP TERM; echo in; while :; do sleep 1; done"
 
 
@@ -171,35 +172,29 @@ def tight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCluster]
     cluster.down()
 
 
-def fill(transport: paramiko.Transport) -> None:
-    """Open one more channel whose program reads nothing, and send all that its window takes."""
+def fill(client: paramiko.SSHClient) -> None:
+    """Open one more channel, and send all that its window takes; there is no program that could read it."""
+    transport = client.get_transport()
+    assert transport is not None
     channel = transport.open_session(timeout=DEADLINE)
-    channel.exec_command("sleep 12345")
-    channel.settimeout(SECOND)
-    with suppress(TimeoutError):
-        while True:
-            channel.send(bytes(1 << 15))
+    channel.settimeout(DEADLINE)
+    channel.sendall(bytes(channel.out_window_size))
 
 
 def test_memory_is_exhausted(tight: EmbeddedCluster) -> None:
     """A gateway without room refuses new sessions with 503 and a sentence; one that still grows ends alone."""
     ssh, job = Ssh(tight), tight.run(*JOB, image="arv-ssh/debian:test")
     crunch_run, gateway = facts(tight.crunch_run_pid(job)), tight.gateway_pid(job)
-    controller = Controller(tight.up()["api_host"], tight.directory.ca, "", tight.directory.log)
-    token = tight.directory.token_file("active").read_text().strip()
-    _, connection = controller.ask_for_session(job, token)
-    with closing(connection), transport_over(connection) as transport:
-        transport.start_client(timeout=DEADLINE)
-        transport.auth_none("_")
-        while resident(gateway) < 0.82 * (128 << 20):
-            fill(transport)
-        status, sentence = controller.status(job, token)
-        assert status == 503 and f"the gateway of container {job} has no memory for another session" in sentence
-        while transport.is_active():
-            with suppress(paramiko.SSHException, EOFError, OSError):
-                fill(transport)
-    (log,) = events(tight, job, "the gateway is beyond its memory limit; ending it")
-    assert log["limit"] == 128 << 20
+    with arv_ssh.connect(job, settings_file=str(tight.directory.env)) as client:
+        while resident(gateway) < 0.82 * LIMIT:
+            fill(client)
+        refused = ssh(job, "true")
+        assert refused.returncode == 255
+        assert f"the gateway of container {job} has no memory for another session" in refused.stderr.decode()
+        with pytest.raises((paramiko.SSHException, EOFError, OSError)):
+            while resident(gateway) < 2 * LIMIT:
+                fill(client)
+    (log,) = wait_for(lambda: events(tight, job, "the gateway is beyond its memory limit; ending it"))
+    assert log["limit"] == LIMIT
     works_again(ssh, job)
     assert facts(tight.crunch_run_pid(job)) == crunch_run and tight.container(job)["state"] == "Running"
-    wait_for(lambda: "12345" not in inside(job), "the sessions' programs to end")
