@@ -28,6 +28,8 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="forwarding and the ga
 JOB = ("sh", "-c", "i=0; while :; do i=$((i+1)); echo $i >/tmp/count; sleep 0.1; done")
 LIMIT = 128 << 20
 """Bytes, of memory; as ``GatewayMemory``."""
+WAITING = 5 << 19
+"""Bytes: a pipe's 1 MiB and 1.5 MiB of a channel's window of 2."""
 STUBBORN = "trap '' HUP TERM; echo in; while :; do sleep 1; done"
 
 
@@ -173,14 +175,16 @@ def tight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCluster]
 
 
 def fill(client: paramiko.SSHClient) -> None:
-    """Open one more channel, and send all that its window takes; there is no program that could read it."""
+    """Open one more channel whose program reads nothing, and send more than its pipe takes: the rest waits."""
     transport = client.get_transport()
     assert transport is not None
     channel = transport.open_session(timeout=DEADLINE)
     channel.settimeout(DEADLINE)
-    channel.sendall(bytes(channel.out_window_size))
+    channel.exec_command("exec sleep 12345")
+    channel.sendall(bytes(WAITING))
 
 
+@pytest.mark.timeout(5 * DEADLINE)  # some fifty programs are started, one after the other
 def test_memory_is_exhausted(tight: EmbeddedCluster) -> None:
     """A gateway without room refuses new sessions with 503 and a sentence; one that still grows ends alone."""
     ssh, job = Ssh(tight), tight.run(*JOB, image="arv-ssh/debian:test")
