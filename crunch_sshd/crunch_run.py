@@ -14,16 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from arv_ssh import __version__, extras, uuids
-from arv_ssh.audit import options as audit_options
 from arv_ssh.errors import ArvSshError, ConfigError, UsageError
-from crunch_sshd import secret_argument
+from crunch_sshd import gateway_options, secret_argument
+from crunch_sshd.gateway_options import GatewayOptions
 
 if TYPE_CHECKING:
     from arv_ssh.api.client import ApiClient
-    from crunch_sshd.gateway.tunnel import Uplink
-
-DEFAULT_HOST = "127.0.0.1"
-"""Where the gateway listens when nothing is said: right for one machine; a node of a cluster names its own address."""
+    from crunch_sshd.run.gateway_child import GatewayChild
 
 EXAMPLES = """examples:
   crunch-run --gateway-auth-secret file:/run/secret --gateway-address 10.0.0.7 zzzzz-dz642-abcdeabcdeabcde
@@ -53,44 +50,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="SECRET",
         help="the container's secret, or where it is: env:NAME, file:PATH, fd:N; without it there is no gateway",
     )
-    result.add_argument(
-        "--gateway-address",
-        default=DEFAULT_HOST,
-        metavar="HOST[:PORT]",
-        help="where the gateway listens (default: %(default)s, any free port)",
-    )
-    result.add_argument(
-        "--gateway-tunnel",
-        metavar="URL",
-        help="listen nowhere; keep a tunnel open to this controller, for nodes that controllers cannot connect to",
-    )
-    result.add_argument(
-        "--runtime",
-        default="auto",
-        choices=["auto", "docker", "oci"],
-        help="how sessions execute in the container: by the engine's API, by the OCI runtime itself, or what works",
-    )
+    gateway_options.add_arguments(result, ["auto", "docker", "oci"])
     result.add_argument(
         "--log-dir", type=Path, metavar="DIR", help="write the container's stdout.txt and stderr.txt there"
     )
-    result.add_argument(
-        "--accept-unsigned-sessions",
-        action="store_true",
-        help="let a controller in that sends no signed session, as a stock Arvados one",
-    )
-    result.add_argument(
-        "--forwarding",
-        default="{}",
-        metavar="JSON",
-        help="what users may forward: local, remote, unix, agent (true or false), destinations (a list of patterns)",
-    )
-    result.add_argument(
-        "--sessions",
-        default="{}",
-        metavar="JSON",
-        help="options of sessions: AcceptEnv (a list), MaxSessionChannels, Subsystems (name: command in the container)",
-    )
-    audit_options.add_arguments(result)
     # For the dispatcher and `arv-ssh cluster`, which do not talk to Docker themselves.
     result.add_argument("--clean-up", action="store_true", help=argparse.SUPPRESS)
     result.add_argument("--check-engine", action="store_true", help=argparse.SUPPRESS)
@@ -124,22 +87,7 @@ def _main(argv: Sequence[str]) -> int:
 
     setproctitle(f"crunch-run {options.uuid}")
     _seal_descriptors()
-    host, port = split_address(options.gateway_address)
-    return _run(options, secret, host, port)
-
-
-def split_address(text: str) -> tuple[str, int]:
-    """Read HOST[:PORT] (an IPv6 address with a port is in brackets); port 0 means any."""
-    if text.startswith("["):
-        host, closed, rest = text[1:].partition("]")
-        separator, port = (rest[:1], rest[1:]) if closed else ("?", "")
-    elif text.count(":") > 1:
-        host, separator, port = text, "", ""
-    else:
-        host, separator, port = text.partition(":")
-    if not host or separator not in ("", ":") or (separator and not (port.isdecimal() and int(port) < 65536)):
-        raise UsageError(f"--gateway-address {text!r} is not HOST or HOST:PORT")
-    return host, int(port or 0)
+    return _run(options, secret, gateway_options.from_arguments(options))
 
 
 def api_client(environment: Mapping[str, str]) -> ApiClient:
@@ -152,23 +100,8 @@ def api_client(environment: Mapping[str, str]) -> ApiClient:
     return ApiClient(
         f"https://{environment['ARVADOS_API_HOST']}",
         environment["ARVADOS_API_TOKEN"],
-        verify=not _insecure(environment) and (environment.get("SSL_CERT_FILE") or True),
+        verify=not gateway_options.is_insecure(environment) and (environment.get("SSL_CERT_FILE") or True),
     )
-
-
-def uplink(url: str | None, environment: Mapping[str, str]) -> Uplink | None:
-    """Return the uplink that ``--gateway-tunnel`` asks for; its certificate is checked as the API host's."""
-    if not url:
-        return None
-    from arv_ssh.net.tls import client_context
-    from crunch_sshd.gateway import tunnel
-
-    context = client_context(insecure=_insecure(environment), ca_file=environment.get("SSL_CERT_FILE") or None)
-    return tunnel.uplink(url, context)
-
-
-def _insecure(environment: Mapping[str, str]) -> bool:
-    return environment.get("ARVADOS_API_HOST_INSECURE", "").lower() in ("1", "t", "true", "y", "yes")
 
 
 def _seal_descriptors() -> None:
@@ -178,37 +111,42 @@ def _seal_descriptors() -> None:
             os.set_inheritable(int(name), False)
 
 
-def _run(options: argparse.Namespace, secret: str | None, host: str, port: int) -> int:
+def _run(options: argparse.Namespace, secret: str | None, gateway_opts: GatewayOptions) -> int:
     from arv_ssh import log
-    from arv_ssh.config import session_options
-    from crunch_sshd.forwarding import policy
-    from crunch_sshd.ssh import paramiko_doors
-
-    if secret is not None:
-        paramiko_doors.check()  # before what opens the doors is imported
-    from crunch_sshd.run.container_record import ContainerRecord
-    from crunch_sshd.run.events import Events
-    from crunch_sshd.run.lifecycle import Lifecycle, Settings
+    from crunch_sshd.run.gateway_child import GatewayChild
 
     log.configure()
+    if secret is None:
+        return _run_container(options, None)
+    gateway = GatewayChild(options.uuid, secret, gateway_opts)
+    gateway.start()  # it imports what it needs while this process does the same
+    try:
+        return _run_container(options, gateway)
+    finally:
+        gateway.stop(f"crunch-run, which was to run container {options.uuid}, is ending")
+
+
+def _run_container(options: argparse.Namespace, gateway: GatewayChild | None) -> int:
+    """Run the container once it is known that its users could be let in."""
+    from crunch_sshd.run.container_record import ContainerRecord
+    from crunch_sshd.run.events import Events
+
+    _without_ssh_to_engines()
+    from crunch_sshd.run.lifecycle import Lifecycle, Settings
+
     events = Events()
     events.listen()
     record = ContainerRecord(api_client(os.environ), options.uuid, events.pause)
-    settings = Settings(
-        options.uuid,
-        secret,
-        host,
-        port,
-        options.log_dir,
-        options.accept_unsigned_sessions,
-        options.runtime,
-        policy.from_json(options.forwarding),
-        session_options.from_json(options.sessions),
-        audit_options.from_arguments(options),
-        uplink(options.gateway_tunnel, os.environ),
-    )
-    Lifecycle(settings, record, events).run()
+    if gateway is not None:
+        gateway.check()
+    Lifecycle(Settings(uuid=options.uuid, log_dir=options.log_dir), record, events, gateway).run()
     return 0
+
+
+def _without_ssh_to_engines() -> None:
+    """Spare this process paramiko, which the Docker SDK imports in case an engine is reached by SSH: 20 MB for days."""
+    if not os.environ.get("DOCKER_HOST", "").startswith("ssh://"):
+        sys.modules["docker.transport.sshconn"] = None  # type: ignore[assignment]  # its import fails, as it may
 
 
 def _clean_up(uuid: str) -> int:

@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from arv_ssh import __version__, extras, log, uuids
-from arv_ssh.audit import options as audit_options
 from arv_ssh.config import session_options
 from arv_ssh.errors import ArvSshError, UsageError
-from crunch_sshd import secret_argument
-from crunch_sshd.crunch_run import split_address, uplink
+from crunch_sshd import gateway_options, secret_argument
 
 if TYPE_CHECKING:
     from crunch_sshd.runtimes import Runtime
@@ -40,6 +38,7 @@ def _serve(options: argparse.Namespace) -> int:
     if not uuids.is_container(options.container_uuid):
         raise UsageError(f"{options.container_uuid!r} is not a container UUID such as zzzzz-dz642-abcdeabcdeabcde")
     _check_place(options)
+    settings = gateway_options.from_arguments(options)
     secret = secret_argument.settle(options.gateway_auth_secret)  # before what is slow to import
     from setproctitle import setproctitle
 
@@ -53,19 +52,19 @@ def _serve(options: argparse.Namespace) -> int:
 
     events = Events()
     events.listen()  # handlers, and no blocked signals: what sessions execute would inherit those
-    host, port = split_address(options.gateway_address)
     gateway = Gateway(
         container_uuid=options.container_uuid,
         secret=secret,
         runtime=_runtime(options),
-        host=host,
-        port=port,
+        host=settings.host,
+        port=settings.port,
         advertise=options.advertise,
-        accept_unsigned_sessions=options.accept_unsigned_sessions,
-        policy=policy.from_json(options.forwarding),
-        options=session_options.from_json(options.sessions),
-        auditing=audit_options.from_arguments(options),
-        uplink=uplink(options.gateway_tunnel, os.environ),
+        accept_unsigned_sessions=settings.accept_unsigned_sessions,
+        policy=policy.from_json(settings.forwarding),
+        options=session_options.from_json(settings.sessions),
+        auditing=settings.auditing,
+        uplink=gateway_options.uplink(settings.tunnel, os.environ),
+        memory=settings.memory,
         moved=lambda address: print(address, flush=True),
     )
     address = gateway.start()
@@ -116,32 +115,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="SECRET",
         help="the container's secret, or where it is: env:NAME, file:PATH, fd:N",
     )
-    result.add_argument("--gateway-address", default="127.0.0.1", metavar="HOST[:PORT]", help="where to listen")
-    result.add_argument(
-        "--gateway-tunnel", metavar="URL", help="listen nowhere; keep a tunnel open to this controller"
-    )
-    result.add_argument(
-        "--runtime", default="auto", choices=["auto", "docker", "oci", "namespace"], help="how sessions execute"
-    )
+    gateway_options.add_arguments(result, ["auto", "docker", "oci", "namespace"])
     result.add_argument("--advertise", metavar="HOST", help="the host to record, where it differs from the one above")
-    result.add_argument(
-        "--sessions",
-        default="{}",
-        metavar="JSON",
-        help="options of sessions: AcceptEnv (a list), MaxSessionChannels, Subsystems (name: command in the container)",
-    )
-    result.add_argument(
-        "--forwarding",
-        default="{}",
-        metavar="JSON",
-        help="what users may forward: local, remote, unix, agent (true or false), destinations (a list of patterns)",
-    )
-    result.add_argument(
-        "--accept-unsigned-sessions",
-        action="store_true",
-        help="let a stock Arvados controller in, which proves the container but signs no session",
-    )
-    audit_options.add_arguments(result)
     return result
 
 

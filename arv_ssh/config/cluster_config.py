@@ -19,7 +19,7 @@ from arv_ssh.audit.options import (
     RECORDING_MODES,
     Auditing,
 )
-from arv_ssh.config import destination, session_options
+from arv_ssh.config import byte_size, destination, session_options
 from arv_ssh.config.renamed_keys import with_new_names
 from arv_ssh.config.session_options import SessionOptions
 from arv_ssh.errors import ConfigError
@@ -27,6 +27,9 @@ from arv_ssh.errors import ConfigError
 MODES = ("disabled", "default-off", "default-on")
 MAX_GATEWAY_TUNNELS = 1000
 """The default of stock Arvados' ``API.MaxGatewayTunnels``."""
+GATEWAY_MEMORY = 512 << 20
+"""Bytes: the 60 MB of an idle gateway, and room for some hundred sessions."""
+LEAST_GATEWAY_MEMORY = 128 << 20
 DRAIN_TIMEOUT = 3600.0
 """Seconds that a stopping controller keeps its sessions; an hour is longer than most of them."""
 
@@ -94,6 +97,7 @@ class ClusterConfig:
     run_directory: Path | None = None
     drain_timeout: float = DRAIN_TIMEOUT
     pass_through: bool = False
+    gateway_memory: int = GATEWAY_MEMORY
 
 
 def load(path: Path, cluster_id: str | None = None, *, overlays: Sequence[Path] = (), api: str = "") -> ClusterConfig:
@@ -188,6 +192,7 @@ def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
             api if isinstance(api, dict) else {}, "MaxGatewayTunnels", f"{where}.API", MAX_GATEWAY_TUNNELS
         ),
         pass_through=_flag(section, "PassThrough", where),
+        gateway_memory=_gateway_memory(access, f"{where}.Containers.ShellAccess"),
     )
 
 
@@ -226,6 +231,17 @@ def _count(section: dict[str, Any], key: str, where: str, default: int = 0) -> i
     if type(value) is not int or value < 0:
         raise ConfigError(f"{where}.{key} is {value!r}; it must be a whole number from 0")
     return value
+
+
+def _gateway_memory(access: dict[str, Any], where: str) -> int:
+    value = access.get("GatewayMemory", GATEWAY_MEMORY)
+    try:
+        size = byte_size.parse(value)
+    except ValueError:
+        size = 0
+    if size < LEAST_GATEWAY_MEMORY:
+        raise ConfigError(f"{where}.GatewayMemory is {value!r}; it must be a size of at least 128MiB, such as 512MiB")
+    return size
 
 
 def _limits(section: dict[str, Any], where: str) -> Limits:

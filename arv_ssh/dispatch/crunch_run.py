@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from arv_ssh.audit.options import Auditing
-from arv_ssh.config.cluster_config import ForwardingOptions
+from arv_ssh.config.cluster_config import GATEWAY_MEMORY, ForwardingOptions
 from arv_ssh.config.session_options import SessionOptions
 from arv_ssh.errors import ArvSshError, ConfigError
 from arv_ssh.processes.process_lock import ProcessLock
@@ -40,6 +40,7 @@ class CrunchRun:
     sessions: SessionOptions = field(default_factory=SessionOptions)
     auditing: Auditing = Auditing()
     gateway_tunnel: str = ""
+    gateway_memory: int = GATEWAY_MEMORY
 
     def check(self) -> None:
         """Raise :class:`ConfigError` when the program cannot be executed."""
@@ -60,6 +61,8 @@ class CrunchRun:
                 arguments += ["--sessions", self.sessions.to_json()]
             if self.gateway_tunnel:
                 arguments += ["--gateway-tunnel", self.gateway_tunnel]
+            if self.gateway_memory != GATEWAY_MEMORY:
+                arguments += ["--gateway-memory", str(self.gateway_memory)]
             arguments += [*self.auditing.to_arguments(), uuid]
             return self._spawn(lock, uuid, arguments, self._environment(token), (reader,))
 

@@ -92,6 +92,7 @@ def _run(options: argparse.Namespace, cluster: ClusterConfig) -> None:
         sessions=cluster.sessions,
         auditing=cluster.auditing,
         gateway_tunnel=cluster.gateway_tunnel,
+        gateway_memory=cluster.gateway_memory,
     )
     runner.check()
     if not runner.api_host:

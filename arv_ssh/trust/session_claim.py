@@ -17,6 +17,7 @@ LIFETIME = 60
 """Seconds that a session text stays valid; it covers the dial of the gateway and the SSH handshake's start."""
 
 
+
 @dataclass(frozen=True)
 class SessionClaim:
     """One session's facts. ``exp`` is in unix seconds; ``login_username`` "" is the image's default user."""

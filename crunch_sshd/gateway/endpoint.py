@@ -46,7 +46,7 @@ class Endpoint:
     """The handler of a gateway's HTTP requests.
 
     ``opened`` takes over the connection of each proven session, and ``end`` ends it before its time; ``refused`` is
-    told of every request that comes to nothing.
+    called with every request that comes to nothing. ``check`` raises an error when there is no room for a session.
     """
 
     def __init__(
@@ -58,8 +58,10 @@ class Endpoint:
         opened: Opened,
         end: End,
         refused: Refused = lambda request, error: None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._refused = refused
+        self._check_room = check
         self._identity = identity
         self._runtime = runtime
         self._accept_unsigned = accept_unsigned
@@ -88,6 +90,7 @@ class Endpoint:
         proof = self._check_request(request)
         form = request.form()
         session = self._session(request, proof)
+        self._check_room()
         login_username = session.login_username if session else form.get("login_username", "")
         account = await asyncio.to_thread(self._runtime.account, login_username)
         secret = self._identity.secret

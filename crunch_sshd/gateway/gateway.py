@@ -32,8 +32,10 @@ from crunch_sshd.audit.channel_audit import GatewayAudit
 from crunch_sshd.audit.recording import Recordings
 from crunch_sshd.forwarding.policy import DEFAULT_POLICY, Policy
 from crunch_sshd.gateway import certificate
-from crunch_sshd.gateway.connection import DISCONNECT_GRACE, Connection, Login
+from crunch_sshd.gateway.connection import Connection, Login
+from crunch_sshd.gateway.connections import Connections
 from crunch_sshd.gateway.endpoint import Endpoint, Identity
+from crunch_sshd.gateway.memory_limit import MemoryLimit
 from crunch_sshd.gateway.tunnel import Tunnel, Uplink
 from crunch_sshd.runtimes import Runtime
 from crunch_sshd.ssh import memory
@@ -45,8 +47,6 @@ LOGIN_GRACE = 30.0
 """Seconds for the SSH handshake and login after the 101; the controller's proof is no reason to wait longer."""
 TIDY_AFTER = 1.0
 """Seconds without a connection after which memory is given back."""
-TOLD_GRACE = 5.0
-"""Seconds in which whoever runs the container says how it ended, once its processes are gone."""
 FIRST_TUNNEL = 10.0
 """Seconds to wait for a tunnel before the container is announced without the gateway's address, which then follows."""
 GOODBYE = 2.0
@@ -58,9 +58,10 @@ SOCKET_BUFFER = 1024 * 1024
 class Gateway:
     """Serves SSH sessions into one container until :meth:`stop`.
 
-    ``port`` 0 takes a free one. ``advertise`` is the host to record where it differs from the one bound (0.0.0.0).
-    With ``uplink`` there is no listening socket: controllers come through a tunnel, and ``moved`` is called, in the
-    event loop, with the address to record whenever one stands.
+    ``port`` 0 takes a free one, and ``listener`` is a bound socket to use instead. ``advertise`` is the host to record
+    where it differs from the one bound (0.0.0.0). With ``uplink`` there is no listening socket: controllers come
+    through a tunnel, and ``moved`` is called, in the event loop, with the address to record whenever one stands.
+    With ``memory`` (bytes) no session is opened while this process has nearly that much.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Gateway:
         runtime: Runtime,
         host: str = "127.0.0.1",
         port: int = 0,
+        listener: socket.socket | None = None,
         advertise: str | None = None,
         accept_unsigned_sessions: bool = False,
         policy: Policy = DEFAULT_POLICY,
@@ -78,11 +80,14 @@ class Gateway:
         auditing: Auditing = Auditing(),  # noqa: B008 - frozen
         uplink: Uplink | None = None,
         moved: Callable[[str], Any] | None = None,
+        memory: int = 0,
     ) -> None:
         self._container_uuid = container_uuid
         self._secret = secret
         self._runtime = runtime
         self._listen_on = (host, port)
+        self._listener = listener
+        self._memory = MemoryLimit(memory)
         self._advertise = advertise or host
         self._accept_unsigned = accept_unsigned_sessions
         self._policy = policy
@@ -98,13 +103,10 @@ class Gateway:
         self._address = ""
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)
-        self._connections: set[Connection] = set()
+        self._connections = Connections(lambda: self._loop.call_soon_threadsafe(self._tidy_later))
         self._relays: set[Relay] = set()  # the event loop's own, as the next
-        self._ending = False
         self._stopping = False  # the event loop's own
         self._tidying: asyncio.TimerHandle | None = None
-        self._lock = threading.Condition()
-        self._told = threading.Event()
         self._server: asyncio.AbstractServer | None = None
 
     def start(self) -> str:
@@ -112,7 +114,7 @@ class Gateway:
 
         Raises :class:`ConfigError` when it cannot bind.
         """
-        listener = None if self._uplink else bind(*self._listen_on)
+        listener = None if self._uplink else self._listener or bind(*self._listen_on)
         if listener is not None:
             host = f"[{self._advertise}]" if ":" in self._advertise else self._advertise
             self._address = f"{host}:{listener.getsockname()[1]}"
@@ -134,6 +136,7 @@ class Gateway:
             opened=self._opened,
             end=self._end_session,
             refused=self._refused,
+            check=lambda: self._memory.check(self._container_uuid),
         )
 
         def accept() -> TlsLayer:
@@ -212,7 +215,7 @@ class Gateway:
 
         def ended(connection: Connection) -> None:
             closed()
-            self._ended(connection)
+            self._connections.ended(connection)
 
         connection = Connection(
             sock,
@@ -225,11 +228,9 @@ class Gateway:
             self._container_ended,
             self._audit.connection(**self._fields(login), client=login.client),
         )
-        with self._lock:
-            if self._ending:
-                sock.close()
-                return
-            self._connections.add(connection)
+        if not self._connections.add(connection):
+            sock.close()
+            return
         connection.start()
         event(logger, "session opened", **self._fields(login))
         self._loop.call_later(LOGIN_GRACE, _check_login, weakref.ref(connection))
@@ -240,12 +241,6 @@ class Gateway:
         # would have left the socket to close that number a second time, whosever it is by then.
         outside.detach()
 
-    def _ended(self, connection: Connection) -> None:
-        self._loop.call_soon_threadsafe(self._tidy_later)  # first: the loop ends once there are no connections
-        with self._lock:
-            self._connections.discard(connection)
-            self._lock.notify_all()
-
     def _tidy_later(self) -> None:
         """Give memory back once there has been no connection for a moment. Event loop."""
         if self._tidying is not None:
@@ -253,21 +248,15 @@ class Gateway:
         self._tidying = self._loop.call_later(TIDY_AFTER, self._tidy)
 
     def _tidy(self) -> None:
-        if not self._connections:
+        if not len(self._connections):
             memory.give_back()
 
     def _end_session(self, session: SessionClaim, reason: str) -> int:
         """End the connections of a session; return how many. Event loop."""
-        with self._lock:
-            found = [
-                one for one in self._connections
-                if (one.login.user_uuid, one.login.request_id) == (session.user_uuid, session.request_id)
-            ]  # fmt: skip
-        for connection in found:
-            connection.end(reason)
+        ended = self._connections.end_session(session, reason)
         event(logger, "session ended by a controller", container_uuid=self._container_uuid,
-              request_id=session.request_id, reason=reason, connections=len(found))  # fmt: skip
-        return len(found)
+              request_id=session.request_id, reason=reason, connections=ended)  # fmt: skip
+        return ended
 
     def _container_ended(self) -> bool:
         """Say whether the container's end is why a session's program was killed; then its connection is told so.
@@ -276,32 +265,15 @@ class Gateway:
         """
         if not self._runtime.has_ended():
             return False
-        if not self._told.wait(TOLD_GRACE):
-            self._tell(f"container {self._container_uuid} has ended")
+        if not self._connections.wait_for_reason():
+            self._connections.end_all(f"container {self._container_uuid} has ended")
         return True
-
-    def _tell(self, reason: str) -> None:
-        """Have every connection end, its client told why."""
-        with self._lock:
-            connections = list(self._connections)
-        for connection in connections:
-            connection.end(reason)
-        self._told.set()
 
     def stop(self, reason: str = "") -> None:
         """Stop serving and end every session, with what it runs; clients show ``reason``. May be called twice."""
         if not self._thread.is_alive():
             return
-        with self._lock:
-            self._ending = True
-        self._tell(reason or f"the gateway of container {self._container_uuid} is stopping")
-        with self._lock:
-            self._lock.wait_for(lambda: not self._connections, DISCONNECT_GRACE)
-            connections = list(self._connections)
-        for connection in connections:
-            connection.close()
-        with self._lock:
-            self._lock.wait_for(lambda: not self._connections, DISCONNECT_GRACE)  # their threads still use the loop
+        self._connections.close(reason or f"the gateway of container {self._container_uuid} is stopping")
         self._loop.call_soon_threadsafe(self._stop)
         self._thread.join()
         self._loop.close()

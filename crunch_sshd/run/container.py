@@ -28,7 +28,7 @@ STOP_GRACE = 2
 """Seconds between SIGTERM and SIGKILL, as between the signals that end a session."""
 
 DRAIN_TIMEOUT = 10.0
-"""Seconds for the last output to be written after the container has ended."""
+"""Seconds for the last output to be on disk after the container has ended; what is not by then counts as lost."""
 
 
 class Container:
@@ -84,12 +84,20 @@ class Container:
             self._client.api.start(self.docker_id)
 
     def wait(self) -> int:
-        """Block until the container has ended and its output is written; return its exit status."""
+        """Block until the container has ended and its output is written; return its exit status.
+
+        :attr:`lost_output` says then whether all of it could be written.
+        """
         with engine_errors(f"lost container {self._uuid} while it ran"):
             status = int(self._client.api.wait(self.docker_id, timeout=None)["StatusCode"])
-        if self._output and not self._output.finish(DRAIN_TIMEOUT):
-            log.event(logger, "the last output is not written yet", level=logging.WARNING, container_uuid=self._uuid)
+        if self._output:
+            self._output.finish(DRAIN_TIMEOUT)
         return status
+
+    @property
+    def lost_output(self) -> str:
+        """Why some of the container's output is lost, "" where none is. Known once :meth:`wait` has returned."""
+        return self._output.failure if self._output else ""
 
     def is_running(self) -> bool:
         """Say whether the container runs; one that is gone does not."""

@@ -6,7 +6,10 @@ length), the connection and the thread that reads it. Knows nothing of container
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
+import os
 import socket
 import struct
 import threading
@@ -19,6 +22,9 @@ from arv_ssh import log
 logger = logging.getLogger(__name__)
 
 STDOUT, STDERR = 1, 2
+NAMES = {STDOUT: "stdout", STDERR: "stderr"}
+CLOSE_TIMEOUT = 5.0
+"""Seconds for the copying to stop once its connection is closed; a write to a dead file system may never return."""
 READ_SIZE = 256 * 1024
 
 _HEADER = struct.Struct(">BxxxL")
@@ -31,6 +37,11 @@ class Frames:
         self._header = b""
         self._stream = 0
         self._left = 0
+
+    @property
+    def cut(self) -> bool:
+        """Say whether the stream, if it ended here, would end within a frame."""
+        return bool(self._header or self._left)
 
     def receive(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """Yield what ``data`` holds of each stream; the iterator must be used up before the next call."""
@@ -48,50 +59,87 @@ class Frames:
 
 
 class ContainerOutput:
-    """Copies the output that arrives on ``connection``, after ``early``, until its end, in a thread of its own."""
+    """Copies the output that arrives on ``connection``, after ``early``, until its end, in a thread of its own.
+
+    ``failure`` says, once :meth:`finish` has returned, why some of it is lost; "" when all of it is written.
+    """
 
     def __init__(self, connection: socket.socket, early: bytes, stdout: BinaryIO, stderr: BinaryIO) -> None:
         self._connection = connection
         self._early = early
         self._files = {STDOUT: stdout, STDERR: stderr}
-        self._thread = threading.Thread(target=self._copy, name="container-output", daemon=True)
+        self._written = {STDOUT: 0, STDERR: 0}
+        self.failure = ""
+        self._thread = threading.Thread(target=self._run, name="container-output", daemon=True)
         self._thread.start()
 
     def finish(self, timeout: float) -> bool:
-        """Wait up to ``timeout`` seconds until all of it is written; say whether it is."""
+        """Wait for the end of the output, at most ``timeout`` seconds; say whether all of it is written."""
         self._thread.join(timeout)
-        return not self._thread.is_alive()
+        if self._thread.is_alive():
+            self._fail(f"some of the container's output could not be written within {timeout:g} s of its end")
+        return not self.failure
 
-    def close(self) -> None:
-        """Stop copying, wherever it is; harmless when it has ended."""
+    def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
+        """Stop copying, wherever it is; harmless when it has ended. A write that hangs is not waited for."""
         with suppress(OSError):  # closed already: the engine was faster
             self._connection.shutdown(socket.SHUT_RDWR)  # wakes the thread, which closes it
-        self._thread.join()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        try:
+            with self._connection:
+                self._copy()
+            self._sync()
+        except Exception as error:  # whatever it was, the output may not be whole
+            self._fail(f"the container's output was lost: {error}")
 
     def _copy(self) -> None:
         """Write until the end. A full disk must not block the container, so after a failure reading goes on."""
         frames = Frames()
-        failed = False
-        with self._connection:
-            data = self._early or self._receive()
-            while data:
-                for stream, piece in frames.receive(data):
-                    if not failed:
-                        failed = not self._write(stream, piece)
-                data = self._receive()
+        data = self._early or self._receive()
+        while data:
+            for stream, piece in frames.receive(data):
+                if not self.failure:
+                    self._write(stream, piece)
+            data = self._receive()
+        if frames.cut:
+            self._fail("the Docker engine cut the container's output short")
 
     def _receive(self) -> bytes:
         try:
             return self._connection.recv(READ_SIZE)
-        except ConnectionError:
-            return b""  # the engine went away, which wait() tells as well
+        except ConnectionError as error:
+            self._fail(f"the connection to the Docker engine was lost ({error.strerror}), and output with it")
+            return b""
 
-    def _write(self, stream: int, piece: bytes) -> bool:
+    def _write(self, stream: int, piece: bytes) -> None:
         view = memoryview(piece)
         try:
             while view:  # an unbuffered file may take only a part at a time
-                view = view[self._files[stream].write(view) :]
+                taken = self._files[stream].write(view) or 0
+                self._written[stream] += taken
+                view = view[taken:]
         except OSError as error:
-            log.event(logger, "the container's output is lost from here on", level=logging.ERROR, error=str(error))
-            return False
-        return True
+            self._fail_to_write(stream, error)
+
+    def _sync(self) -> None:
+        """Have the disk itself say that it took everything: a network file system may only now say that it is full."""
+        for stream, file in self._files.items():
+            try:
+                os.fsync(file.fileno())
+            except io.UnsupportedOperation:
+                continue  # in memory
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EROFS):  # fsync(2): a pipe, a terminal
+                    self._fail_to_write(stream, error)
+
+    def _fail_to_write(self, stream: int, error: OSError) -> None:
+        name, written = NAMES[stream], self._written[stream]
+        self._fail(f"the container's {name} could not be written beyond {written} bytes: {error.strerror or error}")
+
+    def _fail(self, reason: str) -> None:
+        """Note the first reason; what follows it is its consequence."""
+        if not self.failure:
+            self.failure = reason
+            log.event(logger, "the container's output is not whole", level=logging.ERROR, error=reason)

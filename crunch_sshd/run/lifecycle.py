@@ -10,25 +10,19 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from arv_ssh import log
-from arv_ssh.audit.options import Auditing
-from arv_ssh.config.session_options import SessionOptions
 from arv_ssh.errors import ArvSshError, HttpError, Unprocessable
-from crunch_sshd.forwarding.policy import DEFAULT_POLICY, Policy
-from crunch_sshd.gateway.gateway import Gateway
-from crunch_sshd.gateway.tunnel import Uplink
 from crunch_sshd.run import container_options
 from crunch_sshd.run.address_record import AddressRecord
 from crunch_sshd.run.container import Container
 from crunch_sshd.run.container_record import PATIENCE, ContainerRecord
 from crunch_sshd.run.events import Events
+from crunch_sshd.run.gateway_child import GatewayChild
 from crunch_sshd.runtimes import docker_engine
-from crunch_sshd.runtimes.choose import choose
-from crunch_sshd.runtimes.docker_engine import DockerClient
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +30,9 @@ PATIENCE_AFTER_SIGNAL = 10.0
 """Seconds to record Cancelled for after a signal: whoever sent it waits, and the dispatcher records it otherwise."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How to run a container. ``secret`` None means no gateway: nobody can enter.
+    """How to run a container.
 
     With ``log_dir`` the output goes to ``stdout.txt`` and ``stderr.txt`` there, and the record's ``log`` is that
     directory as a ``file:`` URI (an Arvados cluster has a collection there; this one has no Keep to put it in).
@@ -46,16 +40,15 @@ class Settings:
     """
 
     uuid: str
-    secret: str | None = field(repr=False)
-    gateway_host: str
-    gateway_port: int
     log_dir: Path | None
-    accept_unsigned_sessions: bool = False
-    runtime: str = "auto"
-    forwarding: Policy = DEFAULT_POLICY
-    sessions: SessionOptions = field(default_factory=SessionOptions)
-    auditing: Auditing = Auditing()
-    uplink: Uplink | None = None
+
+
+class OutputLost(ArvSshError):
+    """The command has ended, but its output is not whole: its result must not count. ``exit_code`` is the command's."""
+
+    def __init__(self, sentence: str, exit_code: int) -> None:
+        super().__init__(sentence)
+        self.exit_code = exit_code
 
 
 class Interrupted(Exception):
@@ -63,12 +56,15 @@ class Interrupted(Exception):
 
 
 class Lifecycle:
-    """Runs one container, in the main thread, once."""
+    """Runs one container, in the main thread, once. ``gateway`` None means that nobody can enter."""
 
-    def __init__(self, settings: Settings, record: ContainerRecord, events: Events) -> None:
+    def __init__(
+        self, settings: Settings, record: ContainerRecord, events: Events, gateway: GatewayChild | None
+    ) -> None:
         self._settings = settings
         self._record = record
         self._events = events
+        self._gateway = gateway
         self._leftovers: list[str] = []
         self._addresses = AddressRecord(record)
         self._farewell = f"container {settings.uuid} was cancelled"
@@ -90,6 +86,10 @@ class Lifecycle:
             log.event(logger, "cancelled by a signal", container_uuid=uuid, signal=str(signal_name))
             self._events.acknowledge()
             self._cancel({}, PATIENCE_AFTER_SIGNAL)
+        except OutputLost as error:
+            log_uri = self._log_uri()
+            self._cancel({"runtime_status": {"error": str(error)}, "exit_code": error.exit_code, **log_uri}, PATIENCE)
+            raise
         except Exception as error:
             sentence = str(error) if isinstance(error, ArvSshError) else f"crunch-run failed: {type(error).__name__}"
             self._events.acknowledge()
@@ -125,42 +125,36 @@ class Lifecycle:
             self._check_signal()
             container.start(stdout, stderr)
             stack.callback(self._release, container.stop)
-            address = None if self._settings.secret is None else self._open_gateway(stack, client, container)
+            address = "" if self._gateway is None else self._open_gateway(stack, self._gateway, container)
             self._announce(address)
-            if self._settings.uplink is not None:
-                self._addresses.start(address or "")
-                stack.callback(self._addresses.stop)
+            self._addresses.start(address)
+            stack.callback(self._addresses.stop)
             exit_code = self._wait(container)
             self._farewell = f"container {self._settings.uuid} has ended (exit {exit_code})"
-        log_dir = self._settings.log_dir
-        return {"exit_code": exit_code} | ({"log": log_dir.absolute().as_uri()} if log_dir else {})
+        if container.lost_output:
+            raise OutputLost(
+                f"{container.lost_output}; the command itself ended with exit status {exit_code}; "
+                "make room for its output, then submit the container request again", exit_code,
+            )  # fmt: skip
+        return {"exit_code": exit_code} | self._log_uri()
 
-    def _open_gateway(self, stack: ExitStack, client: DockerClient, container: Container) -> str | None:
-        """Start the gateway and return its address; None when the container has ended before there was one."""
+    def _log_uri(self) -> dict[str, str]:
+        log_dir = self._settings.log_dir
+        return {"log": log_dir.absolute().as_uri()} if log_dir else {}
+
+    def _open_gateway(self, stack: ExitStack, gateway: GatewayChild, container: Container) -> str:
+        """Have the gateway serve and return its address; "" when the container has ended before."""
+        stack.callback(lambda: gateway.stop(self._farewell))
         try:
-            gateway = Gateway(
-                container_uuid=self._settings.uuid,
-                secret=self._settings.secret or "",
-                runtime=choose(self._settings.runtime, client, container.docker_id, self._settings.uuid),
-                host=self._settings.gateway_host,
-                port=self._settings.gateway_port,
-                accept_unsigned_sessions=self._settings.accept_unsigned_sessions,
-                policy=self._settings.forwarding,
-                options=self._settings.sessions,
-                auditing=self._settings.auditing,
-                uplink=self._settings.uplink,
-                moved=self._addresses.moved,
-            )
-        except (ArvSshError, OSError) as error:
+            return gateway.serve(container.docker_id, self._addresses.moved)
+        except ArvSshError as error:
             # A runtime looks into the container's first process: a short command may be over by then.
             if container.is_running():
                 raise
             log.event(logger, "ended before its gateway", container_uuid=self._settings.uuid, reason=str(error))
-            return None
-        stack.callback(lambda: gateway.stop(self._farewell))
-        return gateway.start()
+            return ""
 
-    def _announce(self, gateway_address: str | None) -> None:
+    def _announce(self, gateway_address: str) -> None:
         """Record the gateway's address together with Running: nobody sees one without the other."""
         self._check_signal()
         attributes: dict[str, Any] = {"state": "Running"}

@@ -34,6 +34,8 @@ POLL_FIRST, POLL_LONGEST = 0.005, 0.25
 """Seconds between looks at an exec whose stream has ended, doubling from the first to the longest."""
 NEVER_TYPED = ",".join(["ctrl-^", "ctrl-_"] * 8)
 """A detach sequence that nobody types. Docker has no "off": empty means its default, which would eat Ctrl-P."""
+DETACH_BYTES = b"\x1e\x1f" * 8
+"""The same as the engine shows it of an exec (API ``exec/{id}/json``, DetachKeys): no other exec has it, it is ours."""
 BOOTSTRAP = 'stty rows "$1" cols "$2" 2>/dev/null; shift 2; exec "$@"'
 """Sets the size before the program's first look at it. Engines before API 1.42 can only resize a running exec."""
 FAILED_STARTS = (b"OCI runtime exec failed", b"cannot exec", b"failed to create", b"Error: runc: ", b"Error: crun: ")

@@ -34,7 +34,7 @@ def _cost(places: Places, target: Shared, work: Callable[[], None], scale: Scale
         "ssh": target.master,
         "ssh-proxy": cpu.children(target.master)[0],
         "controller": cluster.controller_pid(),
-        "gateway": cluster.crunch_run_pid(places.container_uuid),
+        "gateway": cluster.gateway_pid(places.container_uuid),
     }
     work()
     before = {name: cpu.seconds(pid) for name, pid in pids.items()}

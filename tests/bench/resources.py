@@ -44,9 +44,9 @@ class Fact:
 
 
 def gateway(places: Places, scale: Scale) -> list[Fact]:
-    """Measure the gateway inside crunch-run: idle, and with open sessions."""
+    """Measure crunch-run and the gateway that is its child: idle, and the gateway with open sessions."""
     run(places.path.ssh("true"))
-    pid = places.cluster.crunch_run_pid(places.container_uuid)
+    pid = places.cluster.gateway_pid(places.container_uuid)
     time.sleep(SETTLED)
     idle, share = cpu.resident(pid), _share(pid, scale.idle_seconds)
     with ExitStack() as stack:
@@ -59,8 +59,10 @@ def gateway(places: Places, scale: Scale) -> list[Fact]:
             stack.callback(process.stdin.close)
             process.stdout.read(5)
         each = (cpu.resident(pid) - idle) / OPEN_SESSIONS
+    job = cpu.resident(places.cluster.crunch_run_pid(places.container_uuid))
     return [
         Fact("gateway-idle-memory", "gateway, idle", idle / MB, "MB", 70),
+        Fact("crunch-run-idle-memory", "crunch-run beside it", job / MB, "MB", 45),
         Fact("gateway-idle-cpu", "gateway, idle", share, "% of a core", 0.1),
         Fact("gateway-session-memory", "gateway, each open session", each / MB, "MB", 1.5),
     ]
@@ -110,7 +112,7 @@ def transfer(places: Places, scale: Scale) -> list[Fact]:
         pids = {
             "ssh-proxy": cpu.children(target.master)[0],
             "controller": places.cluster.controller_pid(),
-            "gateway": places.cluster.crunch_run_pid(places.container_uuid),
+            "gateway": places.cluster.gateway_pid(places.container_uuid),
         }
         run(output_command(target, scale.long_size // 20))
         samples = {name: [cpu.resident(pid)] for name, pid in pids.items()}

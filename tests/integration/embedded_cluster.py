@@ -17,6 +17,7 @@ from arv_ssh.api.client import ApiClient
 from arv_ssh.cli.cluster_dir import ClusterDir
 from arv_ssh.config import cluster_config
 from arv_ssh.processes import process_lock
+from crunch_sshd.runtimes import host_processes
 from tests.timing import DEADLINE, wait_for
 
 BUSYBOX = "arv-ssh/busybox:test"
@@ -88,6 +89,16 @@ class EmbeddedCluster:
         pid = process_lock.holder_pid(self.crunch_run_lock(uuid))
         assert pid is not None
         return pid
+
+    def gateway_pid(self, uuid: str) -> int:
+        """Return the pid of the process that serves a container's sessions: a child of its crunch-run."""
+
+        def look() -> int | None:
+            parent = self.crunch_run_pid(uuid)
+            found = [one.pid for one in host_processes.processes() if one.parent == parent and one.state != "Z"]
+            return next((pid for pid in found if b"gateway" in Path(f"/proc/{pid}/cmdline").read_bytes()), None)
+
+        return wait_for(look, "the gateway's process")
 
     def log_text(self, uuid: str, name: str) -> str:
         """Return one of a container's log files: crunch-run.txt, stdout.txt, stderr.txt."""

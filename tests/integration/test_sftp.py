@@ -385,7 +385,7 @@ class TestConfinement:
         wanted = status(docker("exec", *user, docker_container(place.uuid), *cat, "/proc/self/status"))
         with place.paramiko() as transport, transport.open_sftp_client() as sftp:
             sftp.listdir("/")
-            (pid,) = servers(cluster.crunch_run_pid(place.uuid))
+            (pid,) = servers(cluster.gateway_pid(place.uuid))
             text = Path(f"/proc/{pid}/status").read_text()
         found = status(text)
         bounds = int(found.pop("CapBnd"), 16), int(wanted.pop("CapBnd"), 16)
@@ -458,9 +458,9 @@ class TestChannels:
             waiting.start()
             assert quick.open(remote(place, "file")).read() == b"here"
             assert waiting.is_alive()
-            assert len(servers(cluster.crunch_run_pid(place.uuid))) == 2
+            assert len(servers(cluster.gateway_pid(place.uuid))) == 2
         waiting.join(DEADLINE)
-        wait_for(lambda: not servers(cluster.crunch_run_pid(place.uuid)), "the servers' end")
+        wait_for(lambda: not servers(cluster.gateway_pid(place.uuid)), "the servers' end")
 
     def open(self, sftp: paramiko.SFTPClient, path: str) -> None:
         with pytest.raises((OSError, EOFError, paramiko.SSHException)):

@@ -216,7 +216,7 @@ class _Answer:
         uuid = self.target.session.container_uuid
         if self.head.status != status:
             refusal = await self._refusal()
-            if self.head.status in (400, 403):  # what the user asked for, not what the gateway is
+            if self.head.status in (400, 403, 503):  # not what the gateway is: what the user asked for, or a full one
                 raise refusal
             raise BadGateway(f"the gateway of container {uuid} refused the session: {refusal}")
         given = self.head.fields().get("x-arvados-authorization-response", "")

@@ -1,32 +1,9 @@
 import pytest
 
-from arv_ssh.errors import ConfigError, UsageError
+from arv_ssh.errors import ConfigError
 from crunch_sshd import crunch_run
 
 UUID = "zzzzz-dz642-abcdeabcdeabcde"
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("10.0.0.7", ("10.0.0.7", 0)),
-        ("10.0.0.7:2222", ("10.0.0.7", 2222)),
-        ("node.example", ("node.example", 0)),
-        ("::1", ("::1", 0)),
-        ("[::1]", ("::1", 0)),
-        ("[::1]:22", ("::1", 22)),
-    ],
-)
-def test_gateway_address(text: str, address: tuple[str, int]) -> None:
-    """HOST and HOST:PORT are read, with brackets round an IPv6 address that has a port."""
-    assert crunch_run.split_address(text) == address
-
-
-@pytest.mark.parametrize("text", ["", ":22", "host:", "host:ssh", "host:65536", "[::1", "[::1]22"])
-def test_bad_gateway_address(text: str) -> None:
-    """Anything else is refused with a sentence that shows it."""
-    with pytest.raises(UsageError, match="is not HOST or HOST:PORT"):
-        crunch_run.split_address(text)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +16,7 @@ def test_bad_gateway_address(text: str) -> None:
         ([UUID, "--gateway-auth-secrt=hunter2"], "unknown argument --gateway-auth-secrt"),
         ([UUID, "--runtime", "magic"], "invalid choice"),
         ([UUID, "--gateway-address", "host:port"], "is not HOST or HOST:PORT"),
+        ([UUID, "--gateway-memory", "64MiB"], "is not a size of at least 128MiB"),
     ],
 )
 def test_a_wrong_command_line_gets_one_sentence(

@@ -255,3 +255,23 @@ def test_gateway_tunnel(value: bool | str, url: str) -> None:
         "Containers": {"LocalDispatch": {"GatewayTunnel": value}},
     }
     assert cluster_config.parse("zzzzz", section).gateway_tunnel == url
+
+
+def shell_access(**keys: Any) -> dict[str, Any]:
+    return section(Containers={"ShellAccess": keys})
+
+
+@pytest.mark.parametrize(
+    ("keys", "size"),
+    [({}, 512 << 20), ({"GatewayMemory": "1GiB"}, 1 << 30), ({"GatewayMemory": 128 << 20}, 128 << 20)],
+)
+def test_gateway_memory(keys: dict[str, Any], size: int) -> None:
+    """A gateway's memory is a number of bytes, or a size with a unit, and half a gibibyte when nothing is said."""
+    assert cluster_config.parse("zzzzz", shell_access(**keys)).gateway_memory == size
+
+
+@pytest.mark.parametrize("value", ["64MiB", 0, "lots", None, True])
+def test_too_little_gateway_memory(value: object) -> None:
+    """A size below what a gateway needs, or none, is refused."""
+    with pytest.raises(ConfigError, match=r"ShellAccess.GatewayMemory is .*at least 128MiB"):
+        cluster_config.parse("zzzzz", shell_access(GatewayMemory=value))

@@ -81,6 +81,15 @@ def test_auditing_is_passed_on(crunch_run: CrunchRun, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_the_gateways_memory(crunch_run: CrunchRun, tmp_path: Path) -> None:
+    """crunch-run is told of a memory limit that is not the default."""
+    lock = process_lock.acquire(tmp_path / "lock")
+    assert lock
+    assert replace(crunch_run, gateway_memory=1 << 30).start(lock, UUID, "v2/its-own/token").wait(10) == 0
+    seen = json.loads((tmp_path / "log" / UUID / "crunch-run.txt").read_text())
+    assert seen["argv"][-3:] == ["--gateway-memory", str(1 << 30), UUID]
+
+
 def test_no_descriptor_is_left(crunch_run: CrunchRun, tmp_path: Path) -> None:
     """Starting crunch-run leaves no pipe and no lock open in the dispatcher."""
     before = len(os.listdir("/proc/self/fd"))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from arv_ssh.errors import BadGateway, BadRequest, Forbidden, HttpError, NotFound, Unauthorized
+from arv_ssh.errors import BadGateway, BadRequest, Forbidden, HttpError, NotFound, Unauthorized, Unavailable
 from arv_ssh.net.http_server import Request, Response, Upgrade
 from arv_ssh.trust import credentials, host_key, session_claim
 from arv_ssh.trust.credentials import CLOCK_SKEW
@@ -133,6 +133,22 @@ def test_unsigned_session() -> None:
     _, login = ask(request({}, "login_username=crunch&detach_keys="), unsigned=True)
     assert (login.login_username, login.account, login.request_id) == ("crunch", CRUNCH, "req-of-http")
     assert login.user_credential == ""
+
+
+def test_no_room() -> None:
+    """A proven session for which there is no room is refused; who has proven nothing does not learn of it."""
+
+    def full() -> None:
+        raise Unavailable("no memory")
+
+    front = Endpoint(
+        Identity(UUID, SECRET, CERTIFICATE, ADDRESS), MemoryRuntime(), accept_unsigned=False,
+        opened=lambda transport, early, login: None, end=lambda session, reason: 0, check=full,
+    )  # fmt: skip
+    with pytest.raises(Unavailable, match="no memory"):
+        asyncio.run(front.handle(request(signed(session_claim.encode(session())))))
+    with pytest.raises(Unauthorized):
+        asyncio.run(front.handle(request({})))
 
 
 def test_accepting_unsigned_does_not_accept_wrongly_signed() -> None:

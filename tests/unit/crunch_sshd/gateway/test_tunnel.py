@@ -7,7 +7,7 @@ from itertools import islice
 import pytest
 
 from arv_ssh.errors import UsageError
-from crunch_sshd import crunch_run
+from crunch_sshd import gateway_options
 from crunch_sshd.gateway import tunnel
 
 
@@ -16,11 +16,11 @@ from crunch_sshd.gateway import tunnel
 )
 def test_a_controllers_url(url: str) -> None:
     """A controller is named by the URL of an HTTPS server."""
-    uplink = crunch_run.uplink(url, {"ARVADOS_API_HOST_INSECURE": "1"})
+    uplink = gateway_options.uplink(url, {"ARVADOS_API_HOST_INSECURE": "1"})
     assert uplink is not None and uplink.url == url and not uplink.context.check_hostname
-    strict = crunch_run.uplink(url, {})
+    strict = gateway_options.uplink(url, {})
     assert strict is not None and strict.context.check_hostname
-    assert crunch_run.uplink(None, {}) is None
+    assert gateway_options.uplink("", {}) is None
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_a_controllers_url(url: str) -> None:
 def test_what_is_no_controllers_url(url: str) -> None:
     """Anything else is told in one sentence; over plain HTTP the secret would be anybody's."""
     with pytest.raises(UsageError, match="--gateway-tunnel .* is not a controller's URL such as https://"):
-        crunch_run.uplink(url, {})
+        gateway_options.uplink(url, {})
 
 
 def test_pauses() -> None:

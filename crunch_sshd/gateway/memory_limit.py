@@ -1,0 +1,41 @@
+"""How much memory a gateway may use: it refuses new sessions before it has that much.
+
+Owns reading the memory of a process, for the gateway itself and for crunch-run, which ends a gateway that has grown
+beyond its limit all the same. Knows nothing of who is in the gateway.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from arv_ssh.errors import Unavailable
+
+FULL = 0.8
+"""The part of the limit beyond which no session begins: what is left is for the growth of those that are open."""
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_MIB = 1 << 20
+
+
+def resident(pid: int | str = "self") -> int:
+    """Return the bytes of memory that a process has (proc(5), statm); 0 when it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * _PAGE
+    except (OSError, IndexError):
+        return 0
+
+
+class MemoryLimit:
+    """The limit of this process in bytes, 0 for none."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+
+    def check(self, container_uuid: str) -> None:
+        """Raise :class:`Unavailable` when this process has no room for another session."""
+        used = resident()
+        if self._limit and used >= FULL * self._limit:
+            raise Unavailable(
+                f"the gateway of container {container_uuid} has no memory for another session (it uses {used // _MIB} "
+                f"of {self._limit // _MIB} MiB); try again once other sessions have ended"
+            )

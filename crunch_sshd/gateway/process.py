@@ -1,0 +1,133 @@
+"""The process in which crunch-run has its gateway: whatever becomes of it, the container goes on.
+
+Owns the order in which crunch-run and the gateway talk (:mod:`crunch_sshd.gateway.control`): ``begin`` with the secret
+and the options is answered by ``ready``, ``serve`` with the container by ``serving`` with the address. ``moved`` says
+that a tunnel has changed that, ``failed`` why there is no answer; ``stop`` has the reason that users are shown.
+
+Started by :mod:`crunch_sshd.run.gateway_child`. It ends itself when crunch-run is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from arv_ssh import log
+from arv_ssh.errors import ArvSshError
+from crunch_sshd import gateway_options
+from crunch_sshd.gateway.control import Control
+from crunch_sshd.gateway_options import GatewayOptions
+
+if TYPE_CHECKING:
+    from crunch_sshd.gateway.gateway import Gateway
+    from crunch_sshd.runtimes import Runtime
+
+OOM_SCORE_ADJ = 1000
+"""Of all processes, the kernel is to kill this one first when memory is short (proc(5)): it is started again, a job of
+days is not. A lower value would add to the memory used, in which a large job outweighs it."""
+
+
+def main() -> int:
+    """Serve until crunch-run says stop or is gone, or SIGTERM comes; return the exit status."""
+    log.configure()
+    _be_killed_first()
+    control = Control(_passed(int(sys.argv[1])))
+    try:
+        return _serve(control, control.receive())
+    except (ArvSshError, OSError) as error:
+        control.send("failed", error=type(error).__name__, sentence=str(error))
+        return 1
+
+
+def _passed(descriptor: int) -> socket.socket:
+    """Return a socket that crunch-run passed; what we start ourselves does not get it."""
+    sock = socket.socket(fileno=descriptor)
+    sock.set_inheritable(False)
+    return sock
+
+
+def _be_killed_first() -> None:
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(OOM_SCORE_ADJ))
+    except OSError:
+        pass  # no /proc, or a sandbox that forbids it: the memory limit still holds
+
+
+def _serve(control: Control, begin: dict[str, Any]) -> int:
+    from setproctitle import setproctitle
+
+    uuid, options = begin["container_uuid"], GatewayOptions.from_fields(begin["options"])
+    setproctitle(f"crunch-run gateway of {uuid}")
+    from crunch_sshd.ssh import paramiko_doors
+
+    paramiko_doors.check()  # before what opens the doors is imported
+    from crunch_sshd.gateway.gateway import Gateway
+    from crunch_sshd.run.events import Events
+
+    uplink = gateway_options.uplink(options.tunnel, os.environ)
+    events = Events()
+    events.listen()
+    control.send("ready")
+    serve = control.receive()
+    if serve.get("kind") != "serve":
+        return 0
+    from arv_ssh.config import session_options
+    from crunch_sshd.forwarding import policy
+
+    gateway = Gateway(
+        container_uuid=uuid,
+        secret=begin["secret"],
+        runtime=_runtime(options.runtime, serve["container"], uuid),
+        host=options.host,
+        listener=None if begin["listener"] is None else _passed(begin["listener"]),
+        accept_unsigned_sessions=options.accept_unsigned_sessions,
+        policy=policy.from_json(options.forwarding),
+        options=session_options.from_json(options.sessions),
+        auditing=options.auditing,
+        uplink=uplink,
+        moved=lambda address: control.send("moved", address=address),
+        memory=options.memory,
+    )
+    control.send("serving", address=gateway.start())
+    _until_told(control, events, gateway, uuid)
+    return 0
+
+
+def _until_told(control: Control, events: Any, gateway: Gateway, uuid: str) -> None:
+    """Wait for crunch-run's word, or a signal of somebody else's, and stop the gateway."""
+    words: list[dict[str, Any]] = []
+
+    def listen() -> None:
+        words.append(control.receive())
+        events.notify()
+
+    threading.Thread(target=listen, name="control", daemon=True).start()
+    events.wait_for(lambda: bool(words))
+    if not words:
+        gateway.stop(f"the gateway of container {uuid} is starting again; reconnect")
+    elif not words[0]:
+        gateway.stop(f"crunch-run, which ran container {uuid}, is gone")
+    else:
+        gateway.stop(words[0]["reason"])
+
+
+def _runtime(kind: str, container_id: str, name: str) -> Runtime:
+    """Return the runtime of a container by its full id; only that of an engine imports its SDK and connects to it."""
+    if kind != "docker":
+        from crunch_sshd.runtimes import oci
+
+        found = oci.find(container_id, name)
+        if found is not None:
+            return found
+    from crunch_sshd.runtimes.choose import choose
+    from crunch_sshd.runtimes.docker_engine import connect
+
+    return choose(kind, connect(), container_id, name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

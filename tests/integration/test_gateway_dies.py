@@ -1,0 +1,204 @@
+"""A gateway that dies, in whatever way: its sessions end with a sentence, the job does not notice, ssh works again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import paramiko
+import pytest
+import yaml
+
+import arv_ssh
+from arv_ssh.cli import cluster_up
+from crunch_sshd.gateway.memory_limit import resident
+from crunch_sshd.runtimes import host_processes
+from tests.integration.conftest import Ssh
+from tests.integration.controllers import CLUSTER_ID
+from tests.integration.embedded_cluster import EmbeddedCluster, docker, docker_container
+from tests.timing import DEADLINE, wait_for
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="forwarding and the gateway's own SFTP need root")
+
+JOB = ("sh", "-c", "i=0; while :; do i=$((i+1)); echo $i >/tmp/count; sleep 0.1; done")
+LIMIT = 128 << 20
+"""Bytes, of memory; as ``GatewayMemory``."""
+WAITING = 5 << 19
+"""Bytes: a pipe's 1 MiB and 1.5 MiB of a channel's window of 2."""
+STUBBORN = "trap '' HUP TERM; echo in; while :; do sleep 1; done"
+
+
+@pytest.fixture
+def job(cluster: EmbeddedCluster) -> str:
+    """The UUID of a container whose program counts."""
+    return cluster.run(*JOB, image="arv-ssh/debian:test")
+
+
+def count(uuid: str) -> int:
+    """Return how far the job has come, without any gateway."""
+    return int(docker("exec", docker_container(uuid), "cat", "/tmp/count") or 0)
+
+
+def facts(pid: int) -> tuple[int, int]:
+    """Return what tells a process from every other one."""
+    found = host_processes.stat(pid)
+    assert found is not None
+    return found.pid, found.start_time
+
+
+def children(parent: int) -> list[int]:
+    """Return the pids of a process's children, zombies included."""
+    return [one.pid for one in host_processes.processes() if one.parent == parent]
+
+
+def inside(uuid: str) -> str:
+    """Return what runs in the container, one command a line."""
+    return docker("top", docker_container(uuid), "-eo", "pid,args")
+
+
+def works_again(ssh: Ssh, uuid: str) -> None:
+    """Assert that the very next session works: its connection waits for the next gateway, and nobody tries twice."""
+    done = ssh(uuid, "echo again")
+    assert (done.returncode, done.stdout) == (0, b"again\n"), done.stderr
+
+
+def killed(cluster: EmbeddedCluster, uuid: str) -> int:
+    """Kill the gateway; return its pid."""
+    os.kill(pid := cluster.gateway_pid(uuid), signal.SIGKILL)
+    return pid
+
+
+def test_killed_in_mid_session(cluster: EmbeddedCluster, ssh: Ssh, job: str) -> None:
+    """kill -9: ssh ends with 255 and a sentence, the job and the record are as before, and nothing is left."""
+    crunch_run, record = facts(cluster.crunch_run_pid(job)), cluster.container(job)
+    with ssh.start(job, "echo in; exec sleep 12345") as quiet, ssh.start(job, STUBBORN) as stubborn:
+        for session in (quiet, stubborn):
+            assert session.stdout and session.stdout.readline() == b"in\n"
+        before = count(job)
+        gateway = killed(cluster, job)
+        works_again(ssh, job)
+        for session in (quiet, stubborn):
+            _, stderr = session.communicate(timeout=DEADLINE)
+            assert session.returncode == 255
+            assert f"Connection to {job} closed by remote host" in stderr.decode()
+    assert facts(cluster.crunch_run_pid(job)) == crunch_run and cluster.gateway_pid(job) != gateway
+    assert cluster.container(job)["gateway_address"] == record["gateway_address"]
+    wait_for(lambda: count(job) > before, "the job to go on")
+    wait_for(lambda: "12345" not in inside(job) and "trap" not in inside(job), "the sessions' programs to end")
+    wait_for(lambda: children(crunch_run[0]) == [cluster.gateway_pid(job)], "the rest to be reaped")
+
+
+def test_helpers_and_sockets(cluster: EmbeddedCluster, ssh: Ssh, job: str, tmp_path: Path) -> None:
+    """The file server, the broker and the sockets that it made in the container go with their gateway."""
+    sock = "/tmp/forwarded.sock"
+    with ssh.start("-s", job, "sftp") as sftp, ssh.start("-N", "-R", f"{sock}:{tmp_path}/nothing", job) as forward:
+        assert sftp.stdin and sftp.stdout
+        sftp.stdin.write(b"\0\0\0\5\1\0\0\0\3")  # SSH_FXP_INIT
+        sftp.stdin.flush()
+        assert sftp.stdout.read(5)[4:] == b"\2"
+        wait_for(lambda: ssh(job, f"test -S {sock}").returncode == 0, "the socket")
+        gateway = cluster.gateway_pid(job)
+        helpers = children(gateway)
+        assert len(helpers) >= 2
+        killed(cluster, job)
+        assert (sftp.wait(DEADLINE), forward.wait(DEADLINE)) == (255, 255)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in helpers), "the helpers to end")
+    assert ssh(job, f"test -e {sock}").returncode == 1
+
+
+def test_the_job_ends_after_that(cluster: EmbeddedCluster, ssh: Ssh) -> None:
+    """A container whose gateway died is Complete with its own exit status, and its end is told as ever."""
+    uuid = cluster.run("sh", "-c", "until [ -e /tmp/end ]; do sleep 0.1; done; exit 3")
+    killed(cluster, uuid)
+    works_again(ssh, uuid)
+    with ssh.start(uuid, "echo in; exec sleep 12345") as session:
+        assert session.stdout and session.stdout.readline() == b"in\n"
+        ssh(uuid, "touch /tmp/end")
+        _, stderr = session.communicate(timeout=DEADLINE)
+    assert f"container {uuid} has ended (exit 3)" in stderr.decode()
+    assert cluster.wait_for_state(uuid, "Complete")["exit_code"] == 3
+
+
+def test_a_signal_to_the_gateway(cluster: EmbeddedCluster, ssh: Ssh, job: str) -> None:
+    """SIGTERM to the gateway alone ends its sessions with a sentence; another one is started."""
+    with ssh.start(job, "echo in; exec sleep 12345") as session:
+        assert session.stdout and session.stdout.readline() == b"in\n"
+        os.kill(cluster.gateway_pid(job), signal.SIGTERM)
+        _, stderr = session.communicate(timeout=DEADLINE)
+    assert f"the gateway of container {job} is starting again; reconnect" in stderr.decode()
+    assert ssh(job, "echo again").stdout == b"again\n"
+
+
+def test_the_kernel_takes_the_gateway_first(cluster: EmbeddedCluster, ssh: Ssh, job: str) -> None:
+    """The gateway has the highest score; crunch-run, the job and what sessions execute have what the engine gives."""
+    score = "oom_score_adj"
+    assert Path(f"/proc/{cluster.gateway_pid(job)}/{score}").read_text() == "1000\n"
+    assert Path(f"/proc/{cluster.crunch_run_pid(job)}/{score}").read_text() == Path(f"/proc/self/{score}").read_text()
+    own = docker("exec", docker_container(job), "cat", f"/proc/self/{score}")
+    assert ssh(job, f"cat /proc/1/{score} /proc/self/{score}").stdout.decode().split() == [own, own]
+
+
+def events(cluster: EmbeddedCluster, uuid: str, message: str) -> list[dict[str, Any]]:
+    """Return what crunch-run and its gateway have logged with that message."""
+    lines = [json.loads(line) for line in cluster.log_text(uuid, "crunch-run.txt").splitlines()]
+    return [line for line in lines if line["msg"] == message]
+
+
+def test_no_secret_is_shown(cluster: EmbeddedCluster, job: str) -> None:
+    """Neither the arguments nor the environment of the gateway's process hold a secret, nor the container's token."""
+    process = Path(f"/proc/{cluster.gateway_pid(job)}")
+    shown = (process / "cmdline").read_text() + (process / "environ").read_text()
+    assert "v2/" not in shown and "ARVADOS_API_TOKEN" not in shown
+    assert not [word for word in shown.replace("=", "\0").split("\0") if len(word) == 64]
+    assert subprocess.run(["grep", "-c", job, process / "cmdline"], capture_output=True).stdout == b"1\n"
+
+
+@pytest.fixture(scope="module")
+def tight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCluster]:
+    """A cluster whose gateways may have little memory, and whose users may open many channels on a connection."""
+    cluster = EmbeddedCluster(tmp_path_factory.mktemp("tight") / "cluster")
+    cluster.directory.prepare()
+    cluster_up._write_config(cluster.directory)
+    written = yaml.safe_load(cluster.directory.config.read_text())
+    written["Clusters"][CLUSTER_ID]["Containers"]["ShellAccess"] |= {
+        "GatewayMemory": "128MiB", "Sessions": {"MaxSessions": 1000},
+    }  # fmt: skip
+    cluster.directory.config.write_text(yaml.safe_dump(written))
+    cluster.up()
+    yield cluster
+    cluster.down()
+
+
+def fill(client: paramiko.SSHClient) -> None:
+    """Open one more channel whose program reads nothing, and send more than its pipe takes: the rest waits."""
+    transport = client.get_transport()
+    assert transport is not None
+    channel = transport.open_session(timeout=DEADLINE)
+    channel.settimeout(DEADLINE)
+    channel.exec_command("exec sleep 12345")
+    channel.sendall(bytes(WAITING))
+
+
+@pytest.mark.timeout(5 * DEADLINE)  # some fifty programs are started, one after the other
+def test_memory_is_exhausted(tight: EmbeddedCluster) -> None:
+    """A gateway without room refuses new sessions with 503 and a sentence; one that still grows ends alone."""
+    ssh, job = Ssh(tight), tight.run(*JOB, image="arv-ssh/debian:test")
+    crunch_run, gateway = facts(tight.crunch_run_pid(job)), tight.gateway_pid(job)
+    with arv_ssh.connect(job, settings_file=str(tight.directory.env)) as client:
+        while resident(gateway) < 0.82 * LIMIT:
+            fill(client)
+        refused = ssh(job, "true")
+        assert refused.returncode == 255
+        assert f"the gateway of container {job} has no memory for another session" in refused.stderr.decode()
+        with pytest.raises((paramiko.SSHException, EOFError, OSError)):
+            while resident(gateway) < 2 * LIMIT:
+                fill(client)
+    (log,) = wait_for(lambda: events(tight, job, "the gateway is beyond its memory limit; ending it"))
+    assert log["limit"] == LIMIT
+    works_again(ssh, job)
+    assert facts(tight.crunch_run_pid(job)) == crunch_run and tight.container(job)["state"] == "Running"
