@@ -37,7 +37,7 @@ def main() -> int:
     except ArvSshError as error:
         message = str(error)
     except BrokenPipeError:
-        message = ""  # `arvados-client ls | head -1`: who read stdout has had enough, and need not be told
+        message = ""  # `arvados-client ls | head -1`: the reader of stdout has had enough; say nothing
         _give_up_stdout()
     except OSError as error:
         message = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"

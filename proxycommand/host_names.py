@@ -27,7 +27,7 @@ def directory() -> str:
 def remember(authority: str, rows: list[dict[str, Any]]) -> None:
     """Have the containers of ``rows`` completed from now on, and no others of the API host ``authority``.
 
-    A cache: a disk that is full or read-only is no reason for ``ls`` to fail.
+    This is a cache: ``ls`` works on a full or read-only disk too.
     """
     lines = [_line(row) for row in rows if row["shell"] != "refused" and uuids.is_container(row["uuid"])]
     name = re.sub(r"[^A-Za-z0-9.-]", "_", authority)

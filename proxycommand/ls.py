@@ -110,7 +110,7 @@ def _may_enter(controller: Controller, container: Row) -> tuple[str, str | None]
         # A stock Arvados controller, or one of ours before this question existed, has no GET there.
         return "unknown", "this controller cannot say in advance; try"
     except Unavailable as error:
-        # The same status says that nobody may enter any container.
+        # The same status also means that shell access is disabled.
         return "not yet" if "not running" in str(error) else "refused", str(error)
     except Forbidden as error:
         return "refused", str(error)

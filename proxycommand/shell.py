@@ -1,6 +1,6 @@
 """``arvados-client shell``: a session with nothing to configure, and the real reason when there is none.
 
-Tries the tunnel first, in this process: what is wrong is then one line, not ssh's "Connection closed by UNKNOWN port
+Tries the tunnel first, in this process, so that a failure is one line, not ssh's "Connection closed by UNKNOWN port
 65535". Then becomes ssh, with every setting on its command line.
 """
 
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> NoReturn:
     if not session.host_key and not any("stricthostkeychecking" in option.lower() for option in ssh_options):
         raise ArvSshError(controller.unvouched(container))
     directory = options.known_hosts_dir or known_hosts.default_dir()
-    if session.host_key:  # ssh-proxy does it again; but what is in its way would be buried by ssh's own words
+    if session.host_key:  # ssh-proxy does it again, but ssh's own messages would bury its error
         known_hosts.record(directory, container, session.host_key)
     block = ssh_config.block(options.settings, directory, options.detach_keys, host=container)
     _become(ssh_command(block, container, user, ssh_options, command))

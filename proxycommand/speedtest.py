@@ -30,14 +30,14 @@ _ANSWER_TIMEOUT = 60.0
 
 _READY = b"ready\r\n"
 _ECHO = "echo ready; read line"
-"""The terminal echoes what is typed, so the shell only has to wait."""
+"""The terminal echoes the keystrokes, so the shell only has to wait."""
 _PATTERN = "x" * 4096
 _CAT = "command -v cat >/dev/null && { echo cat; exec cat "
 _DOWN = f"{_CAT} /dev/zero; }}; echo sh; while echo {_PATTERN}; do :; done"
 _UP = f"{_CAT} >/dev/null; }}; echo sh; while read -r line; do :; done"
 
 Show = Callable[[str, float, str], None]
-"""Told of what is measured, how far it is (0 to 1), and what is known by then."""
+"""Shows a measurement: its name, how much of it is done (0 to 1), and its result so far."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     directory = options.known_hosts_dir or known_hosts.default_dir()
     block = ssh_config.block(options.settings, directory)
     user = options.user or controller.DEFAULT_LOGIN
-    # A connection that is shared with others is not what is to be measured.
+    # A shared connection would distort the measurement.
     alone = ["-o", "ControlMaster=no", "-o", "ControlPath=none"]
     progress = Progress()
     test = SpeedTest(lambda more, command: ssh_command(block, container, user, alone + more, [command]))

@@ -66,7 +66,7 @@ class SshDirectory:
             wanted = b"".join(line for line in config.splitlines(keepends=True) if line != self._include)
             if not wanted and (own or b"").startswith(_MADE):
                 wanted = None
-        # The line first: a file that is included and gone is no error to ssh, but no reason to have it so either.
+        # The line first: ssh ignores an Include of a missing file, but we leave none behind.
         return self._apply([(self.config, config, wanted), (self.own, own, None)], dry_run)
 
     def _apply(self, changes: list[tuple[str, bytes | None, bytes | None]], dry_run: bool) -> str:

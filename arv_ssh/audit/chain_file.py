@@ -31,7 +31,7 @@ def timestamp(seconds: float) -> str:
 class ChainFile:
     """Appends to a chain in ``directory``, made at the first record. One thread.
 
-    ``program`` begins the files' names and is told in their first records.
+    ``program`` begins the files' names and stands in their first records.
     """
 
     def __init__(self, directory: Path, program: str, *, max_size: int = MAX_SIZE) -> None:

@@ -1,6 +1,6 @@
 """The way of an audit record from who has it to the disk: a bounded queue and one thread that writes.
 
-Owns that nobody waits for the disk who did not ask to, that records keep their order, and the count of those that found
+Ensures that only callers who ask to wait for the disk do so, and that records keep their order; counts those that found
 no room. Knows nothing of what is recorded.
 """
 

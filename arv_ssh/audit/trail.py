@@ -1,7 +1,7 @@
 """What a process records of what it does, by the mode of ``Containers.ShellAccess.Audit``.
 
-Owns the difference between the modes: "off" records nothing, "on" lets nobody wait for the disk, "required" lets
-nothing begin that is not on the disk. Knows nothing of what is recorded.
+Owns the difference between the modes: "off" records nothing, "on" does not wait for the disk, "required" lets
+nothing begin before its record is on the disk. Knows nothing of what is recorded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PATIENCE = 10.0
 LAST_WRITES = 5.0
 """Seconds for what waits to be written when the process stops."""
 MAX_TEXT = 16 * 1024
-"""Characters of a client's text that a record keeps; more is told by its length alone."""
+"""Characters of a client's text that a record keeps; of a longer text only the length is recorded."""
 
 
 class NotRecorded(Unavailable):
@@ -77,7 +77,7 @@ class Trail:
                 raise self.refusal(error) from error
 
     def commit(self, name: str, **fields: Any) -> Future[None] | None:
-        """Record what is about to happen; return what is done once it is on the disk, None where nobody waits for that.
+        """Record what is about to happen; return what completes once it is on the disk, None if the mode does not wait.
 
         Never blocks.
         """
@@ -106,7 +106,7 @@ OFF = Trail()
 
 
 def text(value: str | bytes) -> str:
-    """Return a client's text as a record keeps it: of bounded length, and what is no UTF-8 in it as backslash escapes.
+    """Return a client's text as a record keeps it: of bounded length, escaping invalid UTF-8.
 
     A str holds such bytes as ``os.fsdecode`` has them.
     """

@@ -1,6 +1,6 @@
 """The embedded cluster's own certificate authority and the controller's certificate.
 
-Owns the making of the two; the authority's private key signs once and is forgotten, so nobody can sign with it later.
+Owns the making of the two; the authority's private key signs once and is forgotten, so it cannot sign anything later.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The directory of one embedded cluster: which file is where, and who may read it.
 
-Owns the paths below ``--dir`` and the writing of files nobody else may read. Knows nothing of processes.
+Owns the paths below ``--dir`` and the writing of files that only their owner may read. Knows nothing of processes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """``arv-ssh cluster run``: submit a container request as one of the users, and wait until its container runs.
 
-Owns the request's attributes and the waiting. A container that did not get to Running is told with its reason.
+Owns the request's attributes and the waiting. Says why a container did not get to Running.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def run(options: argparse.Namespace, command: list[str]) -> int:
     directory = ClusterDir(options.dir)
     directory.check()
     api = root_client(directory, cluster_config.load(directory.config))
-    # Ctrl-C between the API's doing it and our knowing of it would leave a request that nobody cancels.
+    # Ctrl-C between the API's doing it and our knowing of it would leave a request that is never cancelled.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     request = api.create("container_requests", attributes(options, command))
     try:

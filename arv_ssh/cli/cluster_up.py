@@ -146,7 +146,7 @@ def _start_controller(directory: ClusterDir, cluster: ClusterConfig) -> None:
     log_path = directory.log / "controller.log"
     listen = urlsplit(cluster.controller_url).netloc
     arguments = [str(daemons.program("arv-ssh")), "controller", "--config", str(directory.config), "--listen", listen]
-    arguments += ["--drain-timeout", "0"]  # `cluster down` ends the containers before, and nobody waits for sessions
+    arguments += ["--drain-timeout", "0"]  # `cluster down` ends the containers first; it does not wait for sessions
     child = daemons.start(directory.controller_lock, arguments, log_path, daemons.environment())
     api = root_client(directory, cluster)
     deadline = time.monotonic() + START_TIMEOUT

@@ -21,7 +21,7 @@ from arv_ssh.net import listen
 
 DEFAULT_CONFIG = Path("/etc/arvados/config.yml")
 MAX_WORKERS = 256
-"""More than a host has use for; a slip of the finger is told, not obeyed."""
+"""More than a host has use for; rejects typos such as 1000."""
 
 EXAMPLES = """examples:
   arv-ssh controller --config /etc/arvados/config.yml

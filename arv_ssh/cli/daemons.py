@@ -1,6 +1,6 @@
 """Starting the cluster's long-lived processes, and the programs of this package that run beside us.
 
-Owns how a daemon is detached and how its log's end is told when it fails. A daemon holds its lock file
+Owns how a daemon is detached and how the end of its log is shown when it fails. A daemon holds its lock file
 (:mod:`arv_ssh.processes.process_lock`), so ``cluster down`` never ends a foreign process.
 """
 

@@ -60,7 +60,7 @@ def connect(target: str, *, user: str = "", settings_file: str = "") -> Containe
 
     ``user`` is a login name of the container, "" the image's own user. Settings come from the environment and
     ``~/.config/arvados`` as for ``arvados-client``, or from ``settings_file``. Use it in a ``with`` block, or close it.
-    Raise :class:`arv_ssh.errors.ArvSshError` with a sentence that says what is in the way.
+    Raise :class:`arv_ssh.errors.ArvSshError` with a sentence for the user.
     """
     stream = open_stream(target, user, settings_file)
     try:

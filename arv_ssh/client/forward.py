@@ -27,7 +27,7 @@ _SSHTUNNELS.setLevel(logging.CRITICAL)
 """sshtunnel's own words: each of its failures is an exception of ours, or a line in ``logger``."""
 
 LOCAL_HOST = "127.0.0.1"
-"""Where forwarded ports listen: a port that leads into a container is nobody else's."""
+"""Where forwarded ports listen: a port that leads into a container is for this machine's user only."""
 
 Remote = int | str | tuple[str, int]
 """A port of the container, ``"HOST:PORT"`` as seen from inside it, or the two as a pair."""

@@ -50,7 +50,7 @@ class Proxy:
     def answered(self, data: bytes, authority: str) -> bytes | None:
         """Return what follows the head in ``data``, the answer so far; None while the head is not complete.
 
-        Raise with what to do when the proxy refused the tunnel, or when it is no HTTP proxy.
+        Raise, saying what to do, if the proxy refuses the tunnel or is not an HTTP proxy.
         """
         head, end, rest = data.partition(b"\r\n\r\n")
         status = _STATUS.match(head + b"\r\n")

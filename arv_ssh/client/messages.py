@@ -15,14 +15,14 @@ PREFIX = "arvados-client: "
 
 
 def tell(message: str) -> None:
-    """Write ``message`` as one line for the user; who has closed stderr is told nothing."""
+    """Write ``message`` as one line for the user; say nothing if stderr is closed."""
     line = f"{PREFIX}{printable(' '.join(message.split()))}\n".encode(errors="backslashreplace")
     descriptor = open_stderr()
     try:
         while line:
             line = line[os.write(descriptor, line) :]
     except OSError:
-        pass  # nobody reads it any more; the exit code still says it
+        pass  # the reader has gone; the exit code still says it
     finally:
         close_stderr(descriptor)
 
@@ -94,7 +94,7 @@ class Progress:
                 line = printable(f"{PREFIX}{text} ({elapsed:.0f} s)")
                 os.write(descriptor, f"{line}\n".encode(errors="backslashreplace"))
         except OSError:
-            pass  # nobody looks; the wait goes on all the same
+            pass  # the terminal has gone; the wait goes on
         finally:
             close_stderr(descriptor)
 

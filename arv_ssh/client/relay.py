@@ -43,7 +43,7 @@ _LAST_ACK_RECV = 56
 class PollRelay:
     """One session's bytes. ``first`` are bytes for stdout that came with the answer's head.
 
-    ``greeted`` is told the first bytes from stdin, which are the client's identification (RFC 4253 §4.2).
+    ``greeted`` is called with the first bytes from stdin, the client's identification (RFC 4253 §4.2).
     """
 
     def __init__(
@@ -64,8 +64,8 @@ class PollRelay:
         self._up = memoryview(b"")  # ciphertext for the peer
         self._down = memoryview(first)  # plaintext for stdout, most often a part of the above
         self._stdin_ended = False
-        self._stdout_gone = False  # nobody reads it any more
-        self._down_done = False  # the peer's EOF is passed on, or nobody is there to pass it to
+        self._stdout_gone = False  # its reader has gone
+        self._down_done = False  # the peer's EOF is passed on, or its reader has gone
         self._greeted = greeted
         self._write_size = TERMINAL_WRITE
         self._poll = select.poll()
@@ -93,7 +93,7 @@ class PollRelay:
 
     def _finished(self) -> bool:
         if self._stdin_ended and self._stdout_gone:
-            return True  # ssh is gone: what is still under way concerns nobody
+            return True  # ssh has gone: drop what is still under way
         return self._stdin_ended and self._down_done and not self._up
 
     def _step(self) -> None:
@@ -226,7 +226,7 @@ class PollRelay:
         """Raise when the peer has acknowledged nothing for long.
 
         TCP_USER_TIMEOUT would do it in the kernel, but ends a connection whose peer is alive and only reads slowly too
-        (zero window; Linux 5.11 and later), and a stopped program at the far end is no failure.
+        (zero window; Linux 5.11 and later), and a stopped program at the far end is not a failure.
         """
         if sys.platform != "linux":
             return

@@ -12,5 +12,5 @@ _LENGTH = 20
 
 
 def new() -> str:
-    """Return a fresh id. No secret: that some letters are 2 % likelier than others harms nobody."""
+    """Return a fresh id. It is not a secret, so it does not matter that some letters are 2 % more likely."""
     return "req-" + "".join(_DIGITS[byte % len(_DIGITS)] for byte in os.urandom(_LENGTH))

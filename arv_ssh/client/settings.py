@@ -116,7 +116,7 @@ def _with_file(file: dict[str, str], ours: dict[str, str]) -> dict[str, str]:
 
 def _with_environment(ours: dict[str, str], file: dict[str, str]) -> dict[str, str]:
     # A variable that is set but empty counts as set for the token alone, here and above: with
-    # `ARVADOS_API_TOKEN= arvados-client …` someone wants to be nobody, and does not want the file's token.
+    # `ARVADOS_API_TOKEN= arvados-client …` the user asks for no token at all, not for the file's.
     ours = {key: value for key, value in ours.items() if value or key == "ARVADOS_API_TOKEN"}
     return {**file, **ours} if _same_host(ours, file) else ours
 

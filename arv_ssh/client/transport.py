@@ -36,7 +36,7 @@ _KEEPALIVE = (("TCP_KEEPIDLE", 15), ("TCP_KEEPALIVE", 15), ("TCP_KEEPINTVL", 10)
 
 
 class Abandoned(ArvSshError):
-    """The program that started us is gone: nobody is left to tell anything."""
+    """The program that started us has gone, so there is no one to report to."""
 
 
 class Connection:
@@ -53,7 +53,7 @@ class Connection:
             self.engine.write_eof()
             self.sock.send(self.engine.outgoing())
         except (OSError, ssl.SSLError):
-            pass  # the peer went first; there is nobody to say it to
+            pass  # the peer closed first
         self.sock.close()
 
 
@@ -80,8 +80,8 @@ class _Hop:
 def dial(settings: Settings, watch: int | None = None, passed: Callable[[str, str], None] | None = None) -> Connection:
     """Connect to the API host of ``settings``, through the proxy that the environment names for it.
 
-    ``watch`` is a descriptor whose hang-up ends the wait with :class:`Abandoned`. ``passed`` is told of each step when
-    it is done (DNS, TCP, proxy, TLS), and what came of it. Raise :class:`Unavailable`,
+    ``watch`` is a descriptor whose hang-up ends the wait with :class:`Abandoned`. ``passed`` is called after
+    each step (DNS, TCP, proxy, TLS), with its result. Raise :class:`Unavailable`,
     :class:`GatewayTimeout` or :class:`BadGateway` with a sentence that names the host.
     """
     if not hasattr(select, "poll"):
@@ -89,7 +89,7 @@ def dial(settings: Settings, watch: int | None = None, passed: Callable[[str, st
     proxy = _proxy(settings)
     hop = _Hop(settings, proxy)
     deadline = time.monotonic() + CONNECT_TIMEOUT
-    passed = passed or _untold
+    passed = passed or _ignore
     addresses = _resolve(hop)
     passed("DNS", ", ".join(dict.fromkeys(address[0] for _, address in addresses)))
     context: ssl.SSLContext | None = None
@@ -121,8 +121,8 @@ def dial(settings: Settings, watch: int | None = None, passed: Callable[[str, st
     raise Unavailable(f"the host {hop.host} has no address; check {hop.variable}")
 
 
-def _untold(step: str, detail: str) -> None:
-    """Tell nobody: only a diagnosis wants to know."""
+def _ignore(step: str, detail: str) -> None:
+    """Ignore the step: only a diagnosis shows it."""
 
 
 def exchange(connection: Connection, request: bytes, watch: int | None = None) -> UpgradeAnswer:

@@ -1,7 +1,7 @@
 """``--wait``: a session in a container that is still in the queue, as soon as it runs.
 
 Owns when to look again and what ends the wait; :mod:`arv_ssh.client.messages` owns how progress is shown. The session
-is asked for first, so that who may not enter is told at once, not when the container runs.
+is requested first, so that users who may not enter find out at once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SHORTEST, LONGEST = 0.5, 10.0
 """Seconds between two looks at a record: the first, and the most it grows to."""
 GROWTH = 1.25
 PATIENCE = 5
-"""Failures in a row to reach the API that end a wait; a wait may last for hours, and a single one is no reason."""
+"""Failures in a row to reach the API that end a wait; a wait may last for hours, so one failure does not end it."""
 
 _WAITING = ("Queued", "Locked")
 _CONTAINER = quote('["uuid","state","priority","runtime_status"]')

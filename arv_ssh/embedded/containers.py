@@ -127,7 +127,7 @@ def unlock(call: Call, container: Container) -> None:
     """Give a Locked container back to the queue, or cancel it when that has happened too often."""
     _check_dispatcher(call, container)
     if container.state != LOCKED:
-        raise Unprocessable(f"{records.label(container)} is {container.state}, so there is no lock to take off")
+        raise Unprocessable(f"{records.label(container)} is {container.state}, so it has no lock to remove")
     if container.locked_by_uuid != call.caller.token_uuid:
         raise Unprocessable(f"{records.label(container)} was locked with another token; only that one can unlock")
     _release(call, container)

@@ -38,7 +38,7 @@ MATCHED_TEXT = 4096
 text's: a million steps here, some milliseconds a record. A text of 8 MB would keep a thread for seconds, or for minutes
 with a long pattern."""
 MAX_PATTERNS = 10
-"""LIKE patterns in one list: nobody needs more, and each is matched against each record."""
+"""LIKE patterns in one list; each is matched against each record."""
 _UUID_TYPES = {kind: uuid_type for uuid_type, kind in KINDS.items()}
 _PATTERN_OPERATORS = ("like", "ilike")
 _COMPARISONS: dict[str, Callable[[Column[Any], Any], ColumnElement[bool]]] = {

@@ -51,7 +51,7 @@ def reuse_key(request: ContainerRequest) -> str:
 
 
 def _reusable(call: Call, request: ContainerRequest) -> Container | None:
-    """Return a container that has done, or is doing, the same work well, and into which nobody has put a hand."""
+    """Return a container that has done, or is doing, the same work without error, and that no one has entered."""
     same = select(Container).where(
         Container.reuse_key == reuse_key(request), Container.interactive_session_started.is_(False)
     )
@@ -61,7 +61,7 @@ def _reusable(call: Call, request: ContainerRequest) -> Container | None:
             and_(Container.state == RUNNING, Container.priority > 0),
         )
     )
-    # "Complete" sorts before "Running": what is done already comes first, then what will be done first.
+    # "Complete" sorts before "Running": finished work comes first, then the work that started first.
     for container in call.session.scalars(good.order_by(Container.state, Container.started_at, Container.uuid)):
         if container.state == COMPLETE or "error" not in container.runtime_status:
             return container

@@ -1,7 +1,7 @@
 """The embedded API's database in PostgreSQL, shared by any number of controllers: everything that is its own way.
 
-Owns the driver (psycopg 3, an extra of this package), the one writer at a time across all processes, and that a server
-which is gone or a controller which hangs holds nobody for long. Knows no table and no session: those are
+Owns the driver (psycopg 3, an extra of this package), the rule of one writer at a time across all processes, and the
+time-outs for a server that has gone or a controller that hangs. Knows no table and no session: those are
 :mod:`arv_ssh.embedded.models`'s and :mod:`arv_ssh.embedded.store`'s.
 """
 
@@ -51,7 +51,7 @@ def engines(url: URL, patience: float) -> tuple[Engine, Engine]:
         _connect(connection, patience)
 
     event.listen(engine, "connect", connect)
-    # A reader sees one snapshot. The writer's statements each see what is committed, which nobody else changes: its
+    # A reader sees one snapshot. The writer's statements each see what is committed, which no one else changes: its
     # snapshot would otherwise be from before the wait for the lock.
     readers = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
     writer = engine.execution_options(isolation_level="READ COMMITTED", postgresql_readonly=False)

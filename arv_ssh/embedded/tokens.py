@@ -27,7 +27,7 @@ _ALPHABET = string.digits + string.ascii_lowercase
 
 
 def authenticate(session: Session, config: ClusterConfig, headers: Mapping[str, str]) -> Caller:
-    """Return who presents the Authorization header; raise :class:`Unauthorized` saying what is wrong with it."""
+    """Return who presents the Authorization header; raise :class:`Unauthorized` saying what is wrong with the token."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     token = token.strip()
     if not token or scheme.lower() not in ("bearer", "oauth2"):
@@ -91,7 +91,7 @@ def _container_of(call: Call, token_uuid: str) -> str | None:
 
 
 def create(call: Call, attributes: Attributes) -> tuple[ApiClientAuthorization, str]:
-    """Make a token, for another user only as an administrator; return it and its secret, which nobody can ask again."""
+    """Make a token, for another user only as an administrator; return it and its secret, which is not shown again."""
     _check_unlimited(call)
     token = records.new(call, ApiClientAuthorization, attributes, {"owner_uuid", "expires_at", "scopes"})
     _check_scopes(token)
