@@ -2,7 +2,7 @@
 
 Owns what a packet costs. Paramiko's packetizer does the first key exchange and every cipher that is not AES-GCM; its
 private counters are kept right, so that a later key exchange may change to any other cipher. Opens these private doors
-of paramiko 5.1: the packetizer's sequence numbers and ``_trigger_rekey``. Knows nothing of channels but the head of a
+of paramiko 5.1: the packetizer's sequence numbers, ``_trigger_rekey`` and ``_read_timeout``. Knows nothing of channels but the head of a
 data message (RFC 4254 §5.2).
 """
 
@@ -21,6 +21,7 @@ from paramiko.message import Message
 from paramiko.packet import NeedRekeyException, Packetizer
 
 from crunch_sshd.ssh.buffered_socket import BufferedSocket
+from crunch_sshd.ssh.limits import IDENTIFICATION_SIZE
 
 REKEY_BYTES = 1 << 35
 """Bytes in one direction after which keys are changed. RFC 4344 §3.2 allows 2^32 blocks of 16 bytes, twice as much."""
@@ -107,6 +108,15 @@ class GatewayPacketizer(Packetizer):
         self._padding = b""
         self._asked_at = 0
         self._opened: deque[bytes] = deque()
+        self._greeting = 0
+
+    def _read_timeout(self, timeout: float) -> bytes:
+        """Return more of the client's identification line, which paramiko keeps however long it gets."""
+        data: bytes = super()._read_timeout(timeout)  # type: ignore[misc]
+        self._greeting += len(data)
+        if self._greeting > IDENTIFICATION_SIZE:
+            raise paramiko.SSHException(f"the client's identification has more than {IDENTIFICATION_SIZE} bytes")
+        return data
 
     def set_inbound_cipher(self, *arguments: Any, **how: Any) -> None:
         """Take the new keys of a key exchange."""
@@ -269,11 +279,14 @@ def _sealed_size(arrived: memoryview, start: int) -> int:
 
 
 def _data(packet: bytes) -> tuple[int, memoryview]:
-    """Return the channel and the data of a decrypted data message; raises SSHException when it is cut."""
+    """Return the channel and the data of a decrypted data message; raises SSHException when it is not all of that.
+
+    With more behind the data, all of it would stay in memory for as long as the data waits.
+    """
     end = len(packet) - packet[0]
     channel, size = _DATA.unpack_from(packet, 2) if end >= _DATA_START else (0, end)
-    if _DATA_START + size > end:
-        raise paramiko.SSHException("a data message is shorter than it says")
+    if _DATA_START + size != end:
+        raise paramiko.SSHException("a data message is not as long as it says")
     return channel, memoryview(packet)[_DATA_START : _DATA_START + size]
 
 

@@ -60,7 +60,7 @@ def broker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LocalBro
     """The broker that connections get, in a container that may be entered."""
     one = LocalBroker()
     one.directory = str(tmp_path)
-    monkeypatch.setattr(forward, "Broker", lambda container, account: one)
+    monkeypatch.setattr(forward, "BrokerClient", lambda container, account: one)
     monkeypatch.setattr(MemoryRuntime, "host", lambda self: "a container")
     yield one
     while not one.far.empty():  # what a test had no interest in
