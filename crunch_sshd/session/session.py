@@ -20,7 +20,10 @@ from crunch_sshd.forwarding.broker import BrokerError
 from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, StartFailed, Terminal
 from crunch_sshd.session import commands, subsystems
 from crunch_sshd.session.detach import DetachKeys
+from crunch_sshd.session.environment import Environment
+from crunch_sshd.session.resizes import Resizes
 from crunch_sshd.session.watch import SessionWatch
+from crunch_sshd.ssh import threads
 from crunch_sshd.ssh.channel_input import ChannelInput
 from crunch_sshd.ssh.transport import GatewayChannel
 
@@ -53,7 +56,7 @@ class SessionChannel:
         self._runtime = runtime
         self._over = over
         self._options = options
-        self._environment: dict[str, str] = {}
+        self._environment = Environment()
         self._terminal: Terminal | None = None
         self._command: Command | None = None
         self._start: Callable[[Command], Process] = runtime.start
@@ -64,6 +67,7 @@ class SessionChannel:
         self._process: Process | None = None
         self._death_signal: str | None = None
         self._stdin = ChannelInput(channel)
+        self._resizes = Resizes(self._resize)
         self._make_agent = make_agent
         self._agent: Agent | None = None
         self._detach_keys = DetachKeys(detach_keys) if detach_keys else None
@@ -101,7 +105,21 @@ class SessionChannel:
         # Only now, so that no output overtakes the reply to the request.
         if (self._command or self._refusal) and not self._started:
             self._started = True
-            threading.Thread(target=self._run, name="session", daemon=True).start()
+            try:
+                threads.start(self._run, "session")
+            except OSError as error:
+                self._not_started(error)
+
+    def _not_started(self, error: OSError) -> None:
+        """Answer with an exit status where there is no thread to say more. Transport thread."""
+        event(logger, "a session cannot start", level=logging.ERROR, **self._watch.audit.connection.facts,
+              error=error.strerror)  # fmt: skip
+        self._watch.audit.refuse(f"the gateway has no room for it: {error.strerror}")
+        self._gone.set()
+        self._stdin.close()
+        self._over(self)
+        self._channel.send_request("exit-status", LOST)
+        self._channel.close()
 
     def closed(self) -> None:
         if self._gone.is_set():
@@ -126,8 +144,7 @@ class SessionChannel:
         name, value = _text(message), _text(message)
         if self._started or not commands.accepted(name, self._options.accept_env):
             return False
-        self._environment[name] = value
-        return True
+        return self._environment.add(name, value)
 
     def _agent_req(self, message: Message) -> bool:
         if not self._started and self._agent is None:
@@ -158,7 +175,7 @@ class SessionChannel:
             self._command = Command(
                 argv=arguments(),
                 account=self._account,
-                environment=commands.environment(self._account, self._terminal, self._environment),
+                environment=commands.environment(self._account, self._terminal, self._environment.variables),
                 terminal=self._terminal,
             )
         except StartFailed as refusal:
@@ -169,12 +186,15 @@ class SessionChannel:
         if self._terminal is None:
             return False
         self._terminal = _sized(message, self._terminal)
+        self._resizes.put(self._terminal)
+        return True
+
+    def _resize(self, terminal: Terminal) -> None:
         with self._lock:
             process = self._process
         if process is not None:
-            process.resize(self._terminal)
-        self._watch.resized(self._terminal)
-        return True
+            process.resize(terminal)
+        self._watch.resized(terminal)
 
     def _signal(self, message: Message) -> bool:
         with self._lock:
