@@ -13,7 +13,7 @@ from dataclasses import replace
 from paramiko.message import Message
 
 from arv_ssh.config.session_options import SessionOptions
-from arv_ssh.errors import ArvSshError
+from arv_ssh.errors import ArvSshError, Unavailable
 from arv_ssh.log import event
 from crunch_sshd.forwarding.agent import Agent
 from crunch_sshd.forwarding.broker import BrokerError
@@ -60,6 +60,7 @@ class SessionChannel:
         self._terminal: Terminal | None = None
         self._command: Command | None = None
         self._start: Callable[[Command], Process] = runtime.start
+        self._served = ""
         self._refusal: StartFailed | None = None
         self._started = False
         self._gone = threading.Event()
@@ -163,6 +164,7 @@ class SessionChannel:
         line = self._options.subsystems.get(name.decode("utf-8", "replace"))
         if line is None or self._started:
             return False
+        self._served = line
         self._start = lambda command: subsystems.start(line, command, self._runtime)
         return self._program(lambda: [line], "subsystem", name)
 
@@ -226,6 +228,7 @@ class SessionChannel:
             if status == KILLED and self._container_ended():
                 self._watch.audit.lost()
                 return  # the whole connection ends, and the client is told why
+            self._say_cut_short()
             self._over(self)  # before the client knows, so that it may open another session at once
             self._finish(status)
         except OSError:
@@ -237,6 +240,13 @@ class SessionChannel:
             self._over(self)
             self._watch.end()
 
+    def _say_cut_short(self) -> None:
+        """Say why a file transfer ends in the middle; scp itself only knows that it does."""
+        sentence = subsystems.cut_short(self._served, self._death_signal)
+        if sentence and not self._gone.is_set():
+            self._watch.audit.reason = sentence
+            self._say(sentence)
+
     def _close_agent(self) -> None:
         if self._agent is not None:
             self._agent.close()
@@ -247,7 +257,7 @@ class SessionChannel:
             if self._refusal is not None:
                 raise self._refusal
             assert self._command is not None  # noqa: S101 - replied() starts this thread with one of the two
-            status = self._pump(self._start(self._with_agent(self._command)))
+            status = self._pump(self._started_program(self._with_agent(self._command)))
             self._watch.check()
         except StartFailed as error:
             status = error.exit_status
@@ -257,6 +267,12 @@ class SessionChannel:
             self._fail(error)
         self._watch.audit.outcome = {"exit_status": status, "signal": self._death_signal}
         return status
+
+    def _started_program(self, command: Command) -> Process:
+        try:
+            return self._start(command)
+        except threads.NO_ROOM as error:  # not the channel's: the client is there, and reads it
+            raise Unavailable(f"the gateway cannot start the program: {threads.reason(error)}") from error
 
     def _fail(self, error: Exception) -> None:
         self._watch.audit.reason = str(error)
@@ -268,7 +284,7 @@ class SessionChannel:
             return command
         try:
             return replace(command, environment=command.environment | self._agent.open())
-        except BrokerError as error:
+        except (BrokerError, OSError) as error:
             self._say(f"there is no agent forwarding: {error}")
             return command
 

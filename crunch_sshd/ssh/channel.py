@@ -79,7 +79,7 @@ class GatewayChannel(paramiko.Channel):
         head = common.cMSG_CHANNEL_WINDOW_ADJUST + self.remote_chanid.to_bytes(4, "big")
         self.transport._send_user_message(Packet(head + more.to_bytes(4, "big")))
 
-    def send_data(self, data: bytes, data_type: int = 0) -> None:
+    def send_data(self, data: bytes | memoryview, data_type: int = 0) -> None:
         """Send all of ``data``, waiting for the client's window; ``data_type`` 1 is stderr (RFC 4254 §5.2).
 
         Raises OSError when the channel is closed. Any thread, but not the transport's.

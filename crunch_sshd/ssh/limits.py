@@ -17,8 +17,6 @@ NAME_LENGTH = 255
 """Characters of a host's name: the longest that DNS has (RFC 1035 §2.3.4). sshd: 1,025 (NI_MAXHOST)."""
 PATH_LENGTH = 4096
 """Bytes of a unix socket's path (PATH_MAX); the kernel takes 107 of them. sshd: the packet."""
-MAX_PORT = 65535
-"""TCP's."""
 
 ENVIRONMENT_VARIABLES = 128
 """Variables that a client sets for a session. sshd: 128."""

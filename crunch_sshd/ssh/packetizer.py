@@ -2,8 +2,8 @@
 
 Owns what a packet costs. Paramiko's packetizer does the first key exchange and every cipher that is not AES-GCM; its
 private counters are kept right, so that a later key exchange may change to any other cipher. Opens these private doors
-of paramiko 5.1: the packetizer's sequence numbers, ``_trigger_rekey`` and ``_read_timeout``. Knows nothing of channels but the head of a
-data message (RFC 4254 §5.2).
+of paramiko 5.1: the packetizer's sequence numbers, ``_trigger_rekey`` and ``_read_timeout``. Knows nothing of channels
+but the head of a data message (RFC 4254 §5.2).
 """
 
 from __future__ import annotations

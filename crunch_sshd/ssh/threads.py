@@ -8,8 +8,17 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import threading
 from collections.abc import Callable
+
+NO_ROOM = (OSError, RuntimeError, subprocess.SubprocessError)
+"""What starting a process may raise on a host without room, and what starts a thread for it."""
+
+
+def reason(error: Exception) -> str:
+    """Return the system's words for one of :data:`NO_ROOM`."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def start(work: Callable[[], object], name: str, *, daemon: bool = True) -> threading.Thread:

@@ -35,7 +35,7 @@ def proxied(cluster: EmbeddedCluster, uuid: str) -> Iterator[socket.socket]:
     near, far = socket.socketpair()
     with near:
         with far:
-            proxy = subprocess.Popen(f"exec {command}", shell=True, stdin=far, stdout=far)
+            proxy = subprocess.Popen(f"exec {command}", shell=True, stdin=far.fileno(), stdout=far.fileno())
         try:
             yield near
         finally:

@@ -326,3 +326,12 @@ def test_no_room_for_a_thread(link: Link, runtime: MemoryRuntime, monkeypatch: p
     monkeypatch.undo()
     link.open("true")
     runtime.next().end(0)
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), RuntimeError("can't start new thread")])
+def test_program_that_finds_no_room(link: Link, runtime: MemoryRuntime, error: Exception) -> None:
+    """Where the host has no room for the program's process the user reads it, and the status is that of a loss."""
+    runtime.error = error
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    said = f"arv-ssh: the gateway cannot start the program: {reason}\r\n".encode()
+    assert read_to_end(link.open("true")) == (b"", said, 255)

@@ -178,7 +178,7 @@ def test_packet_that_was_changed_on_the_way(link: Link) -> None:
 
 @pytest.mark.parametrize("cut", [bytes(3), bytes(7) + b"\x05four"])
 def test_data_message_that_is_cut(link: Link, cut: bytes) -> None:
-    """A data message that is not as long as it says ends the connection; nobody reads its padding, or keeps the rest."""
+    """A data message that is not as long as it says ends the connection; its padding is not read."""
     message = Message()
     message.add_byte(common.cMSG_CHANNEL_DATA)
     message.add_bytes(cut)
