@@ -129,6 +129,13 @@ def connections(client: HostileClient) -> None:
     client.ping()
 
 
+def connecting(client: HostileClient) -> None:
+    """Connections to where nothing answers, more than may be open."""
+    for number in range(500):
+        client.send(CHANNEL_OPEN, "direct-tcpip", number, WINDOW, 32 * KB, "192.0.2.1", 9, "127.0.0.1", 1)
+    client.ping()
+
+
 def names(client: HostileClient) -> None:
     """Connections to hosts with long names."""
     for number in range(400):
@@ -183,5 +190,5 @@ ATTACKS = [
     Attack(environment), Attack(single_bytes, 2), Attack(small_and_large, 1), Attack(long_packets_of_little, 1),
     Attack(forward_requests), Attack(cancellations), Attack(sockets), Attack(replies_not_read),
     Attack(channel_replies_not_read), Attack(refusals_not_read), Attack(unknown_messages), Attack(connections),
-    Attack(names), Attack(sessions), Attack(resizes), Attack(signals), Attack(nothing),
+    Attack(connecting), Attack(names), Attack(sessions), Attack(resizes), Attack(signals), Attack(nothing),
 ]  # fmt: skip
