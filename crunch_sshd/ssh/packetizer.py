@@ -3,7 +3,7 @@
 Owns what a packet costs. Paramiko's packetizer does the first key exchange and every cipher that is not AES-GCM; its
 private counters are kept right, so that a later key exchange may change to any other cipher. Opens these private doors
 of paramiko 5.1: the packetizer's sequence numbers, ``_trigger_rekey`` and ``_read_timeout``. Knows nothing of channels
-but the head of a data message (RFC 4254 §5.2).
+but the head of a data message (RFC 4254 §5.2), and that of a window-change (§6.7) the newest counts.
 """
 
 from __future__ import annotations
@@ -40,6 +40,12 @@ _LENGTH = Struct(">I")
 _DATA = Struct(">II")
 _DATA_START = 1 + 1 + _DATA.size
 """Where a data message's bytes begin in a decrypted packet: after padding length, type, channel, and their length."""
+
+_REQUEST_KIND = 1 + 1 + 4
+"""Where a channel request's kind begins in a decrypted packet, with its length: after the type and the channel."""
+_RESIZE = _LENGTH.pack(len("window-change")) + b"window-change" + b"\0"
+"""The kind of one that wants no reply, as RFC 4254 §6.7 has it."""
+_RESIZE_END = _REQUEST_KIND + len(_RESIZE)
 
 _SEQUENCE_IN, _SEQUENCE_OUT = "_Packetizer__sequence_number_in", "_Packetizer__sequence_number_out"
 
@@ -137,6 +143,8 @@ class GatewayPacketizer(Packetizer):
         """
         while (direction := self._in) is not None:
             packet = self._next_packet(direction)
+            if packet[1] == common.MSG_CHANNEL_REQUEST and packet[_REQUEST_KIND:_RESIZE_END] == _RESIZE:
+                packet = self._newest(packet)
             if packet[1] != common.MSG_CHANNEL_DATA:
                 return _message(packet[1], packet[2 : len(packet) - packet[0]], self._count_in(1))
             channel, data, number = self._gather(packet)
@@ -145,6 +153,17 @@ class GatewayPacketizer(Packetizer):
             if self.need_rekey():
                 raise NeedRekeyException()
         return super().read_message()
+
+    def _newest(self, packet: bytes) -> bytes:
+        """Return the last of the window-changes of one channel that have arrived in a row, of which this is the first.
+
+        A client that sends nothing else would keep its own keys waiting for seconds.
+        """
+        head, opened = packet[1:_RESIZE_END], self._opened
+        while opened and opened[0][1:_RESIZE_END] == head:
+            packet = opened.popleft()
+            self._count_in(1)
+        return packet
 
     def _gather(self, packet: bytes) -> tuple[int, memoryview, int]:
         """Return a data message's channel, its data with that of those for it right behind, and its sequence number.

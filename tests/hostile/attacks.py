@@ -12,8 +12,10 @@ from tests.hostile.client import (
     CHANNEL_DATA,
     CHANNEL_OPEN,
     CHANNEL_REQUEST,
+    FAST,
     GLOBAL_REQUEST,
     IGNORE,
+    SLOW,
     WINDOW,
     HostileClient,
     Raw,
@@ -180,14 +182,16 @@ def nothing(client: HostileClient) -> None:
 
 @dataclass(frozen=True)
 class Attack:
-    """An attack, and how many channels' windows it fills: what they hold comes on top of the limit."""
+    """An attack, how many channels' windows it fills, whose content comes on top of the limit, and the ciphers."""
 
     run: Callable[[HostileClient], None]
     windows: int = 0
+    ciphers: tuple[str, ...] = (FAST,)
 
 
 ATTACKS = [
-    Attack(environment), Attack(single_bytes, 2), Attack(small_and_large, 1), Attack(long_packets_of_little, 1),
+    Attack(environment), Attack(single_bytes, 2, (FAST, SLOW)), Attack(small_and_large, 1),
+    Attack(long_packets_of_little, 1, (FAST, SLOW)),
     Attack(forward_requests), Attack(cancellations), Attack(sockets), Attack(replies_not_read),
     Attack(channel_replies_not_read), Attack(refusals_not_read), Attack(unknown_messages), Attack(connections),
     Attack(connecting), Attack(names), Attack(sessions), Attack(resizes), Attack(signals), Attack(nothing),

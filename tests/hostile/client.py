@@ -20,6 +20,8 @@ from paramiko.message import Message
 from tests.integration.embedded_cluster import EmbeddedCluster
 from tests.timing import DEADLINE
 
+FAST, SLOW = "aes128-gcm@openssh.com", "aes128-ctr"
+"""A cipher whose packets the gateway reads itself, as stock ssh chooses it, and one whose packets paramiko reads."""
 WINDOW = 2 << 20
 """Bytes that a channel of the gateway lets a client send ahead."""
 
@@ -46,8 +48,9 @@ def proxied(cluster: EmbeddedCluster, uuid: str) -> Iterator[socket.socket]:
 class HostileClient:
     """One connection, logged in as the image's default user, with a paramiko window as large as the gateway's."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, cipher: str) -> None:
         self.transport: Any = paramiko.Transport(sock, default_window_size=WINDOW)
+        self.transport.get_security_options().ciphers = (cipher,)
         self.transport.start_client(timeout=DEADLINE)
         self.transport.auth_none("_")
         self._deaf = threading.Event()
@@ -114,10 +117,10 @@ class Raw:
 
 
 @contextmanager
-def connected(cluster: EmbeddedCluster, uuid: str) -> Iterator[HostileClient]:
+def connected(cluster: EmbeddedCluster, uuid: str, cipher: str = FAST) -> Iterator[HostileClient]:
     """Yield a client of its own connection."""
     with proxied(cluster, uuid) as sock:
-        client = HostileClient(sock)
+        client = HostileClient(sock, cipher)
         try:
             yield client
         finally:

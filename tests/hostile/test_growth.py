@@ -28,10 +28,19 @@ def gateway(cluster: EmbeddedCluster, busybox: str, ssh: Ssh) -> int:
     return cluster.crunch_run_pid(busybox)
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.run.__name__)
-def test_growth(cluster: EmbeddedCluster, busybox: str, gateway: int, ssh: Ssh, attack: Attack) -> None:
+CASES = [
+    pytest.param(attack, cipher, id=f"{attack.run.__name__}-{cipher.partition('@')[0]}")
+    for attack in ATTACKS
+    for cipher in attack.ciphers
+]
+
+
+@pytest.mark.parametrize(("attack", "cipher"), CASES)
+def test_growth(
+    cluster: EmbeddedCluster, busybox: str, gateway: int, ssh: Ssh, attack: Attack, cipher: str
+) -> None:
     """The gateway stays within its limit, and the next user gets a session."""
-    with connected(cluster, busybox) as client:
+    with connected(cluster, busybox, cipher) as client:
         growth = Growth(gateway)
         with suppress(EOFError, OSError, paramiko.SSHException):  # the gateway has had enough
             attack.run(client)

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from paramiko import common
 from paramiko.message import Message
 
+from crunch_sshd.session.resizes import Resizes
 from crunch_sshd.ssh.packetizer import MAX_PACKET, GatewayPacketizer, _Direction
 from tests.timing import wait_for
 from tests.unit.crunch_sshd.conftest import Connect
@@ -209,3 +210,26 @@ def test_client_that_ignores_a_key_exchange(link: Link, runtime: MemoryRuntime) 
             channel.sendall(bytes(32_000))
     assert link.ended.wait(DEADLINE)
     assert "changing keys" in str(link.transport.saved_exception)
+
+
+def test_window_changes_in_a_row(link: Link, runtime: MemoryRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the sizes that arrive together only the newest is worked on; what comes behind them is as it was sent."""
+    seen: list[int] = []
+    monkeypatch.setattr(Resizes, "put", lambda self, terminal: seen.append(terminal.columns))
+    channel = link.client.open_session(timeout=DEADLINE)
+    channel.get_pty()
+    channel.invoke_shell()
+    process = runtime.next()
+    packetizer: Any = link.client.packetizer
+    sent = bytearray()
+    with monkeypatch.context() as collecting:
+        collecting.setattr(packetizer, "write_all", sent.extend)
+        for columns in range(100, 1100):
+            channel.resize_pty(columns, 24)
+        channel.send(b"key")
+        channel.resize_pty(7, 24)
+    packetizer.write_all(bytes(sent))
+    process.until(lambda: process.stdin == b"key")
+    link.client.global_request("keepalive@openssh.com")
+    assert seen[-2:] == [1099, 7]
+    assert len(seen) < 500
