@@ -26,7 +26,9 @@ from crunch_sshd.runtimes import Terminal
 logger = logging.getLogger(__name__)
 
 LIMIT = 8 * 1024 * 1024
-"""Bytes of output of all sessions that wait to be written."""
+"""Bytes of output of all sessions that wait to be written, and what keeping them takes."""
+EVENT_COST = 512
+"""Bytes that an event takes beside its output: a program that says one byte at a time fills the memory with these."""
 LAST_WRITES = 2.0
 """Seconds for what waits to be written when the gateway stops."""
 OUTPUT, RESIZE, MARKER = "o", "r", "m"
@@ -41,6 +43,11 @@ class _Event:
     data: bytes
     missing: int
     """Bytes of output that found no room just before."""
+
+    @property
+    def cost(self) -> int:
+        """Bytes of memory that it takes."""
+        return EVENT_COST + len(self.data)
 
 
 class Recording:
@@ -176,9 +183,9 @@ class Recordings:
     def put(self, happened: _Event) -> bool:
         """Have an event written; False when as much waits as may. The end of a recording always has room."""
         with self._changed:
-            if happened.code and (self._closing or self._bytes + len(happened.data) > self._limit):
+            if happened.code and (self._closing or self._bytes + happened.cost > self._limit):
                 return False
-            self._bytes += len(happened.data)
+            self._bytes += happened.cost
             self._waiting.append(happened)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="recording", daemon=True)
@@ -204,7 +211,7 @@ class Recordings:
                 happened = self._waiting.popleft()
             happened.recording.write(happened)
             with self._changed:
-                self._bytes -= len(happened.data)
+                self._bytes -= happened.cost
 
 
 OFF = Recordings()

@@ -29,12 +29,16 @@ class Agent:
         self._listener: Listener | None = None
 
     def open(self) -> dict[str, str]:
-        """Make the socket; return the environment that names it. Raises :class:`BrokerError` when there is no place."""
+        """Make the socket; return the environment that names it.
+
+        Raises :class:`BrokerError` when there is no place for it, OSError when this host has no room for a thread.
+        """
         listening = self._broker.listen_agent()
         self._listener = Listener(
             self._transport, self._relays, self._broker, listening, CHANNEL_TYPE, lambda _: (), self._audit
         )
         self._listener.start()
+        self._listener.open()
         return {VARIABLE: listening.path}
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
 """The gateway's side of the broker: requests to the process inside the container, sockets back.
 
-Owns the process: started with the first request, ended by :meth:`BrokerClient.close`. Any number of threads may ask
-at once; each waits for its own answer only.
+Owns the process: started with the first request, and with the next one when it was killed; ended by
+:meth:`BrokerClient.close`. The sockets are the gateway's own and outlive it, and the files of those it made are known
+here, so that the next one removes them. Any number of threads may ask at once; each waits for its own answer only.
 """
 
 from __future__ import annotations
@@ -13,29 +14,31 @@ import os
 import socket
 import subprocess
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from arv_ssh.errors import ArvSshError
+from arv_ssh.log import event
+from crunch_sshd.forwarding.broker_answers import MESSAGE_LIMIT, Answer, BrokerError, Failed, Malformed, receive
 from crunch_sshd.inside.system_calls import BROKER
 from crunch_sshd.runtimes import Account, entry
 from crunch_sshd.runtimes.host_container import HostContainer
+from crunch_sshd.ssh import threads
+
+__all__ = ["BrokerClient", "BrokerError", "Found", "Listening"]
 
 logger = logging.getLogger(__name__)
 
 MODULE = "crunch_sshd.inside.broker.process"
-MESSAGE_LIMIT = 64 * 1024
-MAX_SOCKETS = 16
-"""Sockets in one answer: a name to listen on may have several addresses."""
 END_TIMEOUT = 5.0
 """Seconds for the process to remove its files before it is killed."""
-
-_Answer = tuple[dict[str, Any], list[socket.socket]]
-
-
-class BrokerError(Exception):
-    """What was asked cannot be done; the text is the system's: ``Connection refused``."""
+MAX_STARTS = 20
+"""Processes for one connection: what kills them one after the other will kill the next one too."""
+ENDED = "the process inside the container has ended"
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,15 @@ class Listening:
     path: str = ""
 
 
+@dataclass(frozen=True)
+class _Running:
+    """One process, the socket to it, and who waits for its answers."""
+
+    child: subprocess.Popen[bytes]
+    sock: socket.socket
+    waiting: dict[int, Future[Answer]] = field(default_factory=dict)
+
+
 class BrokerClient:
     """Makes sockets in ``container`` as ``account``. Methods block, and raise :class:`BrokerError`."""
 
@@ -63,88 +75,116 @@ class BrokerClient:
         self._container = container
         self._account = account
         self._lock = threading.Lock()
-        self._waiting: dict[int, Future[_Answer]] = {}
+        self._running: _Running | None = None
+        self._files: dict[int, list[str]] = {}
         self._last = 0
-        self._child: subprocess.Popen[bytes] | None = None
-        self._sock: socket.socket | None = None
+        self._starts = 0
         self._failure = ""
 
     def resolve(self, host: str) -> list[Found]:
         """Look a name up as the container does; an address is found as itself."""
-        answer, _ = self._ask("resolve", host=host)
-        return [Found(address, own) for address, own in answer["addresses"]]
+        answer = self._ask("resolve", host=host)
+        answer.close()
+        return [Found(address, own) for address, own in answer.addresses()]
 
     def connect(self, addresses: list[str], port: int) -> socket.socket:
         """Connect to the first of the addresses that answers."""
-        return self._ask("connect", addresses=addresses, port=port)[1][0]
+        return self._connected("connect", addresses=addresses, port=port)
 
     def connect_unix(self, path: str) -> socket.socket:
         """Connect to a unix socket."""
-        return self._ask("connect-unix", path=path)[1][0]
+        return self._connected("connect-unix", path=path)
 
     def listen(self, host: str, port: int) -> Listening:
         """Listen on ``host``: "" is every address, ``localhost`` both loopbacks; port 0 any free one."""
-        answer, sockets = self._ask("listen", host=host, port=port)
-        return Listening(answer["id"], sockets, port=answer["port"])
+        answer = self._ask("listen", host=host, port=port)
+        with _closed_on_error(answer):
+            return Listening(answer.identifier, answer.some_sockets(), port=answer.port())
 
     def listen_unix(self, path: str) -> Listening:
         """Listen on a new unix socket."""
-        answer, sockets = self._ask("listen-unix", path=path)
-        return Listening(answer["id"], sockets, path=path)
+        answer = self._ask("listen-unix", path=path)
+        with _closed_on_error(answer):
+            return self._noted(Listening(answer.identifier, [answer.one_socket()], path=path), path)
 
     def listen_agent(self) -> Listening:
         """Listen on a new unix socket in a directory of its own, both for the user alone."""
-        answer, sockets = self._ask("listen-agent")
-        return Listening(answer["id"], sockets, path=answer["path"])
+        answer = self._ask("listen-agent")
+        with _closed_on_error(answer):
+            path = answer.path()
+            return self._noted(
+                Listening(answer.identifier, [answer.one_socket()], path=path), os.path.dirname(path), path
+            )
 
     def remove(self, listening: Listening) -> None:
         """Remove the files of a unix socket; the sockets themselves are the caller's to close."""
-        self._ask("remove", made=listening.key)
+        with self._lock:
+            paths = self._files.pop(listening.key, [])
+        self._ask("remove", made=listening.key, paths=paths).close()
 
     def close(self) -> None:
         """End the process; who waits for an answer gets :class:`BrokerError`. Does not block; may come twice."""
         with self._lock:
             self._failure = self._failure or "the connection is closed"
-            child, sock, self._child = self._child, self._sock, None
-        if sock is not None:
-            _shut_down(sock)
-        if child is not None:
+            running, self._running = self._running, None
+        if running is not None:
+            _shut_down(running.sock)
             # Not a daemon: the gateway's end waits until the container is left clean.
-            threading.Thread(target=_reap, args=(child,), name="broker-end", daemon=False).start()
+            try:
+                threads.start(partial(_reap, running.child), "broker-end", daemon=False)
+            except OSError:
+                running.child.kill()
 
-    def _ask(self, request: str, **values: Any) -> _Answer:
-        future: Future[_Answer] = Future()
+    def _connected(self, request: str, **values: Any) -> socket.socket:
+        answer = self._ask(request, **values)
+        with _closed_on_error(answer):
+            return answer.one_socket()
+
+    def _noted(self, listening: Listening, *paths: str) -> Listening:
+        """Keep the files that were made, for the next process if there must be one."""
+        with self._lock:
+            self._files[listening.key] = list(paths)
+        return listening
+
+    def _ask(self, request: str, **values: Any) -> Answer:
+        future: Future[Answer] = Future()
         with self._lock:
             message = json.dumps({"id": self._last + 1, "do": request, **values}).encode()
             if len(message) > MESSAGE_LIMIT:
                 raise BrokerError(os.strerror(errno.ENAMETOOLONG))
-            sock = self._started()
+            running = self._started()
             self._last += 1
-            self._waiting[self._last] = future
+            running.waiting[self._last] = future
         try:
-            sock.send(message)
+            running.sock.send(message)
         except OSError:
-            _shut_down(sock)  # the process has ended: the receiver tells all who wait
-        return future.result()
+            _shut_down(running.sock)  # the process has ended: the receiver tells all who wait
+        answer = future.result()
+        with _closed_on_error(answer):
+            answer.check()
+        return answer
 
-    def _started(self) -> socket.socket:
-        """Return the socket to the process, which is started if there is none yet. Holds the lock."""
+    def _started(self) -> _Running:
+        """Return the process, which is started if there is none. Holds the lock."""
         if self._failure:
             raise BrokerError(self._failure)
-        if self._sock is None:
+        if self._running is None:
+            if self._starts >= MAX_STARTS:
+                raise BrokerError(f"{ENDED} {MAX_STARTS} times; open another connection")
             try:
-                self._sock = self._start()
+                self._running = self._start()
             except ArvSshError as error:
                 raise BrokerError(str(error)) from error
-            except OSError as error:  # the next request tries again: this host may have room by then
-                raise BrokerError(f"the gateway cannot start its broker: {error.strerror}") from error
-        return self._sock
+            except threads.NO_ROOM as error:  # the next request tries again: this host may have room by then
+                raise BrokerError(f"the gateway cannot start its broker: {threads.reason(error)}") from error
+            self._starts += 1
+        return self._running
 
-    def _start(self) -> socket.socket:
+    def _start(self) -> _Running:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
-                self._child = entry.enter(
+                child = entry.enter(
                     self._container,
                     self._account,
                     MODULE,
@@ -156,52 +196,70 @@ class BrokerClient:
                     stderr=subprocess.DEVNULL,
                     start_new_session=True,
                 )
-                threading.Thread(target=self._receive, args=(ours,), name="broker", daemon=True).start()
             except BaseException:
                 ours.close()
                 raise
-        return ours
+        running = _Running(child, ours)
+        try:
+            threads.start(partial(self._receive, running), "broker")
+        except OSError:
+            ours.close()
+            child.kill()
+            child.wait()
+            raise
+        return running
 
-    def _receive(self, sock: socket.socket) -> None:
-        failure = "the process inside the container has ended"
-        with sock:
-            while message := _receive_one(sock):
-                answer, sockets = message
-                if "failed" in answer:
-                    failure = f"the container cannot be entered: {answer['failed']}"
-                    continue
-                self._deliver(answer, sockets)
-            with self._lock:
-                self._failure = self._failure or failure
-                waiting, self._waiting = self._waiting, {}
-        for future in waiting.values():
-            future.set_exception(BrokerError(self._failure))
+    # The receiver's thread.
 
-    def _deliver(self, answer: dict[str, Any], sockets: list[socket.socket]) -> None:
+    def _receive(self, running: _Running) -> None:
+        failure = ""
+        with running.sock:
+            try:
+                while (said := receive(running.sock)) is not None:
+                    if isinstance(said, Failed):
+                        failure = f"the container cannot be entered: {said.text}"
+                        break
+                    self._deliver(running, said)
+            except Malformed as error:
+                event(logger, "the broker is not to be trusted", level=logging.WARNING, error=str(error))
+        self._over(running, failure)
+
+    def _deliver(self, running: _Running, answer: Answer) -> None:
         with self._lock:
-            future = self._waiting.pop(answer["id"])
-        if "error" in answer:
-            future.set_exception(BrokerError(answer["error"]))
-        elif answer.pop("sockets", 0) != len(sockets):
-            for one in sockets:
-                one.close()
-            future.set_exception(BrokerError("Too many open files"))
-        else:
-            future.set_result((answer, sockets))
+            future = running.waiting.pop(answer.identifier, None)
+        if future is None:
+            answer.close()
+            raise Malformed("an answer is for nobody")
+        future.set_result(answer)
+
+    def _over(self, running: _Running, failure: str) -> None:
+        """Tell who waits that the process has ended; if it left files, have the next one know of them."""
+        with self._lock:
+            unasked = self._running is running
+            if unasked:
+                self._running = None
+                self._failure = failure
+            failure = self._failure or ENDED
+            waiting = list(running.waiting.values())
+            files = list(self._files.items()) if unasked and not self._failure else []
+        for future in waiting:
+            future.set_exception(BrokerError(failure))
+        if unasked:
+            running.child.kill()  # nothing, when it has ended
+            running.child.wait()
+        for key, paths in files:
+            with suppress(BrokerError):
+                self._ask("keep", made=key, paths=paths).close()
 
 
-def _receive_one(sock: socket.socket) -> _Answer | None:
-    """Return one answer and its sockets; None at the end."""
+@contextmanager
+def _closed_on_error(answer: Answer) -> Iterator[None]:
+    """Close the answer's sockets when the block does not take them."""
     try:
-        message, descriptors, _, _ = socket.recv_fds(sock, MESSAGE_LIMIT, MAX_SOCKETS, socket.MSG_CMSG_CLOEXEC)
-    except OSError:
-        return None
-    if not message:
-        return None
-    sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
-    for one in sockets:
-        one.setblocking(True)  # the broker connected without blocking, and the flag came along
-    return json.loads(message), sockets
+        yield
+    except BaseException:
+        answer.close()
+        raise
 
 
 def _shut_down(sock: socket.socket) -> None:

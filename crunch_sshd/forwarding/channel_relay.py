@@ -15,7 +15,9 @@ from contextlib import suppress
 from paramiko.message import Message
 
 from crunch_sshd.audit.channel_audit import ChannelAudit, ConnectionAudit
+from crunch_sshd.ssh import threads
 from crunch_sshd.ssh.channel_input import ChannelInput
+from crunch_sshd.ssh.memory import untouched
 from crunch_sshd.ssh.transport import GatewayChannel
 
 READ_SIZE = 256 * 1024
@@ -82,7 +84,9 @@ class ChannelRelay:
         self._sink = SocketSink(sock, self._input_over.set)
         self._stdin = ChannelInput(channel)
         if sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as sshd: an interactive protocol may be inside
+            with suppress(OSError):  # the far end has gone again
+                # As sshd: an interactive protocol may be inside.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def run(self) -> None:
         """Relay until both directions are over, then close the channel. For a thread of its own, once."""
@@ -94,8 +98,8 @@ class ChannelRelay:
             self._release()
 
     def start(self) -> None:
-        """Call :meth:`run` in a thread of its own."""
-        threading.Thread(target=self.run, name="forward", daemon=True).start()
+        """Call :meth:`run` in a thread of its own. Raises OSError when this host has no room for one."""
+        threads.start(self.run, "forward")
 
     def end(self) -> None:
         """End both directions at once; what waits is lost. Any thread, and no matter whether it runs yet."""
@@ -112,10 +116,12 @@ class ChannelRelay:
 
     def _relay(self) -> None:
         self._stdin.attach(self._sink)
+        # Read into each time, as in HostProcess: a new object of that size is made and given back each time.
+        room = untouched(READ_SIZE)
         try:
-            while data := self._sock.recv(READ_SIZE):
-                self.audit.sent += len(data)
-                self._channel.send_data(data)
+            while size := self._sock.recv_into(room):
+                self.audit.sent += size
+                self._channel.send_data(room[:size])
         except OSError:
             pass  # the far end reset the connection, or the client closed the channel: either way nothing more comes
         with suppress(OSError):  # the connection is lost

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import socket
-import threading
 from collections.abc import Callable
 from functools import partial
 
 from paramiko.message import Message
 
 from arv_ssh.audit.trail import NotRecorded, text
+from arv_ssh.config.destination import MAX_PORT
 from arv_ssh.log import event
 from crunch_sshd.audit.channel_audit import ChannelAudit, ConnectionAudit
 from crunch_sshd.forwarding.agent import CHANNEL_TYPE, Agent
@@ -24,6 +24,8 @@ from crunch_sshd.forwarding.policy import Policy
 from crunch_sshd.forwarding.remote_forward import RemoteForwards, Reply
 from crunch_sshd.runtimes import Account
 from crunch_sshd.runtimes.host_container import HostContainer
+from crunch_sshd.ssh import threads
+from crunch_sshd.ssh.limits import MAX_FORWARDS, NAME_LENGTH, PATH_LENGTH
 from crunch_sshd.ssh.transport import (
     OPEN_CONNECT_FAILED,
     OPEN_PROHIBITED,
@@ -35,9 +37,6 @@ from crunch_sshd.ssh.transport import (
 
 logger = logging.getLogger(__name__)
 
-MAX_FORWARDS = 400
-"""Forwarded connections at once on one SSH connection: each takes a descriptor, of which a process has 1,024."""
-MAX_PORT = 65535
 NO_PRIVILEGE = (
     "this gateway may not enter the container's network namespace; forwarding needs crunch-run to run as root "
     "on the container's host"
@@ -113,11 +112,21 @@ class Forwarding:
 
     def _direct_tcpip(self, opening: ChannelOpen) -> None:
         host, port = _text(opening.message), opening.message.get_int()
-        self._open(opening, "local", f"{host} port {port}", lambda broker: self._connect(broker, host, port))
+        if len(host) > NAME_LENGTH:
+            self._too_long(opening, f"the host's name has {len(host)} characters; {NAME_LENGTH} is the most")
+        else:
+            self._open(opening, "local", f"{host} port {port}", lambda broker: self._connect(broker, host, port))
 
     def _direct_streamlocal(self, opening: ChannelOpen) -> None:
         path = opening.message.get_binary().decode("utf-8", "surrogateescape")
-        self._open(opening, "unix", path, lambda broker: broker.connect_unix(path))
+        if len(path) > PATH_LENGTH:
+            self._too_long(opening, f"the socket's path has {len(path)} characters; {PATH_LENGTH} is the most")
+        else:
+            self._open(opening, "unix", path, lambda broker: broker.connect_unix(path))
+
+    def _too_long(self, opening: ChannelOpen, sentence: str) -> None:
+        self._audit.channel(opening.kind).refuse(sentence)
+        opening.refuse(OPEN_CONNECT_FAILED, sentence)
 
     def _open(
         self, opening: ChannelOpen, kind: str, name: str, connect: Callable[[BrokerClient], socket.socket]
@@ -133,7 +142,13 @@ class Forwarding:
             opening.refuse(OPEN_RESOURCE_SHORTAGE, shortage)
         else:
             work = partial(self._relay, opening, name, partial(connect, self._broker), audit)
-            threading.Thread(target=work, name="forward", daemon=True).start()
+            try:
+                threads.start(work, "forward")
+            except OSError as error:
+                self._relays.release()
+                sentence = f"the gateway has no room for a connection: {error.strerror}"
+                audit.refuse(sentence)
+                opening.refuse(OPEN_RESOURCE_SHORTAGE, sentence)
 
     def _connect(self, broker: BrokerClient, host: str, port: int) -> socket.socket:
         if not 0 < port <= MAX_PORT:
@@ -151,7 +166,7 @@ class Forwarding:
         try:
             audit.begin()
             sock = connect()
-        except (BrokerError, Prohibited, NotRecorded) as error:
+        except (BrokerError, Prohibited, NotRecorded, OSError) as error:
             self._relays.release()
             audit.reason = str(error)
             audit.end()

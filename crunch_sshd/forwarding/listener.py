@@ -9,13 +9,17 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
+
+from paramiko import SSHException
 
 from arv_ssh.audit.trail import NotRecorded, text
 from arv_ssh.log import event
 from crunch_sshd.audit.channel_audit import ChannelAudit, ConnectionAudit
 from crunch_sshd.forwarding.broker import BrokerClient, BrokerError, Listening
 from crunch_sshd.forwarding.channel_relay import ChannelRelay, Relays, shut_down
+from crunch_sshd.ssh import threads
 from crunch_sshd.ssh.transport import GatewayChannel, GatewayTransport
 
 logger = logging.getLogger(__name__)
@@ -48,6 +52,7 @@ class Listener:
         self._kind = kind
         self._fields = fields
         self._closed = threading.Event()
+        self._opened = threading.Event()
 
     @property
     def listening(self) -> Listening:
@@ -55,29 +60,44 @@ class Listener:
         return self._listening
 
     def start(self) -> None:
-        """Begin to accept, unless :meth:`close` came first. To be called once, always."""
-        for sock in self._listening.sockets:
-            threading.Thread(target=self._accept, args=(sock,), name="listener", daemon=True).start()
+        """Take the threads that will accept, from :meth:`open` on. To be called once, always.
+
+        Raises OSError when this host has no room for them: then everything is closed.
+        """
+        for number, sock in enumerate(self._listening.sockets):
+            try:
+                threads.start(partial(self._accept, sock), "listener")
+            except OSError:
+                for unused in self._listening.sockets[number:]:
+                    unused.close()
+                self.close()
+                raise
+
+    def open(self) -> None:
+        """Begin to accept, unless :meth:`close` came first."""
+        self._opened.set()
 
     def close(self) -> None:
         """Stop accepting and remove the socket's files; connections made so far go on. Blocks for a moment."""
         self._closed.set()
+        self._opened.set()
         for sock in self._listening.sockets:
             shut_down(sock, socket.SHUT_RDWR)  # wakes the thread in accept, which closes it
         if self._listening.path:
             try:
                 self._broker.remove(self._listening)
             except BrokerError:
-                logger.debug("the broker has ended, and removed its files itself")
+                logger.debug("the connection has ended, and the broker removes its files itself")
 
     def _accept(self, sock: socket.socket) -> None:
         with sock:
+            self._opened.wait()
             while not self._closed.is_set():
                 try:
                     connection, peer = sock.accept()
                 except OSError as error:
                     if not self._closed.is_set():
-                        self._log("cannot accept a connection", logging.WARNING, error.strerror)
+                        self._event("cannot accept a connection", logging.WARNING, error.strerror)
                         self._closed.wait(SHORTAGE_PAUSE)
                     continue
                 self._accepted(connection, peer)
@@ -107,13 +127,22 @@ class Listener:
 
         def answered(refusal: str) -> None:
             if refusal:
-                self._log("the client refused a channel", logging.INFO, refusal)
+                self._event("the client refused a channel", logging.INFO, refusal)
                 audit.reason = f"the client refused it: {refusal}"
                 relays[0].end()
-            else:
+                return
+            try:
                 relays[0].start()
+            except OSError as error:
+                self._event("a connection cannot be relayed", logging.WARNING, error.strerror)
+                audit.reason = f"the gateway has no room for it: {error.strerror}"
+                relays[0].end()
 
-        self._transport.offer_channel(self._kind, fields, join, answered)
+        try:
+            self._transport.offer_channel(self._kind, fields, join, answered)
+        except (OSError, SSHException) as error:
+            self._event("the connection is gone", logging.DEBUG, str(error))
+            relays[0].end()
 
-    def _log(self, message: str, level: int, error: str | None) -> None:
+    def _event(self, message: str, level: int, error: str | None) -> None:
         event(logger, message, level=level, **self._audit.facts, type=self._kind, error=error)

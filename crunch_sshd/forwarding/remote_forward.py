@@ -9,23 +9,24 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 
+from paramiko import SSHException
 from paramiko.message import Message
 
 from arv_ssh.audit.trail import NotRecorded, text
+from arv_ssh.config.destination import MAX_PORT
 from arv_ssh.log import event
 from crunch_sshd.audit.channel_audit import ChannelAudit, ConnectionAudit
 from crunch_sshd.forwarding.broker import BrokerClient, BrokerError, Listening
 from crunch_sshd.forwarding.channel_relay import Relays
 from crunch_sshd.forwarding.listener import Fields, Listener
+from crunch_sshd.ssh import threads
+from crunch_sshd.ssh.limits import MAX_LISTENERS, NAME_LENGTH, PATH_LENGTH, WAITING_FORWARDS
 from crunch_sshd.ssh.transport import GatewayTransport
 
 logger = logging.getLogger(__name__)
-
-MAX_LISTENERS = 100
-"""Places to listen at on one connection."""
-MAX_PORT = 65535
 
 Reply = Callable[[bool, tuple[int, ...]], None]
 Key = tuple[str, int]
@@ -64,11 +65,26 @@ class RemoteForwards:
             key = message.get_binary().decode("utf-8", "surrogateescape"), NO_PORT
         else:
             key = message.get_binary().decode("utf-8", "replace"), message.get_int()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._serve, name="remote-forward", daemon=True)
-            self._thread.start()
+        refusal = self._no_room_for(key)
+        if refusal:
+            self._audit.channel(kind).refuse(refusal)
+            reply(False, ())
+            return
         step = self._cancel if kind.startswith("cancel-") else self._listen
         self._work.put(lambda: step(key, reply))
+
+    def _no_room_for(self, key: Key) -> str:
+        """Return why a request cannot wait for its turn, "" when it can."""
+        longest = PATH_LENGTH if key[1] == NO_PORT else NAME_LENGTH
+        if len(key[0]) > longest:
+            return f"the name of the place has {len(key[0])} characters; {longest} is the most"
+        if self._work.qsize() >= WAITING_FORWARDS:
+            return f"{WAITING_FORWARDS} requests of this connection wait already"
+        try:
+            self._thread = self._thread or threads.start(self._serve, "remote-forward")
+        except OSError as error:
+            return f"the gateway has no room for a thread: {error.strerror}"
+        return ""
 
     def close(self) -> None:
         """Stop listening everywhere. Does not block."""
@@ -80,7 +96,8 @@ class RemoteForwards:
 
     def _serve(self) -> None:
         while (step := self._work.get()) is not None:
-            step()
+            with suppress(OSError, SSHException):  # the connection is gone, and close() follows
+                step()
         with self._lock:
             listeners, self._listeners = list(self._listeners.values()), {}
         for listener, audit in listeners:
@@ -96,7 +113,7 @@ class RemoteForwards:
         try:
             audit.begin()
             listener = self._listener(host, port)
-        except (BrokerError, NotRecorded) as error:
+        except (BrokerError, NotRecorded, OSError) as error:
             facts = self._audit.facts
             event(logger, "cannot listen for a client", **facts, host=host, port=port, error=str(error))
             audit.reason = str(error)
@@ -107,7 +124,7 @@ class RemoteForwards:
         with self._lock:
             self._listeners[host, allocated or NO_PORT] = listener, audit
         reply(True, (allocated,) if port == 0 else ())
-        listener.start()  # only now: the client cannot place a connection for a port that it does not know yet
+        listener.open()  # only now: the client cannot place a connection for a port that it does not know yet
 
     def _listener(self, host: str, port: int) -> Listener:
         if len(self._listeners) >= MAX_LISTENERS:
@@ -121,7 +138,9 @@ class RemoteForwards:
         return self._made(listening, "forwarded-tcpip", lambda peer: (host, bound, peer[0], peer[1]))
 
     def _made(self, listening: Listening, kind: str, fields: Fields) -> Listener:
-        return Listener(self._transport, self._relays, self._broker, listening, kind, fields, self._audit)
+        listener = Listener(self._transport, self._relays, self._broker, listening, kind, fields, self._audit)
+        listener.start()
+        return listener
 
     def _cancel(self, key: Key, reply: Reply) -> None:
         with self._lock:

@@ -13,14 +13,17 @@ from dataclasses import replace
 from paramiko.message import Message
 
 from arv_ssh.config.session_options import SessionOptions
-from arv_ssh.errors import ArvSshError
+from arv_ssh.errors import ArvSshError, Unavailable
 from arv_ssh.log import event
 from crunch_sshd.forwarding.agent import Agent
 from crunch_sshd.forwarding.broker import BrokerError
 from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, StartFailed, Terminal
 from crunch_sshd.session import commands, subsystems
 from crunch_sshd.session.detach import DetachKeys
+from crunch_sshd.session.environment import Environment
+from crunch_sshd.session.resizes import Resizes
 from crunch_sshd.session.watch import SessionWatch
+from crunch_sshd.ssh import threads
 from crunch_sshd.ssh.channel_input import ChannelInput
 from crunch_sshd.ssh.transport import GatewayChannel
 
@@ -53,10 +56,11 @@ class SessionChannel:
         self._runtime = runtime
         self._over = over
         self._options = options
-        self._environment: dict[str, str] = {}
+        self._environment = Environment()
         self._terminal: Terminal | None = None
         self._command: Command | None = None
         self._start: Callable[[Command], Process] = runtime.start
+        self._served = ""
         self._refusal: StartFailed | None = None
         self._started = False
         self._gone = threading.Event()
@@ -64,6 +68,7 @@ class SessionChannel:
         self._process: Process | None = None
         self._death_signal: str | None = None
         self._stdin = ChannelInput(channel)
+        self._resizes = Resizes(self._resize)
         self._make_agent = make_agent
         self._agent: Agent | None = None
         self._detach_keys = DetachKeys(detach_keys) if detach_keys else None
@@ -101,7 +106,21 @@ class SessionChannel:
         # Only now, so that no output overtakes the reply to the request.
         if (self._command or self._refusal) and not self._started:
             self._started = True
-            threading.Thread(target=self._run, name="session", daemon=True).start()
+            try:
+                threads.start(self._run, "session")
+            except OSError as error:
+                self._not_started(error)
+
+    def _not_started(self, error: OSError) -> None:
+        """Answer with an exit status where there is no thread to say more. Transport thread."""
+        event(logger, "a session cannot start", level=logging.ERROR, **self._watch.audit.connection.facts,
+              error=error.strerror)  # fmt: skip
+        self._watch.audit.refuse(f"the gateway has no room for it: {error.strerror}")
+        self._gone.set()
+        self._stdin.close()
+        self._over(self)
+        self._channel.send_request("exit-status", LOST)
+        self._channel.close()
 
     def closed(self) -> None:
         if self._gone.is_set():
@@ -126,8 +145,7 @@ class SessionChannel:
         name, value = _text(message), _text(message)
         if self._started or not commands.accepted(name, self._options.accept_env):
             return False
-        self._environment[name] = value
-        return True
+        return self._environment.add(name, value)
 
     def _agent_req(self, message: Message) -> bool:
         if not self._started and self._agent is None:
@@ -146,6 +164,7 @@ class SessionChannel:
         line = self._options.subsystems.get(name.decode("utf-8", "replace"))
         if line is None or self._started:
             return False
+        self._served = line
         self._start = lambda command: subsystems.start(line, command, self._runtime)
         return self._program(lambda: [line], "subsystem", name)
 
@@ -158,7 +177,7 @@ class SessionChannel:
             self._command = Command(
                 argv=arguments(),
                 account=self._account,
-                environment=commands.environment(self._account, self._terminal, self._environment),
+                environment=commands.environment(self._account, self._terminal, self._environment.variables),
                 terminal=self._terminal,
             )
         except StartFailed as refusal:
@@ -169,12 +188,15 @@ class SessionChannel:
         if self._terminal is None:
             return False
         self._terminal = _sized(message, self._terminal)
+        self._resizes.put(self._terminal)
+        return True
+
+    def _resize(self, terminal: Terminal) -> None:
         with self._lock:
             process = self._process
         if process is not None:
-            process.resize(self._terminal)
-        self._watch.resized(self._terminal)
-        return True
+            process.resize(terminal)
+        self._watch.resized(terminal)
 
     def _signal(self, message: Message) -> bool:
         with self._lock:
@@ -206,6 +228,7 @@ class SessionChannel:
             if status == KILLED and self._container_ended():
                 self._watch.audit.lost()
                 return  # the whole connection ends, and the client is told why
+            self._say_cut_short()
             self._over(self)  # before the client knows, so that it may open another session at once
             self._finish(status)
         except OSError:
@@ -217,6 +240,13 @@ class SessionChannel:
             self._over(self)
             self._watch.end()
 
+    def _say_cut_short(self) -> None:
+        """Say why a file transfer ends in the middle; scp itself only knows that it does."""
+        sentence = subsystems.cut_short(self._served, self._death_signal)
+        if sentence and not self._gone.is_set():
+            self._watch.audit.reason = sentence
+            self._say(sentence)
+
     def _close_agent(self) -> None:
         if self._agent is not None:
             self._agent.close()
@@ -227,7 +257,7 @@ class SessionChannel:
             if self._refusal is not None:
                 raise self._refusal
             assert self._command is not None  # noqa: S101 - replied() starts this thread with one of the two
-            status = self._pump(self._start(self._with_agent(self._command)))
+            status = self._pump(self._started_program(self._with_agent(self._command)))
             self._watch.check()
         except StartFailed as error:
             status = error.exit_status
@@ -237,6 +267,12 @@ class SessionChannel:
             self._fail(error)
         self._watch.audit.outcome = {"exit_status": status, "signal": self._death_signal}
         return status
+
+    def _started_program(self, command: Command) -> Process:
+        try:
+            return self._start(command)
+        except threads.NO_ROOM as error:  # not the channel's: the client is there, and reads it
+            raise Unavailable(f"the gateway cannot start the program: {threads.reason(error)}") from error
 
     def _fail(self, error: Exception) -> None:
         self._watch.audit.reason = str(error)
@@ -248,7 +284,7 @@ class SessionChannel:
             return command
         try:
             return replace(command, environment=command.environment | self._agent.open())
-        except BrokerError as error:
+        except (BrokerError, OSError) as error:
             self._say(f"there is no agent forwarding: {error}")
             return command
 

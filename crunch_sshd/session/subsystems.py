@@ -13,6 +13,7 @@ from crunch_sshd.inside.system_calls import FILE_SERVER
 from crunch_sshd.runtimes import Command, Process, Runtime, StartFailed, entry
 from crunch_sshd.runtimes.child_process import PIPES, ChildProcess
 from crunch_sshd.session import commands
+from crunch_sshd.ssh import threads
 
 SERVERS = ("/usr/lib/openssh/sftp-server", "/usr/libexec/sftp-server", "/usr/lib/ssh/sftp-server",
            "/usr/libexec/openssh/sftp-server")  # fmt: skip
@@ -39,6 +40,13 @@ def start(line: str, command: Command, runtime: Runtime) -> Process:
     return runtime.start(replace(command, argv=commands.shell_command(command.account, line.encode())))
 
 
+def cut_short(line: str, signal: str | None) -> str:
+    """Return what the user reads when ``signal`` ended what ``line`` serves; "" when that is not for us to say."""
+    if line != INTERNAL_SFTP or signal is None:
+        return ""
+    return f"the file server was ended by the signal {signal}; what was under way is incomplete, start it again"
+
+
 def _start_sftp(command: Command, runtime: Runtime) -> Process:
     container = runtime.host()
     if container is None:
@@ -46,8 +54,8 @@ def _start_sftp(command: Command, runtime: Runtime) -> Process:
     arguments = [runtime.directory(), command.account.home]
     try:
         child = entry.enter(container, command.account, MODULE, FILE_SERVER, arguments, **PIPES)
-    except OSError as error:
-        raise Unavailable(f"the container cannot be entered for sftp: {error.strerror}") from error
+    except threads.NO_ROOM as error:
+        raise Unavailable(f"the container cannot be entered for sftp: {threads.reason(error)}") from error
     return ChildProcess(child)
 
 

@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import errno
 import threading
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol, cast
 
 import paramiko
 from paramiko import common
 from paramiko.message import Message
 
+from crunch_sshd.ssh.limits import WINDOW_SIZE
 from crunch_sshd.ssh.packetizer import GatewayPacketizer, Packet
 
-if TYPE_CHECKING:
-    from crunch_sshd.ssh.transport import GatewayTransport
-
-WINDOW_SIZE = 2 * 1024 * 1024
-"""Bytes a client may send ahead on a channel: what OpenSSH itself uses; 64 MiB made uploads four times slower."""
 WINDOW_STEP = WINDOW_SIZE // 4
 """Bytes after which a client is told that it may send more: seldom, since that wakes it, and long before it waits."""
 PACKET_SIZE = 32 * 1024
@@ -48,10 +45,22 @@ class ChannelHandler(Protocol):
         """Note that the channel is gone: closed by the client, or the connection lost. May come twice."""
 
 
+class Connection(Protocol):
+    """What a channel needs of its transport, :class:`crunch_sshd.ssh.transport.GatewayTransport`."""
+
+    def send_on(self, channel: GatewayChannel, send: Callable[[GatewayPacketizer], None]) -> None:
+        """Have ``send`` send something on ``channel`` in its turn."""
+
+    def _send_user_message(self, data: Message | Packet) -> None: ...
+
+    def is_active(self) -> bool:
+        """Say whether the connection is there."""
+
+
 class GatewayChannel(paramiko.Channel):
     """A channel whose input goes straight to its handler."""
 
-    transport: GatewayTransport
+    transport: Connection  # type: ignore[assignment] # paramiko knows its own
 
     def __init__(self, chanid: int) -> None:
         super().__init__(chanid)
@@ -70,7 +79,7 @@ class GatewayChannel(paramiko.Channel):
         head = common.cMSG_CHANNEL_WINDOW_ADJUST + self.remote_chanid.to_bytes(4, "big")
         self.transport._send_user_message(Packet(head + more.to_bytes(4, "big")))
 
-    def send_data(self, data: bytes, data_type: int = 0) -> None:
+    def send_data(self, data: bytes | memoryview, data_type: int = 0) -> None:
         """Send all of ``data``, waiting for the client's window; ``data_type`` 1 is stderr (RFC 4254 §5.2).
 
         Raises OSError when the channel is closed. Any thread, but not the transport's.
@@ -121,7 +130,7 @@ class GatewayChannel(paramiko.Channel):
             self._send_unless_closed(message)
 
     def _send_unless_closed(self, message: Message) -> None:
-        if threading.current_thread() is self.transport:
+        if cast(object, self.transport) is threading.current_thread():
             self.transport._send_user_message(message)  # before the close, which this thread sends in the same way
         else:
             self.transport.send_on(self, lambda packetizer: packetizer.send_message(message))

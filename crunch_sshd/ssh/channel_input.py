@@ -7,12 +7,19 @@ own take over, so that one stuck program never holds up its neighbours.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
-from crunch_sshd.ssh.transport import GatewayChannel
+from crunch_sshd.ssh import threads
+from crunch_sshd.ssh.channel import GatewayChannel
+from crunch_sshd.ssh.limits import SMALL_PIECE
+
+logger = logging.getLogger(__name__)
 
 WRITABLE_TICK = 1.0
 """Seconds between looks whether the session is over while a process reads nothing."""
@@ -31,6 +38,44 @@ class Sink(Protocol):
         """Pass end-of-file on."""
 
 
+class Waiting:
+    """Bytes that wait, in their order. Small pieces are copied together, so that they take no more than themselves."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[bytearray | memoryview] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._pieces)
+
+    def append(self, data: bytes | memoryview) -> None:
+        """Keep ``data``; a large piece stays where it is."""
+        if len(data) >= SMALL_PIECE:
+            self._pieces.append(memoryview(data))
+        elif self._pieces and isinstance(self._pieces[-1], bytearray):
+            self._pieces[-1] += data
+        else:
+            self._pieces.append(bytearray(data))
+
+    def deliver(self, write: Callable[[memoryview], int]) -> int:
+        """Have ``write`` take of the oldest piece, which it must not keep; return how many bytes it took."""
+        piece = self._pieces[0]
+        with memoryview(piece) as view:
+            taken = write(view)
+        if taken == len(piece):
+            self._pieces.popleft()
+        elif isinstance(piece, bytearray):
+            del piece[:taken]
+        else:
+            self._pieces[0] = piece[taken:]
+        return taken
+
+    def clear(self) -> int:
+        """Forget everything; return how many bytes that were."""
+        size = sum(map(len, self._pieces))
+        self._pieces.clear()
+        return size
+
+
 class ChannelInput:
     """The input of one channel, which may have somewhere to go only later than it arrives."""
 
@@ -38,7 +83,7 @@ class ChannelInput:
         self._channel = channel
         self._changed = threading.Condition()
         self._process: Sink | None = None
-        self._waiting: deque[memoryview] = deque()
+        self._waiting = Waiting()
         self._eof = False
         self._over = False
         self._thread: threading.Thread | None = None
@@ -55,7 +100,7 @@ class ChannelInput:
             if self._over:
                 taken = len(data)
             elif self._waiting or self._process is None:
-                self._waiting.append(memoryview(data))
+                self._waiting.append(data)
                 self._changed.notify_all()
                 return
             else:
@@ -88,8 +133,16 @@ class ChannelInput:
                 self._over = True
                 self._process.close_stdin()
         elif self._thread is None:
-            self._thread = threading.Thread(target=self._deliver, args=(self._process,), name="stdin", daemon=True)
-            self._thread.start()
+            self._start(self._process)
+
+    def _start(self, process: Sink) -> None:
+        try:
+            self._thread = threads.start(partial(self._deliver, process), "stdin")
+        except OSError:
+            # The program must not take what it has for everything: its input ends with the channel, not before.
+            logger.warning("a program that reads late gets no more input: this host has no room for a thread")
+            self._over = True
+            self._channel.close()
 
     def _write(self, process: Sink, data: bytes | memoryview) -> int:
         try:
@@ -105,18 +158,12 @@ class ChannelInput:
             with self._changed:
                 taken = 0
                 if writable and self._waiting and not self._over:
-                    piece = self._waiting[0]
-                    taken = self._write(process, piece)
-                    if taken == len(piece):
-                        self._waiting.popleft()
-                    else:
-                        self._waiting[0] = piece[taken:]
+                    taken = self._waiting.deliver(partial(self._write, process))
                 done = self._over or not self._waiting
                 if done:
                     self._thread = None
                     if self._over:
-                        taken += sum(len(piece) for piece in self._waiting)
-                        self._waiting.clear()
+                        taken += self._waiting.clear()
                     self._continue()
             if taken:
                 with suppress(OSError):  # the connection is lost, and nothing will be sent on it any more

@@ -2,8 +2,8 @@
 
 Owns what a packet costs. Paramiko's packetizer does the first key exchange and every cipher that is not AES-GCM; its
 private counters are kept right, so that a later key exchange may change to any other cipher. Opens these private doors
-of paramiko 5.1: the packetizer's sequence numbers and ``_trigger_rekey``. Knows nothing of channels but the head of a
-data message (RFC 4254 §5.2).
+of paramiko 5.1: the packetizer's sequence numbers, ``_trigger_rekey`` and ``_read_timeout``. Knows nothing of channels
+but the head of a data message (RFC 4254 §5.2), and that of a window-change (§6.7) the newest counts.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from paramiko.message import Message
 from paramiko.packet import NeedRekeyException, Packetizer
 
 from crunch_sshd.ssh.buffered_socket import BufferedSocket
+from crunch_sshd.ssh.limits import IDENTIFICATION_SIZE
 
 REKEY_BYTES = 1 << 35
 """Bytes in one direction after which keys are changed. RFC 4344 §3.2 allows 2^32 blocks of 16 bytes, twice as much."""
@@ -39,6 +40,12 @@ _LENGTH = Struct(">I")
 _DATA = Struct(">II")
 _DATA_START = 1 + 1 + _DATA.size
 """Where a data message's bytes begin in a decrypted packet: after padding length, type, channel, and their length."""
+
+_REQUEST_KIND = 1 + 1 + 4
+"""Where a channel request's kind begins in a decrypted packet, with its length: after the type and the channel."""
+_RESIZE = _LENGTH.pack(len("window-change")) + b"window-change" + b"\0"
+"""The kind of one that wants no reply, as RFC 4254 §6.7 has it."""
+_RESIZE_END = _REQUEST_KIND + len(_RESIZE)
 
 _SEQUENCE_IN, _SEQUENCE_OUT = "_Packetizer__sequence_number_in", "_Packetizer__sequence_number_out"
 
@@ -107,6 +114,15 @@ class GatewayPacketizer(Packetizer):
         self._padding = b""
         self._asked_at = 0
         self._opened: deque[bytes] = deque()
+        self._greeting = 0
+
+    def _read_timeout(self, timeout: float) -> bytes:
+        """Return more of the client's identification line, which paramiko keeps however long it gets."""
+        data: bytes = super()._read_timeout(timeout)  # type: ignore[misc]
+        self._greeting += len(data)
+        if self._greeting > IDENTIFICATION_SIZE:
+            raise paramiko.SSHException(f"the client's identification has more than {IDENTIFICATION_SIZE} bytes")
+        return data
 
     def set_inbound_cipher(self, *arguments: Any, **how: Any) -> None:
         """Take the new keys of a key exchange."""
@@ -127,6 +143,8 @@ class GatewayPacketizer(Packetizer):
         """
         while (direction := self._in) is not None:
             packet = self._next_packet(direction)
+            if packet[1] == common.MSG_CHANNEL_REQUEST and packet[_REQUEST_KIND:_RESIZE_END] == _RESIZE:
+                packet = self._newest(packet)
             if packet[1] != common.MSG_CHANNEL_DATA:
                 return _message(packet[1], packet[2 : len(packet) - packet[0]], self._count_in(1))
             channel, data, number = self._gather(packet)
@@ -135,6 +153,17 @@ class GatewayPacketizer(Packetizer):
             if self.need_rekey():
                 raise NeedRekeyException()
         return super().read_message()
+
+    def _newest(self, packet: bytes) -> bytes:
+        """Return the last of the window-changes of one channel that have arrived in a row, of which this is the first.
+
+        A client that sends nothing else would keep its own keys waiting for seconds.
+        """
+        head, opened = packet[1:_RESIZE_END], self._opened
+        while opened and opened[0][1:_RESIZE_END] == head:
+            packet = opened.popleft()
+            self._count_in(1)
+        return packet
 
     def _gather(self, packet: bytes) -> tuple[int, memoryview, int]:
         """Return a data message's channel, its data with that of those for it right behind, and its sequence number.
@@ -269,11 +298,14 @@ def _sealed_size(arrived: memoryview, start: int) -> int:
 
 
 def _data(packet: bytes) -> tuple[int, memoryview]:
-    """Return the channel and the data of a decrypted data message; raises SSHException when it is cut."""
+    """Return the channel and the data of a decrypted data message; raises SSHException when it is not all of that.
+
+    With more behind the data, all of it would stay in memory for as long as the data waits.
+    """
     end = len(packet) - packet[0]
     channel, size = _DATA.unpack_from(packet, 2) if end >= _DATA_START else (0, end)
-    if _DATA_START + size > end:
-        raise paramiko.SSHException("a data message is shorter than it says")
+    if _DATA_START + size != end:
+        raise paramiko.SSHException("a data message is not as long as it says")
     return channel, memoryview(packet)[_DATA_START : _DATA_START + size]
 
 

@@ -60,6 +60,7 @@ METHODS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     PACKETIZER: {
         "_check_keepalive": (),
+        "_read_timeout": ("timeout",),
         "_trigger_rekey": (),
         "handshake_timed_out": (),
         "need_rekey": (),

@@ -9,15 +9,13 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from paramiko import common
+from paramiko import SSHException, common
 from paramiko.message import Message
 
 from crunch_sshd.ssh.channel import ChannelHandler, GatewayChannel
-
-if TYPE_CHECKING:
-    from crunch_sshd.ssh.transport import GatewayTransport
+from crunch_sshd.ssh.limits import KIND_LENGTH, REPLIES_WAITING
 
 OPEN_PROHIBITED = 1
 OPEN_CONNECT_FAILED = 2
@@ -30,14 +28,24 @@ OpenAnswered = Callable[[str], None]
 """Gets a client's answer to a channel that the server opens: "" when it agreed, else why it did not."""
 
 
+class Acceptor(Protocol):
+    """What an answer to a client needs of its transport, :class:`crunch_sshd.ssh.transport.GatewayTransport`."""
+
+    def _send_user_message(self, data: Message) -> None: ...
+
+    def _accept_channel(
+        self, remote_id: int, window: int, packet: int, make_handler: MakeHandler
+    ) -> GatewayChannel: ...
+
+
 class ChannelOpen:
     """A client's CHANNEL_OPEN (RFC 4254 §5.1), answered once, by any thread.
 
     ``message`` stands at the type's own fields.
     """
 
-    def __init__(self, transport: GatewayTransport, message: Message) -> None:
-        self.kind = message.get_binary().decode("utf-8", "replace")
+    def __init__(self, transport: Acceptor, message: Message) -> None:
+        self.kind = kind_of(message)
         self._transport = transport
         self._remote_id = message.get_int()
         self._window = message.get_int()
@@ -69,9 +77,14 @@ class Replies:
         self._sending = False
 
     def expect(self) -> Callable[[Message], None]:
-        """Take the next place; return what sends the reply for it, from any thread."""
+        """Take the next place; return what sends the reply for it, from any thread.
+
+        Raises SSHException, which ends the connection, when more replies wait than may.
+        """
         slot: list[Message] = []
         with self._lock:
+            if len(self._slots) >= REPLIES_WAITING:
+                raise SSHException("the client asks more than can be answered")
             self._slots.append(slot)
 
         def ready(message: Message) -> None:
@@ -92,3 +105,11 @@ class Replies:
                 return None
             self._sending = True
             return self._slots.popleft()[0]
+
+
+def kind_of(message: Message) -> str:
+    """Return the name that comes next in ``message``, of a channel's type or a request; of a long one the beginning.
+
+    No name that is cut is a known one, and a refusal that repeats it is no longer than it.
+    """
+    return message.get_binary()[: KIND_LENGTH + 1].decode("utf-8", "replace")

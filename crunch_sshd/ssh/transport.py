@@ -36,7 +36,8 @@ from paramiko.kex_curve25519 import KexCurve25519
 from paramiko.message import Message
 
 from crunch_sshd.ssh.buffered_socket import BufferedSocket
-from crunch_sshd.ssh.channel import PACKET_SIZE, WINDOW_SIZE, ChannelHandler, GatewayChannel
+from crunch_sshd.ssh.channel import PACKET_SIZE, ChannelHandler, GatewayChannel
+from crunch_sshd.ssh.limits import REPLIES_WAITING, REQUEST_SIZE, WINDOW_SIZE
 from crunch_sshd.ssh.packetizer import GatewayPacketizer, Packet
 from crunch_sshd.ssh.replies import (
     OPEN_CONNECT_FAILED,
@@ -47,6 +48,7 @@ from crunch_sshd.ssh.replies import (
     MakeHandler,
     OpenAnswered,
     Replies,
+    kind_of,
 )
 
 __all__ = [
@@ -57,8 +59,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-MAX_DEFERRED = 1000
-"""Answers that wait to be sent; a client that reads never lets more than a few pile up."""
 DISCONNECT_BY_APPLICATION = 11
 """RFC 4253 §11.1."""
 
@@ -112,6 +112,7 @@ class GatewayTransport(paramiko.Transport):
         self._replies = Replies(self._send_user_message)
         self._opening: dict[int, tuple[GatewayChannel, OpenAnswered]] = {}
         self.server_object: GatewayServer
+        self.channels_seen = _ChannelNumbers()
 
     def run(self) -> None:
         try:
@@ -143,7 +144,7 @@ class GatewayTransport(paramiko.Transport):
         """
         if threading.current_thread() is self:
             self._deferred.append(data)
-            if len(self._deferred) > MAX_DEFERRED:
+            if len(self._deferred) > REPLIES_WAITING:
                 raise paramiko.SSHException("the client asks more than it reads answers")
             self._send_deferred()
             return
@@ -237,10 +238,14 @@ class GatewayTransport(paramiko.Transport):
         self._send_deferred()
 
     def _parse_channel_open(self, message: Message) -> None:
-        self.server_object.open_channel(ChannelOpen(self, message))
+        opening = ChannelOpen(self, message)
+        if len(message.asbytes()) > REQUEST_SIZE:
+            opening.refuse(OPEN_RESOURCE_SHORTAGE, f"the request has more than {REQUEST_SIZE} bytes")
+        else:
+            self.server_object.open_channel(opening)
 
     def _parse_global_request(self, message: Message) -> None:
-        kind = message.get_binary().decode("utf-8", "replace")
+        kind = kind_of(message)
         want_reply = message.get_boolean()
         ready = self._replies.expect() if want_reply else None
 
@@ -253,7 +258,10 @@ class GatewayTransport(paramiko.Transport):
                 answer.add_int(value)
             ready(answer)
 
-        self.server_object.global_request(kind, message, reply)
+        if len(message.asbytes()) > REQUEST_SIZE:
+            reply(False, ())
+        else:
+            self.server_object.global_request(kind, message, reply)
 
     def _accept_channel(
         self, remote_id: int, window: int, packet: int, make_handler: MakeHandler
@@ -325,3 +333,17 @@ class GatewayTransport(paramiko.Transport):
         if found is None:
             raise paramiko.SSHException(f"the client answered for channel {number}, which was not being opened")
         return found
+
+
+class _ChannelNumbers(dict[int, bool]):
+    """The numbers of all channels that there were, as one: paramiko keeps each of them, and counts upwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._highest = -1
+
+    def __setitem__(self, number: int, seen: bool) -> None:
+        self._highest = max(self._highest, number)
+
+    def __contains__(self, number: object) -> bool:
+        return isinstance(number, int) and 0 <= number <= self._highest

@@ -89,6 +89,19 @@ def echo(places: Places, scale: Scale, stack: ExitStack) -> tuple[Sample, Sample
     return Echo(places.path, stack).key, Echo(places.chain, stack).key
 
 
+def echo_beside_attack(places: Places, scale: Scale, stack: ExitStack) -> tuple[Sample, Sample]:
+    """Measure keys while a client of the same gateway resizes its window without end; the reference has none."""
+    ours, reference = Echo(places.path, stack), Echo(places.chain, stack)
+    command = [sys.executable, "-m", "tests.hostile", str(places.cluster.directory.root), places.container_uuid]
+    attack = subprocess.Popen([*command, "resizes"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    stack.enter_context(attack)
+    stack.callback(attack.kill)
+    assert attack.stdout
+    if attack.stdout.readline() != b"connected\n":
+        raise Failed("the hostile client has no connection")
+    return ours.key, reference.key
+
+
 def first_byte(places: Places, scale: Scale, stack: ExitStack) -> tuple[Sample, Sample]:
     """Measure ssh-proxy from its start to its first byte on the network, and bare Python with the same modules."""
     listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -147,6 +160,10 @@ ROWS = [
     ),
     Comparison(
         "echo-p99", "whole path: keystroke echo, p99", "C-chain", "ms", 1.5, 1.0, echo, percentile(0.99), _keys,
+    ),
+    Comparison(
+        "echo-attacked", "key beside a hostile client, median", "C-chain", "ms", 20.0, 5.0, echo_beside_attack,
+        repeats=_keys,
     ),
     Comparison("logins-parallel", "whole path: parallel ssh UUID true", "sshd", "ms", 1.0, 0.5, many_logins),
     Comparison(

@@ -53,6 +53,7 @@ class BrokerServer:
             "listen-unix": self._listen_unix,
             "listen-agent": self._listen_agent,
             "remove": self._remove,
+            "keep": self._keep_again,
         }
 
     def serve(self) -> None:
@@ -133,8 +134,14 @@ class BrokerServer:
 
     def _remove(self, request: dict[str, Any]) -> Answer:
         with self._lock:
-            made = self._made.pop(request["made"], [])
+            made = self._made.pop(request["made"], request.get("paths", []))
         _remove(made)
+        return {}, []
+
+    def _keep_again(self, request: dict[str, Any]) -> Answer:
+        """Take over what a process before this one made, which was killed."""
+        for path in request["paths"]:
+            self._keep(request["made"], path)
         return {}, []
 
     def _keep(self, identifier: int, path: str) -> None:

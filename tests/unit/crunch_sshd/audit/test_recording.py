@@ -12,7 +12,7 @@ import pytest
 
 from arv_ssh.audit.trail import Trail
 from crunch_sshd.audit.channel_audit import GatewayAudit
-from crunch_sshd.audit.recording import Recordings
+from crunch_sshd.audit.recording import EVENT_COST, Recordings
 from crunch_sshd.runtimes import Terminal
 from tests.timing import wait_for
 from tests.unit.crunch_sshd.conftest import Connect
@@ -85,7 +85,7 @@ def test_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return write(descriptor, data)
 
     monkeypatch.setattr("os.write", slow)
-    recordings = Recordings(tmp_path, limit=10)
+    recordings = Recordings(tmp_path, limit=2 * EVENT_COST + 10)
     one = recordings.begin("s", TERMINAL)
     assert one is not None
     one.output(b"1234")
@@ -107,6 +107,23 @@ def test_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ["m", "8 bytes of output are missing here: the disk was too slow"],
         ["o", "after"],
     ]
+
+
+def test_small_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits is counted as the memory that it takes: single bytes fill it long before they are as many."""
+    release = threading.Event()
+    write = os.write
+    monkeypatch.setattr("os.write", lambda descriptor, data: write(descriptor, data) if release.wait(DEADLINE) else 0)
+    recordings = Recordings(tmp_path, limit=100 * EVENT_COST)
+    one = recordings.begin("s", TERMINAL)
+    assert one is not None
+    for _ in range(1000):
+        one.output(b"x")
+        one.resize(TERMINAL)
+    assert len(recordings._waiting) <= 100
+    assert one.lost >= 900
+    release.set()
+    recordings.close()
 
 
 def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -19,8 +19,10 @@ from crunch_sshd.forwarding.channel_relay import ChannelRelay, Relays
 from crunch_sshd.forwarding.forward import Forwarding
 from crunch_sshd.forwarding.policy import Policy
 from crunch_sshd.ssh import transport
+from crunch_sshd.ssh.limits import NAME_LENGTH
 from tests.unit.crunch_sshd.conftest import Connect
 from tests.unit.crunch_sshd.double import DEADLINE, ROOT, Link, LocalBroker, MemoryRuntime
+from tests.unit.crunch_sshd.forwarding.test_remote_forward import fail_to_start
 
 
 @pytest.fixture
@@ -347,3 +349,39 @@ def test_forwarding_names_its_types() -> None:
     """The channel types and global requests are OpenSSH's (PROTOCOL §2.4) and RFC 4254's (§7)."""
     forwarding = Forwarding(cast(Any, None), None, ROOT, Policy())
     assert set(forwarding.openers) == {"direct-tcpip", "direct-streamlocal@openssh.com"}
+
+
+def test_no_room_for_a_thread(
+    broker: LocalBroker, link: Link, refusals: list[tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection for which there is no thread is refused as a shortage, and keeps no place."""
+    cast(Any, link.server._forwarding)._relays = Relays(1)
+    with monkeypatch.context() as patched:
+        fail_to_start(patched, "forward")
+        for _ in range(2):
+            refused(link)
+    assert refusals == [
+        (transport.OPEN_RESOURCE_SHORTAGE,
+         "the gateway has no room for a connection: Resource temporarily unavailable")
+    ] * 2  # fmt: skip
+    direct(link).close()
+    broker.next().close()
+
+
+def test_system_without_room(broker: LocalBroker, link: Link, refusals: list[tuple[int, str]]) -> None:
+    """An error of the system's where the broker should be is an answer, and keeps no place."""
+    cast(Any, link.server._forwarding)._relays = Relays(1)
+    broker.error = cast(Any, OSError(24, "Too many open files"))
+    for _ in range(2):
+        refused(link)
+    assert [code for code, _ in refusals] == [transport.OPEN_CONNECT_FAILED] * 2
+    assert "Too many open files" in refusals[0][1]
+
+
+def test_names_that_are_too_long(broker: LocalBroker, link: Link, refusals: list[tuple[int, str]]) -> None:
+    """A host's name that DNS does not have is refused before anything is started for it, in a short sentence."""
+    with pytest.raises(paramiko.ChannelException):
+        direct(link, host="h" * (NAME_LENGTH + 1))
+    assert refusals == [(transport.OPEN_CONNECT_FAILED, "the host's name has 256 characters; 255 is the most")]
+    direct(link, host="h" * NAME_LENGTH).close()
+    broker.next().close()

@@ -310,3 +310,28 @@ def test_two_threads_of_output_keep_their_order(link: Link, runtime: MemoryRunti
     for thread in threads:
         thread.join(DEADLINE)
     assert (results[0], results[1]) == (data["a"], data["b"])
+
+
+def test_no_room_for_a_thread(link: Link, runtime: MemoryRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the host has no room for the session's thread the client gets an exit status, and its channel is closed."""
+    start = threading.Thread.start
+
+    def fail(thread: threading.Thread) -> None:
+        if thread.name == "session":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    assert read_to_end(link.open("true")) == (b"", b"", 255)
+    monkeypatch.undo()
+    link.open("true")
+    runtime.next().end(0)
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), RuntimeError("can't start new thread")])
+def test_program_that_finds_no_room(link: Link, runtime: MemoryRuntime, error: Exception) -> None:
+    """Where the host has no room for the program's process the user reads it, and the status is that of a loss."""
+    runtime.error = error
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    said = f"arv-ssh: the gateway cannot start the program: {reason}\r\n".encode()
+    assert read_to_end(link.open("true")) == (b"", said, 255)

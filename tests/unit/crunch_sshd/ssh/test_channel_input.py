@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from crunch_sshd.ssh.channel_input import ChannelInput
+from crunch_sshd.ssh.channel_input import ChannelInput, Waiting
+from crunch_sshd.ssh.limits import SMALL_PIECE
 from tests.unit.crunch_sshd.double import DEADLINE
 
 
@@ -16,7 +20,11 @@ class Channel:
 
     def __init__(self) -> None:
         self.total = 0
+        self.closed = False
         self.changed = threading.Condition()
+
+    def close(self) -> None:
+        self.closed = True
 
     def consumed(self, size: int) -> None:
         with self.changed:
@@ -127,3 +135,55 @@ def test_close_forgets() -> None:
         if thread.name == "stdin":
             thread.join(DEADLINE)
     assert process.taken == b""
+
+
+def test_small_pieces_are_kept_as_one() -> None:
+    """What waits takes about as much memory as its bytes, however small the packets were that it came in."""
+    stdin, channel, process = fresh(0)
+    stdin.data_received(b"x")
+    tracemalloc.start()
+    try:
+        for _ in range(20_000):
+            stdin.data_received(memoryview(b"head y tail")[5:6])
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 60_000
+    process.room = 100_000
+    process.writable.set()
+    channel.until(20_001)
+    assert process.taken == b"x" + b"y" * 20_000
+
+
+@given(st.lists(st.integers(0, 3 * SMALL_PIECE), max_size=12), st.lists(st.integers(0, 5000), min_size=1))
+def test_waiting_keeps_the_order(sizes: list[int], takes: list[int]) -> None:
+    """Whatever the sizes of what comes and of what is taken, all of it leaves in its order."""
+    sent, taken, waiting = bytearray(), bytearray(), Waiting()
+    takes.append(SMALL_PIECE)
+    for number, size in enumerate(sizes):
+        data = bytes([number]) * size
+        sent += data
+        if data:
+            waiting.append(data)
+        if waiting:
+            _deliver(waiting, taken, takes[number % len(takes)])
+    while waiting:
+        _deliver(waiting, taken, SMALL_PIECE)
+    assert taken == sent
+
+
+def _deliver(waiting: Waiting, taken: bytearray, room: int) -> None:
+    def write(data: memoryview) -> int:
+        taken.extend(data[:room])
+        return min(room, len(data))
+
+    waiting.deliver(write)
+
+
+def test_no_thread_for_a_slow_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the host has no room for a thread the channel is closed, and the program sees no early end of file."""
+    monkeypatch.setattr(threading.Thread, "start", lambda self: (_ for _ in ()).throw(RuntimeError("no thread")))
+    stdin, channel, process = fresh(2)
+    stdin.data_received(b"abc")
+    stdin.eof_received()
+    assert channel.closed and not process.closed.is_set()

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from paramiko import common
 from paramiko.message import Message
 
+from crunch_sshd.session.resizes import Resizes
 from crunch_sshd.ssh.packetizer import MAX_PACKET, GatewayPacketizer, _Direction
 from tests.timing import wait_for
 from tests.unit.crunch_sshd.conftest import Connect
@@ -178,13 +179,13 @@ def test_packet_that_was_changed_on_the_way(link: Link) -> None:
 
 @pytest.mark.parametrize("cut", [bytes(3), bytes(7) + b"\x05four"])
 def test_data_message_that_is_cut(link: Link, cut: bytes) -> None:
-    """A data message that is shorter than it says ends the connection; nobody reads its padding."""
+    """A data message that is not as long as it says ends the connection; its padding is not read."""
     message = Message()
     message.add_byte(common.cMSG_CHANNEL_DATA)
     message.add_bytes(cut)
     link.client._send_user_message(message)  # type: ignore[attr-defined]
     assert link.ended.wait(DEADLINE)
-    assert "shorter than it says" in str(link.transport.saved_exception)
+    assert "not as long as it says" in str(link.transport.saved_exception)
 
 
 @pytest.mark.parametrize("size", [0, 8, 17, MAX_PACKET + 16, 0xFFFFFFF0])
@@ -209,3 +210,26 @@ def test_client_that_ignores_a_key_exchange(link: Link, runtime: MemoryRuntime) 
             channel.sendall(bytes(32_000))
     assert link.ended.wait(DEADLINE)
     assert "changing keys" in str(link.transport.saved_exception)
+
+
+def test_window_changes_in_a_row(link: Link, runtime: MemoryRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the sizes that arrive together only the newest is worked on; what comes behind them is as it was sent."""
+    seen: list[int] = []
+    monkeypatch.setattr(Resizes, "put", lambda self, terminal: seen.append(terminal.columns))
+    channel = link.client.open_session(timeout=DEADLINE)
+    channel.get_pty()
+    channel.invoke_shell()
+    process = runtime.next()
+    packetizer: Any = link.client.packetizer
+    sent = bytearray()
+    with monkeypatch.context() as collecting:
+        collecting.setattr(packetizer, "write_all", sent.extend)
+        for columns in range(100, 1100):
+            channel.resize_pty(columns, 24)
+        channel.send(b"key")
+        channel.resize_pty(7, 24)
+    packetizer.write_all(bytes(sent))
+    process.until(lambda: process.stdin == b"key")
+    link.client.global_request("keepalive@openssh.com")
+    assert seen[-2:] == [1099, 7]
+    assert len(seen) < 500

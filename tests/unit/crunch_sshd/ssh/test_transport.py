@@ -15,7 +15,8 @@ from arv_ssh.config.session_options import SessionOptions
 from crunch_sshd.gateway.connection import Connection
 from crunch_sshd.ssh import transport
 from crunch_sshd.ssh.buffered_socket import BufferedSocket
-from crunch_sshd.ssh.channel import PACKET_SIZE, WINDOW_SIZE, GatewayChannel
+from crunch_sshd.ssh.channel import PACKET_SIZE, GatewayChannel
+from crunch_sshd.ssh.limits import WINDOW_SIZE
 from crunch_sshd.ssh.transport import ChannelOpen
 from tests.unit.crunch_sshd.conftest import Connect
 from tests.unit.crunch_sshd.double import DEADLINE, Link, MemoryRuntime, read_to_end

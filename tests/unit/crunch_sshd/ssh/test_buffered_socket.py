@@ -1,0 +1,47 @@
+"""Bytes between the socket and who takes them, in pieces of any size."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from crunch_sshd.ssh.buffered_socket import RECEIVE_SIZE, STORAGE, BufferedSocket
+
+
+def test_early_bytes_come_first() -> None:
+    """What was read before belongs in front of what comes."""
+    near, far = socket.socketpair()
+    with near, far:
+        buffered = BufferedSocket(near, b"early ")
+        far.sendall(b"late")
+        assert buffered.recv(100) == b"early " and buffered.recv(100) == b"late"
+
+
+def test_more_than_the_storage_passes() -> None:
+    """What waits is moved to the beginning when there is no room behind it, and stays what it was."""
+    near, far = socket.socketpair()
+    with near, far:
+        buffered = BufferedSocket(near)
+        block = bytes(range(251)) * 400
+        passed, sent = bytearray(), bytearray()
+        while len(sent) < 3 * STORAGE:
+            far.sendall(block)
+            sent += block
+            buffered.fill(RECEIVE_SIZE)
+            passed += buffered.take(buffered.buffered - 17 if buffered.buffered > 17 else 0)
+        while len(passed) < len(sent):
+            passed += buffered.recv(4096)
+        assert passed == sent
+
+
+def test_end_and_nothing_yet() -> None:
+    """No data within the interval is a TimeoutError; the far end's close is nothing more to read."""
+    near, far = socket.socketpair()
+    with near:
+        buffered = BufferedSocket(near)
+        near.setblocking(False)
+        with pytest.raises(TimeoutError):
+            buffered.fill(1)
+        far.close()
+        assert buffered.fill(1) == 0

@@ -1,0 +1,33 @@
+"""What a channel sends for itself: the order of requests, the end, and nothing once it is closed."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.crunch_sshd.double import DEADLINE, Link, MemoryRuntime, read_to_end
+
+
+def test_data_after_the_close(link: Link, runtime: MemoryRuntime) -> None:
+    """Who writes to a channel that the client has closed hears so."""
+    channel = link.open("cat")
+    process = runtime.next()
+    (server,) = link.transport._channels.values()
+    channel.close()
+    assert process.hung_up.wait(DEADLINE)
+    with pytest.raises(OSError, match="closed"):
+        server.send_data(b"late")
+
+
+def test_memory_that_is_used_again(link: Link, runtime: MemoryRuntime) -> None:
+    """What was sent may be overwritten as soon as the call is over."""
+    channel = link.open("cat")
+    process = runtime.next()
+    (server,) = link.transport._channels.values()
+    room = memoryview(bytearray(100_000))
+    expected = bytearray()
+    for number in range(20):
+        room[:] = bytes([number]) * len(room)
+        expected += room
+        server.send_data(room)
+    process.end(3)
+    assert read_to_end(channel) == (bytes(expected), b"", 3)

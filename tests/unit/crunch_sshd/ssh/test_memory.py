@@ -1,0 +1,28 @@
+"""Memory that is taken where it is used."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from types import SimpleNamespace
+
+import pytest
+
+from crunch_sshd.ssh.memory import give_back, untouched
+from tests.bench.cpu import resident
+
+
+def test_untouched() -> None:
+    """A large buffer is there to be written to, and takes memory only then."""
+    before = resident(os.getpid())
+    buffer = untouched(64 << 20)
+    assert resident(os.getpid()) - before < 32 << 20
+    buffer[-3:] = b"end"
+    assert bytes(buffer[-4:]) == b"\0end" and len(buffer) == 64 << 20
+
+
+def test_give_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system gets free memory back; a C library without that call is none the worse."""
+    give_back()
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
+    give_back()
