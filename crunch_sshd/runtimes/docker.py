@@ -59,7 +59,7 @@ class DockerRuntime(Runtime):
         self._directory: str = facts["Config"].get("WorkingDir") or "/"
         self._host = _host_container(facts["State"]["Pid"], self._container)
         namespace = host_processes.pid_namespace(self._host.pid) if self._host is not None else None
-        self._marks = host_processes.ContainerIdentity(self._container, namespace)
+        self._identity = host_processes.ContainerIdentity(self._container, namespace)
 
     def host(self) -> HostContainer | None:
         return self._host
@@ -122,7 +122,7 @@ class DockerRuntime(Runtime):
                 body |= {"h": terminal.rows, "w": terminal.columns}
             stream, early = open_stream(self._client, f"/exec/{created['Id']}/start", body)
         process = DockerProcess(
-            self._client, self._container, self._marks, created["Id"], argv[0], stream, early, terminal
+            self._client, self._container, self._identity, created["Id"], argv[0], stream, early, terminal
         )
         if terminal is not None and not self._is_podman:
             process.resize(terminal)
@@ -156,7 +156,7 @@ class DockerProcess(Process):
         self,
         client: DockerClient,
         container_id: str,
-        marks: host_processes.ContainerIdentity,
+        identity: host_processes.ContainerIdentity,
         exec_id: str,
         program: str,
         stream: socket.socket,
@@ -165,7 +165,7 @@ class DockerProcess(Process):
     ) -> None:
         self._client = client
         self._container = container_id
-        self._marks = marks
+        self._identity = identity
         self._exec = exec_id
         self._program = program
         self._stream = stream
@@ -279,7 +279,7 @@ class DockerProcess(Process):
 
     def _signal_foreground(self, number: int) -> None:
         pid = self._pid()
-        targets = host_processes.signal_targets(pid, self._marks) if pid is not None else []
+        targets = host_processes.signal_targets(pid, self._identity) if pid is not None else []
         if targets:
             self._kill(targets, number)
 
@@ -300,7 +300,7 @@ class DockerProcess(Process):
     def hang_up(self) -> None:
         leader = self._pid()
         if leader is not None:
-            host_processes.hang_up(host_processes.session_of(leader), self._marks, self._kill)
+            host_processes.hang_up(host_processes.session_of(leader), self._identity, self._kill)
 
     def close(self) -> None:
         self._closed.set()

@@ -48,7 +48,7 @@ def _start_sftp(command: Command, runtime: Runtime) -> Process:
         child = entry.enter(container, command.account, MODULE, FILE_SERVER, arguments, **PIPES)
     except OSError as error:
         raise Unavailable(f"the container cannot be entered for sftp: {error.strerror}") from error
-    return ChildProcess(child)
+    return ChildProcess(child, "the file server")
 
 
 def _start_image_sftp(command: Command, runtime: Runtime) -> Process:
