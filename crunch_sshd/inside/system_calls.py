@@ -2,8 +2,8 @@
 
 They are a second wall, behind what the container's own processes are held to: whoever takes over the Python of the
 file server or of the broker can start no program, trace nothing, mount nothing and load no code, and the file server
-can open no socket. Nor can it signal anything: these processes are not in the container's pid namespace, so a pid of
-theirs is one of the host. Written as the OCI runtime-spec has ``linux.seccomp``, for :mod:`crunch_sshd.runtimes.seccomp` to
+can open no socket. Neither can signal anything: they are not in the container's pid namespace, so any pid they name
+is the host's. Written as the OCI runtime-spec has ``linux.seccomp``, for :mod:`crunch_sshd.runtimes.seccomp` to
 compile. What is not allowed fails with ENOSYS, so that the C library falls back where it can (from ``clone3`` to
 ``clone``, whose flags a filter can see). Pure data.
 """

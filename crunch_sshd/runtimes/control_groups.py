@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from arv_ssh.errors import Unavailable
 
-
 FROZEN = {
     "freezer.state": {"FROZEN", "FREEZING"}, "cgroup.freeze": {"1"}, "cgroup.events": {"frozen 1"},
 }  # fmt: skip
@@ -47,7 +46,7 @@ def mounts(mountinfo: str) -> list[Mount]:
 
 
 def is_frozen(theirs: Mapping[str, str], mounted: list[Mount]) -> bool:
-    """Say whether one of the groups ``theirs`` is frozen, or about to be (cgroup-v2's freezer, or that of version 1)."""
+    """Say whether one of the groups ``theirs`` is frozen, or about to be (cgroups(7), "freezer")."""
     for hierarchy, group in theirs.items():
         directory = group_directory(hierarchy, group, mounted)
         if directory is None:

@@ -89,7 +89,7 @@ def _close(descriptors: Iterable[int]) -> None:
 
 
 def _end_with(container: int, child: subprocess.Popen[bytes]) -> None:
-    """Kill ``child`` when the container's first process, known by its pidfd, ends; a child that cannot be watched, now."""
+    """Kill ``child`` when the container's first process ends, whose pidfd is given; at once if it cannot be watched."""
     ends = [container]
     try:
         ends.append(os.pidfd_open(child.pid))

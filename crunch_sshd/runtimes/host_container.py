@@ -292,7 +292,7 @@ def _read(path: str) -> bytes:
 
 
 def _fields(stat_line: bytes) -> list[bytes]:
-    """Return the fields of /proc/PID/stat from the third on: the command's name before may hold spaces and parentheses."""
+    """Return the fields of /proc/PID/stat from the third on; the second, a name, may hold spaces and parentheses."""
     return stat_line[stat_line.rindex(b")") + 2 :].split()
 
 

@@ -32,8 +32,8 @@ EVERYTHING = host_processes.ContainerIdentity("")
 class HostProcess(Process):
     """A child of this process: its pid, its input's and outputs' descriptors, and how its session is ended.
 
-    With a terminal, the master is both. The descriptors belong to this object from now on, and nothing else may wait for
-    the child. ``identity`` tells what a signal may be sent to.
+    With a terminal, the master is both. The descriptors belong to this object from now on, and nothing else may wait
+    for the child. ``identity`` tells what a signal may be sent to.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from crunch_sshd.inside import enter
 PROBE = """
 for words in calls:
     result = libc.syscall(*(ctypes.c_long(word) for word in words))
-    answers.append((words, result, ctypes.get_errno() if result < 0 else 0))
+    answers.append((words, min(result, 0), ctypes.get_errno() if result < 0 else 0))
     ctypes.set_errno(0)
 """
 """What is compared, as text: the engine's exec runs the same in the image's own Python."""
