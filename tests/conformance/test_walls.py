@@ -111,7 +111,7 @@ MANY = {
 }
 CALLS: list[list[Any]] = [
     *(["getpriority", one, 0] for one in (0, 1, 1 << 32)), *(["umask", one] for one in (0o22, 0o27, 0o70, 0o122)),
-    *(["sched_getparam", one, 0] for one in (0, 1, 2, 3)), ["setpgid", 6, 6], ["setpgid", 6, 7], ["setpgid", 5, 6],
+    *(["sched_getparam", one, 0] for one in (0, 1, 2, 3)), ["setpgid", 5000000, 6], ["setpgid", 5000000, 7],
     ["getsid", 0], ["getsid", 1], ["getpgid", 0], ["getresuid", 0, 0, 0], ["sched_yield"],
     ["socket", 40, 1, 0], ["socket", 16, 3, 0],
     ["personality", 0xFFFFFFFF], ["personality", 0x20000], ["personality", 9],
