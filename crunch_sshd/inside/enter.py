@@ -24,6 +24,7 @@ PYTHON_IGNORES = {_signal.SIGPIPE, _signal.SIGXFSZ}
 """It learns of both from the call that fails."""
 
 
+
 def load(descriptor: str) -> dict[str, Any]:
     """Return the job whose descriptor this is, and have none of its descriptors inherited any further."""
     with open(int(descriptor), "rb") as file:
@@ -49,7 +50,8 @@ def enter(job: dict[str, Any]) -> None:
     """
     linux.hide()
     stay_within(job)
-    label_file = os.open("/proc/self/attr/current", os.O_WRONLY | os.O_CLOEXEC) if job["label"] else None
+    label_file = linux.open_label() if job["label"] else None
+    _forget_paths()
     linux.join_namespaces(job["namespaces"])
     os.fchdir(job["root"])
     os.chroot(".")
@@ -67,9 +69,14 @@ def enter(job: dict[str, Any]) -> None:
         os.close(label_file)
     for program, flags in job["filters"]:
         linux.filter_system_calls(program, flags)
+
+
+def _forget_paths() -> None:
+    """Have the interpreter open no file by itself any more: neither to import it, nor to print a line of it."""
     sys.path.clear()
     sys.meta_path.clear()
     sys.path_hooks.clear()
+    sys.tracebacklimit = 0
 
 
 def stay_within(job: dict[str, Any]) -> None:

@@ -153,8 +153,16 @@ def filter_system_calls(program: bytes, flags: int) -> None:
     _check(result, "take on the seccomp filter")
 
 
+def open_label() -> int:
+    """Return /proc/self/attr/current (proc(5)), opened while that is the host's, for :func:`take_label`."""
+    try:
+        return os.open("/proc/self/attr/current", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise OSError(error.errno, f"this kernel takes no security label: {error.strerror}") from error
+
+
 def take_label(descriptor: int, label: str) -> None:
-    """Take on an AppArmor profile or an SELinux context now; ``descriptor`` is /proc/self/attr/current (proc(5)).
+    """Take on an AppArmor profile or an SELinux context now; ``descriptor`` is :func:`open_label`'s.
 
     SELinux takes the bare context; AppArmor a command (its contexts have no colons).
     """

@@ -22,8 +22,11 @@ BOOTSTRAP = (
     "sys.exit(__import__(name, fromlist=['main']).main())"
 )
 """What the process runs. The packages come last on its path, so that nothing installed there hides the library."""
-ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
-"""All of it: nothing of the gateway's, and nothing of the container's, whose LD_PRELOAD would count before we enter."""
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC0"}
+"""All of it: nothing of the gateway's, and nothing of the container's, whose LD_PRELOAD would count before we enter.
+
+With TZ, the C library has no reason to look at /etc/localtime, which is the container's later on.
+"""
 
 
 def start(

@@ -1,26 +1,20 @@
 """Accounts of a container, from the text of its own /etc/passwd and /etc/group (passwd(5), group(5)). Pure.
 
-The container can write anything there. A line counts where glibc's ``nss_files`` takes it, and is skipped where that
-skips it: one bad line keeps nobody out.
+A line counts where the C library takes it (:mod:`crunch_sshd.inside.nss_files`): one bad line locks no user out.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from arv_ssh.errors import Forbidden
+from crunch_sshd.inside import nss_files
 from crunch_sshd.runtimes import Account
 from crunch_sshd.runtimes.bundle import Bundle
 
 DEFAULT_SHELL = "/bin/sh"
 ROOT = "root"
-NO_ID = 0xFFFFFFFF
-"""(uid_t) -1, which is no user (credentials(7)); glibc makes it of every number that is too large."""
-SPACE = " \t\n\v\f\r"
-_NUMBER = re.compile(rf"[{SPACE}]*\+?0*([0-9]{{1,10}})\Z")
-"""What strtoul(3) takes, but for what it would take for :data:`NO_ID`."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +56,7 @@ def find(passwd: str, login_username: str, default_user: str, container: str) ->
     name = default_user.partition(":")[0] or "0"
     entry = next((one for one in entries if name in (one.name, str(one.uid))), None)
     if entry is None:
-        uid = _number(name) or 0
+        uid = nss_files.number(name) or 0
         entry = _Entry(name, uid, 0, "/", "") if uid else _ROOT
     return _account(entry, "")
 
@@ -105,7 +99,7 @@ def in_groups(account: Account, group_file: str, group: str) -> Account:
     """Return ``account`` with the groups that Docker gives it: GROUP of its user ``USER:GROUP`` alone, else all."""
     if not group:
         return with_ids(account, account.uid, account.gid, groups(group_file, account))
-    named = next((one.gid for one in _groups(group_file) if one.name == group), _number(group))
+    named = next((one.gid for one in _groups(group_file) if one.name == group), nss_files.number(group))
     gid = account.gid if named is None else named
     return with_ids(account, account.uid, gid, (gid,))
 
@@ -115,34 +109,15 @@ def _account(entry: _Entry, runtime_user: str) -> Account:
 
 
 def _entries(passwd: str) -> Iterator[_Entry]:
-    for fields in _lines(passwd):
-        name, _, uid, gid, _, home, shell = (*fields[:7], *[""] * (7 - len(fields)))
-        numbers = _number(uid), _number(gid)
+    for name, _, uid, gid, _, home, shell in nss_files.entries(passwd, 7):
+        numbers = nss_files.number(uid), nss_files.number(gid)
         if None not in numbers:
+            # (The C library would keep what follows a shell: a space, the CR of another system's editor.)
             yield _Entry(name, numbers[0] or 0, numbers[1] or 0, home, shell.strip())
 
 
 def _groups(group_file: str) -> Iterator[_Group]:
-    for fields in _lines(group_file):
-        name, _, number, members = (*fields[:4], *[""] * (4 - len(fields)))
-        gid = _number(number)
+    for name, _, number, members in nss_files.entries(group_file, 4):
+        gid = nss_files.number(number)
         if gid is not None:
-            yield _Group(name, gid, tuple(member.strip(SPACE) for member in members.split(",")))
-
-
-def _lines(text: str) -> Iterator[list[str]]:
-    """Yield the fields of each line but comments, and those of NIS ("+" and "-", nsswitch.conf(5)).
-
-    To the C library a line ends at a NUL too.
-    """
-    for line in text.split("\n"):
-        line = line.partition("\0")[0].lstrip(SPACE)
-        if line and line[0] not in "#+-":
-            yield line.split(":")
-
-
-def _number(field: str) -> int | None:
-    """Return an id; None for what is none."""
-    found = _NUMBER.match(field)
-    number = int(found[1]) if found else NO_ID
-    return number if number < NO_ID else None
+            yield _Group(name, gid, nss_files.members(members))

@@ -1,6 +1,7 @@
 """A child process of the gateway as a :class:`Process`: what serves a channel from outside the container's processes.
 
-Owns its pipes' sizes and how it is ended. Knows nothing of what it does.
+Owns its pipes' sizes, how it is ended, and the sentence for a user whose channel ends because something killed it.
+Knows nothing of what it does.
 """
 
 from __future__ import annotations
@@ -12,11 +13,9 @@ import subprocess
 from typing import IO, Any
 
 from crunch_sshd.runtimes import Output
-from crunch_sshd.runtimes.host_process import HostProcess
-from crunch_sshd.runtimes.host_processes import HANG_UP_STEP, SIGNAL_NAMES
+from crunch_sshd.runtimes.host_process import PIPE_SIZE, HostProcess
+from crunch_sshd.runtimes.host_processes import HANG_UP_STEP
 
-PIPE_SIZE = 1024 * 1024
-"""Bytes of kernel buffer in stdin's and stdout's pipe (fcntl(2) F_SETPIPE_SZ), so that both sides move large pieces."""
 PIPES: dict[str, Any] = {
     "stdin": subprocess.PIPE,
     "stdout": subprocess.PIPE,
@@ -26,33 +25,47 @@ PIPES: dict[str, Any] = {
     "start_new_session": True,
 }
 """How :class:`subprocess.Popen` must start such a child."""
+WHY = {
+    signal.SIGKILL: "has the container ended, or did it run out of memory?",
+    signal.SIGSYS: "the container's seccomp profile forbids what it needs",
+}
 
 
 class ChildProcess(HostProcess):
-    """The child ``child``, started with :data:`PIPES`."""
+    """The child ``child``, started with :data:`PIPES`; users know what it does as ``name``."""
 
-    def __init__(self, child: subprocess.Popen[bytes]) -> None:
+    def __init__(self, child: subprocess.Popen[bytes], name: str = "what served this channel") -> None:
         assert child.stdin and child.stdout and child.stderr  # noqa: S101 - PIPES makes all three
         stdin, stdout, stderr = (_taken(pipe) for pipe in (child.stdin, child.stdout, child.stderr))
-        self._child = child
         for descriptor in (stdin, stdout):
             fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        self._name = name
+        self._is_ending = False
         super().__init__(child.pid, stdin, {stdout: Output.STDOUT, stderr: Output.STDERR}, self._end, tty=False)
+        child.returncode = 0  # ours to wait for from now on: Popen waits by pid, at any time, for what it has let go of
 
-    def wait(self) -> int:
-        code = self._child.wait()  # not waitpid: the child's status may be had by _end already
-        self._status = code if code >= 0 else 128 - code
-        self._signal = SIGNAL_NAMES.get(-code)
-        return self._status
+    def read(self) -> tuple[Output, bytes] | None:
+        output = super().read()
+        if output is None and not self._is_ending and not self._closed:
+            self._is_ending = True
+            self.wait()
+            return self._last_words()
+        return output
+
+    def _last_words(self) -> tuple[Output, bytes] | None:
+        if self._killed_by is None:
+            return None  # it said by itself what there was to say
+        number = signal.Signals(self._killed_by)
+        why = WHY.get(number, "connect again")
+        return Output.STDERR, f"arv-ssh: {self._name} was ended by {number.name}; {why}\n".encode()
 
     def _end(self) -> None:
+        self._is_ending = True
         for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGKILL):
-            self._child.send_signal(number)  # nothing when it has ended
-            try:
-                self._child.wait(HANG_UP_STEP)
-            except subprocess.TimeoutExpired:
-                continue
-            return
+            with self._lock:
+                self._send(number)
+            if self._has_ended_within(HANG_UP_STEP):
+                return
 
 
 def _taken(pipe: IO[bytes]) -> int:

@@ -75,8 +75,9 @@ def after_execve(sets: Mapping[str, int], uid: int) -> dict[str, int]:
 
 
 def _mask(names: Iterable[str]) -> int:
+    """Return a set of capabilities as a number, without those that are newer than this program: less, never more."""
     numbers = {f"CAP_{name}": number for number, name in enumerate(CAPABILITIES)}
-    return sum(1 << numbers[name] for name in names)
+    return sum(1 << numbers[name] for name in set(names) & numbers.keys())
 
 
 def limits(process: Mapping[str, Any], inherited: Iterable[Limit]) -> list[Limit]:

@@ -11,6 +11,11 @@ from dataclasses import dataclass
 
 from arv_ssh.errors import Unavailable
 
+FROZEN = {
+    "freezer.state": {"FROZEN", "FREEZING"}, "cgroup.freeze": {"1"}, "cgroup.events": {"frozen 1"},
+}  # fmt: skip
+"""The files of a group that say so, by lines: of version 1, of version 2 for the group alone, and with its parents."""
+
 
 @dataclass(frozen=True)
 class Mount:
@@ -40,19 +45,45 @@ def mounts(mountinfo: str) -> list[Mount]:
     return found
 
 
+def is_frozen(theirs: Mapping[str, str], mounted: list[Mount]) -> bool:
+    """Say whether one of the groups ``theirs`` is frozen, or about to be (cgroups(7), "freezer")."""
+    for hierarchy, group in theirs.items():
+        directory = group_directory(hierarchy, group, mounted)
+        if directory is None:
+            continue
+        for name, states in FROZEN.items():
+            if states.intersection(_lines(f"{directory}/{name}")):
+                return True
+    return False
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read().splitlines()
+    except OSError:
+        return []  # this hierarchy has no such file
+
+
 def procs_file(hierarchy: str, group: str, mounted: list[Mount]) -> str | None:
     """Return the path of the file that moves a process into ``group``; None where the group cannot be reached."""
+    directory = group_directory(hierarchy, group, mounted)
+    return None if directory is None else f"{directory}/cgroup.procs"
+
+
+def group_directory(hierarchy: str, group: str, mounted: list[Mount]) -> str | None:
+    """Return where ``group`` is mounted; None where it cannot be reached."""
     wanted = frozenset(hierarchy.split(",")) if hierarchy else frozenset()
     for mount in mounted:
         same = wanted <= mount.controllers if wanted else not mount.controllers
         root = mount.root.rstrip("/")
         if same and ".." not in group.split("/") and (group == root or group.startswith(f"{root}/")):
-            return f"{mount.point}{group[len(root) :].rstrip('/')}/cgroup.procs"
+            return f"{mount.point}{group[len(root) :].rstrip('/')}"
     return None
 
 
 def open_others(theirs: Mapping[str, str], ours: Mapping[str, str], mounted: list[Mount]) -> list[int]:
-    """Open the files of all groups of ``theirs`` that are not ``ours``; who writes "0" to one moves there.
+    """Open the ``cgroup.procs`` of each group in ``theirs`` but not in ``ours``; writing "0" to one joins it.
 
     Raises :class:`Unavailable` when there is one that cannot be joined: a session outside it would have more than the
     container has.

@@ -16,7 +16,7 @@ import tarfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from arv_ssh.errors import ArvSshError, NotFound
@@ -24,6 +24,7 @@ from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, Ter
 from crunch_sshd.runtimes.docker_engine import DockerClient, engine_errors, open_stream, path_exists
 from crunch_sshd.runtimes.host_container import LIMIT, HostContainer
 from crunch_sshd.runtimes.start_failure import start_failed
+from crunch_sshd.ssh.memory import untouched
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +43,8 @@ FAILED_STARTS = (b"OCI runtime exec failed", b"cannot exec", b"failed to create"
 """How the output of an exec begins that never started; the last two are Podman's."""
 FAILED_START_PATIENCE = 1.0
 """Seconds for an engine to know that an exec has ended whose output says that it did not start."""
-CONSOLE_SIZE_API = (1, 42)
-"""The API version whose exec create takes ``ConsoleSize``."""
+MAX_CONTROLS = 64
+"""Signals that wait for the engine; a client that sends more in one go loses the rest, as a terminal's would merge."""
 _FRAME = struct.Struct(">BxxxL")
 
 
@@ -61,7 +62,7 @@ class DockerRuntime(Runtime):
         self._directory: str = facts["Config"].get("WorkingDir") or "/"
         self._host = _host_container(facts["State"]["Pid"], self._container)
         namespace = host_processes.pid_namespace(self._host.pid) if self._host is not None else None
-        self._marks = host_processes.ContainerIdentity(self._container, namespace)
+        self._identity = host_processes.ContainerIdentity(self._container, namespace)
 
     def host(self) -> HostContainer | None:
         return self._host
@@ -124,7 +125,7 @@ class DockerRuntime(Runtime):
                 body |= {"h": terminal.rows, "w": terminal.columns}
             stream, early = open_stream(self._client, f"/exec/{created['Id']}/start", body)
         process = DockerProcess(
-            self._client, self._container, self._marks, created["Id"], argv[0], stream, early, terminal
+            self._client, self._container, self._identity, created["Id"], argv[0], stream, early, terminal
         )
         if terminal is not None and not self._is_podman:
             process.resize(terminal)
@@ -158,7 +159,7 @@ class DockerProcess(Process):
         self,
         client: DockerClient,
         container_id: str,
-        marks: host_processes.ContainerIdentity,
+        identity: host_processes.ContainerIdentity,
         exec_id: str,
         program: str,
         stream: socket.socket,
@@ -167,11 +168,13 @@ class DockerProcess(Process):
     ) -> None:
         self._client = client
         self._container = container_id
-        self._marks = marks
+        self._identity = identity
         self._exec = exec_id
         self._program = program
         self._stream = stream
         self._buffer = bytearray(early)
+        # Read into each time: a new object of that size is made, faulted in and given back for each key.
+        self._room = untouched(READ_SIZE)
         self._tty = terminal is not None
         self._controls = _Controls()
         self._heard = False
@@ -212,15 +215,15 @@ class DockerProcess(Process):
 
     def _receive(self) -> bool:
         try:
-            data = self._stream.recv(READ_SIZE)
+            size = self._stream.recv_into(self._room)
         except OSError as error:
             # A unix socket is reset only after all that was sent has been read: Podman closes it on unread input.
             unread_input = isinstance(error, ConnectionResetError) and self._stream.family == socket.AF_UNIX
             if self._closed.is_set() or unread_input:
                 return False
             raise ArvSshError(f"the connection to the Docker engine was lost ({error.strerror or error})") from error
-        self._buffer += data
-        return bool(data)
+        self._buffer += self._room[:size]
+        return bool(size)
 
     def _raise_if_never_started(self, text: bytes) -> None:
         """The engine reports a failed start as output; tell it from a program's by the exec never having had a pid."""
@@ -263,7 +266,7 @@ class DockerProcess(Process):
 
     def resize(self, terminal: Terminal) -> None:
         if self._tty:
-            self._controls.put(lambda: self._resize(terminal))
+            self._controls.put_newest(lambda: self._resize(terminal))
 
     def _resize(self, terminal: Terminal) -> None:
         if not terminal.rows or not terminal.columns or self._pid() is None:
@@ -281,7 +284,7 @@ class DockerProcess(Process):
 
     def _signal_foreground(self, number: int) -> None:
         pid = self._pid()
-        targets = host_processes.signal_targets(pid, self._marks) if pid is not None else []
+        targets = host_processes.signal_targets(pid, self._identity) if pid is not None else []
         if targets:
             self._kill(targets, number)
 
@@ -302,7 +305,7 @@ class DockerProcess(Process):
     def hang_up(self) -> None:
         leader = self._pid()
         if leader is not None:
-            host_processes.hang_up(host_processes.session_of(leader), self._marks, self._kill)
+            host_processes.hang_up(host_processes.session_of(leader), self._identity, self._kill)
 
     def close(self) -> None:
         self._closed.set()
@@ -350,33 +353,52 @@ class DockerProcess(Process):
 
 
 class _Controls:
-    """Calls that must not be made on the transport thread, made one after the other in a thread of their own."""
+    """Calls that must not be made on the transport thread, made one after the other in a thread of their own.
+
+    However fast a client asks, little waits: of the resizes only the newest, of the rest :data:`MAX_CONTROLS`.
+    """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._calls: deque[Any] = deque()
+        self._lock = threading.Lock()
+        self._calls: deque[Callable[[], None]] = deque()
+        self._newest: Callable[[], None] | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def put(self, call: Any) -> None:
-        with self._changed:
-            if self._closed:
-                return
-            self._calls.append(call)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="controls", daemon=True)
-                self._thread.start()
+    def put(self, call: Callable[[], None]) -> None:
+        """Have ``call`` made, unless too many wait."""
+        with self._lock:
+            if not self._closed and len(self._calls) < MAX_CONTROLS:
+                self._calls.append(call)
+                self._start()
+
+    def put_newest(self, call: Callable[[], None]) -> None:
+        """Have ``call`` made, instead of an earlier one of its kind that waits."""
+        with self._lock:
+            if not self._closed:
+                self._newest = call
+                self._start()
 
     def close(self) -> None:
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._calls.clear()
+            self._newest = None
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="controls", daemon=True)
+            self._thread.start()
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                if not self._calls:
-                    self._thread = None
-                    return
-                call = self._calls.popleft()
+        while (call := self._next()) is not None:
             call()
+
+    def _next(self) -> Callable[[], None] | None:
+        with self._lock:
+            if self._calls:
+                return self._calls.popleft()
+            newest, self._newest = self._newest, None
+            if newest is None:
+                self._thread = None
+            return newest

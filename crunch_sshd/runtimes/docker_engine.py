@@ -55,7 +55,10 @@ def engine_errors(what: str) -> Iterator[None]:
 
 
 def path_exists(client: DockerClient, container: str, path: str) -> bool:
-    """Say whether the container has something at ``path`` (API ``HEAD /containers/{id}/archive``)."""
+    """Say whether the container has something at ``path`` (API ``HEAD /containers/{id}/archive``).
+
+    The SDK has no call for it: its ``get_archive`` would have the engine pack the file, and send it.
+    """
     with engine_errors(f"container {container}"):
         answer = client.api.head(_url(client, f"/containers/{container}/archive"), params={"path": path})
         if answer.status_code == 404:
@@ -67,7 +70,8 @@ def path_exists(client: DockerClient, container: str, path: str) -> bool:
 def open_stream(client: DockerClient, path: str, body: dict[str, Any]) -> tuple[socket.socket, bytes]:
     """POST ``body`` and take the connection over (API "hijacking"); return it with the bytes that came early.
 
-    The SDK's own way loses those bytes: it hands out the raw socket under a buffered reader.
+    Not ``exec_start(socket=True)`` of the SDK: it hands out the raw socket under a buffered reader, which keeps what
+    came early to itself; and it cannot send Podman's ``h`` and ``w``.
     """
     connection = _dial(client)
     try:

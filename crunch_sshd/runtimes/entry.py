@@ -6,6 +6,7 @@ cannot be removed. Knows nothing of what the process does.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -44,12 +45,17 @@ def enter(
     """
     try:
         with _opened(container, account, profile) as job:
-            child = start(module, job, arguments, pass_fds, **popen)
+            watched = container.open_pidfd()
+            try:
+                child = start(module, job, arguments, pass_fds, **popen)
+            except BaseException:
+                os.close(watched)
+                raise
     except (FileNotFoundError, ProcessLookupError) as error:
         if container.has_ended():
             raise Unavailable("the container has ended") from error
         raise
-    _end_with(container, child)
+    _end_with(watched, child)
     return child
 
 
@@ -82,10 +88,19 @@ def _close(descriptors: Iterable[int]) -> None:
         os.close(descriptor)
 
 
-def _end_with(container: HostContainer, child: subprocess.Popen[bytes]) -> None:
-    """Kill ``child`` when the container's first process ends, from a thread."""
-    ends = [container.open_pidfd(), os.pidfd_open(child.pid)]
-    threading.Thread(target=_watch, args=ends, name="container-end", daemon=True).start()
+def _end_with(container: int, child: subprocess.Popen[bytes]) -> None:
+    """Kill ``child`` when the container's first process ends, whose pidfd is given; at once if it cannot be watched."""
+    ends = [container]
+    try:
+        ends.append(os.pidfd_open(child.pid))
+        threading.Thread(target=_watch, args=ends, name="container-end", daemon=True).start()
+    except BaseException as error:
+        child.kill()
+        child.wait()
+        _close(ends)
+        if isinstance(error, RuntimeError):  # the interpreter's for a thread that there is no room for
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
+        raise
 
 
 def _watch(container: int, child: int) -> None:

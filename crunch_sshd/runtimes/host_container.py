@@ -94,11 +94,10 @@ class HostContainer:
     def has_ended(self) -> bool:
         """Say whether the first process has exited or is about to: the kernel then kills the rest of the container."""
         try:
-            facts = self.read_process("stat").decode("utf-8", "replace")
+            facts = _fields(self.read_process("stat"))
         except OSError:
             return True
-        # The command's name may hold spaces and parentheses; of the fields behind it the seventh is the flags.
-        return bool(int(facts[facts.rindex(")") + 2 :].split()[6]) & PF_EXITING)
+        return bool(int(facts[6]) & PF_EXITING)
 
     def open_process(self, name: str, flags: int = os.O_RDONLY) -> int:
         """Return a descriptor of an entry of /proc/PID (proc(5)), e.g. ``cwd`` or ``environ``."""
@@ -130,13 +129,17 @@ class HostContainer:
     def open_control_groups(self) -> list[int]:
         """Return the ``cgroup.procs`` files of the container's control groups that we are not in ourselves.
 
-        Raises :class:`Unavailable` when there is one that cannot be joined.
+        Raises :class:`Unavailable` when there is one that cannot be joined, or when the container is paused: whoever
+        joined would stop with it, and could not even be killed.
         """
         with open("/proc/self/cgroup", encoding="utf-8", errors="replace") as file:
             ours = control_groups.memberships(file.read())
         with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
             mounted = control_groups.mounts(file.read())
-        return control_groups.open_others(control_groups.memberships(self.control_groups()), ours, mounted)
+        theirs = control_groups.memberships(self.control_groups())
+        if control_groups.is_frozen(theirs, mounted):
+            raise Unavailable("the container is paused; unpause it first, then connect again")
+        return control_groups.open_others(theirs, ours, mounted)
 
     def control_groups(self) -> str:
         """Return the text of /proc/PID/cgroup."""
@@ -144,13 +147,22 @@ class HostContainer:
 
     def limits(self) -> list[Limit]:
         """Return the first process's resource limits."""
-        found = []
-        for line in self.read_process("limits").decode("ascii", "replace").splitlines()[1:]:
-            name = LIMITS.get(line[:LIMIT_NAME_WIDTH].strip())
-            if name is not None:
-                soft, hard = (-1 if word == "unlimited" else int(word) for word in line[LIMIT_NAME_WIDTH:].split()[:2])
-                found.append((getattr(resource, f"RLIMIT_{name}"), soft, hard))
-        return found
+        return _limits(self.read_process("limits"))
+
+    def inherited_limits(self) -> list[Limit]:
+        """Return the limits that the engine's exec inherits: those of the first process's parent, the engine's monitor.
+
+        The first process may have lowered its own since, which is no business of an exec's.
+        """
+        parent = self._parent()
+        try:
+            found = _read(f"/proc/{parent}/limits")
+        except OSError:
+            return self.limits()  # in a pid namespace of our own, say
+        return _limits(found) if parent > 1 and parent == self._parent() else self.limits()
+
+    def _parent(self) -> int:
+        return int(_fields(self.read_process("stat"))[1])
 
     def out_of_memory_score(self) -> int:
         """Return how gladly the kernel ends the first process for lack of memory (oom_score_adj, proc(5))."""
@@ -171,7 +183,7 @@ class HostContainer:
             tuple(self.groups_outside(account.groups)),
             confinement.capabilities(process, account.uid),
             process["user"].get("umask", confinement.UMASK),
-            confinement.limits(process, self.limits()),
+            confinement.limits(process, self.inherited_limits()),
             self.out_of_memory_score() if score is None else score,
             confinement.label(process),
             (seccomp.compiled(self.bundle.seccomp),) if self.bundle.seccomp else (),
@@ -277,6 +289,22 @@ def _raise_shortage(error: OSError) -> None:
 def _read(path: str) -> bytes:
     with open(path, "rb") as file:
         return file.read()
+
+
+def _fields(stat_line: bytes) -> list[bytes]:
+    """Return the fields of /proc/PID/stat from the third on; the second, a name, may hold spaces and parentheses."""
+    return stat_line[stat_line.rindex(b")") + 2 :].split()
+
+
+def _limits(text: bytes) -> list[Limit]:
+    """Return the limits in the text of /proc/PID/limits."""
+    found = []
+    for line in text.decode("ascii", "replace").splitlines()[1:]:
+        name = LIMITS.get(line[:LIMIT_NAME_WIDTH].strip())
+        if name is not None:
+            soft, hard = (-1 if word == "unlimited" else int(word) for word in line[LIMIT_NAME_WIDTH:].split()[:2])
+            found.append((getattr(resource, f"RLIMIT_{name}"), soft, hard))
+    return found
 
 
 def _label(read: Callable[[], bytes]) -> str:

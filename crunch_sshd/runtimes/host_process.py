@@ -1,7 +1,8 @@
 """A process whose pipes, or whose terminal, and whose exit status are in our own hands.
 
 Owns reading, writing and waiting without anything in between, and that no zombie is left of the process: whoever lets
-go of it before it has ended leaves a thread behind that waits. Knows nothing of how the process was started.
+go of it before it has ended leaves a thread behind that waits. The process is held by a pidfd (pidfd_open(2)), so that
+nothing meant for it can reach another that has its pid. Knows nothing of how the process was started.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import logging
 import os
 import select
+import signal
 import termios
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from arv_ssh.errors import ArvSshError
 from crunch_sshd.runtimes import Output, Process, Terminal, host_processes, terminal_modes
@@ -20,6 +23,8 @@ from crunch_sshd.ssh.memory import untouched
 logger = logging.getLogger(__name__)
 
 READ_SIZE = 256 * 1024
+PIPE_SIZE = 1024 * 1024
+"""Bytes of kernel buffer in each pipe (fcntl(2) F_SETPIPE_SZ); fewer switches between the program and us."""
 EVERYTHING = host_processes.ContainerIdentity("")
 """For a child that is no container's, in a session of its own."""
 
@@ -27,8 +32,8 @@ EVERYTHING = host_processes.ContainerIdentity("")
 class HostProcess(Process):
     """A child of this process: its pid, its input's and outputs' descriptors, and how its session is ended.
 
-    With a terminal, the master is both. The descriptors belong to this object from now on. ``marks`` are on what a
-    signal may be sent to.
+    With a terminal, the master is both. The descriptors belong to this object from now on, and nothing else may wait
+    for the child. ``identity`` tells what a signal may be sent to.
     """
 
     def __init__(
@@ -39,9 +44,9 @@ class HostProcess(Process):
         hang_up: Callable[[], None],
         *,
         tty: bool,
-        marks: host_processes.ContainerIdentity = EVERYTHING,
+        identity: host_processes.ContainerIdentity = EVERYTHING,
     ) -> None:
-        self._marks = marks
+        self._identity = identity
         self._hang_up = hang_up
         self._pid = pid
         self._tty = tty
@@ -59,7 +64,10 @@ class HostProcess(Process):
             self._poll.register(descriptor, select.POLLIN)
         os.set_blocking(stdin, False)
         self._status: int | None = None
-        self._signal: str | None = None
+        self._killed_by: int | None = None
+        self._pidfd = _pidfd(pid)
+        self._holders = 0
+        self._is_lost = False
 
     def read(self) -> tuple[Output, bytes] | None:
         with self._lock:
@@ -137,30 +145,67 @@ class HostProcess(Process):
         number = host_processes.NAMES.get(name)
         with self._lock:  # so that the pid is not given back, and to somebody else, in between
             if number is not None and self._status is None:
-                host_processes.kill(host_processes.signal_targets(self._pid, self._marks), number)
+                targets = host_processes.signal_targets(self._pid, self._identity)
+                if self._pid in targets:
+                    targets.remove(self._pid)
+                    self._send(number)
+                host_processes.kill(targets, number)
+
+    def _send(self, number: int) -> None:
+        """Send a signal to the process itself, unless it has been waited for. Holds the lock."""
+        if self._pidfd is not None and not self._is_over():
+            signal.pidfd_send_signal(self._pidfd, number)  # a zombie takes it without complaint
 
     def wait(self) -> int:
-        try:
-            os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
-            return self._reap()
-        except ChildProcessError as error:
-            with self._lock:  # another thread may be about to note it
-                if self._status is not None:
-                    return self._status
-            raise ArvSshError("the command's exit status was lost") from error
+        with self._held() as pidfd:
+            if pidfd is not None:
+                try:
+                    os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
+                    self._reap(pidfd)
+                except ChildProcessError:
+                    self._is_lost = self._status is None  # something else has waited for it
+        if self._status is None:
+            raise ArvSshError("the command's exit status was lost")
+        return self._status
 
-    def _reap(self) -> int:
+    def _reap(self, pidfd: int) -> None:
         """Give the ended process's pid back. Any number of threads; the first has the status for all."""
         with self._lock:
-            if self._status is None:
-                _, status = os.waitpid(self._pid, 0)
-                code = os.waitstatus_to_exitcode(status)
-                self._signal = host_processes.SIGNAL_NAMES.get(-code)
-                self._status = code if code >= 0 else 128 - code
-            return self._status
+            if self._status is None and (found := os.waitid(os.P_PIDFD, pidfd, os.WEXITED)) is not None:
+                if found.si_code == os.CLD_EXITED:
+                    self._status = found.si_status
+                else:
+                    self._killed_by = found.si_status
+                    self._status = 128 + found.si_status
+
+    def _has_ended_within(self, seconds: float) -> bool:
+        with self._held() as pidfd:
+            if pidfd is None:
+                return True
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            return bool(poll.poll(seconds * 1000))
+
+    @contextmanager
+    def _held(self) -> Iterator[int | None]:
+        """Yield the pidfd, which stays open for the block; None when the process has been waited for."""
+        with self._lock:
+            pidfd = None if self._is_over() else self._pidfd
+            self._holders += pidfd is not None
+        try:
+            yield pidfd
+        finally:
+            with self._lock:
+                self._holders -= pidfd is not None
+                if self._is_over() and self._pidfd is not None and not self._holders:
+                    os.close(self._pidfd)
+                    self._pidfd = None
+
+    def _is_over(self) -> bool:
+        return self._status is not None or self._is_lost
 
     def death_signal(self) -> str | None:
-        return self._signal
+        return None if self._killed_by is None else host_processes.SIGNAL_NAMES.get(self._killed_by)
 
     def send_break(self) -> bool:
         with self._lock:
@@ -201,3 +246,11 @@ class HostProcess(Process):
         self._outputs = {}
         os.close(self._wake_reader)
         os.close(self._wake_writer)
+
+
+def _pidfd(pid: int) -> int | None:
+    """Return a descriptor of a child; None when something else has waited for it already."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None

@@ -68,7 +68,7 @@ class ContainerIdentity:
     control_group: str
     namespace: int | None = None
 
-    def are_on(self, pid: int) -> bool:
+    def covers(self, pid: int) -> bool:
         """Say whether the process with that pid is one of the container's."""
         host = pid_namespace(os.getpid())
         if self.namespace not in (None, host):
@@ -84,9 +84,9 @@ def session_of(leader: int) -> int:
     return facts.session if facts is not None else leader
 
 
-def members(session: int, marks: ContainerIdentity) -> list[Stat]:
-    """Return the living processes of a session in the container with ``marks``."""
-    return [one for one in processes() if one.session == session and one.state not in "ZX" and marks.are_on(one.pid)]
+def members(session: int, identity: ContainerIdentity) -> list[Stat]:
+    """Return the living processes of a session in the container with ``identity``."""
+    return [one for one in processes() if one.session == session and one.state not in "ZX" and identity.covers(one.pid)]
 
 
 def processes() -> list[Stat]:
@@ -124,19 +124,19 @@ def _pids(pid: int) -> list[int]:
     return [int(word) for word in line.split()[1:]]
 
 
-def signal_targets(leader: int, marks: ContainerIdentity) -> list[int]:
+def signal_targets(leader: int, identity: ContainerIdentity) -> list[int]:
     """Return what a client's signal is for, as :func:`kill` takes it: the terminal's foreground, else the own group.
 
     A process that was not made the leader of a group shares its runtime's; then only the container's part of it counts.
     """
     facts = stat(leader)
-    if facts is None or not marks.are_on(leader):
+    if facts is None or not identity.covers(leader):
         return []
     if facts.foreground_group > 0:
         return [-facts.foreground_group]
     if facts.process_group == leader:
         return [-leader]
-    return [one.pid for one in processes() if one.process_group == facts.process_group and marks.are_on(one.pid)]
+    return [one.pid for one in processes() if one.process_group == facts.process_group and identity.covers(one.pid)]
 
 
 def kill(pids: list[int], number: int) -> None:
@@ -148,13 +148,13 @@ def kill(pids: list[int], number: int) -> None:
             continue
 
 
-def hang_up(session: int, marks: ContainerIdentity, send: Callable[[list[int], int], None]) -> None:
+def hang_up(session: int, identity: ContainerIdentity, send: Callable[[list[int], int], None]) -> None:
     """End a session's processes: SIGHUP, then SIGTERM, then SIGKILL, :data:`HANG_UP_STEP` apart, by ``send``."""
     for name in ("HUP", "TERM", "KILL"):
-        found = members(session, marks)
+        found = members(session, identity)
         if not found:
             return
         send([one.pid for one in found], NAMES[name])
         deadline = time.monotonic() + HANG_UP_STEP
-        while time.monotonic() < deadline and members(session, marks):
+        while time.monotonic() < deadline and members(session, identity):
             time.sleep(HANG_UP_LOOK)

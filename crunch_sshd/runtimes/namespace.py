@@ -37,12 +37,10 @@ from crunch_sshd.runtimes import (
 )
 from crunch_sshd.runtimes.contained import Contained, ContainedProcess
 from crunch_sshd.runtimes.host_container import HostContainer
-from crunch_sshd.runtimes.host_process import HostProcess
+from crunch_sshd.runtimes.host_process import PIPE_SIZE, HostProcess
 
 CHILD = "crunch_sshd.inside.namespace_child"
 NAMESPACES = ("cgroup", "ipc", "uts", "net", "pid", "mnt", "user")
-PIPE_SIZE = 1024 * 1024
-"""Bytes of kernel buffer in each pipe (fcntl(2) F_SETPIPE_SZ); fewer switches between the program and us."""
 START_TIMEOUT = 60.0
 """Seconds for a program to start; in a container that is frozen it never does."""
 REPORT_LIMIT = 64 * 1024
@@ -149,7 +147,7 @@ class NamespaceRuntime(Runtime):
             pid = self._launch(job, opened, *theirs)
             ours.pop_all()
         outputs = {kept[1]: Output.STDOUT, kept[2]: Output.STDERR}
-        return HostProcess(pid, kept[0], outputs, lambda: self._hang_up(pid), tty=False, marks=self._marks())
+        return HostProcess(pid, kept[0], outputs, lambda: self._hang_up(pid), tty=False, identity=self._identity())
 
     def _start_with_terminal(
         self, job: dict[str, Any], credentials: Contained, terminal: Terminal, opened: _Opened
@@ -164,7 +162,7 @@ class NamespaceRuntime(Runtime):
             pid = self._launch(job, opened, slave, slave, slave)
             ours.pop_all()
         outputs = {master: Output.STDOUT}
-        return HostProcess(pid, master, outputs, lambda: self._hang_up(pid), tty=True, marks=self._marks())
+        return HostProcess(pid, master, outputs, lambda: self._hang_up(pid), tty=True, identity=self._identity())
 
     def _open_terminal(self) -> tuple[int, int]:
         """Return both ends of a new terminal: the container's own where it has them, so that it has a name there."""
@@ -226,12 +224,12 @@ class NamespaceRuntime(Runtime):
 
     def _hang_up(self, pid: int) -> None:
         try:
-            marks = self._marks()
+            identity = self._identity()
         except OSError:
             return  # the container has ended, and the session with it
-        host_processes.hang_up(pid, marks, host_processes.kill)
+        host_processes.hang_up(pid, identity, host_processes.kill)
 
-    def _marks(self) -> host_processes.ContainerIdentity:
+    def _identity(self) -> host_processes.ContainerIdentity:
         groups, contained = self._contained.control_groups(), self._contained.pid
         return host_processes.ContainerIdentity(groups, host_processes.pid_namespace(contained))
 

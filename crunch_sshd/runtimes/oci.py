@@ -37,12 +37,10 @@ from crunch_sshd.runtimes import (
 )
 from crunch_sshd.runtimes.bundle import State
 from crunch_sshd.runtimes.host_container import HostContainer
-from crunch_sshd.runtimes.host_process import HostProcess
+from crunch_sshd.runtimes.host_process import PIPE_SIZE, HostProcess
 from crunch_sshd.runtimes.orphans import Orphans
 from crunch_sshd.runtimes.start_failure import start_failed
 
-PIPE_SIZE = 1024 * 1024
-"""Bytes of kernel buffer in each pipe (fcntl(2) F_SETPIPE_SZ); fewer switches between the program and us."""
 START_TIMEOUT = 60.0
 """Seconds for the runtime to start a program; on a node that swaps it takes its time."""
 RUN = "/run"
@@ -82,7 +80,7 @@ class OciRuntime(Runtime):
         self._name = name
         self._bundle = bundle.read(state.facts["bundle"])
         self._host = HostContainer(state.facts["pid"], self._bundle)
-        self._marks = host_processes.ContainerIdentity(container_id, host_processes.pid_namespace(self._host.pid))
+        self._identity = host_processes.ContainerIdentity(container_id, host_processes.pid_namespace(self._host.pid))
         self._process = self._bundle.process
         # The exec's parent ends at once; its status comes to us only if orphans do (as containerd's shim has it).
         if _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
@@ -157,7 +155,7 @@ class OciRuntime(Runtime):
             for descriptor in theirs:
                 os.close(descriptor)
         outputs = {ours[1]: Output.STDOUT, ours[2]: Output.STDERR}
-        return HostProcess(pid, ours[0], outputs, self._hang_up(pid), tty=False, marks=self._marks)
+        return HostProcess(pid, ours[0], outputs, self._hang_up(pid), tty=False, identity=self._identity)
 
     def _start_with_terminal(self, place: _ExecFiles, terminal: Terminal) -> Process:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, open(os.devnull, "r+b") as nothing:
@@ -174,7 +172,7 @@ class OciRuntime(Runtime):
                 raise
             master = console.take()
         hang_up = self._hang_up(pid)
-        return HostProcess(pid, master, {master: Output.STDOUT}, hang_up, tty=True, marks=self._marks)
+        return HostProcess(pid, master, {master: Output.STDOUT}, hang_up, tty=True, identity=self._identity)
 
     def _exec(self, place: _ExecFiles, options: list[str], stdin: int, stdout: int, stderr: int) -> int:
         log, pid_file = place.directory / "log.json", place.directory / "pid"
@@ -205,7 +203,7 @@ class OciRuntime(Runtime):
 
     def _hang_up(self, pid: int) -> Callable[[], None]:
         session = host_processes.session_of(pid)  # now, while the pid is surely still this one's
-        return lambda: host_processes.hang_up(session, self._marks, host_processes.kill)
+        return lambda: host_processes.hang_up(session, self._identity, host_processes.kill)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import errno
 import functools
 import json
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,19 @@ FLAGS = {"LOG": 1 << 1, "SPEC_ALLOW": 1 << 2}
 """SECCOMP_FILTER_FLAG_… of seccomp(2) that say something for a process with one thread."""
 UNKNOWN = -1
 """__NR_SCMP_ERROR: this library does not know the call's name, and neither does the kernel it was made for."""
+LENIENT = ("ALLOW", "LOG", "TRACE")
+"""Default actions that let calls pass, those too that are newer than the profile."""
+MACHINES = {
+    "x86_64": 0xC000003E, "aarch64": 0xC00000B7, "riscv64": 0xC00000F3, "loongarch64": 0xC0000102,
+    "ppc64le": 0xC0000015, "s390x": 0x80000016,
+}  # fmt: skip
+"""AUDIT_ARCH_… of linux/audit.h: what a filter sees of a processor."""
+X32 = 0x40000000
+"""The numbers from here on are x86_64's calls with 32-bit pointers."""
+LOAD, EQUAL, GREATER, AT_LEAST, RETURN = 0x20, 0x15, 0x25, 0x35, 0x06
+"""BPF_LD|W|ABS, BPF_JMP|JEQ|K, |JGT, |JGE and BPF_RET|K (linux/bpf_common.h)."""
+NUMBER, MACHINE = 0, 4
+"""Where struct seccomp_data has them."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +84,32 @@ def _compiled(text: str) -> Filter:
                 raise _failed(f"the architecture {name}", result)
         for rule in profile.get("syscalls") or ():
             _add(library, context, rule, default)
-        return Filter(_program(library, context), sum(FLAGS.get(_word(one), 0) for one in profile.get("flags") or ()))
+        program = _newer_calls(library, profile) + _program(library, context)
+        return Filter(program, sum(FLAGS.get(_word(one), 0) for one in profile.get("flags") or ()))
+
+
+def _newer_calls(library: ctypes.CDLL, profile: dict[str, Any]) -> bytes:
+    """Return instructions that answer ENOSYS to calls newer than the newest in the profile, as runc does.
+
+    What the profile's authors could not know of is as if the kernel did not know of it either. With the default's EPERM
+    instead, the C library would not fall back: no thread could start where a profile is older than ``clone3``.
+    """
+    machine = MACHINES.get(os.uname().machine)
+    names = {name for rule in profile.get("syscalls") or () for name in rule["names"]}
+    newest = max((library.seccomp_syscall_resolve_name(name.encode()) for name in names), default=UNKNOWN)
+    if machine is None or newest < 0 or _word(profile["defaultAction"]) in LENIENT:
+        return b""
+    return b"".join(
+        struct.pack("=HBBI", *instruction)
+        for instruction in (
+            (LOAD, 0, 0, MACHINE),
+            (EQUAL, 0, 4, machine),
+            (LOAD, 0, 0, NUMBER),
+            (AT_LEAST, 2, 0, X32),
+            (GREATER, 0, 1, newest),
+            (RETURN, 0, 0, ACTIONS["ERRNO"] | errno.ENOSYS),
+        )
+    )
 
 
 def _library() -> ctypes.CDLL:

@@ -60,7 +60,6 @@ class SessionChannel:
         self._terminal: Terminal | None = None
         self._command: Command | None = None
         self._start: Callable[[Command], Process] = runtime.start
-        self._served = ""
         self._refusal: StartFailed | None = None
         self._started = False
         self._gone = threading.Event()
@@ -164,7 +163,6 @@ class SessionChannel:
         line = self._options.subsystems.get(name.decode("utf-8", "replace"))
         if line is None or self._started:
             return False
-        self._served = line
         self._start = lambda command: subsystems.start(line, command, self._runtime)
         return self._program(lambda: [line], "subsystem", name)
 
@@ -228,7 +226,6 @@ class SessionChannel:
             if status == KILLED and self._container_ended():
                 self._watch.audit.lost()
                 return  # the whole connection ends, and the client is told why
-            self._say_cut_short()
             self._over(self)  # before the client knows, so that it may open another session at once
             self._finish(status)
         except OSError:
@@ -239,13 +236,6 @@ class SessionChannel:
             self._close_agent()
             self._over(self)
             self._watch.end()
-
-    def _say_cut_short(self) -> None:
-        """Say why a file transfer ends in the middle; scp itself only knows that it does."""
-        sentence = subsystems.cut_short(self._served, self._death_signal)
-        if sentence and not self._gone.is_set():
-            self._watch.audit.reason = sentence
-            self._say(sentence)
 
     def _close_agent(self) -> None:
         if self._agent is not None:

@@ -40,13 +40,6 @@ def start(line: str, command: Command, runtime: Runtime) -> Process:
     return runtime.start(replace(command, argv=commands.shell_command(command.account, line.encode())))
 
 
-def cut_short(line: str, signal: str | None) -> str:
-    """Return what the user reads when ``signal`` ended what ``line`` serves; "" when that is not for us to say."""
-    if line != INTERNAL_SFTP or signal is None:
-        return ""
-    return f"the file server was ended by the signal {signal}; what was under way is incomplete, start it again"
-
-
 def _start_sftp(command: Command, runtime: Runtime) -> Process:
     container = runtime.host()
     if container is None:
@@ -56,7 +49,7 @@ def _start_sftp(command: Command, runtime: Runtime) -> Process:
         child = entry.enter(container, command.account, MODULE, FILE_SERVER, arguments, **PIPES)
     except threads.NO_ROOM as error:
         raise Unavailable(f"the container cannot be entered for sftp: {threads.reason(error)}") from error
-    return ChildProcess(child)
+    return ChildProcess(child, "the file server")
 
 
 def _start_image_sftp(command: Command, runtime: Runtime) -> Process:

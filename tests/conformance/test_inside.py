@@ -174,6 +174,6 @@ def only_its_own(pid: int) -> bool:
     variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     return (
         all(target.startswith(("pipe:", "socket:")) or target == os.devnull for target in targets)
-        and {word.partition(b"=")[0] for word in variables if word} == {b"PATH", b"LC_ALL"}
+        and {word.partition(b"=")[0] for word in variables if word} == {b"PATH", b"LC_ALL", b"TZ"}
         and os.stat(f"/proc/{pid}/environ").st_uid == 0  # not dumpable: the files of /proc/PID are root's
     )

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the gateway needs roo
 
 BROKER = "crunch_sshd.inside.broker.process"
 FILE_SERVER = "crunch_sshd.inside.sftp.__main__"
-KILLED = "the file server was ended by the signal KILL"
+KILLED = "the file server was ended by SIGKILL"
 
 
 def helpers(gateway: int, module: str) -> list[int]:

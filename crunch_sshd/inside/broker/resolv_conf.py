@@ -10,6 +10,9 @@ MAX_NAMESERVERS = 3
 MAX_NDOTS, MAX_TIMEOUT, MAX_ATTEMPTS = 15, 30, 5
 """Where resolv.conf(5) silently caps its options."""
 
+BLANKS = dict.fromkeys(map(ord, "\t\v\f\r"), " ")
+"""What isspace(3) takes for a space within a line."""
+
 
 @dataclass(frozen=True)
 class ResolvConf:
@@ -31,14 +34,17 @@ class ResolvConf:
 
 
 def parse(text: str) -> ResolvConf:
-    """Read the text of a resolv.conf; what cannot be understood is ignored, as glibc does."""
+    """Read the text of a resolv.conf; what cannot be understood is ignored, as glibc does.
+
+    A keyword stands at the very beginning of its line, and blanks are spaces and tabs.
+    """
     nameservers: list[str] = []
     search: tuple[str, ...] = ()
     options: dict[str, str] = {}
-    for line in text.splitlines():
-        if line.startswith(("#", ";")):
+    for line in _lines(text):
+        keyword, *words = [word for word in line.replace("\t", " ").split(" ") if word] or [""]
+        if not line.startswith(keyword):
             continue
-        keyword, *words = line.split() or [""]
         if keyword == "nameserver" and words and is_address(words[0]):
             nameservers.append(words[0])
         elif keyword in ("search", "domain") and words:  # of several, the last one counts
@@ -66,11 +72,16 @@ def hosts(text: str, name: str) -> list[str]:
     """Return the addresses that the text of an /etc/hosts gives to ``name``, in its order."""
     wanted = name.rstrip(".").lower()
     found = []
-    for line in text.splitlines():
-        address, *names = line.partition("#")[0].split() or [""]
+    for line in _lines(text):
+        address, *names = line.partition("#")[0].translate(BLANKS).strip(" ").split(" ")
         if wanted in (one.lower() for one in names) and is_address(address):
             found.append(address)
     return list(dict.fromkeys(found))
+
+
+def _lines(text: str) -> list[str]:
+    """Return the lines as the C library has them: each ends at a newline, or before at a NUL."""
+    return [line.partition("\0")[0] for line in text.split("\n")]
 
 
 def is_address(text: str) -> bool:

@@ -10,8 +10,6 @@ from crunch_sshd.inside import enter
 from crunch_sshd.inside.sftp.server import serve
 from crunch_sshd.inside.sftp.wire import Malformed
 
-UMASK = 0o022
-"""What sshd's users have, and what docker exec gives."""
 MAX_HANDLES = 1000
 """Files and directories open at once; OpenSSH's server has room for as many with the usual limit of 1,024 files."""
 OTHER_FILES = 16
@@ -26,7 +24,7 @@ def main() -> int:
     try:
         enter.enter(enter.load(job))
     except OSError as error:
-        return _fail(1, f"sftp cannot enter the container: {error}")
+        return _fail(1, f"sftp cannot enter the container: {error.strerror or error}")
     return run(directory, home)
 
 
@@ -34,7 +32,6 @@ def run(directory: str, home: str) -> int:
     """Serve the files that this process sees on stdin and stdout; return the exit status."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     limit = MAX_HANDLES if files == resource.RLIM_INFINITY else min(MAX_HANDLES, files - OTHER_FILES)
-    os.umask(UMASK)
     try:
         _go_to(directory)
         serve(0, 1, os.fsencode(home), limit)

@@ -13,8 +13,23 @@ from crunch_sshd.inside.sftp.wire import Fields
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
-    from crunch_sshd.inside.sftp.operations import Operations
+    from crunch_sshd.inside.sftp.handles import Handles
+    from crunch_sshd.inside.sftp.wire import Answers
+
+    class Session(Protocol):
+        """What a client's session has for these; :class:`operations.Operations` is one."""
+
+        answers: Answers
+        handles: Handles
+        home: bytes
+
+        def done(self, request_id: int) -> None:
+            """Answer that the request succeeded."""
+
+        def path(self, request_id: int, path: bytes) -> None:
+            """Answer with one path and no attributes."""
 
 COPY_SIZE = 1024 * 1024
 """Bytes that copy-data moves at once."""
@@ -24,19 +39,19 @@ ST_RDONLY, ST_NOSUID = 1, 2
 _IDS = Struct(">I")
 
 
-def posix_rename(session: Operations, request_id: int, fields: Fields) -> None:
+def posix_rename(session: Session, request_id: int, fields: Fields) -> None:
     """Rename, onto whatever exists."""
     old, new = fields.string(), fields.string()
     os.rename(old, new)
     session.done(request_id)
 
 
-def statvfs(session: Operations, request_id: int, fields: Fields) -> None:
+def statvfs(session: Session, request_id: int, fields: Fields) -> None:
     """Tell of the file system that has a path."""
     session.answers.extended(request_id, _file_system(os.statvfs(fields.string())))
 
 
-def fstatvfs(session: Operations, request_id: int, fields: Fields) -> None:
+def fstatvfs(session: Session, request_id: int, fields: Fields) -> None:
     """Tell of the file system that has an open file."""
     file = session.handles.file(fields.string())
     session.answers.extended(request_id, _file_system(os.fstatvfs(file.descriptor)))
@@ -51,20 +66,20 @@ def _file_system(facts: os.statvfs_result) -> bytes:
     return b"".join(map(wire.long_number, values))
 
 
-def hardlink(session: Operations, request_id: int, fields: Fields) -> None:
+def hardlink(session: Session, request_id: int, fields: Fields) -> None:
     """Make another name for a file."""
     old, new = fields.string(), fields.string()
     os.link(old, new)
     session.done(request_id)
 
 
-def fsync(session: Operations, request_id: int, fields: Fields) -> None:
+def fsync(session: Session, request_id: int, fields: Fields) -> None:
     """Wait until an open file is on the disk."""
     os.fsync(session.handles.file(fields.string(), wire.NO_SUCH_FILE).descriptor)
     session.done(request_id)
 
 
-def lsetstat(session: Operations, request_id: int, fields: Fields) -> None:
+def lsetstat(session: Session, request_id: int, fields: Fields) -> None:
     """Set attributes of a symbolic link itself."""
     path, wanted = fields.string(), Attributes(fields)
     if wanted.size is not None:
@@ -73,23 +88,23 @@ def lsetstat(session: Operations, request_id: int, fields: Fields) -> None:
     session.done(request_id)
 
 
-def limits(session: Operations, request_id: int, fields: Fields) -> None:
+def limits(session: Session, request_id: int, fields: Fields) -> None:
     """Tell how much one packet may carry, so that the client uses large ones."""
     values = (wire.MAX_PACKET, wire.MAX_DATA, wire.MAX_DATA, session.handles.limit)
     session.answers.extended(request_id, b"".join(map(wire.long_number, values)))
 
 
-def expand_path(session: Operations, request_id: int, fields: Fields) -> None:
+def expand_path(session: Session, request_id: int, fields: Fields) -> None:
     """Answer as REALPATH for a path that may begin with ``~``."""
     session.path(request_id, paths.real_path(paths.expand_home(fields.string(), session.home)))
 
 
-def home_directory(session: Operations, request_id: int, fields: Fields) -> None:
+def home_directory(session: Session, request_id: int, fields: Fields) -> None:
     """Tell a user's home directory, of the session's own user for an empty name."""
     session.path(request_id, paths.real_path(paths.expand_home(b"~" + fields.string(), session.home)))
 
 
-def copy_data(session: Operations, request_id: int, fields: Fields) -> None:
+def copy_data(session: Session, request_id: int, fields: Fields) -> None:
     """Copy from one open file to another without sending the data; length 0 is all up to the end."""
     source, offset, length = session.handles.file(fields.string()), fields.u64(), fields.u64()
     target, target_offset = session.handles.file(fields.string()), fields.u64()
@@ -97,21 +112,13 @@ def copy_data(session: Operations, request_id: int, fields: Fields) -> None:
         raise Refused(wire.FAILURE, "A file cannot be copied onto itself")
     end = offset + (length or FILE_SIZE_LIMIT)
     while data := os.pread(source.descriptor, min(end - offset, COPY_SIZE), offset):
-        write_all(target.descriptor, data, target_offset)
+        target.write(data, target_offset)
         offset += len(data)
         target_offset += len(data)
     session.done(request_id)  # as OpenSSH, also when the file ended before ``length`` did
 
 
-def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
-    """Write all of ``data``, of which the kernel may take a part at a time; the rest then fails with the reason."""
-    while data:
-        written = os.pwrite(descriptor, data, offset)
-        data = data[written:]
-        offset += written
-
-
-def users_groups_by_id(session: Operations, request_id: int, fields: Fields) -> None:
+def users_groups_by_id(session: Session, request_id: int, fields: Fields) -> None:
     """Tell the names of users and groups in the container; an unknown id has an empty one."""
     lists = (("/etc/passwd", fields.view()), ("/etc/group", fields.view()))
     session.answers.extended(request_id, b"".join(wire.text(_names(database, ids)) for database, ids in lists))
@@ -124,7 +131,7 @@ def _names(database: str, ids: memoryview) -> bytes:
     return b"".join(wire.text(known.get(b"%d" % number, b"")) for (number,) in _IDS.iter_unpack(ids))
 
 
-TABLE: dict[bytes, Callable[[Operations, int, Fields], None]] = {
+TABLE: dict[bytes, Callable[[Session, int, Fields], None]] = {
     b"posix-rename@openssh.com": posix_rename,
     b"statvfs@openssh.com": statvfs,
     b"fstatvfs@openssh.com": fstatvfs,

@@ -20,6 +20,13 @@ class File:
         self.descriptor = descriptor
         self.path = path
 
+    def write(self, data: bytes | memoryview, offset: int) -> None:
+        """Write all of ``data``, of which the kernel may take a part at a time; the rest then fails with the reason."""
+        while data:
+            written = os.pwrite(self.descriptor, data, offset)
+            data = data[written:]
+            offset += written
+
     def close(self) -> None:
         """Close it. Raises OSError when the last data could not be written (some file systems say so only now)."""
         os.close(self.descriptor)

@@ -88,7 +88,7 @@ class Operations:
 
     def write(self, request_id: int, fields: Fields) -> None:
         file, offset, data = self.handles.file(fields.string()), fields.u64(), fields.view()
-        extensions.write_all(file.descriptor, data, offset)
+        file.write(data, offset)
         self.done(request_id)
 
     def stat(self, request_id: int, fields: Fields) -> None:

@@ -6,7 +6,7 @@ import errno
 import os
 from stat import S_ISLNK
 
-from crunch_sshd.inside import files
+from crunch_sshd.inside import files, nss_files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,21 +68,22 @@ def expand_home(path: bytes, home: bytes) -> bytes:
 
 def home_of(user: bytes) -> bytes:
     """Return a user's home directory; raise FileNotFoundError for an unknown one."""
-    for fields in _database("/etc/passwd"):
-        if fields[0] == user and len(fields) >= 6:
-            return fields[5]
+    for name, _, uid, gid, _, home, _ in _database("/etc/passwd", 7):
+        if name.encode("latin-1") == user and None not in (nss_files.number(uid), nss_files.number(gid)):
+            return home.encode("latin-1")
     raise FileNotFoundError(errno.ENOENT, "No such user")
 
 
 def names(database: str) -> dict[bytes, bytes]:
     """Return the names in /etc/passwd or /etc/group by their ids, as text; the first of an id counts."""
     found: dict[bytes, bytes] = {}
-    for fields in _database(database):
-        if len(fields) >= 3:
-            found.setdefault(fields[2], fields[0])
+    for name, _, *numbers, _ in _database(database, 5 if database == "/etc/passwd" else 4):
+        ids = [nss_files.number(one) for one in numbers]
+        if None not in ids:
+            found.setdefault(b"%d" % (ids[0] or 0), name.encode("latin-1"))
     return found
 
 
-def _database(path: str) -> Iterator[list[bytes]]:
-    for line in files.read(path).split(b"\n"):
-        yield line.split(b":")
+def _database(path: str, fields: int) -> Iterator[list[str]]:
+    """Yield the lines' fields, of whatever encoding: each byte is one character."""
+    return nss_files.entries(files.read(path).decode("latin-1"), fields)

@@ -13,7 +13,7 @@ from functools import partial
 
 import pytest
 
-from crunch_sshd.runtimes import Output, Terminal
+from crunch_sshd.runtimes import Output, Terminal, host_processes
 from crunch_sshd.runtimes.host_process import HostProcess
 from tests.timing import DEADLINE, wait_for
 
@@ -205,4 +205,15 @@ def test_lost_status() -> None:
     process = HostProcess(child.pid, in_writer, {reader: Output.STDOUT}, lambda: None, tty=False)
     with pytest.raises(ArvSshError, match="exit status was lost"):
         process.wait()
+    process.close()
+
+
+def test_signal_by_pidfd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal for the process alone goes by its pidfd: by pid, it could reach another that has the pid by then."""
+    process, pid = with_pipes("read line")
+    monkeypatch.setattr(host_processes, "signal_targets", lambda leader, identity: [leader])
+    monkeypatch.setattr(os, "kill", lambda *arguments: pytest.fail(f"os.kill{arguments}"))
+    process.signal("TERM")
+    assert (process.wait(), process.death_signal()) == (143, "TERM")
+    process.signal("KILL")
     process.close()

@@ -72,3 +72,14 @@ not-an-address db
 def test_hosts(name: str, expected: list[str]) -> None:
     """Every line's names count, in any case and without comments, each address once."""
     assert resolv_conf.hosts(HOSTS, name) == expected
+
+
+def test_lines_as_the_c_library_has_them() -> None:
+    """A line ends at a newline or a NUL, and at nothing else; a keyword stands at its beginning."""
+    text = "nameserver 192.0.2.1\0nameserver\n nameserver 192.0.2.2\nsearch a\x85b.example\tc.example\n"
+    text += "nameserver\t192.0.2.3"
+    found = resolv_conf.parse(text)
+    assert (found.nameservers, found.search) == (("192.0.2.1", "192.0.2.3"), ("a\x85b.example", "c.example"))
+    assert resolv_conf.hosts("10.0.0.1 a\x0bb\x85c\n 10.0.0.2\td\0e\n", "b\x85c") == ["10.0.0.1"]
+    assert resolv_conf.hosts(" 10.0.0.2\td\0 e\n", "d") == ["10.0.0.2"]
+    assert resolv_conf.hosts(" 10.0.0.2\td\0 e\n", "e") == []

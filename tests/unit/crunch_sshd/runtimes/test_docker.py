@@ -1,0 +1,37 @@
+"""The Docker runtime's calls in the background. (All else: tests/conformance.)"""
+
+from __future__ import annotations
+
+import threading
+
+from crunch_sshd.runtimes.docker import MAX_CONTROLS, _Controls
+from tests.timing import DEADLINE
+
+
+def test_little_waits_for_a_slow_engine() -> None:
+    """Of a thousand resizes the newest is made, of a thousand signals no more than the limit."""
+    controls, made, begun, go = _Controls(), [], threading.Event(), threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        assert go.wait(DEADLINE)
+
+    controls.put(slow)
+    assert begun.wait(DEADLINE)
+    for number in range(1000):
+        controls.put_newest(lambda number=number: made.append(("resize", number)))  # type: ignore[misc]
+        controls.put(lambda number=number: made.append(("signal", number)))  # type: ignore[misc]
+    thread = controls._thread
+    go.set()
+    assert thread is not None
+    thread.join(DEADLINE)
+    assert made == [*(("signal", number) for number in range(MAX_CONTROLS)), ("resize", 999)]
+
+
+def test_nothing_after_the_end() -> None:
+    """Closed, it makes none that waited and none that comes."""
+    controls, made = _Controls(), []
+    controls.close()
+    controls.put(lambda: made.append(1))
+    controls.put_newest(lambda: made.append(2))
+    assert made == [] and controls._thread is None
