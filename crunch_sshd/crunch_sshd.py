@@ -12,6 +12,7 @@ from arv_ssh import __version__, extras, log, uuids
 from arv_ssh.audit import options as audit_options
 from arv_ssh.config import session_options
 from arv_ssh.errors import ArvSshError, UsageError
+from arv_ssh.processes import core_dumps
 from crunch_sshd import secret_argument
 from crunch_sshd.crunch_run import split_address, uplink
 
@@ -41,6 +42,7 @@ def _serve(options: argparse.Namespace) -> int:
         raise UsageError(f"{options.container_uuid!r} is not a container UUID such as zzzzz-dz642-abcdeabcdeabcde")
     _check_place(options)
     secret = secret_argument.settle(options.gateway_auth_secret)  # before what is slow to import
+    core_dumps.forbid()
     from setproctitle import setproctitle
 
     setproctitle(f"crunch-sshd {options.container_uuid}")
