@@ -32,7 +32,7 @@ LAST_WRITES = 2.0
 OUTPUT, RESIZE, MARKER = "o", "r", "m"
 """The codes of events (asciicast v2, "Supported event codes")."""
 _OBEYED = re.compile("[\x7f-\x9f\u2028\u2029]")
-"""What JSON need not escape, but a terminal obeys or a reader of lines takes for an end: a file may be shown as it is."""
+"""What JSON need not escape, and yet a terminal obeys or readers of lines take for an end: people look with cat."""
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ class Endpoint:
             raise BadGateway(f"the session is for {session.container_uuid}, not for {identity.container_uuid}")
         if session.exp < time.time() - CLOCK_SKEW:
             raise Unauthorized("the session has expired; check the clocks of the controller and this node")
-        # Ended in the second in which it began, a session has the same text both times; and to end it twice is harmless.
+        # Ended in the second in which it began, a session has the same text both times. To end it twice is harmless.
         if text not in self._used or request.path == "/ssh":
             self._use(text, session.exp + CLOCK_SKEW)
         return session

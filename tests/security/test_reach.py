@@ -75,7 +75,8 @@ def test_port_of_a_gateway(site: Site) -> None:
     gateway = Gateway(container_uuid=site.debian, secret="s" * 64, runtime=MemoryRuntime(), host=host)
     try:
         address = gateway.start()
-        head = f"POST /ssh HTTP/1.1\r\nHost: x\r\nUpgrade: ssh\r\nX-Arvados-Container-Gateway-Uuid: {site.debian}\r\n\r\n"
+        named = f"X-Arvados-Container-Gateway-Uuid: {site.debian}"
+        head = f"POST /ssh HTTP/1.1\r\nHost: x\r\nUpgrade: ssh\r\n{named}\r\n\r\n"
         with forwarded(site, site.debian, address) as near:
             assert answer(near, head.encode()).startswith(b"HTTP/1.1 400")  # plain HTTP, and yet it was reached
         assert send(address, head.encode()).status == 401

@@ -70,7 +70,7 @@ def _try_all(transport: paramiko.Transport) -> None:
     while channel.recv(65536):
         pass
     channel.close()
-    with transport.open_sftp_client() as files:  # type: ignore[union-attr]
+    with transport.open_sftp_client() as files:
         for operation in (files.stat, files.mkdir, files.rmdir, files.unlink):
             with suppress(OSError):
                 operation(f"/tmp/{EVIL}")

@@ -46,17 +46,19 @@ def test_expired(site: Site) -> None:
 
 @pytest.mark.parametrize(
     "scope",
-    ["GET /arvados/v1/", "POST /arvados/v1/", "GET /arvados/v1/containers/", "GET /arvados/v1/api_client_authorizations/current"],
+    ["GET /arvados/v1/", "POST /arvados/v1/", "GET /arvados/v1/containers/", "GET /arvados/v1/users/current"],
 )  # fmt: skip
 def test_limited(site: Site, scope: str) -> None:
-    """A token for some requests enters no container, whatever the requests are: a shell can do more than any of them."""
+    """A token for some requests enters no container, whichever they are: a shell can do more than any of them."""
     scopes = [scope, "GET /arvados/v1/users/current", "GET /arvados/v1/api_client_authorizations/current"]
     token = new_token(site, scopes=scopes)[1]
     assert site.controller.status(site.busybox, token)[0] == 403
     assert site.controller.asked(site.busybox, token) == 403
 
 
-@pytest.mark.parametrize("change", ["another cluster's", "another secret", "cut", "secret alone, changed", "upper case"])
+@pytest.mark.parametrize(
+    "change", ["another cluster's", "another secret", "cut", "secret alone, changed", "upper case"]
+)
 def test_not_of_this_cluster(site: Site, change: str) -> None:
     """A token that this cluster did not make is 401, however like one of its own it looks."""
     version, uuid, secret = site.token().split("/")
