@@ -10,6 +10,7 @@ compile. What is not allowed fails with ENOSYS, so that the C library falls back
 from __future__ import annotations
 
 import errno
+import fcntl
 import socket
 import termios
 from collections.abc import Sequence
@@ -30,11 +31,11 @@ BASIC = (
     # threads, signals, time, the end
     "futex", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "sched_yield", "restart_syscall",
     "clock_gettime", "clock_nanosleep", "clock_getres", "gettimeofday", "nanosleep", "time", "getrandom",
-    "set_robust_list", "rseq", "membarrier", "exit", "exit_group", "tgkill",
+    "set_robust_list", "rseq", "membarrier", "exit", "exit_group",
     "getpid", "gettid", "getuid", "geteuid", "getgid", "getegid", "getgroups", "umask", "sysinfo", "uname",
     "getrlimit",
     # descriptors
-    "read", "write", "readv", "writev", "close", "close_range", "dup", "dup2", "dup3", "fcntl", "lseek", "pipe2",
+    "read", "write", "readv", "writev", "close", "close_range", "dup", "dup2", "dup3", "lseek", "pipe2",
     "poll", "ppoll", "select", "pselect6", "epoll_create1", "epoll_ctl", "epoll_pwait", "epoll_wait",
     # looking at files
     "open", "openat", "openat2", "stat", "lstat", "fstat", "newfstatat", "fstatat64", "statx", "access", "faccessat",
@@ -54,6 +55,11 @@ SOCKETS = (
     "sendto", "recvfrom", "sendmsg", "recvmsg", "sendmmsg", "recvmmsg",
     "mkdir", "mkdirat", "rmdir", "unlink", "unlinkat", "chmod", "fchmodat", "fchmodat2",
 )  # fmt: skip
+FCNTLS = (
+    fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL,
+)  # fmt: skip
+"""Not F_SETOWN and F_SETSIG, by which a descriptor sends any signal to any process of the same user. As tgkill, which
+is not allowed either, it would reach the host's: these processes are not in the container's pid namespace."""
 IOCTLS = (termios.TCGETS, termios.FIONBIO, termios.FIOCLEX, termios.FIONCLEX)
 
 
@@ -71,6 +77,7 @@ def _profile(names: Sequence[str], ioctls: Sequence[int], *more: dict[str, Any])
             _allowed(names),
             _allowed(("mmap", "mmap2", "mprotect"), (2, "MASKED_EQ", PROT_EXEC, 0)),
             _allowed(("prlimit64",), (2, "EQ", 0, 0)),  # looking only
+            *(_allowed(("fcntl",), (1, "EQ", number, 0)) for number in FCNTLS),
             *(_allowed(("ioctl",), (1, "EQ", number, 0)) for number in ioctls),
             *more,
         ],
