@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from arv_ssh import __version__, extras, uuids
 from arv_ssh.errors import ArvSshError, ConfigError, UsageError
+from arv_ssh.processes import core_dumps
 from crunch_sshd import gateway_options, secret_argument
 from crunch_sshd.gateway_options import GatewayOptions
 
@@ -83,6 +84,7 @@ def _main(argv: Sequence[str]) -> int:
         return _clean_up(options.uuid)
     given = options.gateway_auth_secret
     secret = None if given is None else secret_argument.settle(given)
+    core_dumps.forbid()
     from setproctitle import setproctitle
 
     setproctitle(f"crunch-run {options.uuid}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from arv_ssh import __version__, extras, log, uuids
 from arv_ssh.config import session_options
 from arv_ssh.errors import ArvSshError, UsageError
+from arv_ssh.processes import core_dumps
 from crunch_sshd import gateway_options, secret_argument
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def _serve(options: argparse.Namespace) -> int:
     _check_place(options)
     settings = gateway_options.from_arguments(options)
     secret = secret_argument.settle(options.gateway_auth_secret)  # before what is slow to import
+    core_dumps.forbid()
     from setproctitle import setproctitle
 
     setproctitle(f"crunch-sshd {options.container_uuid}")

@@ -18,6 +18,7 @@ from arv_ssh.config.cluster_config import ClusterConfig
 from arv_ssh.controller.peers import peers, private_socket
 from arv_ssh.errors import ConfigError, UsageError
 from arv_ssh.net import listen
+from arv_ssh.processes import core_dumps
 
 DEFAULT_CONFIG = Path("/etc/arvados/config.yml")
 MAX_WORKERS = 256
@@ -108,6 +109,7 @@ def _is_ours(url: str) -> bool:
 
 
 def _controller(options: argparse.Namespace) -> int:
+    core_dumps.forbid()
     _check(options)
     first, *overlays = options.config or [DEFAULT_CONFIG]
     load = partial(cluster_config.load, first, options.cluster, overlays=overlays, api=options.api)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arv_ssh import extras
+from arv_ssh.client.messages import printable
 from arv_ssh.errors import UsageError
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def _list(options: argparse.Namespace) -> int:
     else:
         print(table(answer["items"]))
         for sentence in answer["missing"]:
-            print(f"not all sessions are shown: {sentence}")
+            print(f"not all sessions are shown: {printable(sentence)}")
     return 1 if answer["missing"] else 0
 
 
@@ -105,4 +106,5 @@ def table(items: list[dict[str, Any]]) -> str:
 def _row(item: dict[str, Any]) -> tuple[str, ...]:
     size = item["bytes_from_client"] + item["bytes_to_client"]
     shown = item | {"login_username": item["login_username"] or "_", "bytes": size}
-    return tuple(str(shown[name]) for name in COLUMNS)
+    # A login name is what the user made of the container's passwd: it may hold what a terminal obeys.
+    return tuple(printable(str(shown[name])) for name in COLUMNS)

@@ -25,7 +25,7 @@ from arv_ssh.config.cluster_config import ClusterConfig
 from arv_ssh.dispatch.crunch_run import CrunchRun
 from arv_ssh.dispatch.dispatcher import Dispatcher
 from arv_ssh.errors import ArvSshError, ConfigError
-from arv_ssh.processes import process_lock
+from arv_ssh.processes import core_dumps, process_lock
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the dispatcher until a signal; return its exit status."""
     options = parser().parse_args(argv)
+    core_dumps.forbid()
     log.configure()
     try:
         extras.require("this program", "node")

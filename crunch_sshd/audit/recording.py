@@ -33,6 +33,8 @@ LAST_WRITES = 2.0
 """Seconds for what waits to be written when the gateway stops."""
 OUTPUT, RESIZE, MARKER = "o", "r", "m"
 """The codes of events (asciicast v2, "Supported event codes")."""
+_OBEYED = re.compile("[\x7f-\x9f\u2028\u2029]")
+"""What JSON need not escape, and yet a terminal obeys or readers of lines take for an end: people look with cat."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,8 @@ class Recording:
         return found
 
     def _append(self, entries: list[Any]) -> None:
-        data = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode()
+        text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+        data = _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(self._descriptor, rest) :]

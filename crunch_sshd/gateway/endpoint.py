@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from arv_ssh.errors import BadGateway, BadRequest, HttpError, NotFound, Unauthorized
+from arv_ssh.errors import BadGateway, BadRequest, HttpError, NotFound, Unauthorized, Unavailable
 from arv_ssh.net.http_server import Request, Response, Upgrade
 from arv_ssh.trust import credentials, session_claim
 from arv_ssh.trust.credentials import CLOCK_SKEW
@@ -21,6 +21,9 @@ from crunch_sshd.gateway.connection import Login
 from crunch_sshd.runtimes import Runtime
 from crunch_sshd.session import detach
 
+MAX_REMEMBERED = 10_000
+"""Sessions remembered at most, some 4 MB. Only a controller of the cluster can add one, and each is forgotten when it
+expires; beyond it sessions are refused rather than forgotten."""
 MAX_ADDRESS = 64
 """Characters of the user's address; the longest, an IPv6 address with a zone, has fewer."""
 
@@ -62,6 +65,7 @@ class Endpoint:
     ) -> None:
         self._refused = refused
         self._check_room = check
+        self._used: dict[str, int] = {}
         self._identity = identity
         self._runtime = runtime
         self._accept_unsigned = accept_unsigned
@@ -151,4 +155,18 @@ class Endpoint:
             raise BadGateway(f"the session is for {session.container_uuid}, not for {identity.container_uuid}")
         if session.exp < time.time() - CLOCK_SKEW:
             raise Unauthorized("the session has expired; check the clocks of the controller and this node")
+        # Ended in the second in which it began, a session has the same text both times. To end it twice is harmless.
+        if text not in self._used or request.path == "/ssh":
+            self._use(text, session.exp + CLOCK_SKEW)
         return session
+
+    def _use(self, text: str, until: int) -> None:
+        """Remember a session until it expires; raise when it is known: nobody can use a request that they recorded."""
+        if text in self._used:
+            raise Unauthorized("the session was used before; connect again")
+        if len(self._used) >= MAX_REMEMBERED:
+            now = time.time()
+            self._used = {used: end for used, end in self._used.items() if end >= now}
+        if len(self._used) >= MAX_REMEMBERED:
+            raise Unavailable("too many sessions were begun here within two minutes; try again")
+        self._used[text] = until

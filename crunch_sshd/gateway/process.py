@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from arv_ssh import log
 from arv_ssh.errors import ArvSshError
+from arv_ssh.processes import core_dumps
 from crunch_sshd import gateway_options
 from crunch_sshd.gateway.control import Control
 from crunch_sshd.gateway_options import GatewayOptions
@@ -33,6 +34,7 @@ days is not. A lower value would add to the memory used, in which a large job ou
 def main() -> int:
     """Serve until crunch-run says stop or is gone, or SIGTERM comes; return the exit status."""
     log.configure()
+    core_dumps.forbid()
     _be_killed_first()
     control = Control(_passed(int(sys.argv[1])))
     try:

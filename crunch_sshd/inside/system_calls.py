@@ -56,8 +56,11 @@ SOCKETS = (
     "sendto", "recvfrom", "sendmsg", "recvmsg", "sendmmsg", "recvmmsg",
     "mkdir", "mkdirat", "rmdir", "unlink", "unlinkat", "chmod", "fchmodat", "fchmodat2",
 )  # fmt: skip
-FCNTLS = (fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL)
-"""Not F_SETOWN and F_SETSIG, which have the kernel send a signal of one's choice to any process of the same user."""
+FCNTLS = (
+    fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL,
+)  # fmt: skip
+"""Not F_SETOWN and F_SETSIG, by which a descriptor sends any signal to any process of the same user. As tgkill, which
+is not allowed either, it would reach the host's: these processes are not in the container's pid namespace."""
 IOCTLS = (termios.TCGETS, termios.FIONBIO, termios.FIOCLEX, termios.FIONCLEX)
 
 

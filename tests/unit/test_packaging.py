@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = (
     "arv_ssh", "proxycommand", "crunch_sshd", "config_templates", "docs", "tests/timing.py",
     "setup.py", "pyproject.toml", "requirements.lock", "MANIFEST.in", "README.md", "CHANGELOG.md", "CONTRIBUTING.md",
-    "LICENSE",
+    "LICENSE", "SECURITY.md",
 )  # fmt: skip
 PROGRAMS = ("arvados-client", "arv-ssh", "crunch-run", "crunch-sshd", "crunch-dispatch-local")
 MAN_PAGES = (

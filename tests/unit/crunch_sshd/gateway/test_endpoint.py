@@ -17,6 +17,7 @@ from arv_ssh.net.http_server import Request, Response, Upgrade
 from arv_ssh.trust import credentials, host_key, session_claim
 from arv_ssh.trust.credentials import CLOCK_SKEW
 from arv_ssh.trust.session_claim import SessionClaim
+from crunch_sshd.gateway import endpoint
 from crunch_sshd.gateway.connection import Login
 from crunch_sshd.gateway.endpoint import Endpoint, Identity
 from tests.unit.crunch_sshd.double import CRUNCH, ROOT, SECRET, MemoryRuntime
@@ -203,6 +204,54 @@ def test_expired_session() -> None:
     now = int(time.time())
     ask(request(signed(session_claim.encode(session(exp=now - CLOCK_SKEW + 10)))))
     refused(request(signed(session_claim.encode(session(exp=now - CLOCK_SKEW - 1)))), Unauthorized, "has expired")
+
+
+def lasting() -> Endpoint:
+    """Return one endpoint, to be asked several times."""
+    return Endpoint(
+        Identity(UUID, SECRET, CERTIFICATE, ADDRESS), MemoryRuntime(), accept_unsigned=False,
+        opened=lambda transport, early, login: None, end=lambda session, reason: 1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("first", ["/ssh", "/end"])
+def test_a_session_is_good_once(first: str) -> None:
+    """Whoever recorded a proven request, to begin a session or to end one, can begin none with it."""
+    one, text = lasting(), session_claim.encode(session())
+    asyncio.run(one.handle(request(signed(text), path=first)))
+    with pytest.raises(Unauthorized, match="used before"):
+        asyncio.run(one.handle(request(signed(text))))
+    asyncio.run(one.handle(request(signed(session_claim.encode(session(request_id="req-2"))))))
+
+
+def test_a_session_that_is_ended_at_once() -> None:
+    """Within one second the texts of beginning and end are the same: it is ended nevertheless."""
+    one, text = lasting(), session_claim.encode(session())
+    for path in ("/ssh", "/end", "/end"):
+        asyncio.run(one.handle(request(signed(text), path=path)))
+
+
+def test_a_session_that_is_not_proven_is_not_remembered() -> None:
+    """Nobody without the secret can use up a session, or the memory for them."""
+    one, text = lasting(), session_claim.encode(session())
+    for _ in range(2):
+        with pytest.raises(Unauthorized, match="Session-Authorization is wrong"):
+            asyncio.run(one.handle(request(signed(text, secret="another"))))
+    asyncio.run(one.handle(request(signed(text))))
+
+
+def test_the_memory_of_sessions_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the limit sessions are refused rather than forgotten, until old ones have expired."""
+    monkeypatch.setattr(endpoint, "MAX_REMEMBERED", 2)
+    one, now = lasting(), int(time.time())
+    almost_over = session_claim.encode(session(exp=now - CLOCK_SKEW + 20))
+    for text in (almost_over, session_claim.encode(session())):
+        asyncio.run(one.handle(request(signed(text))))
+    another = request(signed(session_claim.encode(session(request_id="req-2"))))
+    with pytest.raises(Unavailable, match="try again"):
+        asyncio.run(one.handle(another))
+    monkeypatch.setattr(time, "time", lambda: now + 30.0)
+    asyncio.run(one.handle(another))
 
 
 def test_signed_nonsense() -> None:

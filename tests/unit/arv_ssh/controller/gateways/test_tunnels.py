@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import socket
 import time
 from collections.abc import Callable, Coroutine
@@ -88,7 +89,8 @@ class Host:
         return await open_upgraded(address_of(self.url, TRUSTING), request, answer_timeout=DEADLINE)
 
     async def connect(self, address: str = f"tunnel {OWN}/") -> GatewayConnection:
-        session = SessionClaim(UUID, int(time.time()) + 60, "", "req-1", "zzzzz-tpzed-xurymjxw79nv3jz")
+        request_id = f"req-{secrets.token_hex(10)}"  # as each request has its own: a gateway takes no session twice
+        session = SessionClaim(UUID, int(time.time()) + 60, "", request_id, "zzzzz-tpzed-xurymjxw79nv3jz")
         return await dial.connect(Target(SECRET, address, session, "", dialer=self.tunnels))
 
 
