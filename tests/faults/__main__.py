@@ -33,18 +33,19 @@ def main() -> int:
         print("\n".join(cell.name for cell in wanted))
         return 0
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results = Results(options.results)
     if not options.document_only:
         root = Path(tempfile.mkdtemp(prefix="arv-ssh-faults-"))
         Run(wanted, options.jobs, root, results).play()
         if not options.cells or "leads" in options.cells:
             with Stage(root / "leads") as stage:
                 for outcome in leads.play(stage):
-                    keep(outcome, results)
+                    results.keep(outcome)
         shutil.rmtree(root, ignore_errors=True)
-    DOCUMENT.write_text(document.render(results))
-    different = [name for name, result in results.items() if result["differs"]]
-    print(f"{len(results)} cells, {len(different)} of them different from what should be")
+    if options.results == RESULTS:
+        DOCUMENT.write_text(document.render(results.found))
+    different = [name for name, result in results.found.items() if result["differs"]]
+    print(f"{len(results.found)} cells, {len(different)} of them different from what should be")
     return 0
 
 
@@ -54,18 +55,35 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("cells", nargs="*", metavar="CELL", help=what)
     parser.add_argument("--list", action="store_true", help="name the cells")
     parser.add_argument("--jobs", type=int, default=4, metavar="N", help="cells at once (default: %(default)s)")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE", help="where the results are kept")
     parser.add_argument("--document-only", action="store_true", help="write the document from the last results")
     return parser
+
+
+class Results:
+    """The results in ``file``, which has each as soon as it is there; threads may share it."""
+
+    def __init__(self, file: Path) -> None:
+        self.found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        self._file = file
+        self._lock = threading.Lock()
+
+    def keep(self, outcome: Outcome) -> None:
+        """Write a result down, and say it."""
+        with self._lock:
+            self.found[outcome.cell] = outcome.to_json()
+            text = json.dumps(self.found, indent=1, sort_keys=True, ensure_ascii=False)
+            self._file.write_text(f"{text}\n")
+            print(f"{outcome.cell}: {outcome.status} after {outcome.seconds} s {outcome.differs or ''}", flush=True)
 
 
 class Run:
     """Cells played by some threads, each with a stage that it keeps while nothing is broken."""
 
-    def __init__(self, cells: list[Cell], jobs: int, root: Path, results: dict[str, Any]) -> None:
+    def __init__(self, cells: list[Cell], jobs: int, root: Path, results: Results) -> None:
         self._root = root
         self._results = results
         self._jobs = jobs
-        self._lock = threading.Lock()
         self._queues: queue.Queue[list[Cell]] = queue.Queue()
         for group in _groups(cells):
             self._queues.put(group)
@@ -96,17 +114,9 @@ class Run:
             while group:
                 cell = group.pop(0)
                 outcome = play(cell, stage)
-                with self._lock:
-                    keep(outcome, self._results)
+                self._results.keep(outcome)
                 if any("could not be played" in text for text in outcome.differs):
                     return  # on a stage that may be broken nothing more is played
-
-
-def keep(outcome: Outcome, results: dict[str, Any]) -> None:
-    """Write a result down, and say it."""
-    results[outcome.cell] = outcome.to_json()
-    RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-    print(f"{outcome.cell}: {outcome.status} after {outcome.seconds} s {outcome.differs or ''}", flush=True)
 
 
 def _groups(cells: list[Cell]) -> list[list[Cell]]:

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, replace
 
 from tests.faults.sessions import BEFORE, CLOSE, EXIT, HANDSHAKE, PHASES
-from tests.faults.stage import ENGINE, NETWORK, PLAIN, POSTGRESQL
+from tests.faults.stage import ARVADOS, ENGINE, NETWORK, PLAIN, POSTGRESQL
 
 KILL, PAUSE, STOP, CUT, CUT_SHORTLY, NOFILE, FULL, GONE, LOCKED = (
     "killed", "paused", "stopped", "cut off", "cut off shortly", "without descriptors", "with a full disk",
@@ -146,6 +146,10 @@ ROWS = (
     Row("shim", KILL, lost(GATEWAY_AWAY + r"|arv-ssh: ", 45, ENDS), lost(CONTAINER_ENDED, 60, ENDS)),
     Row("shim", PAUSE, well(), well()),
     Row("shim", STOP, well(), well()),
+    Row("API", KILL, lost(r"arvados-client: .*API", ANSWER), well(), kind=ARVADOS),
+    Row("API", PAUSE, well(), well(), kind=ARVADOS),
+    Row("API", STOP, lost(r"arvados-client: ", ANSWER), well(), kind=ARVADOS),
+    Row("API", NOFILE, lost(r"arvados-client: .*API", ANSWER), well(), kind=ARVADOS),
     Row("database", GONE, well(), well()),
     Row("database", LOCKED, well(), well()),
     Row("database", FULL, well(), well()),
@@ -174,7 +178,7 @@ NO_SENSE = {
     ("gateway", CUT): "the node's link",
     ("crunch-run", CUT): "the node's link",
 }  # fmt: skip
-"""Pairs without cells, each with a word why. The API is the controller in a cluster of its own."""
+"""Pairs without cells, each with a word why. The API is a double of Arvados'; an embedded API is its controller."""
 
 
 def cells() -> list[Cell]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from tests.faults import census, matrix, processes, stage
 from tests.faults.matrix import Cell
+from tests.faults.network import Links
 from tests.faults.sessions import BEFORE, CLOSE, EXIT, Session, session
 from tests.faults.stage import Stage
 from tests.timing import DEADLINE, wait_for
@@ -180,7 +181,7 @@ def _of_process(cell: Cell, pids: list[int]) -> Iterator[None]:
 
 
 def _cut(cell: Cell, place: Stage) -> Iterator[None]:
-    assert place.links is not None
+    assert isinstance(place.links, Links)
     links = {"user's link": [place.links.user], "node's link": [place.links.node]}[cell.victim]
     with ExitStack() as stack:
         for link in links:

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from arv_ssh.processes import process_lock
-from tests.faults import engine, network, processes
+from tests.faults import arvados, engine, network, processes
 from tests.faults.sessions import Session
 from tests.integration.controllers import CLUSTER_ID, submit
 from tests.integration.embedded_cluster import EmbeddedCluster
@@ -28,8 +28,9 @@ DISK = "24m"
 """Size of each small disk."""
 DISKS = ("db", "log", "audit", "run", "dispatch", "home")
 FOREVER = ["sleep", "1000000"]
-PLAIN, POSTGRESQL, ENGINE, NETWORK = "plain", "postgresql", "engine", "network"
-"""Kinds: with SQLite; with PostgreSQL; with a Docker engine of its own; with links to the user and to the node."""
+PLAIN, POSTGRESQL, ENGINE, NETWORK, ARVADOS = "plain", "postgresql", "engine", "network", "arvados"
+"""Kinds: with SQLite; with PostgreSQL; with a Docker engine of its own; with links to the user and to the node;
+with a real Arvados' API beside it."""
 
 
 class Cluster(EmbeddedCluster):
@@ -59,7 +60,7 @@ class Stage:
         self.kind = kind
         self.audit = audit
         self.uuid = ""
-        self.links: network.Links | None = None
+        self.links: network.Links | arvados.Site | None = None
         self.engine: engine.Engine | None = None
         self.postgresql: PostgresqlServer | None = None
         self._stack = ExitStack()
@@ -94,6 +95,9 @@ class Stage:
         self.cluster.up()
         if self.kind == NETWORK:
             self.links = self._stack.enter_context(network.links(self.cluster, self.root))
+        if self.kind == ARVADOS:
+            uuid = self.cluster.run(*FOREVER)
+            self.links = self._stack.enter_context(arvados.site(self.cluster, self.root, uuid))
         self.new_container()
 
     def _database(self) -> str:
@@ -163,6 +167,7 @@ class Stage:
         return {
             "controller": self._controller, "gateway": self._gateway, "crunch-run": self._crunch_run,
             "dispatcher": self._dispatcher, "engine": self._engine, "shim": self._shim, "database": self._postgresql,
+            "API": self._api,
         }[victim]()  # fmt: skip
 
     def controller_pid(self) -> int:
@@ -209,6 +214,10 @@ class Stage:
         first = self.postgresql._process.pid
         return [first, *processes.descendants(first)]
 
+    def _api(self) -> list[int]:
+        assert isinstance(self.links, arvados.Site)
+        return [self.links.api.pid()]
+
     def first_process(self) -> int:
         """Return the pid of the container's first process."""
         return int(self.docker("inspect", "-f", "{{.State.Pid}}", self.uuid))
@@ -243,6 +252,9 @@ class Stage:
         if self.engine is not None and not self.engine.runs():
             self.engine.start()
             done.append("engine started again")
+        if isinstance(self.links, arvados.Site) and not self.links.api.runs():
+            self.links.api.start()
+            done.append("API started again")
         if not self.links:
             missing = [name for name in ("controller", "dispatcher")
                        if not process_lock.is_held(getattr(self.directory, f"{name}_lock"))]  # fmt: skip
