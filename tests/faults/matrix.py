@@ -103,6 +103,16 @@ def lost(says: str, within: float, container: str = GOES_ON) -> Expect:
     return Expect((255,), says, within, container)
 
 
+def not_started(says: str, within: float) -> Expect:
+    """Return what to expect where the session opens but its command cannot be started; a shell's 126 says so too."""
+    return Expect((255, 126), says, within)
+
+
+def may_start(says: str, within: float) -> Expect:
+    """Return what to expect where the last page of a file decides."""
+    return Expect((EXIT, 255, 126), says, within)
+
+
 NOT_YET = "it is started by ssh itself"
 CLOSED = r"closed|reset|broken pipe|cut|failed"
 SSH_TIMES_OUT = r"timeout, server|timed out|closed|cut"
@@ -123,13 +133,14 @@ ROWS = (
     Row("controller", STOP, lost(UNREACHABLE, ANSWER), lost(SSH_TIMES_OUT, SSH_GIVES_UP)),
     Row("controller", NOFILE, lost(r"arvados-client: ", ANSWER), well()),
     Row("controller", FULL, lost(r"arvados-client: .*(audit|record)", 45), well(), audit="required",
-        handshake=lost(r"audit|record", 45)),
+        handshake=may_start(r"audit|record", 45)),
     Row("gateway", KILL, well(), lost(LOST, AT_ONCE)),
     Row("gateway", PAUSE, well(), well()),
     Row("gateway", STOP, lost(GATEWAY_AWAY, 45), lost(SSH_TIMES_OUT, SSH_GIVES_UP)),
     Row("gateway", NOFILE, lost(r"arvados-client: |arv-ssh: ", 45), well(),
-        handshake=lost(r"arv-ssh: |open failed|descriptors|too many", 45)),
-    Row("gateway", FULL, lost(r"audit|record", 45), well(), audit="required", handshake=lost(r"audit|record", 45)),
+        handshake=not_started(r"arv-ssh: |open failed|descriptors|too many", 45)),
+    Row("gateway", FULL, lost(r"audit|record", 45), well(), audit="required",
+        handshake=may_start(r"audit|record", 45)),
     Row("crunch-run", KILL, lost(GATEWAY_AWAY, 45, ENDS), lost(CONTAINER_ENDED, 30, ENDS)),
     Row("crunch-run", PAUSE, well(), well()),
     Row("crunch-run", STOP, lost(GATEWAY_AWAY, 45), lost(SSH_TIMES_OUT, SSH_GIVES_UP)),
@@ -141,8 +152,9 @@ ROWS = (
     Row("engine", KILL, lost(GATEWAY_AWAY + r"|arv-ssh: ", 45, ENDS), lost(CONTAINER_ENDED, 60, ENDS), kind=ENGINE),
     Row("engine", PAUSE, well(), well(), kind=ENGINE),
     Row("engine", STOP, lost(r"arv-ssh: |arvados-client: ", 90), well(), kind=ENGINE,
-        handshake=lost(r"arv-ssh: |timed out|closed", 150)),
-    Row("engine", NOFILE, lost(r"arv-ssh: ", 60), well(), kind=ENGINE, handshake=lost(r"arv-ssh: |closed", 90)),
+        handshake=not_started(r"arv-ssh: |timed out|closed", 150)),
+    Row("engine", NOFILE, not_started(r"arv-ssh: ", 90), well(), kind=ENGINE,
+        handshake=not_started(r"arv-ssh: ", 90)),
     Row("shim", KILL, lost(GATEWAY_AWAY + r"|arv-ssh: ", 45, ENDS), lost(CONTAINER_ENDED, 60, ENDS)),
     Row("shim", PAUSE, well(), well()),
     Row("shim", STOP, well(), well()),
@@ -157,9 +169,9 @@ ROWS = (
     Row("database", PAUSE, well(), well(), kind=POSTGRESQL),
     Row("database", STOP, lost(r"arvados-client: ", ANSWER), well(), kind=POSTGRESQL),
     Row("user's link", CUT, lost(UNREACHABLE, 30), lost(VANISHED, DEAD_PEER), kind=NETWORK),
-    Row("user's link", CUT_SHORTLY, well(), well(), kind=NETWORK),
+    Row("user's link", CUT_SHORTLY, lost(UNREACHABLE, 30), well(), kind=NETWORK),
     Row("node's link", CUT, lost(GATEWAY_AWAY, 30), lost(LOST, DEAD_PEER), kind=NETWORK),
-    Row("node's link", CUT_SHORTLY, well(), well(), kind=NETWORK),
+    Row("node's link", CUT_SHORTLY, lost(GATEWAY_AWAY, 30), well(), kind=NETWORK),
 )  # fmt: skip
 
 NO_SENSE = {
