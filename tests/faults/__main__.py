@@ -93,8 +93,12 @@ class Run:
         threads = [threading.Thread(target=self._work) for _ in range(self._jobs)]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
+        try:
+            for thread in threads:
+                thread.join()
+        finally:
+            while not self._queues.empty():  # interrupted: the cells that are played now are the last ones
+                self._queues.get()
 
     def _work(self) -> None:
         while True:

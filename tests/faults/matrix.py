@@ -153,7 +153,7 @@ ROWS = (
     Row("engine", PAUSE, well(), well(), kind=ENGINE),
     Row("engine", STOP, lost(r"arv-ssh: |arvados-client: ", 90), well(), kind=ENGINE,
         handshake=not_started(r"arv-ssh: |timed out|closed", 150)),
-    Row("engine", NOFILE, not_started(r"arv-ssh: ", 90), well(), kind=ENGINE,
+    Row("engine", NOFILE, lost(r"arvados-client: .*Docker engine", 90), well(), kind=ENGINE,
         handshake=not_started(r"arv-ssh: ", 90)),
     Row("shim", KILL, lost(GATEWAY_AWAY + r"|arv-ssh: ", 45, ENDS), lost(CONTAINER_ENDED, 60, ENDS)),
     Row("shim", PAUSE, well(), well()),
@@ -211,5 +211,15 @@ SUBSET = (
 )  # fmt: skip
 """What the test suite plays: one of each kind, without those that wait for minutes."""
 
-WHY: dict[str, str] = {}
+WHY: dict[str, str] = {
+    "engine stopped/*": "This gateway runs its commands by `docker exec`: every byte passes through the engine; "
+    "stopped, the engine is a program that hangs, while the gateway still answers ssh. A gateway that is root uses the "
+    "OCI runtime of the machine's own engine, and its sessions do not pass through the engine.",
+    "engine without descriptors/handshake": "The engine takes the command, waits for descriptors for a minute and a "
+    "half, and then reports exit status 126 without a word; only its log says that it could not open a FIFO.",
+    "ssh-proxy without descriptors/handshake": "ssh-proxy leads its stdout to /dev/null as the session ends, and cannot "
+    "open that; the session itself is whole.",
+    "gateway killed/*": "The gateway was a part of crunch-run when this was played, and crunch-run died with it.",
+    "lead: the file server*": "scp has no way to pass a sentence on once a transfer runs.",
+}
 """Sentences for cells that differ, by patterns of their names; the first that matches counts."""

@@ -21,13 +21,13 @@ from tests.faults.matrix import Cell
 from tests.faults.network import Links
 from tests.faults.sessions import BEFORE, CLOSE, EXIT, Session, session
 from tests.faults.stage import Stage
-from tests.timing import DEADLINE, wait_for
+from tests.timing import DEADLINE, SECOND, wait_for
 
 PAUSE = 4.0
 """Seconds that a process is stopped when it is only paused, or a link cut."""
-SLACK = 25.0
+SLACK = 25 * SECOND
 """Seconds by which a loaded machine may be later than what is stated."""
-NEXT_SESSION = 30.0
+NEXT_SESSION = 30 * SECOND
 
 
 @dataclass
@@ -118,7 +118,7 @@ def _judge_rest(
 ) -> None:
     outcome.put_right = place.put_right(cell.victim)
     ends = cell.expect.container == matrix.ENDS and not (cell.victim == "gateway" and place.gateway_is_apart())
-    outcome.record = place.wait_until_over(90.0) if ends else str(place.record()["state"])
+    outcome.record = place.wait_until_over(90 * SECOND) if ends else str(place.record()["state"])
     wanted = ("Complete" if cell.victim == "shim" else "Cancelled") if ends else "Running"
     if outcome.record != wanted:
         outcome.differs.append(f"the container's record says {outcome.record}, not {wanted}")
