@@ -46,7 +46,10 @@ def main(directory: Path, command: str) -> int:
 def _outwards(source: int, directory: Path) -> None:
     """Pass on what comes from the gateway; its first bytes are its identification."""
     while data := os.read(source, 65536):
-        os.write(1, data)
+        try:
+            os.write(1, data)
+        except BrokenPipeError:
+            return  # ssh has ended
         (directory / "reached").touch()
     os.close(1)  # ssh must see the end
 
