@@ -87,6 +87,17 @@ class Session:
             return None
         return time.monotonic() - began
 
+    def close(self) -> None:
+        """Close the pipes, once their threads have seen that ssh is gone."""
+        for thread in self._threads:
+            thread.join(DEADLINE)
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except OSError:
+                    pass  # what was not written yet is for nobody
+
     @property
     def said(self) -> str:
         """What the user has read on stderr."""
@@ -156,3 +167,4 @@ def session(command: list[str], environment: dict[str, str], phase: str, directo
         one.process.kill()
         one.process.wait()
         one.go_on()
+        one.close()
