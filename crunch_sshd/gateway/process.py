@@ -34,8 +34,8 @@ days is not. A lower value would add to the memory used, in which a large job ou
 def main() -> int:
     """Serve until crunch-run says stop or is gone, or SIGTERM comes; return the exit status."""
     log.configure()
-    core_dumps.forbid()
     _be_killed_first()
+    core_dumps.forbid()
     control = Control(_passed(int(sys.argv[1])))
     try:
         return _serve(control, control.receive())

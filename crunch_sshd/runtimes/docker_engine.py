@@ -18,7 +18,7 @@ import docker.errors
 import h11
 import requests
 
-from arv_ssh.errors import ArvSshError, NotFound, Unavailable
+from arv_ssh.errors import ArvSshError, BadGateway, NotFound, Unavailable
 
 TIMEOUT = 60.0
 """Seconds for one answer of the engine; ``wait`` calls pass their own."""
@@ -46,7 +46,8 @@ def engine_errors(what: str) -> Iterator[None]:
     except docker.errors.NotFound as error:
         raise NotFound(f"{what}: {error.explanation or error}") from error
     except docker.errors.APIError as error:
-        raise ArvSshError(f"{what}: the Docker engine says: {error.explanation or error}") from error
+        # Of a kind that an endpoint passes on: the engine's own words say more than "unexpected server error".
+        raise BadGateway(f"{what}: the Docker engine says: {error.explanation or error}") from error
     except (docker.errors.DockerException, requests.RequestException) as error:
         raise Unavailable(
             f"{what}: the Docker engine does not answer ({error.__class__.__name__}); "
@@ -75,8 +76,13 @@ def open_stream(client: DockerClient, path: str, body: dict[str, Any]) -> tuple[
     """
     connection = _dial(client)
     try:
+        connection.settimeout(TIMEOUT)
         connection.sendall(_upgrade_request(_url(client, path), json.dumps(body).encode()))
         early = _upgraded(connection)
+        connection.settimeout(None)
+    except TimeoutError as error:
+        connection.close()
+        raise Unavailable(f"the Docker engine did not open a stream within {TIMEOUT:g} s; try again") from error
     except BaseException:
         connection.close()
         raise

@@ -209,10 +209,10 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def stock_api(certificate: Path, key: Path) -> Iterator[StockApi]:
-    """Run the double on a port of 127.0.0.1 with a TLS certificate, until the end of the block."""
+def stock_api(certificate: Path, key: Path, port: int = 0) -> Iterator[StockApi]:
+    """Run the double on ``port`` (0: a free one) of 127.0.0.1 with a TLS certificate, until the end of the block."""
     api = StockApi()
-    server = _Server(("127.0.0.1", 0), _Handler)
+    server = _Server(("127.0.0.1", port), _Handler)
     server.api = api
     api.url = f"https://127.0.0.1:{server.server_port}"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
