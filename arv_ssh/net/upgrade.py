@@ -122,7 +122,7 @@ class UpgradeAnswer:
         try:
             errors = json.loads(self.body)["errors"] if not self._cut else []
             return "; ".join(" ".join(str(error).split()) for error in errors)
-        except (ValueError, TypeError, LookupError):
+        except (ValueError, TypeError, LookupError, RecursionError):
             return ""
 
     def _check_prefix(self) -> None:

@@ -13,9 +13,11 @@ import os
 import socket
 import subprocess
 import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from arv_ssh.errors import ArvSshError
 from crunch_sshd.inside.system_calls import BROKER
@@ -31,6 +33,7 @@ MAX_SOCKETS = 16
 END_TIMEOUT = 5.0
 """Seconds for the process to remove its files before it is killed."""
 
+_Kind = TypeVar("_Kind")
 _Answer = tuple[dict[str, Any], list[socket.socket]]
 
 
@@ -72,20 +75,22 @@ class BrokerClient:
     def resolve(self, host: str) -> list[Found]:
         """Look a name up as the container does; an address is found as itself."""
         answer, _ = self._ask("resolve", host=host)
-        return [Found(address, own) for address, own in answer["addresses"]]
+        with _well_formed():
+            return [Found(_is(str, address), _is(bool, own)) for address, own in answer["addresses"]]
 
     def connect(self, addresses: list[str], port: int) -> socket.socket:
         """Connect to the first of the addresses that answers."""
-        return self._ask("connect", addresses=addresses, port=port)[1][0]
+        return self._one("connect", addresses=addresses, port=port)
 
     def connect_unix(self, path: str) -> socket.socket:
         """Connect to a unix socket."""
-        return self._ask("connect-unix", path=path)[1][0]
+        return self._one("connect-unix", path=path)
 
     def listen(self, host: str, port: int) -> Listening:
         """Listen on ``host``: "" is every address, ``localhost`` both loopbacks; port 0 any free one."""
         answer, sockets = self._ask("listen", host=host, port=port)
-        return Listening(answer["id"], sockets, port=answer["port"])
+        with _well_formed(sockets):
+            return Listening(answer["id"], sockets, port=_is(int, answer["port"]))
 
     def listen_unix(self, path: str) -> Listening:
         """Listen on a new unix socket."""
@@ -95,7 +100,8 @@ class BrokerClient:
     def listen_agent(self) -> Listening:
         """Listen on a new unix socket in a directory of its own, both for the user alone."""
         answer, sockets = self._ask("listen-agent")
-        return Listening(answer["id"], sockets, path=answer["path"])
+        with _well_formed(sockets):
+            return Listening(answer["id"], sockets, path=_is(str, answer["path"]))
 
     def remove(self, listening: Listening) -> None:
         """Remove the files of a unix socket; the sockets themselves are the caller's to close."""
@@ -111,6 +117,13 @@ class BrokerClient:
         if child is not None:
             # Not a daemon: the gateway's end waits until the container is left clean.
             threading.Thread(target=_reap, args=(child,), name="broker-end", daemon=False).start()
+
+    def _one(self, request: str, **values: Any) -> socket.socket:
+        """Ask for one socket, and no more."""
+        _, sockets = self._ask(request, **values)
+        with _well_formed(sockets):
+            (sock,) = sockets
+            return sock
 
     def _ask(self, request: str, **values: Any) -> _Answer:
         future: Future[_Answer] = Future()
@@ -167,7 +180,7 @@ class BrokerClient:
         with sock:
             while message := _receive_one(sock):
                 answer, sockets = message
-                if "failed" in answer:
+                if "id" not in answer and "failed" in answer:
                     failure = f"the container cannot be entered: {answer['failed']}"
                     continue
                 self._deliver(answer, sockets)
@@ -178,30 +191,66 @@ class BrokerClient:
             future.set_exception(BrokerError(self._failure))
 
     def _deliver(self, answer: dict[str, Any], sockets: list[socket.socket]) -> None:
+        number = answer.get("id")
         with self._lock:
-            future = self._waiting.pop(answer["id"])
-        if "error" in answer:
-            future.set_exception(BrokerError(answer["error"]))
+            future = self._waiting.pop(number, None) if type(number) is int else None
+        if future is None:
+            _close(sockets)  # of what nobody asked
+        elif "error" in answer:
+            _close(sockets)
+            future.set_exception(BrokerError(str(answer["error"])))
         elif answer.pop("sockets", 0) != len(sockets):
-            for one in sockets:
-                one.close()
+            _close(sockets)
             future.set_exception(BrokerError("Too many open files"))
         else:
             future.set_result((answer, sockets))
 
 
 def _receive_one(sock: socket.socket) -> _Answer | None:
-    """Return one answer and its sockets; None at the end."""
+    """Return one answer and its sockets; None at the end, and for what the broker would never send.
+
+    The process runs as the session's user, beside that user's other programs: it may have been taken over.
+    """
     try:
         message, descriptors, _, _ = socket.recv_fds(sock, MESSAGE_LIMIT, MAX_SOCKETS, socket.MSG_CMSG_CLOEXEC)
     except OSError:
         return None
     if not message:
         return None
-    sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+    sockets: list[socket.socket] = []
+    try:
+        while descriptors:
+            sockets.append(socket.socket(fileno=descriptors[0]))
+            del descriptors[0]
+            sockets[-1].setblocking(True)  # the broker connected without blocking, and the flag came along
+        return _is(dict, json.loads(message)), sockets
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        logger.warning("the broker gave an answer that is none: %s", error)
+        _close(sockets)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return None
+
+
+@contextmanager
+def _well_formed(sockets: Sequence[socket.socket] = ()) -> Iterator[None]:
+    """Map an answer without what was asked for to :class:`BrokerError`; ``sockets`` came with it."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError) as error:
+        _close(sockets)
+        raise BrokerError("the process inside the container gave an answer that is none") from error
+
+
+def _is(kind: type[_Kind], value: Any) -> _Kind:
+    if type(value) is not kind:
+        raise TypeError(f"{type(value).__name__} in place of {kind.__name__}")
+    return value
+
+
+def _close(sockets: Sequence[socket.socket]) -> None:
     for one in sockets:
-        one.setblocking(True)  # the broker connected without blocking, and the flag came along
-    return json.loads(message), sockets
+        one.close()
 
 
 def _shut_down(sock: socket.socket) -> None:

@@ -35,7 +35,7 @@ def parse(text: str) -> ResolvConf:
     nameservers: list[str] = []
     search: tuple[str, ...] = ()
     options: dict[str, str] = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if line.startswith(("#", ";")):
             continue
         keyword, *words = line.split() or [""]
@@ -66,7 +66,7 @@ def hosts(text: str, name: str) -> list[str]:
     """Return the addresses that the text of an /etc/hosts gives to ``name``, in its order."""
     wanted = name.rstrip(".").lower()
     found = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         address, *names = line.partition("#")[0].split() or [""]
         if wanted in (one.lower() for one in names) and is_address(address):
             found.append(address)
