@@ -110,7 +110,8 @@ def _bundle(choices: Choices) -> bytes:
         "capabilities": {"bounding": [caps[choices.byte() % len(caps)] for _ in range(choices.byte() % 5)]},
         "rlimits": [{"type": "RLIMIT_NOFILE", "soft": choices.number(), "hard": choices.number() << 32}],
     }
-    return json.dumps({"process": process, "linux": {"seccomp": {"defaultAction": default, "syscalls": rules}}}).encode()
+    profile = {"defaultAction": default, "syscalls": rules}
+    return json.dumps({"process": process, "linux": {"seccomp": profile}}).encode()
 
 
 TARGETS = (

@@ -29,7 +29,9 @@ def upgrade_answer(data: bytes) -> None:
 def _answer(parts: list[bytes]) -> Any:
     answer = UpgradeAnswer("peer")
     try:
-        for number, part in enumerate((*parts, b"")):
+        number = -1
+        for part in (*parts, b""):
+            number += 1
             if answer.receive(part):
                 break
     except BadGateway:
