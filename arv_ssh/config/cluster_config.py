@@ -133,6 +133,8 @@ def _document(path: Path) -> dict[str, Any]:
         raise ConfigError(f"the cluster config {path} is not UTF-8 text") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"the cluster config {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except (ValueError, RecursionError) as error:  # a date with a 13th month; brackets in a thousand brackets
+        raise ConfigError(f"the cluster config {path} has a value that cannot be read: {error}") from error
     if not isinstance(document, dict):
         raise ConfigError(f"the cluster config {path} has no Clusters section")
     return document
@@ -279,7 +281,10 @@ def _directory(section: dict[str, Any], key: str, default: str, where: str) -> P
 
 
 def _url(value: str, where: str) -> str:
-    parts = urlsplit(value)
+    try:
+        parts = urlsplit(value)
+    except ValueError:
+        parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"{where} is {value!r}; it must be a URL such as https://zzzzz.example.org")
     return value.rstrip("/")

@@ -202,7 +202,7 @@ def sentence_of(body: bytes) -> str:
 
     try:
         return "; ".join(" ".join(str(error).split()) for error in json.loads(body)["errors"])
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, RecursionError):
         return ""
 
 

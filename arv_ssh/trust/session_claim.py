@@ -40,7 +40,7 @@ def decode(text: str) -> SessionClaim:
     try:
         fields = json.loads(base64.urlsafe_b64decode(text.encode() + b"=" * (-len(text) % 4)))
         session = SessionClaim(**fields)
-    except (ValueError, TypeError, binascii.Error) as error:
+    except (ValueError, TypeError, RecursionError, binascii.Error) as error:
         raise BadRequest("the session header is not a session of this protocol") from error
     strings = (session.container_uuid, session.login_username, session.request_id, session.user_uuid)
     if not all(isinstance(value, str) for value in strings) or type(session.exp) is not int:

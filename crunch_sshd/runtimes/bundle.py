@@ -55,8 +55,11 @@ class State:
 
 def read(directory: str) -> Bundle:
     """Return the bundle in ``directory``. Raises OSError, or ValueError for one that is none."""
-    config = json.loads((Path(directory) / "config.json").read_text(encoding="utf-8"))
-    return Bundle(config["process"], (config.get("linux") or {}).get("seccomp"), DOCKERS in directory)
+    try:
+        config = json.loads((Path(directory) / "config.json").read_text(encoding="utf-8"))
+        return Bundle(config["process"], (config.get("linux") or {}).get("seccomp"), DOCKERS in directory)
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{directory}/config.json describes no container") from error
 
 
 def find_state(container_id: str) -> State | None:

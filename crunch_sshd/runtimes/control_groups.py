@@ -28,14 +28,16 @@ class Mount:
 
 def memberships(cgroup: str) -> dict[str, str]:
     """Return hierarchy → group of the text of /proc/PID/cgroup; the hierarchy of version 2 is called ""."""
-    fields = (line.split(":", 2) for line in cgroup.splitlines() if line.count(":") >= 2)
+    fields = (line.split(":", 2) for line in cgroup.split("\n") if line.count(":") >= 2)
     return {controllers: path for _, controllers, path in fields}
 
 
 def mounts(mountinfo: str) -> list[Mount]:
     """Return the hierarchies in the text of /proc/self/mountinfo (proc(5))."""
     found = []
-    for line in mountinfo.splitlines():
+    for line in mountinfo.split("\n"):  # splitlines would cut at characters that names may have
+        if not line:
+            continue
         left, _, right = line.partition(" - ")
         kind, _, options = right.split(" ", 2)
         if kind in ("cgroup", "cgroup2"):

@@ -124,6 +124,13 @@ def _upgrade_request(url: str, body: bytes) -> bytes:
 
 def _upgraded(connection: socket.socket) -> bytes:
     """Read the engine's answer: a 101 (or, from old engines, a 200 without a length) and what follows it."""
+    try:
+        return _read_upgrade(connection)
+    except h11.RemoteProtocolError as error:
+        raise ArvSshError(f"the Docker engine did not answer in HTTP, or not to the end ({error})") from error
+
+
+def _read_upgrade(connection: socket.socket) -> bytes:
     http = h11.Connection(h11.CLIENT)
     headers = [("Host", "docker"), ("Upgrade", "tcp"), ("Content-Length", "0")]
     http.send(h11.Request(method="POST", target="/", headers=headers))
@@ -149,6 +156,6 @@ def _refusal(http: h11.Connection, connection: socket.socket, status: int) -> Ar
             text += event.data
     try:
         reason = str(json.loads(text)["message"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         reason = f"status {status}"
     return ArvSshError(f"the Docker engine refused to open a stream: {reason}")

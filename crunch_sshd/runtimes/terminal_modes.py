@@ -63,5 +63,6 @@ def apply(descriptor: int, modes: bytes) -> None:
 
 def resize(descriptor: int, terminal: Terminal) -> None:
     """Set a terminal's size; its foreground process group gets SIGWINCH."""
-    size = struct.pack("HHHH", terminal.rows, terminal.columns, terminal.width_px & 0xFFFF, terminal.height_px & 0xFFFF)
+    numbers = (terminal.rows, terminal.columns, terminal.width_px, terminal.height_px)
+    size = struct.pack("HHHH", *(number & 0xFFFF for number in numbers))  # the wire has 32 bits of each; sshd cuts too
     fcntl.ioctl(descriptor, termios.TIOCSWINSZ, size)

@@ -95,6 +95,7 @@ def _records(message: bytes, offset: int, count: int, kind: int) -> tuple[dict[s
 def _decode(message: bytes, offset: int) -> tuple[str, int]:
     """Return the name at ``offset`` in lower case, and the offset after it; follows pointers (RFC 1035 §4.1.4)."""
     labels: list[bytes] = []
+    size = 0
     after: int | None = None
     pointers = 0
     while length := message[offset]:
@@ -107,6 +108,9 @@ def _decode(message: bytes, offset: int) -> tuple[str, int]:
         elif length & 0xC0:
             raise ValueError("a DNS name has a label of no known kind")
         else:
+            size += length + 1
+            if size > MAX_NAME + 1:  # else thousands of records that point at one long chain would take minutes
+                raise ValueError("a DNS name is too long")
             labels.append(message[offset + 1 : offset + 1 + length])
             offset += 1 + length
     name = b".".join(labels).decode("ascii", "replace").lower()

@@ -1,0 +1,1 @@
+"""Fuzzing: each reader of what others write, fed with bytes that nobody meant (scripts/fuzz)."""
