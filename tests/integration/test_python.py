@@ -197,7 +197,7 @@ def test_the_command_ends_with_the_container(cluster: EmbeddedCluster) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "needs a container's UUID and where to forward to"),
+        ((), "needs a container's UUID and what to forward"),
         (("8888",), "'8888' is not LOCAL:REMOTE"),
         (("65536:80",), "'65536:80' is not LOCAL:REMOTE"),
         (("0:0",), "'0' is not a forwarding target"),

@@ -66,7 +66,7 @@ def test_a_progress_bar_on_a_terminal(busybox: str) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "needs one UUID, not 0"),
+        ((), "speedtest needs a container's UUID; see "),
         (("--seconds", "0", NO_SUCH_CONTAINER), "--seconds is '0'; give a number above 0"),
         (("--keystrokes", "many", NO_SUCH_CONTAINER), "--keystrokes is 'many'"),
         ((NO_SUCH_CONTAINER,), f"container {NO_SUCH_CONTAINER} was not found"),
