@@ -163,6 +163,15 @@ def _remove(paths: list[str]) -> None:
                 os.rmdir(path)
 
 
+def _report(gateway: socket.socket, failure: str) -> None:
+    """Tell the gateway, and stay until it has heard: a request left unread would make a reset of the answer."""
+    with suppress(OSError):
+        gateway.send(json.dumps({"failed": failure}).encode())
+        gateway.shutdown(socket.SHUT_WR)
+        while gateway.recv(MESSAGE_LIMIT):
+            pass
+
+
 def main() -> None:
     """Enter by the job in argument 1; serve on the descriptor in argument 2; argument 3 is the user's home."""
     job, descriptor, home = sys.argv[1:]
@@ -173,7 +182,7 @@ def main() -> None:
     try:
         enter.enter(enter.load(job))
     except OSError as error:
-        gateway.send(json.dumps({"failed": error.strerror or str(error)}).encode())
+        _report(gateway, error.strerror or str(error))
         return
     os.umask(UMASK)
     BrokerServer(gateway, home).serve()

@@ -64,3 +64,16 @@ def test_open_others(tmp_path: Path) -> None:
     assert os.listdir("/proc/self/fd") == before
     (opened,) = control_groups.open_others({"memory": "/a"}, {"memory": "/"}, mounted)
     os.close(opened)
+
+
+@pytest.mark.parametrize(("name", "content", "frozen"), [
+    ("freezer.state", "FROZEN\n", True), ("freezer.state", "FREEZING\n", True), ("freezer.state", "THAWED\n", False),
+    ("cgroup.freeze", "1\n", True), ("cgroup.freeze", "0\n", False),
+    ("cgroup.events", "populated 1\nfrozen 1\n", True), ("cgroup.events", "populated 1\nfrozen 0\n", False),
+])  # fmt: skip
+def test_is_frozen(tmp_path: Path, name: str, content: str, frozen: bool) -> None:
+    """A paused container is known by the files of either version's freezer; a hierarchy out of reach says nothing."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / name).write_text(content)
+    mounted = [Mount(frozenset({"freezer"}), "/", str(tmp_path))]
+    assert control_groups.is_frozen({"freezer": "/a", "memory": "/a"}, mounted) is frozen
