@@ -223,6 +223,6 @@ WHY: dict[str, str] = {
     "that; the session itself is whole.",
     "gateway killed/*": "The gateway was a part of crunch-run when this was played, and crunch-run died with it.",
     "lead: a line on stderr*": "See below: stderr is not ahead of stdout.",
-    "lead: the file server*": "scp has no way to pass a sentence on once a transfer runs.",
+    "lead: the file server*": "When this was played, the gateway said nothing of its file server's death.",
 }
 """Sentences for cells that differ, by patterns of their names; the first that matches counts."""
