@@ -50,7 +50,7 @@ def _entries(data: bytes, function: Any, form: type[Any]) -> list[Any]:
 def _tuple(entry: Any) -> tuple[Any, ...]:
     if isinstance(entry, _Passwd):
         return entry.name, entry.uid, entry.gid, entry.home
-    members = []
+    members: list[bytes] = []
     while entry.members[len(members)] is not None:
         members.append(entry.members[len(members)])
     return entry.name, entry.gid, tuple(members)

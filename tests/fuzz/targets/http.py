@@ -72,8 +72,14 @@ class _Transport(asyncio.Transport):
         self.closed = True
 
     abort = close
-    is_closing = lambda self: self.closed  # noqa: E731
-    pause_reading = resume_reading = write_eof = lambda self: None
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None:
+        """Hold nothing back: an input comes in its pieces whatever is said."""
+
+    resume_reading = write_eof = pause_reading
 
     def can_write_eof(self) -> bool:
         return True

@@ -8,6 +8,7 @@ import socket
 import termios
 import threading
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import paramiko
@@ -122,6 +123,10 @@ class _Broker:
         """Remove nothing."""
 
 
+def _note(answered: list[int], number: int, ok: bool, values: tuple[int, ...]) -> None:
+    answered.append(number)
+
+
 def remote_forwards(data: bytes) -> None:
     """Each request to listen, or to listen no more, is answered once and in its turn; the thread ends with it."""
     transport: Any = None
@@ -131,7 +136,7 @@ def remote_forwards(data: bytes) -> None:
     choices, asked, answered = Choices(data), 0, list[int]()
     while choices and asked < 200:
         kind = kinds[choices.byte() % len(kinds)]
-        forwards.request(kind, Message(choices.string()), lambda ok, values, number=asked: answered.append(number))
+        forwards.request(kind, Message(choices.string()), partial(_note, answered, asked))
         asked += 1
     forwards.close()
     if forwards._thread is not None:
@@ -147,10 +152,10 @@ _usual = termios.tcgetattr(_slave)
 def terminal(data: bytes) -> None:
     """Any modes and sizes can be put on a terminal, and the characters among them are there afterwards."""
     choices = Choices(data)
-    sizes = [choices.number() for _ in range(4)]
+    columns, rows, width, height = (choices.number() for _ in range(4))
     modes = choices.rest()
     termios.tcsetattr(_slave, termios.TCSANOW, _usual)
-    terminal_modes.resize(_slave, Terminal("xterm", *sizes))
+    terminal_modes.resize(_slave, Terminal("xterm", columns, rows, width, height))
     terminal_modes.apply(_slave, modes)
     found = termios.tcgetattr(_slave)
     for opcode, value in terminal_modes.decode(modes).items():
