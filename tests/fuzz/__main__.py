@@ -14,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.fuzz.catalogue import TARGETS
 from tests.fuzz.harness import CORPUS
 
 GRACE = 120
@@ -30,8 +31,6 @@ def main() -> int:
     parser.add_argument("--engine", choices=("atheris", "hypothesis"), help="default: atheris where it is installed")
     parser.add_argument("--list", action="store_true", help="print each target with what it is held to")
     options = parser.parse_args()
-    from tests.fuzz.targets import TARGETS
-
     if options.list:
         for target in TARGETS.values():
             print(f"{target.name:20} {' '.join(target.oracle.split())}")
@@ -47,13 +46,13 @@ def main() -> int:
 def _run(name: str, engine: str, seconds: int, crashes: Path) -> bool:
     """Run one target in a process of its own; say whether it failed."""
     with tempfile.TemporaryDirectory(prefix="arv-ssh-fuzz-") as found:
-        words = [found, str(CORPUS / name), str(crashes)]
-        command = [sys.executable, "-m", "tests.fuzz.guided", engine, name, str(seconds), *words]
+        words = [name, str(seconds), found, str(CORPUS / name), str(crashes)]
+        command = [sys.executable, "-m", "tests.fuzz.guided", engine, TARGETS[name].run.__module__, *words]
         try:
             done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=seconds + GRACE)
             output, status = done.stdout + done.stderr, done.returncode
         except subprocess.TimeoutExpired as error:
-            output, status = f"{error.stderr!r}\nit hangs", 1
+            output, status = f"{(error.stderr or b'')[-2000:]!r}\nit did not end in time", 1
     figures = [match[1] if (match := re.search(form, output, re.DOTALL)) else "" for form in _FIGURES.values()]
     runs, cover, memory = figures
     print(f"{name:20} {engine:10} {runs:>9} {cover:>6} {memory:>5}  {'failed' if status else 'held'}", flush=True)

@@ -1,33 +1,41 @@
-"""The process that one target runs in: engine, target, seconds, a directory for new inputs, its corpus, for crashes."""
+"""The process that one target runs in: engine, module, target, seconds; directories of finds, corpus, crashes."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
 import time
+from pathlib import Path
 from typing import Any
+
+from hypothesis import HealthCheck, given, seed, settings
+
+from tests.fuzz.harness import CPU_SECONDS, MAX_INPUT, Target, inputs, run_one
 
 PACKAGES = ["arv_ssh", "crunch_sshd"]
 
 
 def main() -> None:
     """Run until the time is over or an input fails."""
-    engine, name, seconds, found, corpus, crashes = sys.argv[1:]
+    engine, module, name, seconds, found, corpus, crashes = sys.argv[1:]
     logging.disable(logging.CRITICAL)
     if engine == "atheris":
-        _atheris(name, seconds, [found, corpus], f"{crashes}/{name}-")
+        _atheris(module, name, seconds, [found, corpus], f"{crashes}/{name}-")
     else:
-        _hypothesis(name, float(seconds), crashes)
+        _hypothesis(_target(module, name), float(seconds), crashes)
 
 
-def _atheris(name: str, seconds: str, directories: list[str], prefix: str) -> None:
+def _target(module: str, name: str) -> Target:
+    targets: tuple[Target, ...] = importlib.import_module(module).TARGETS
+    return next(one for one in targets if one.name == name)
+
+
+def _atheris(module: str, name: str, seconds: str, directories: list[str], prefix: str) -> None:
     import atheris
 
     with atheris.instrument_imports(include=PACKAGES):
-        from tests.fuzz.targets import TARGETS
-    from tests.fuzz.harness import CPU_SECONDS, MAX_INPUT, run_one
-
-    target = TARGETS[name]
+        target = _target(module, name)
     options = [
         f"-max_total_time={seconds}", f"-max_len={MAX_INPUT}", f"-timeout={int(10 * CPU_SECONDS)}",
         "-rss_limit_mb=1024", "-print_final_stats=1", f"-artifact_prefix={prefix}",
@@ -36,15 +44,8 @@ def _atheris(name: str, seconds: str, directories: list[str], prefix: str) -> No
     atheris.Fuzz()
 
 
-def _hypothesis(name: str, seconds: float, crashes: str) -> None:
-    from pathlib import Path
-
-    from hypothesis import HealthCheck, given, seed, settings
-
-    from tests.fuzz.harness import inputs, run_one
-    from tests.fuzz.targets import TARGETS
-
-    target, runs, last = TARGETS[name], 0, b""
+def _hypothesis(target: Target, seconds: float, crashes: str) -> None:
+    runs, last = 0, b""
     end = time.monotonic() + seconds
 
     def one(data: Any) -> None:
@@ -59,7 +60,7 @@ def _hypothesis(name: str, seconds: float, crashes: str) -> None:
             seed(number)(checked(given(inputs(target))(one)))()
             number += 1
     except BaseException:
-        Path(crashes, f"{name}-crash-hypothesis").write_bytes(last)  # the last is the smallest that hypothesis found
+        Path(crashes, f"{target.name}-crash-hypothesis").write_bytes(last)  # the smallest it found
         raise
     finally:
         print(f"number_of_executed_units: {runs}")

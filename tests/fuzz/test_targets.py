@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from tests.fuzz.catalogue import TARGETS
 from tests.fuzz.harness import CORPUS, Target, TooMuch, corpus, inputs, run_one
-from tests.fuzz.targets import TARGETS
 from tests.timing import DEADLINE
 
 EXAMPLES = 60

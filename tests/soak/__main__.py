@@ -12,7 +12,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -35,7 +34,7 @@ class Result:
     """What was done, and what was there before and after."""
 
     minutes: float
-    done: Counter[str] = field(default_factory=Counter)
+    done: dict[str, int] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     before: dict[str, State] = field(default_factory=dict)
     after: dict[str, State] = field(default_factory=dict)
@@ -89,7 +88,7 @@ def _one(name: str, work: object, place: Place, result: Result) -> None:
         work(place)  # type: ignore[operator]
     except Exception as error:
         result.failures.append(f"{name}: {type(error).__name__}: {str(error)[:500]}")
-    result.done[name] += 1
+    result.done[name] = result.done.get(name, 0) + 1
 
 
 def _settled(cluster: EmbeddedCluster, uuid: str, before: dict[str, State] | None) -> dict[str, State]:
