@@ -58,6 +58,6 @@ def test_limits() -> None:
     ({}, ""), ({"apparmorProfile": "docker-default"}, "docker-default"), ({"apparmorProfile": "unconfined"}, ""),
     ({"selinuxLabel": "system_u:system_r:container_t:s0:c1,c2"}, "system_u:system_r:container_t:s0:c1,c2"),
 ])  # fmt: skip
-def test_label(described: dict[str, str], label: str) -> None:
+def test_label(described: dict[str, Any], label: str) -> None:
     """The label is AppArmor's or SELinux's; unconfined is none."""
     assert confinement.label(process(**described)) == label
