@@ -74,7 +74,8 @@ class BrokerClient:
 
     def resolve(self, host: str) -> list[Found]:
         """Look a name up as the container does; an address is found as itself."""
-        answer, _ = self._ask("resolve", host=host)
+        answer, sockets = self._ask("resolve", host=host)
+        _close(sockets)  # one that came along is nobody's
         with _well_formed():
             return [Found(_is(str, address), _is(bool, own)) for address, own in answer["addresses"]]
 
@@ -105,7 +106,7 @@ class BrokerClient:
 
     def remove(self, listening: Listening) -> None:
         """Remove the files of a unix socket; the sockets themselves are the caller's to close."""
-        self._ask("remove", made=listening.key)
+        _close(self._ask("remove", made=listening.key)[1])
 
     def close(self) -> None:
         """End the process; who waits for an answer gets :class:`BrokerError`. Does not block; may come twice."""
