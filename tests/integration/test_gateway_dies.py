@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import paramiko
 import pytest
-import yaml
 
-import arv_ssh
-from arv_ssh.cli import cluster_up
-from crunch_sshd.gateway.memory_limit import resident
 from crunch_sshd.runtimes import host_processes
 from tests.integration.conftest import Ssh
-from tests.integration.controllers import CLUSTER_ID
 from tests.integration.embedded_cluster import EmbeddedCluster, docker, docker_container
 from tests.timing import DEADLINE, wait_for
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="forwarding and the gateway's own SFTP need root")
 
 JOB = ("sh", "-c", "i=0; while :; do i=$((i+1)); echo $i >/tmp/count; sleep 0.1; done")
-LIMIT = 128 << 20
-"""Bytes, of memory; as ``GatewayMemory``."""
-WAITING = 5 << 19
-"""Bytes: a pipe's 1 MiB and 1.5 MiB of a channel's window of 2."""
 STUBBORN = "trap '' HUP TERM; echo in; while :; do sleep 1; done"
 
 
@@ -143,12 +130,6 @@ def test_the_kernel_takes_the_gateway_first(cluster: EmbeddedCluster, ssh: Ssh, 
     assert ssh(job, f"cat /proc/1/{score} /proc/self/{score}").stdout.decode().split() == [own, own]
 
 
-def events(cluster: EmbeddedCluster, uuid: str, message: str) -> list[dict[str, Any]]:
-    """Return what crunch-run and its gateway have logged with that message."""
-    lines = [json.loads(line) for line in cluster.log_text(uuid, "crunch-run.txt").splitlines()]
-    return [line for line in lines if line["msg"] == message]
-
-
 def test_no_secret_is_shown(cluster: EmbeddedCluster, job: str) -> None:
     """Neither the arguments nor the environment of the gateway's process hold a secret, nor the container's token."""
     process = Path(f"/proc/{cluster.gateway_pid(job)}")
@@ -156,49 +137,3 @@ def test_no_secret_is_shown(cluster: EmbeddedCluster, job: str) -> None:
     assert "v2/" not in shown and "ARVADOS_API_TOKEN" not in shown
     assert not [word for word in shown.replace("=", "\0").split("\0") if len(word) == 64]
     assert subprocess.run(["grep", "-c", job, process / "cmdline"], capture_output=True).stdout == b"1\n"
-
-
-@pytest.fixture(scope="module")
-def tight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCluster]:
-    """A cluster whose gateways may have little memory, and whose users may open many channels on a connection."""
-    cluster = EmbeddedCluster(tmp_path_factory.mktemp("tight") / "cluster")
-    cluster.directory.prepare()
-    cluster_up._write_config(cluster.directory)
-    written = yaml.safe_load(cluster.directory.config.read_text())
-    written["Clusters"][CLUSTER_ID]["Containers"]["ShellAccess"] |= {
-        "GatewayMemory": "128MiB", "Sessions": {"MaxSessions": 1000},
-    }  # fmt: skip
-    cluster.directory.config.write_text(yaml.safe_dump(written))
-    cluster.up()
-    yield cluster
-    cluster.down()
-
-
-def fill(client: paramiko.SSHClient) -> None:
-    """Open one more channel whose program reads nothing, and send more than its pipe takes: the rest waits."""
-    transport = client.get_transport()
-    assert transport is not None
-    channel = transport.open_session(timeout=DEADLINE)
-    channel.settimeout(DEADLINE)
-    channel.exec_command("exec sleep 12345")
-    channel.sendall(bytes(WAITING))
-
-
-@pytest.mark.timeout(5 * DEADLINE)  # some fifty programs are started, one after the other
-def test_memory_is_exhausted(tight: EmbeddedCluster) -> None:
-    """A gateway without room refuses new sessions with 503 and a sentence; one that still grows ends alone."""
-    ssh, job = Ssh(tight), tight.run(*JOB, image="arv-ssh/debian:test")
-    crunch_run, gateway = facts(tight.crunch_run_pid(job)), tight.gateway_pid(job)
-    with arv_ssh.connect(job, settings_file=str(tight.directory.env)) as client:
-        while resident(gateway) < 0.82 * LIMIT:
-            fill(client)
-        refused = ssh(job, "true")
-        assert refused.returncode == 255
-        assert f"the gateway of container {job} has no memory for another session" in refused.stderr.decode()
-        with pytest.raises((paramiko.SSHException, EOFError, OSError)):
-            while resident(gateway) < 2 * LIMIT:
-                fill(client)
-    (log,) = wait_for(lambda: events(tight, job, "the gateway is beyond its memory limit; ending it"))
-    assert log["limit"] == LIMIT
-    works_again(ssh, job)
-    assert facts(tight.crunch_run_pid(job)) == crunch_run and tight.container(job)["state"] == "Running"
