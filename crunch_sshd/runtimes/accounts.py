@@ -124,7 +124,8 @@ def _entries(passwd: str) -> Iterator[_Entry]:
 
 def _groups(group_file: str) -> Iterator[_Group]:
     for fields in _lines(group_file):
-        name, _, number, members = (*fields[:4], *[""] * (4 - len(fields)))
+        name, _, number = (*fields[:3], *[""] * (3 - len(fields)))
+        members = ":".join(fields[3:])  # the last field is all that is left of the line
         gid = _number(number)
         if gid is not None:
             yield _Group(name, gid, tuple(member.strip(SPACE) for member in members.split(",")))
