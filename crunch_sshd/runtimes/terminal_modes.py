@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import struct
 import termios
+from contextlib import suppress
 
 from crunch_sshd.runtimes import Terminal
 
@@ -58,7 +59,8 @@ def apply(descriptor: int, modes: bytes) -> None:
             field, name = FLAGS[opcode]
             flag = getattr(termios, name, LINUX_ONLY.get(name, 0))
             attributes[field] = attributes[field] | flag if value else attributes[field] & ~flag
-    termios.tcsetattr(descriptor, termios.TCSANOW, attributes)
+    with suppress(termios.error):  # parity, say, which a pty has not: the C library sets the rest, and then complains
+        termios.tcsetattr(descriptor, termios.TCSANOW, attributes)
 
 
 def resize(descriptor: int, terminal: Terminal) -> None:
