@@ -57,6 +57,11 @@ def _tuple(entry: Any) -> tuple[Any, ...]:
     return entry.name, entry.gid, tuple(members)
 
 
+def _whole(text: str, colons: int) -> bool:
+    """Say whether each line has all its fields: of one that is cut, glibc's two readers differ."""
+    return "\0" not in text and all(line.count(":") >= colons for line in text.split("\n") if line)
+
+
 def passwd(data: bytes) -> None:
     """Who has an entry, and with which numbers, is what glibc's own reader finds; root can always log in."""
     text = data.decode("utf-8", "replace")
@@ -65,7 +70,7 @@ def passwd(data: bytes) -> None:
         if nss_files.NO_ID not in one[1:3] and one[0][:1] not in b"+-"
     ]  # fmt: skip
     ours = [(one.name.encode(), one.uid, one.gid, one.home.encode()) for one in accounts._entries(text)]
-    assert ours == theirs, (ours, theirs)
+    assert not _whole(text, 6) or ours == theirs, (ours, theirs)
     assert accounts.find(text, "root", "", "c").name == "root"
     accounts.find(text, "", "", "c")
     try:
@@ -82,7 +87,7 @@ def group(data: bytes) -> None:
         if gid != nss_files.NO_ID and name[:1] not in b"+-"
     ]  # fmt: skip
     ours = [(one.name.encode(), one.gid, {m.encode() for m in one.members if m}) for one in accounts._groups(text)]
-    assert ours == theirs, (ours, theirs)
+    assert not _whole(text, 3) or ours == theirs, (ours, theirs)
 
 
 def dns_answer(data: bytes) -> None:
