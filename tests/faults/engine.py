@@ -28,7 +28,8 @@ class Engine:
         words = ["--data-root", f"{root}/data", "--exec-root", f"{root}/exec", "-H", self.url, "-p", f"{root}/pid"]
         with (root / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                ["dockerd", *words, "--bridge", "none", "--iptables=false", "--ip-forward=false"],
+                # In a network namespace of its own: an engine without a bridge removes the one of the machine's engine.
+                ["unshare", "--net", "dockerd", *words, "--bridge", "none", "--iptables=false", "--ip-forward=false"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         wait_for(lambda: self._answers() or not self.runs(), "the engine to answer")
