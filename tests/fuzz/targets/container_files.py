@@ -66,7 +66,7 @@ def passwd(data: bytes) -> None:
     text = data.decode("utf-8", "replace")
     theirs = [
         one for one in _entries(text.encode(), _libc.fgetpwent_r, _Passwd)
-        if accounts.NO_ID not in one[1:3] and one[0][:1] not in b"+-"
+        if accounts.NO_ID not in one[1:3] and not one[0].startswith((b"+", b"-"))
     ]  # fmt: skip
     ours = [(one.name.encode(), one.uid, one.gid, one.home.encode()) for one in accounts._entries(text)]
     assert not _whole(text, 6) or ours == theirs, (ours, theirs)
@@ -83,7 +83,7 @@ def group(data: bytes) -> None:
     text = data.decode("utf-8", "replace")
     theirs = [
         (name, gid, set(members)) for name, gid, members in _entries(text.encode(), _libc.fgetgrent_r, _Group)
-        if gid != accounts.NO_ID and name[:1] not in b"+-"
+        if gid != accounts.NO_ID and not name.startswith((b"+", b"-"))
     ]  # fmt: skip
     ours = [(one.name.encode(), one.gid, {m.encode() for m in one.members if m}) for one in accounts._groups(text)]
     assert not _whole(text, 3) or ours == theirs, (ours, theirs)
