@@ -20,9 +20,9 @@ from crunch_sshd.inside import linux
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
 PYTHON_IGNORES = {_signal.SIGPIPE, _signal.SIGXFSZ}
 """It learns of both from the call that fails."""
-
 
 
 def load(descriptor: str) -> dict[str, Any]:

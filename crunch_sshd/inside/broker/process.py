@@ -174,13 +174,14 @@ def _report(gateway: socket.socket, failure: str) -> None:
 
 def main() -> None:
     """Enter by the job in argument 1; serve on the descriptor in argument 2; argument 3 is the user's home."""
-    job, descriptor, home = sys.argv[1:]
+    words, descriptor, home = sys.argv[1:]
+    job = enter.load(words)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it ends with the gateway, not before
     gateway = socket.socket(fileno=int(descriptor))
     os.set_inheritable(int(descriptor), False)
     try:
-        enter.enter(enter.load(job))
+        enter.enter(job)
     except OSError as error:
         _report(gateway, error.strerror or str(error))
         return
