@@ -25,7 +25,7 @@ GREETING_LIMIT = 4 * MB
 def gateway(cluster: EmbeddedCluster, busybox: str, ssh: Ssh) -> int:
     """The pid of a gateway that has had a session, so that what is loaded once is loaded."""
     assert ssh(busybox, "true").returncode == 0
-    return cluster.crunch_run_pid(busybox)
+    return cluster.gateway_pid(busybox)
 
 
 CASES = [

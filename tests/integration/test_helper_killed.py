@@ -39,7 +39,7 @@ def test_broker(cluster: EmbeddedCluster, ssh: Ssh, debian: str, number: signal.
     """What is forwarded stays so, whatever ends the broker: the port of before, new ones, and connections to inside."""
     socket_file = "/tmp/helper-killed"
     master = Master(ssh, debian)
-    gateway = cluster.crunch_run_pid(debian)
+    gateway = cluster.gateway_pid(debian)
     try:
         with host_server(greet) as outside:
             inside = master.listen(f"0:127.0.0.1:{outside}")
@@ -62,7 +62,7 @@ def test_broker(cluster: EmbeddedCluster, ssh: Ssh, debian: str, number: signal.
 def test_file_server(cluster: EmbeddedCluster, ssh: Ssh, debian: str, tmp_path: Path, program: str) -> None:
     """The user reads what ended a transfer, and the client's exit status says that it failed."""
     config = str(cluster.directory.ssh_config)
-    gateway = cluster.crunch_run_pid(debian)
+    gateway = cluster.gateway_pid(debian)
     assert ssh(debian, "truncate -s 20G /tmp/killed-large").returncode == 0
     target = tmp_path / "large"
     argument = f"{debian}:/tmp/killed-large"

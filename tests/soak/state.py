@@ -55,6 +55,7 @@ def look(cluster: EmbeddedCluster, uuid: str) -> dict[str, State]:
     return {
         "controller": of_process(cluster.controller_pid()),
         "crunch-run": of_process(cluster.crunch_run_pid(uuid)),
+        "gateway": of_process(cluster.gateway_pid(uuid)),
         "container": State(0, 0, 0, in_container(uuid)),
     }
 
