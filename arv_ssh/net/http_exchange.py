@@ -151,6 +151,7 @@ class ServerExchange:
         if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
             return False
         self._http.start_next_cycle()
+        self._method = b""  # a refusal of what follows is no answer to HEAD
         if self._http.trailing_data[0]:  # the client did not wait for the answer
             self.step(Step.BYTES)
         return True

@@ -19,7 +19,7 @@ def test_nothing_is_wrong_and_nothing_is_left_after_a_minute_of_mixed_work(tmp_p
     assert sum(result.done.values()) > 20
 
 
-@pytest.mark.parametrize("change", [{"memory": 2 * MEMORY}, {"descriptors": 9}, {"threads": 99}, {"children": 2}])
+@pytest.mark.parametrize("change", [{"memory": 2 * MEMORY}, {"descriptors": 99}, {"threads": 99}, {"children": 2}])
 def test_what_is_left_over_is_named(change: dict[str, int]) -> None:
     before = State(memory=1, descriptors=8, threads=2, children=1)
     after = replace(before, **change)

@@ -107,6 +107,7 @@ def forward(place: Place) -> None:
         with subprocess.Popen(place.ssh(options=(*ways, "-o", "ExitOnForwardFailure=yes"))) as ssh:
             try:
                 wait_for(near.exists, "the forwarded socket")
+                wait_for(lambda: _listens(place, far), "the socket in the container")
                 assert _through(near, data) == data
             finally:
                 ssh.terminate()
@@ -120,6 +121,11 @@ def _echo(server: socket.socket) -> None:
     with connection:
         while words := connection.recv(65536):
             connection.sendall(words)
+
+
+def _listens(place: Place, path: str) -> bool:
+    """Say whether a socket in the container is listened at; a file is there a moment before that is so."""
+    return path.encode() in _run(place.ssh("grep -s 00010000 /proc/net/unix || true"))
 
 
 def _send(sock: socket.socket, data: bytes) -> None:

@@ -129,3 +129,17 @@ def test_unknown_status() -> None:
     exchange.receive(GET)
     read(exchange)
     assert exchange.answer(499, [("Content-Length", "0")], b"").startswith(b"HTTP/1.1 499 \r\n")
+
+
+def test_refusal_after_head() -> None:
+    """What is not HTTP after an answer to HEAD is refused with a body: it is no answer to HEAD."""
+    exchange = ServerExchange()
+    exchange.receive(GET.replace(b"GET", b"HEAD"))
+    assert read(exchange) == ["Request", "EndOfMessage"]
+    exchange.step(Step.WHOLE)
+    assert exchange.answer(200, [("Content-Length", "2")], b"ok").endswith(b"\r\n\r\n")
+    assert exchange.next_request()
+    exchange.receive(b"nonsense\r\n\r\n")
+    with pytest.raises(h11.RemoteProtocolError):
+        exchange.next_event()
+    assert exchange.answer(400, [("Content-Length", "2")], b"no").endswith(b"\r\n\r\nno")
