@@ -229,7 +229,7 @@ class BrokerClient:
             future = running.waiting.pop(answer.identifier, None)
         if future is None:
             answer.close()
-            raise Malformed("an answer is for nobody")
+            raise Malformed("an answer to no request")
         future.set_result(answer)
 
     def _over(self, running: _Running, failure: str) -> None:

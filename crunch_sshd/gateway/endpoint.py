@@ -88,7 +88,7 @@ class Endpoint:
         if request.path == "/end" and request.method == "POST":
             return self._end_session(request)
         if request.path != "/ssh":
-            raise NotFound(f"this is the gateway of a container; it has nothing at {request.path}")
+            raise NotFound(f"no such path: {request.path} (this is a container gateway)")
         if request.method != "POST" or request.headers.get("upgrade", "").lower() != "ssh":
             raise BadRequest("the gateway takes POST /ssh with the header Upgrade: ssh")
         proof = self._check_request(request)

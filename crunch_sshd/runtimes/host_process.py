@@ -234,7 +234,7 @@ class HostProcess(Process):
         try:
             self.wait()
         except ArvSshError:
-            logger.debug("nobody asked for the exit status, and it was lost")
+            logger.debug("the exit status was lost; no one had asked for it")
 
     def _release(self) -> None:
         """Close all descriptors. Holds the lock."""

@@ -133,7 +133,7 @@ class GatewayTransport(paramiko.Transport):
         try:
             self._send_user_message(message)
         except (OSError, paramiko.SSHException) as error:
-            logger.debug("the client was gone before it could be told: %s", error)
+            logger.debug("the client left before it could be notified: %s", error)
         self.close()
 
     def _send_user_message(self, data: Message | Packet) -> None:
