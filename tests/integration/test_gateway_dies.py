@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,41 @@ def test_killed_in_mid_session(cluster: EmbeddedCluster, ssh: Ssh, job: str) -> 
     wait_for(lambda: count(job) > before, "the job to go on")
     wait_for(lambda: "12345" not in inside(job) and "trap" not in inside(job), "the sessions' programs to end")
     wait_for(lambda: children(crunch_run[0]) == [cluster.gateway_pid(job)], "the rest to be reaped")
+
+
+@pytest.fixture
+def narrow() -> Iterator[Callable[[int], None]]:
+    """Give a process next to no memory beyond what it has: the kernel kills it when it asks for more (cgroups(7))."""
+    root = Path("/sys/fs/cgroup/memory")
+    limit = "memory.limit_in_bytes" if root.is_dir() else "memory.max"
+    group = (root if root.is_dir() else Path("/sys/fs/cgroup")) / f"arv-ssh-test-{os.getpid()}"
+    group.mkdir()
+
+    def move(pid: int) -> None:
+        (group / limit).write_text(f"{1 << 20}\n")
+        (group / "cgroup.procs").write_text(f"{pid}\n")
+
+    yield move
+    wait_for(lambda: not (group / "cgroup.procs").read_text(), "the process to be gone")
+    group.rmdir()
+
+
+def test_memory_exhausted(cluster: EmbeddedCluster, ssh: Ssh, job: str, narrow: Callable[[int], None]) -> None:
+    """A gateway that the kernel kills for its memory takes its sessions with it, but not the job; the next one serves."""
+    crunch_run, gateway = facts(cluster.crunch_run_pid(job)), cluster.gateway_pid(job)
+    with ssh.start(job, "echo in; exec sleep 12345") as session:
+        assert session.stdout and session.stdout.readline() == b"in\n"
+        before = count(job)
+        narrow(gateway)
+        # Each session takes some memory; the last of them is cut off with the gateway.
+        wait_for(lambda: ssh(job, "head -c 20000000 /dev/zero").returncode == 255, "the kernel to kill the gateway")
+        works_again(ssh, job)
+        _, stderr = session.communicate(timeout=DEADLINE)
+        assert session.returncode == 255
+        assert f"Connection to {job} closed by remote host" in stderr.decode()
+    assert facts(cluster.crunch_run_pid(job)) == crunch_run and cluster.gateway_pid(job) != gateway
+    wait_for(lambda: count(job) > before, "the job to go on")
+    wait_for(lambda: "12345" not in inside(job), "the session's program to end")
 
 
 def test_helpers_and_sockets(cluster: EmbeddedCluster, ssh: Ssh, job: str, tmp_path: Path) -> None:
