@@ -99,7 +99,7 @@ def narrow() -> Iterator[Callable[[int], None]]:
 
 
 def test_memory_exhausted(cluster: EmbeddedCluster, ssh: Ssh, job: str, narrow: Callable[[int], None]) -> None:
-    """A gateway that the kernel kills for its memory takes its sessions with it, but not the job; the next one serves."""
+    """A gateway that the kernel kills for its memory takes its sessions with it, but not the job."""
     crunch_run, gateway = facts(cluster.crunch_run_pid(job)), cluster.gateway_pid(job)
     with ssh.start(job, "echo in; exec sleep 12345") as session:
         assert session.stdout and session.stdout.readline() == b"in\n"
