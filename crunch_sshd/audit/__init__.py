@@ -1,5 +1,5 @@
-"""What is recorded of an SSH connection: its channels, its file transfers, its terminals.
+"""The records of an SSH connection: its channels, its file transfers, its terminals.
 
-Owns what is looked at and which record is made of it. Must not decide what a session may do; how records reach the disk
-is :mod:`arv_ssh.audit`'s.
+Owns the choice of what to look at and which record to make of it. Must not decide what a session may do;
+:mod:`arv_ssh.audit` brings the records to the disk.
 """

@@ -1,6 +1,6 @@
-"""What the audit tells of one SSH connection's channels: each one's beginning, its end, or why it was refused.
+"""The audit of one SSH connection's channels: the beginning and end of each, or why it was refused.
 
-Owns the events and their fields. Whether they are written, and when, is the :class:`Trail`'s affair.
+Owns the events and their fields. The :class:`Trail` decides whether and when they are written.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class OpenChannels:
             self._open.add(channel)
 
     def remove(self, channel: ChannelAudit) -> None:
-        """Note that it has ended."""
+        """Note that ``channel`` has ended."""
         with self._changed:
             self._open.discard(channel)
             self._changed.notify_all()
@@ -50,10 +50,10 @@ class OpenChannels:
 
 
 class ChannelAudit:
-    """One channel, or one place that a client listens at. ``facts`` are told in each of its records.
+    """One channel, or one place that a client listens at. Each of its records contains ``facts``.
 
-    ``received`` and ``sent`` are bytes from and to the client, counted by who moves them; ``reason`` is why it ended,
-    where it did not end by itself; ``outcome`` is told in the last record alone.
+    ``received`` and ``sent`` are bytes from and to the client, counted by the code that moves them; ``reason`` is why
+    the channel ended, if it did not end by itself; only the last record contains ``outcome``.
     """
 
     def __init__(self, connection: ConnectionAudit, facts: dict[str, Any]) -> None:
@@ -69,29 +69,29 @@ class ChannelAudit:
 
     @property
     def on(self) -> bool:
-        """Say whether anything of it is recorded."""
+        """Say whether the channel is recorded at all."""
         return self._trail.on
 
     @property
     def name(self) -> str:
-        """Return what tells the channel from all others of its container: the request's id and its number."""
+        """Return a name unique among the container's channels: the request's id and the channel's number."""
         return f"{self._facts.get('container_uuid', '')}-{self._facts.get('request_id', '')}-{self._facts['channel']}"
 
     @property
     def required(self) -> bool:
-        """Say whether nothing may happen that is not recorded before."""
+        """Say whether everything must be recorded before it may happen."""
         return self._trail.required
 
     def add(self, **facts: Any) -> None:
-        """Tell these in all records from now on."""
+        """Add ``facts`` to all records from now on."""
         self._facts |= facts
 
     def lost(self) -> None:
-        """Note that it ends with its connection, or because the client closed it. Any thread."""
+        """Note that the channel ends with its connection, or because the client closed it. Any thread."""
         self.reason = self.reason or self.connection.reason or "the client left"
 
     def begin(self) -> None:
-        """Record the beginning; where that is required, returns only when it is on the disk.
+        """Record the beginning; where records are required, return only when it is on the disk.
 
         Raises :class:`arv_ssh.audit.trail.NotRecorded`. Not for the transport thread.
         """
@@ -100,7 +100,7 @@ class ChannelAudit:
         self._channels.add(self)
 
     def end(self) -> None:
-        """Record the end of what began. May come twice. Any thread."""
+        """Record the end, if the beginning was recorded. May come twice. Any thread."""
         with self._lock:
             started, self._started = self._started, None
         if started is not None:
@@ -117,11 +117,11 @@ class ChannelAudit:
             self._channels.remove(self)
 
     def refuse(self, reason: str) -> None:
-        """Record that it was not to be. Any thread."""
+        """Record that the channel was refused. Any thread."""
         self._trail.note(REFUSED, **self._facts, reason=reason)
 
     def note(self, name: str, **fields: Any) -> None:
-        """Record something that happened on it. Any thread."""
+        """Record something that happened on the channel. Any thread."""
         self._trail.note(name, **self._facts, **fields)
 
     def commit(self, name: str, **fields: Any) -> Future[None] | None:
@@ -134,7 +134,7 @@ class ChannelAudit:
 
 
 class ConnectionAudit:
-    """One SSH connection; ``facts`` are told in every record of its channels."""
+    """One SSH connection; every record of its channels contains ``facts``."""
 
     def __init__(
         self,
@@ -149,11 +149,11 @@ class ConnectionAudit:
         self.reason = ""
         """Why the gateway ends the connection."""
         self.facts = facts
-        """Who, where from, which container and which request: what the log's lines of a connection say, too."""
+        """Who, where from, which container and which request; the log's lines of a connection say these, too."""
         self._numbers = itertools.count()
 
     def refuse(self, reason: str) -> None:
-        """Record that the connection was not to be. Any thread."""
+        """Record that the connection was refused. Any thread."""
         self.trail.note(CONNECTION_REFUSED, **self.facts, reason=text(reason))
 
     def channel(self, kind: str, **facts: Any) -> ChannelAudit:
@@ -175,7 +175,7 @@ class GatewayAudit:
         return ConnectionAudit(self._trail, self._channels, self._recordings, **facts)
 
     def close(self) -> None:
-        """Write what waits, the ends of all channels among it. Blocks for some seconds at most."""
+        """Write all waiting records, including the ends of all channels. Blocks for some seconds at most."""
         for channel in self._channels.wait(LAST_ENDS):
             channel.reason = channel.reason or "the gateway stopped"
             channel.end()

@@ -1,7 +1,7 @@
 """Recordings of sessions on a terminal, as asciicast v2 files: what the program showed and when, never what was typed.
 
-Owns the form of the files, the thread that writes them, and that nobody waits for it: what the disk does not take in
-time is left out, and a marker in the recording says how much. Each recording is a file of its own.
+Owns the form of the files and the thread that writes them, and ensures that no session waits for it: output that the
+disk does not take in time is left out, and a marker in the recording says how much. Each recording is a separate file.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from crunch_sshd.runtimes import Terminal
 logger = logging.getLogger(__name__)
 
 LIMIT = 8 * 1024 * 1024
-"""Bytes of output of all sessions that wait to be written, and what keeping them takes."""
+"""Bytes of output that wait to be written, over all sessions, including the memory it takes to keep them."""
 EVENT_COST = 512
-"""Bytes that an event takes beside its output: a program that says one byte at a time fills the memory with these."""
+"""Bytes that an event takes besides its output: a program that writes a byte at a time fills the memory with these."""
 LAST_WRITES = 2.0
-"""Seconds for what waits to be written when the gateway stops."""
+"""Seconds to write the waiting events when the gateway stops."""
 OUTPUT, RESIZE, MARKER = "o", "r", "m"
 """The codes of events (asciicast v2, "Supported event codes")."""
 _OBEYED = re.compile("[\x7f-\x9f\u2028\u2029]")
-"""What JSON need not escape, and yet a terminal obeys or readers of lines take for an end: people look with cat."""
+"""What JSON need not escape, yet a terminal obeys or line readers take for a line's end: people look with cat."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,16 @@ class _Event:
     seconds: float
     data: bytes
     missing: int
-    """Bytes of output that found no room just before."""
+    """Bytes of output just before it that found no room."""
 
     @property
     def cost(self) -> int:
-        """Bytes of memory that it takes."""
+        """Bytes of memory that the event takes."""
         return EVENT_COST + len(self.data)
 
 
 class Recording:
-    """One session's. ``name`` is its file's; ``lost`` counts the bytes of output that are not in it."""
+    """One session's recording. ``name`` is the file's name; ``lost`` counts the bytes of output missing from it."""
 
     def __init__(self, recordings: Recordings, path: Path, terminal: Terminal) -> None:
         self._recordings = recordings
@@ -71,11 +71,11 @@ class Recording:
 
     @property
     def name(self) -> str:
-        """Return the name of its file."""
+        """Return the name of the recording's file."""
         return self._path.name
 
     def output(self, data: bytes) -> None:
-        """Record what the program said. Never blocks."""
+        """Record the program's output. Never blocks."""
         self._put(OUTPUT, data)
 
     def resize(self, terminal: Terminal) -> None:
@@ -83,7 +83,7 @@ class Recording:
         self._put(RESIZE, f"{terminal.columns}x{terminal.rows}".encode())
 
     def end(self) -> None:
-        """Close the file, once what waits is written. Never blocks."""
+        """Have the file closed once all waiting events are written. Never blocks."""
         self._put("", b"")
 
     def _put(self, code: str, data: bytes) -> None:
@@ -126,11 +126,11 @@ class Recording:
         self._append([header])
 
     def _lines(self, happened: _Event) -> list[Any]:
-        """Return the entries of an event. What an output's last bytes begin is completed by the next one's first."""
+        """Return an event's entries. A character cut at the end of an output is completed by the next output."""
         found: list[Any] = []
         at = round(happened.seconds, 6)
         if happened.missing:
-            cut = self._decoder.decode(b"", final=True)  # nothing will complete what was begun before the gap
+            cut = self._decoder.decode(b"", final=True)  # a character cut by the gap will never be completed
             found += [[at, OUTPUT, cut]] if cut else []
             found.append([at, MARKER, f"{happened.missing} bytes of output are missing here: the disk was too slow"])
         text = (
@@ -151,7 +151,7 @@ class Recording:
         self._size += len(data)
 
     def _take_back(self) -> None:
-        """Leave no half line, which no player could read past."""
+        """Remove a half-written line, which no player could read past."""
         if self._descriptor >= 0:
             with suppress(OSError):
                 os.ftruncate(self._descriptor, self._size)
@@ -175,16 +175,16 @@ class Recordings:
         self._thread: threading.Thread | None = None
 
     def begin(self, session: str, terminal: Terminal) -> Recording | None:
-        """Begin to record a session, in a file of its own whose name begins with ``session``."""
+        """Begin to record a session, in a new file whose name begins with ``session``."""
         if self._directory is None:
             return None
         when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         name = re.sub("[^A-Za-z0-9-]", "_", session)
-        # Request ids are the client's to choose: of two sessions with one, neither may keep the other from its file.
+        # Clients choose request ids: two sessions with the same id must not keep each other from their files.
         return Recording(self, self._directory / f"{name}-{when}-{secrets.token_hex(4)}.cast", terminal)
 
     def put(self, happened: _Event) -> bool:
-        """Have an event written; False when as much waits as may. The end of a recording always has room."""
+        """Have an event written; False when the limit is reached. The end of a recording always has room."""
         with self._changed:
             if happened.code and (self._closing or self._bytes + happened.cost > self._limit):
                 return False
@@ -197,7 +197,7 @@ class Recordings:
         return True
 
     def close(self) -> None:
-        """Write what waits; gives up after LAST_WRITES seconds."""
+        """Write all waiting events; give up after LAST_WRITES seconds."""
         with self._changed:
             self._closing = True
             self._changed.notify()

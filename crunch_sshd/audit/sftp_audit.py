@@ -1,8 +1,8 @@
-"""The audit of an SFTP session: stands between a channel's input and the server, and looks at what the server answers.
+"""The audit of an SFTP session: stands between a channel's input and the server, and looks at the server's answers.
 
-Owns that, where records are required, no request for an operation on files reaches the server before its record is on
-the disk; the waiting is :class:`crunch_sshd.ssh.channel_input.ChannelInput`'s, whose thread it is. What is read of
-the packets is :mod:`crunch_sshd.audit.sftp_operations`'.
+Ensures that, where records are required, no request for an operation on files reaches the server before its record is
+on the disk; :class:`crunch_sshd.ssh.channel_input.ChannelInput` does the waiting, on its own thread.
+:mod:`crunch_sshd.audit.sftp_operations` reads the packets.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from crunch_sshd.audit.sftp_operations import Facts, FileOperations
 from crunch_sshd.ssh.channel_input import Sink
 
 ASKED = "sftp.request"
-"""The event of an operation that the server is about to be asked for; only where records are required."""
+"""The event of an operation about to be requested from the server; only where records are required."""
 
 
 class SftpAudit:
-    """One SFTP session's. It is the :class:`Sink` of the session's input once it is attached to the server."""
+    """One SFTP session's audit: the :class:`Sink` of the session's input once it is attached to the server."""
 
     def __init__(self, audit: ChannelAudit) -> None:
         self._audit = audit
@@ -32,16 +32,16 @@ class SftpAudit:
         """Why the session must end: a record could not be written."""
 
     def attach(self, server: Sink) -> SftpAudit:
-        """Pass what comes on to ``server``."""
+        """Pass the session's input on to ``server``."""
         self._server = server
         return self
 
     def answers(self, data: bytes) -> None:
-        """Look at what the server sends to the client."""
+        """Look at the server's data for the client."""
         self._operations.answers(data)
 
     def end(self) -> None:
-        """Note what was left open."""
+        """Note the files that were left open."""
         self._operations.end()
 
     def _note(self, operation: str, facts: Facts) -> None:
@@ -50,7 +50,7 @@ class SftpAudit:
     # The sink.
 
     def write(self, data: bytes | memoryview) -> int:
-        """Pass on what is recorded; what is not yet is not taken."""
+        """Pass on data once it is recorded; take none before."""
         if not self._seen:
             self._look(data)
         if not (self._late or all(future.done() for future in self._asked)):
@@ -68,10 +68,10 @@ class SftpAudit:
         self._seen = len(data)
 
     def _check(self) -> None:
-        """End the session when a record could not be written: the server gets no more to do."""
+        """End the session when a record could not be written: the server gets no more requests."""
         asked, self._asked = self._asked, []
         for future in asked:
-            future.cancel()  # one that is done stays what it is; the record of one that is late may still be written
+            future.cancel()  # no effect on one that is done; the record of one that is late may still be written
             error = future.exception() if future.done() and not future.cancelled() else TimeoutError()
             if error is not None:
                 self.refusal = self._audit.refusal(error)

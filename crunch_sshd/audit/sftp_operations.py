@@ -1,7 +1,7 @@
-"""What an SFTP session does to files, read from its packets as they pass the gateway.
+"""An SFTP session's operations on files, read from its packets as they pass the gateway.
 
-Owns the reading of both directions and the records made of it. The server runs as the session's user, and may be the
-image's own: nothing it could say of itself would count, but what passes here is what it was asked and what it answered.
+Owns the reading of both directions and the records made from it. The server runs as the session's user, and may be the
+image's own: its own reports would not count, but the packets that pass here are its actual requests and answers.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from crunch_sshd.inside.sftp.wire import Fields, Malformed
 MAX_HANDLE = 256
 """Bytes of a handle (draft-ietf-secsh-filexfer-02 §6.3)."""
 MAX_PENDING = 200_000
-"""Requests without an answer: more than fit into the channel's window and the pipes."""
+"""Unanswered requests: more than fit into the channel's window and the pipes."""
 KEPT = {wire.WRITE: 1 + 4 + 4 + MAX_HANDLE + 8 + 4, wire.DATA: 1 + 4 + 4}
-"""Bytes of a packet that are looked at, for those that carry data."""
+"""Bytes to look at in each kind of packet that carries data."""
 _LENGTH = 4
 
 Facts = dict[str, Any]
 Note = Callable[[str, Facts], None]
-"""Gets an operation and what there is to tell of it."""
+"""Gets an operation and the facts to record about it."""
 
 
 class Packets:
@@ -83,7 +83,7 @@ class _Request:
 class FileOperations:
     """Follows one SFTP session and notes what it does. ``requests`` is called by one thread, ``answers`` by another.
 
-    A stream that cannot be followed is noted once, and looked at no more: the server ends such a session itself.
+    A stream that cannot be followed is noted once, then ignored: the server ends such a session itself.
     """
 
     def __init__(self, note: Note) -> None:
@@ -95,7 +95,7 @@ class FileOperations:
         self._lost = False
 
     def requests(self, data: bytes | memoryview) -> list[tuple[str, Facts]]:
-        """Take what the client sends; return the operations on files that it asks for in it."""
+        """Take the client's data; return the operations on files that it requests."""
         found = []
         with self._lock:
             try:
@@ -112,7 +112,7 @@ class FileOperations:
         return found
 
     def answers(self, data: bytes) -> None:
-        """Take what the server sends, and note the operations that are done with it."""
+        """Take the server's data; note the operations that it completes."""
         with self._lock:
             try:
                 for packet in () if self._lost else self._answered.feed(data):
@@ -219,7 +219,7 @@ _WITH_PATHS: dict[int, tuple[str, tuple[str, ...]]] = {
     wire.RENAME: ("rename", ("path", "to")),
     wire.SYMLINK: ("symlink", ("target", "path")),
 }
-"""The requests that are recorded, and their leading strings. Looking at attributes and links is not."""
+"""The requests that are recorded, and their leading strings. Reading attributes and links is not recorded."""
 _EXTENSIONS: dict[bytes, tuple[str, tuple[str, ...]]] = {
     b"posix-rename@openssh.com": ("rename", ("path", "to")),
     b"hardlink@openssh.com": ("link", ("path", "to")),

@@ -1,7 +1,7 @@
 """Agent forwarding: a session's SSH_AUTH_SOCK inside the container, whose other end is the client's agent.
 
-Owns when that socket is there: from just before the session's program starts until the session is over. Each connection
-to it becomes a channel of its own (``auth-agent@openssh.com``), so any number of programs may use it at once.
+Owns that socket's lifetime: from just before the session's program starts until the session is over. Each connection
+to it becomes a separate channel (``auth-agent@openssh.com``), so any number of programs may use it at once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CHANNEL_TYPE = "auth-agent@openssh.com"
 
 
 class Agent:
-    """One session's agent. The methods block for a moment; they are not for the transport thread."""
+    """One session's agent. The methods block for a moment; do not call them on the transport thread."""
 
     def __init__(
         self, transport: GatewayTransport, relays: Relays, broker: BrokerClient, audit: ConnectionAudit

@@ -1,8 +1,9 @@
 """The gateway's side of the broker: requests to the process inside the container, sockets back.
 
-Owns the process: started with the first request, and with the next one when it was killed; ended by
-:meth:`BrokerClient.close`. The sockets are the gateway's own and outlive it, and the files of those it made are known
-here, so that the next one removes them. Any number of threads may ask at once; each waits for its own answer only.
+Owns the process: the first request starts it, the next one restarts it if it was killed, and
+:meth:`BrokerClient.close` ends it. The sockets belong to the gateway and outlive the process; the files of those it
+made are noted here, so that the next process removes them. Any number of threads may ask at once; each waits only for
+its own answer.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ MODULE = "crunch_sshd.inside.broker.process"
 END_TIMEOUT = 5.0
 """Seconds for the process to remove its files before it is killed."""
 MAX_STARTS = 20
-"""Processes for one connection: what kills them one after the other will kill the next one too."""
+"""Processes started for one connection: whatever kills this many one after the other will kill the next one too."""
 ENDED = "the process inside the container has ended"
 
 
 @dataclass(frozen=True)
 class Found:
-    """One address of a host; ``own`` says that it is the container's."""
+    """One address of a host; ``own`` says whether it is the container's."""
 
     address: str
     own: bool
@@ -61,7 +62,7 @@ class Listening:
 
 @dataclass(frozen=True)
 class _Running:
-    """One process, the socket to it, and who waits for its answers."""
+    """One process, the socket to it, and the requests that wait for its answers."""
 
     child: subprocess.Popen[bytes]
     sock: socket.socket
@@ -82,7 +83,7 @@ class BrokerClient:
         self._failure = ""
 
     def resolve(self, host: str) -> list[Found]:
-        """Look a name up as the container does; an address is found as itself."""
+        """Look a name up as the container does; an address resolves to itself."""
         answer = self._ask("resolve", host=host)
         answer.close()
         return [Found(address, own) for address, own in answer.addresses()]
@@ -96,7 +97,7 @@ class BrokerClient:
         return self._connected("connect-unix", path=path)
 
     def listen(self, host: str, port: int) -> Listening:
-        """Listen on ``host``: "" is every address, ``localhost`` both loopbacks; port 0 any free one."""
+        """Listen on ``host``: "" means every address, ``localhost`` both loopbacks; port 0 means any free one."""
         answer = self._ask("listen", host=host, port=port)
         with _closed_on_error(answer):
             return Listening(answer.identifier, answer.some_sockets(), port=answer.port())
@@ -108,7 +109,7 @@ class BrokerClient:
             return self._noted(Listening(answer.identifier, [answer.one_socket()], path=path), path)
 
     def listen_agent(self) -> Listening:
-        """Listen on a new unix socket in a directory of its own, both for the user alone."""
+        """Listen on a new unix socket in a new directory, both for the user alone."""
         answer = self._ask("listen-agent")
         with _closed_on_error(answer):
             path = answer.path()
@@ -117,19 +118,19 @@ class BrokerClient:
             )
 
     def remove(self, listening: Listening) -> None:
-        """Remove the files of a unix socket; the sockets themselves are the caller's to close."""
+        """Remove the files of a unix socket; the caller closes the sockets themselves."""
         with self._lock:
             paths = self._files.pop(listening.key, [])
         self._ask("remove", made=listening.key, paths=paths).close()
 
     def close(self) -> None:
-        """End the process; who waits for an answer gets :class:`BrokerError`. Does not block; may come twice."""
+        """End the process; waiting requests get :class:`BrokerError`. Does not block; may come twice."""
         with self._lock:
             self._failure = self._failure or "the connection is closed"
             running, self._running = self._running, None
         if running is not None:
             _shut_down(running.sock)
-            # Not a daemon: the gateway's end waits until the container is left clean.
+            # Not a daemon: the gateway does not end until the container is left clean.
             try:
                 threads.start(partial(_reap, running.child), "broker-end", daemon=False)
             except OSError:
@@ -141,7 +142,7 @@ class BrokerClient:
             return answer.one_socket()
 
     def _noted(self, listening: Listening, *paths: str) -> Listening:
-        """Keep the files that were made, for the next process if there must be one."""
+        """Remember the files that were made, in case a next process is needed."""
         with self._lock:
             self._files[listening.key] = list(paths)
         return listening
@@ -158,14 +159,14 @@ class BrokerClient:
         try:
             running.sock.send(message)
         except OSError:
-            _shut_down(running.sock)  # the process has ended: the receiver tells all who wait
+            _shut_down(running.sock)  # the process has ended: the receiver fails all waiting requests
         answer = future.result()
         with _closed_on_error(answer):
             answer.check()
         return answer
 
     def _started(self) -> _Running:
-        """Return the process, which is started if there is none. Holds the lock."""
+        """Return the process, starting it if it is not running. The caller holds the lock."""
         if self._failure:
             raise BrokerError(self._failure)
         if self._running is None:
@@ -233,7 +234,7 @@ class BrokerClient:
         future.set_result(answer)
 
     def _over(self, running: _Running, failure: str) -> None:
-        """Tell who waits that the process has ended; if it left files, have the next one know of them."""
+        """Fail all waiting requests, as the process has ended; if it left files, tell the next one about them."""
         with self._lock:
             unasked = self._running is running
             if unasked:
@@ -245,7 +246,7 @@ class BrokerClient:
         for future in waiting:
             future.set_exception(BrokerError(failure))
         if unasked:
-            running.child.kill()  # nothing, when it has ended
+            running.child.kill()  # no effect when it has ended
             running.child.wait()
         for key, paths in files:
             with suppress(BrokerError):

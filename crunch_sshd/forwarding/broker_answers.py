@@ -1,7 +1,7 @@
-"""What the broker's process says, read as what an enemy may have written: it runs where the container's user does.
+"""The broker process's answers, read as if an enemy had written them: it runs where the container's user does.
 
 Owns the form of its answers, and what becomes of the descriptors that come with them: each is closed or in an
-:class:`Answer`. Knows nothing of who asked.
+:class:`Answer`. Does not know who asked.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ MESSAGE_LIMIT = 64 * 1024
 MAX_SOCKETS = 16
 """Sockets in one answer: a name to listen on may have several addresses."""
 MAX_TEXT = 300
-"""Characters of an error's text: it is for a line on the user's screen."""
+"""Characters of an error's text: it goes on one line of the user's screen."""
 SENSELESS = "the process inside the container gave an answer that makes no sense"
 
 
 class BrokerError(Exception):
-    """What was asked cannot be done; the text is the system's: ``Connection refused``."""
+    """The request cannot be done; the text is the system's, e.g. ``Connection refused``."""
 
 
 class Malformed(Exception):
-    """The process does not keep to the protocol: nothing that it says from now on counts."""
+    """The process does not keep to the protocol: ignore everything it says from now on."""
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,19 @@ class Failed:
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to the request ``identifier``. The sockets are the asker's, also when a method raises BrokerError."""
+    """The answer to the request ``identifier``. The asker owns the sockets, even when a method raises BrokerError."""
 
     identifier: int
     values: dict[str, Any]
     sockets: list[socket.socket]
 
     def close(self) -> None:
-        """Close the sockets: nobody will have them."""
+        """Close the sockets, which no caller takes."""
         for sock in self.sockets:
             sock.close()
 
     def check(self) -> None:
-        """Raise :class:`BrokerError` when the answer is that it could not be done, or not all of it came."""
+        """Raise :class:`BrokerError` when the answer says that the request failed, or not all of the answer came."""
         if "error" in self.values:
             raise BrokerError(_printable(self.values["error"]))
         if self.values.get("sockets", 0) != len(self.sockets):
@@ -76,7 +76,7 @@ class Answer:
         return self.sockets
 
     def addresses(self) -> list[tuple[str, bool]]:
-        """Return addresses, each with "is the container's own"."""
+        """Return addresses, each with whether it is the container's own."""
         found = self.values.get("addresses")
         if not isinstance(found, list) or not all(map(_is_address, found)):
             raise BrokerError(SENSELESS)
@@ -114,7 +114,7 @@ def _printable(text: object) -> str:
 
 
 def receive(sock: socket.socket) -> Answer | Failed | None:
-    """Return what the process says next; None at the end. Raises :class:`Malformed`."""
+    """Return the process's next answer or failure; None at the end. Raises :class:`Malformed`."""
     try:
         message, descriptors, flags, _ = socket.recv_fds(sock, MESSAGE_LIMIT, MAX_SOCKETS, socket.MSG_CMSG_CLOEXEC)
     except OSError:
@@ -149,7 +149,7 @@ def _values(message: bytes, flags: int) -> dict[str, Any]:
 
 
 def _sockets(descriptors: list[int]) -> list[socket.socket]:
-    """Return the stream sockets that ``descriptors`` are; raises :class:`Malformed` when one is something else."""
+    """Return ``descriptors`` as stream sockets; raises :class:`Malformed` when one is something else."""
     sockets: list[socket.socket] = []
     try:
         for number, descriptor in enumerate(descriptors):

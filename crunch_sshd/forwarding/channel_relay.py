@@ -1,7 +1,7 @@
-"""A channel joined to a socket: what a forwarded connection is, whichever side opened it.
+"""A channel joined to a socket: a forwarded connection, whichever side opened it.
 
-Owns the two directions and their ends. EOF passes through each direction by itself (RFC 4254 §5.3 and shutdown(2)); the
-channel is closed when both are over. Each direction waits for nobody but its own reader.
+Owns the two directions and their ends. EOF passes through each direction separately (RFC 4254 §5.3 and shutdown(2));
+the channel is closed when both are over. Each direction waits only for its own reader.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ READ_SIZE = 256 * 1024
 
 
 class SocketSink:
-    """A connected socket as the place where a channel's data goes; ``over`` is called when no more of it is taken."""
+    """A connected socket as the destination of a channel's data; ``over`` is called when it takes no more."""
 
     def __init__(self, sock: socket.socket, over: Callable[[], None]) -> None:
         self._sock = sock
@@ -58,7 +58,7 @@ class SocketSink:
         self._over()
 
     def close(self) -> None:
-        """Close the socket; the caller has seen to it that nobody reads it any more."""
+        """Close the socket; the caller has made sure that no thread reads it any more."""
         with self._lock:
             self._closed = True
             self._sock.close()
@@ -84,12 +84,12 @@ class ChannelRelay:
         self._sink = SocketSink(sock, self._input_over.set)
         self._stdin = ChannelInput(channel)
         if sock.family != socket.AF_UNIX:
-            with suppress(OSError):  # the far end has gone again
+            with suppress(OSError):  # the far end has already gone
                 # As sshd: an interactive protocol may be inside.
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def run(self) -> None:
-        """Relay until both directions are over, then close the channel. For a thread of its own, once."""
+        """Relay until both directions are over, then close the channel. Call once, in a separate thread."""
         if not self._begin():
             return
         try:
@@ -98,11 +98,11 @@ class ChannelRelay:
             self._release()
 
     def start(self) -> None:
-        """Call :meth:`run` in a thread of its own. Raises OSError when this host has no room for one."""
+        """Call :meth:`run` in a new thread. Raises OSError when this host has no room for one."""
         threads.start(self.run, "forward")
 
     def end(self) -> None:
-        """End both directions at once; what waits is lost. Any thread, and no matter whether it runs yet."""
+        """End both directions at once; waiting data is lost. Any thread, whether or not :meth:`run` has begun."""
         self._stdin.close()
         self._input_over.set()
         shut_down(self._sock, socket.SHUT_RDWR)
@@ -116,7 +116,7 @@ class ChannelRelay:
 
     def _relay(self) -> None:
         self._stdin.attach(self._sink)
-        # Read into each time, as in HostProcess: a new object of that size is made and given back each time.
+        # One buffer for all reads, as in HostProcess: a new object of that size would be made and freed each time.
         room = untouched(READ_SIZE)
         try:
             while size := self._sock.recv_into(room):
@@ -153,7 +153,7 @@ class ChannelRelay:
 
     def closed(self) -> None:
         if self._channel.transport.is_active():
-            # The client closed the channel: what it sent before is still delivered, as sshd does it.
+            # The client closed the channel: what it sent before is still delivered, as in sshd.
             self._stdin.eof_received()
             shut_down(self._sock, socket.SHUT_RD)
         else:
@@ -161,7 +161,7 @@ class ChannelRelay:
 
 
 def shut_down(sock: socket.socket, how: int) -> None:
-    """Shut down a direction of a socket, or wake who waits for it; one that is closed already is no failure."""
+    """Shut down a direction of a socket, or wake a thread that waits for it; ignore a socket already closed."""
     with suppress(OSError):
         sock.shutdown(how)
 
@@ -177,7 +177,7 @@ class Relays:
         self._closed = False
 
     def reserve(self) -> bool:
-        """Take a place for a relay to come; False when all are taken, or the connection is over."""
+        """Reserve a place for a future relay; False when all are taken, or the connection is over."""
         with self._lock:
             if self._closed or self._reserved >= self._limit:
                 return False
@@ -185,12 +185,12 @@ class Relays:
             return True
 
     def release(self) -> None:
-        """Give back a place for which no relay came."""
+        """Give back a place that no relay used."""
         with self._lock:
             self._reserved -= 1
 
     def join(self, channel: GatewayChannel, sock: socket.socket, audit: ChannelAudit | None = None) -> ChannelRelay:
-        """Return the relay for a reserved place; it gives the place back at its end, which ``audit`` is told of."""
+        """Return the relay for a reserved place; when it ends, it gives the place back and notifies ``audit``."""
         relay = ChannelRelay(channel, sock, self._over, audit)
         with self._lock:
             self._running.add(relay)

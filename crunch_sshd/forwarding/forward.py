@@ -1,7 +1,7 @@
 """Forwarding (RFC 4254 §7 and OpenSSH's PROTOCOL §2.4): connections into and out of the container.
 
-Owns the channel types and global requests of it, the policy's place in each, and the words of a failure, which are
-sshd's. The sockets come from the broker, the data goes through :mod:`crunch_sshd.forwarding.channel_relay`.
+Owns its channel types and global requests, where each asks the policy, and the words of a failure, which are sshd's.
+The sockets come from the broker; the data goes through :mod:`crunch_sshd.forwarding.channel_relay`.
 """
 
 from __future__ import annotations
@@ -70,17 +70,17 @@ class Forwarding:
             "direct-tcpip": self._direct_tcpip,
             "direct-streamlocal@openssh.com": self._direct_streamlocal,
         }
-        """What answers a CHANNEL_OPEN, now or later, by the channel's type. Transport thread."""
+        """The methods that answer a CHANNEL_OPEN, now or later, by the channel's type. Transport thread."""
 
     # The transport thread calls these.
 
     def global_request(self, kind: str, message: Message, reply: Reply) -> bool:
-        """Answer a global request, now or later; False when it is not one of forwarding's."""
+        """Answer a global request, now or later; False when it is not a forwarding request."""
         if kind not in RemoteForwards.KINDS:
             return False
         refusal = self._refusal(RemoteForwards.KINDS[kind])
         if refusal or self._remote is None:
-            # The reply has no place for it.
+            # The reply has no place for the reason.
             event(logger, "forwarding is refused", **self._audit.facts, request=kind, reason=refusal)
             self._audit.channel(kind).refuse(refusal)
             reply(False, ())
@@ -89,7 +89,7 @@ class Forwarding:
         return True
 
     def agent(self) -> Agent | None:
-        """Return the agent's place in a session, to be opened later; None when it is not allowed or not possible."""
+        """Return an agent for a session, to be opened later; None when it is not allowed or not possible."""
         refusal = self._refusal("agent")
         if refusal or self._broker is None:
             event(logger, "forwarding is refused", **self._audit.facts, request=CHANNEL_TYPE, reason=refusal)
@@ -162,7 +162,7 @@ class Forwarding:
     def _relay(
         self, opening: ChannelOpen, name: str, connect: Callable[[], socket.socket], audit: ChannelAudit
     ) -> None:
-        """Connect, answer the opening, and be the thread of what comes of it."""
+        """Connect, answer the opening, and relay the connection in this thread."""
         try:
             audit.begin()
             sock = connect()

@@ -1,6 +1,6 @@
 """A place inside the container whose connections become channels to the client.
 
-Owns accepting them, for remote forwarding and for the agent alike, and the end of it: sockets closed, files removed.
+Owns accepting them, for remote forwarding and for the agent alike, and the clean-up: sockets closed, files removed.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from crunch_sshd.ssh.transport import GatewayChannel, GatewayTransport
 logger = logging.getLogger(__name__)
 
 SHORTAGE_PAUSE = 1.0
-"""Seconds before accepting again when it failed, e.g. for want of file descriptors; the backlog keeps who waits."""
+"""Seconds before accepting again after a failure, e.g. for lack of file descriptors; the backlog keeps connections."""
 
 Fields = Callable[[Any], Sequence[str | int]]
-"""From the address of a connection's peer to the own fields of its channel's type."""
+"""Maps the address of a connection's peer to the fields specific to the channel's type."""
 
 
 class Listener:
@@ -60,7 +60,7 @@ class Listener:
         return self._listening
 
     def start(self) -> None:
-        """Take the threads that will accept, from :meth:`open` on. To be called once, always.
+        """Start the threads that will accept, from :meth:`open` on. Always call this, once.
 
         Raises OSError when this host has no room for them: then everything is closed.
         """

@@ -43,7 +43,7 @@ class Policy:
         return "" if getattr(self, kind) else f"{_WORDS[kind]} is switched off by this cluster's configuration"
 
     def reachable(self, host: str, found: Iterable[tuple[str, bool]], port: int) -> list[str]:
-        """Return those addresses of ``host`` that may be connected to; each comes with "is the container's own"."""
+        """Return the allowed addresses of ``host``; ``found`` says of each whether it is the container's own."""
         return [
             address
             for address, own in found

@@ -1,7 +1,7 @@
 """Remote forwarding (RFC 4254 §7.1, OpenSSH's PROTOCOL §2.4): listening inside the container for the client.
 
-Owns the table of what listens, by the words the client will cancel it with. The requests are worked on one after the
-other in a thread of their own, so that a cancellation never overtakes what it cancels.
+Owns the table of listeners, keyed by the words with which the client will cancel them. A separate thread handles the
+requests one after the other, so that a cancellation never overtakes the request it cancels.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NO_PORT = -1
 
 
 class RemoteForwards:
-    """What one connection's client has the container listen at."""
+    """The places at which the container listens for one connection's client."""
 
     KINDS = {
         "tcpip-forward": "remote",
@@ -43,7 +43,7 @@ class RemoteForwards:
         "streamlocal-forward@openssh.com": "unix",
         "cancel-streamlocal-forward@openssh.com": "unix",
     }
-    """The global requests, and the policy's kind that each belongs to."""
+    """The global requests, each with its kind in the policy."""
 
     def __init__(
         self, transport: GatewayTransport, relays: Relays, broker: BrokerClient, audit: ConnectionAudit
@@ -124,7 +124,7 @@ class RemoteForwards:
         with self._lock:
             self._listeners[host, allocated or NO_PORT] = listener, audit
         reply(True, (allocated,) if port == 0 else ())
-        listener.open()  # only now: the client cannot place a connection for a port that it does not know yet
+        listener.open()  # only now: the client cannot match a connection to a port that it does not know yet
 
     def _listener(self, host: str, port: int) -> Listener:
         if len(self._listeners) >= MAX_LISTENERS:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from crunch_sshd.runtimes import Account, StartFailed, Terminal
 
 NO_SHELL = 127
-"""What a shell says for "command not found"."""
+"""The exit status that a shell gives for "command not found"."""
 
 
 def login_shell(account: Account) -> list[str]:
@@ -27,7 +27,7 @@ def shell_command(account: Account, command: bytes) -> list[str]:
     """Return the vector that runs ``command``, which may hold any bytes but NUL."""
     text, encodable = _decode(command)
     if account.shell is not None:
-        # The runtime's API carries text. Other bytes come through as octal escapes (POSIX printf).
+        # The runtime's API carries text. Other bytes pass through as octal escapes (POSIX printf).
         return [account.shell, "-c", text if encodable else f'eval "$(printf \'{_octal(command)}\')"']
     try:
         words = shlex.split(text)

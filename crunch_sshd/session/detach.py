@@ -1,4 +1,4 @@
-"""Detach keys: the sequence by which a user leaves a program running, as ``docker attach`` has it. Pure."""
+"""Detach keys: the sequence with which a user leaves a program running, as in ``docker attach``. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _KEY = re.compile(r"ctrl-([@a-z\[\\\]^_])|([\x00-\x7f])")
 
 
 def parse(text: str) -> bytes:
-    """Return the bytes of a sequence such as ``ctrl-p,ctrl-q`` (single characters or ``ctrl-X``); "" is none.
+    """Return the bytes of a sequence such as ``ctrl-p,ctrl-q`` (single characters or ``ctrl-X``); "" means no keys.
 
     Raises :class:`BadRequest` for anything else.
     """
@@ -25,7 +25,7 @@ def parse(text: str) -> bytes:
 
 
 class DetachKeys:
-    """Looks for the sequence in a user's typing. A beginning of it is held back until it is clear what follows."""
+    """Looks for the sequence in a user's typing. A partial match is held back until it is clear what follows."""
 
     def __init__(self, sequence: bytes) -> None:
         self._sequence = sequence
@@ -33,7 +33,7 @@ class DetachKeys:
         self.complete = False
 
     def feed(self, data: bytes | memoryview) -> bytes:
-        """Return what may go on to the program; ``complete`` is true once the sequence was typed."""
+        """Return what may go on to the program; ``complete`` is true once the sequence has been typed."""
         passed = bytearray()
         for byte in data:
             if self.complete:
@@ -48,7 +48,7 @@ class DetachKeys:
         return bytes(passed)
 
     def _fall_back(self) -> bytes:
-        """Give up the oldest held bytes, down to the longest end of them that still begins the sequence."""
+        """Release the oldest held bytes, keeping the longest end of them that still begins the sequence."""
         held = self._sequence[: self._matched]
         for shorter in range(self._matched - 1, -1, -1):
             if held.endswith(self._sequence[:shorter]):

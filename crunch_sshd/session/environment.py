@@ -1,6 +1,6 @@
-"""The variables that a client sets for a session (RFC 4254 §6.4): as many as may be, and no more. Pure.
+"""The variables that a client sets for a session (RFC 4254 §6.4), up to the limits. Pure.
 
-Owns their count and size. Which names a client may set is :mod:`crunch_sshd.session.commands`' affair.
+Owns their count and size. :mod:`crunch_sshd.session.commands` decides which names a client may set.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class Environment:
         self._size = 0
 
     def add(self, name: str, value: str) -> bool:
-        """Set a variable, or set it anew; False when there is no room for it."""
+        """Set or replace a variable; return False when there is no room for it."""
         before = self.variables.get(name)
         size = self._size + _size(name, value) - (0 if before is None else _size(name, before))
         if size > ENVIRONMENT_SIZE or before is None and len(self.variables) >= ENVIRONMENT_VARIABLES:

@@ -1,7 +1,7 @@
-"""A terminal's sizes (RFC 4254 §6.7), of which the newest counts: none waits behind another.
+"""A terminal's sizes (RFC 4254 §6.7): only the newest counts, and no size waits behind another.
 
-Owns when a size is passed on: the first at once, then one in :data:`RESIZE_INTERVAL`. A program that redraws its screen
-for each would lag behind a window that somebody drags, and what records each would fill the memory.
+Owns when a size is passed on: the first at once, then one per :data:`RESIZE_INTERVAL`. A program that redraws its
+screen for each would lag behind a window that a user drags, and a recording of each would fill the memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Resizes:
         self._newest: Terminal | None = None
 
     def put(self, terminal: Terminal) -> None:
-        """Have the terminal's size changed soon."""
+        """Change the terminal's size soon."""
         with self._lock:
             waiting, self._newest = self._newest is not None, terminal
             if waiting:

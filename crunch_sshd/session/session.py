@@ -1,4 +1,4 @@
-"""A session channel (RFC 4254 §6): its requests on the transport thread, its program in a thread of its own.
+"""A session channel (RFC 4254 §6): its requests on the transport thread, its program in a separate thread.
 
 Owns what sshd does between ``pty-req`` and ``exit-status``. Knows the container only as a :class:`Runtime`.
 """
@@ -30,7 +30,7 @@ from crunch_sshd.ssh.transport import GatewayChannel
 logger = logging.getLogger(__name__)
 
 KILLED = 137
-"""The exit status after SIGKILL: what the kernel sends to all of a container when its first process ends."""
+"""The exit status after SIGKILL, which the kernel sends to all of a container when its first process ends."""
 LOST = 255
 """The exit status when the output was cut: what ssh itself uses for a lost connection, and never 0."""
 
@@ -111,7 +111,7 @@ class SessionChannel:
                 self._not_started(error)
 
     def _not_started(self, error: OSError) -> None:
-        """Answer with an exit status where there is no thread to say more. Transport thread."""
+        """Answer with an exit status because no thread could start to say more. Transport thread."""
         event(logger, "a session cannot start", level=logging.ERROR, **self._watch.audit.connection.facts,
               error=error.strerror)  # fmt: skip
         self._watch.audit.refuse(f"the gateway has no room for it: {error.strerror}")
@@ -205,13 +205,13 @@ class SessionChannel:
         return True
 
     def _break(self, message: Message) -> bool:
-        message.get_int()  # its length (RFC 4335); terminals here have one length only
+        message.get_int()  # the break's length (RFC 4335); terminals here have one length only
         with self._lock:
             process = self._process
         return process is not None and process.send_break()
 
     def _detach(self) -> None:
-        """End the session and leave the program running; :meth:`_relay` goes on to read what it says."""
+        """End the session and leave the program running; :meth:`_relay` keeps reading its output."""
         self._gone.set()
         self._watch.audit.reason = "detached"
         self._channel.send_request("exit-status", 0)
@@ -261,7 +261,7 @@ class SessionChannel:
     def _started_program(self, command: Command) -> Process:
         try:
             return self._start(command)
-        except threads.NO_ROOM as error:  # not the channel's: the client is there, and reads it
+        except threads.NO_ROOM as error:  # not the channel's error: the client is there, and reads it
             raise Unavailable(f"the gateway cannot start the program: {threads.reason(error)}") from error
 
     def _fail(self, error: Exception) -> None:
@@ -269,7 +269,7 @@ class SessionChannel:
         self._say(str(error))
 
     def _with_agent(self, command: Command) -> Command:
-        """Return the command with SSH_AUTH_SOCK, where the client asked for its agent and there is a place for it."""
+        """Return the command, with SSH_AUTH_SOCK if the client asked for its agent and there is a place for it."""
         if self._agent is None:
             return command
         try:
@@ -292,11 +292,11 @@ class SessionChannel:
             process.close()
 
     def _abandon(self) -> None:
-        """Hang the process up in a thread of its own, unless that was done. Any thread."""
+        """Hang the process up in a new thread, unless that is already done. Any thread."""
         with self._lock:
             process, self._process = self._process, None
         if process is not None:
-            # Not a daemon: when the gateway itself is told to end, it still ends what its sessions run.
+            # Not a daemon: when the gateway itself must end, it still ends the programs of its sessions.
             threading.Thread(target=self._hang_up, args=(process,), name="hang-up", daemon=False).start()
 
     def _relay(self, process: Process) -> int:
@@ -322,10 +322,10 @@ class SessionChannel:
         if self._gone.is_set():
             self._watch.audit.lost()
             return
-        self._gone.set()  # the program has ended by itself: what it left running is its own affair, as with sshd
+        self._gone.set()  # the program has ended by itself: anything it left running may stay, as with sshd
         if self._death_signal is not None:
             self._channel.send_request("exit-signal", self._death_signal, False, "", "en")
-        # After exit-signal too: stock ssh knows only this one, and would end with 255.
+        # After exit-signal too: stock ssh knows only this one, and would otherwise end with 255.
         self._channel.send_request("exit-status", status)
         # Not before: a client without more input closes the channel at once, and has no use for a status after that.
         self._channel.shutdown_write()
@@ -345,7 +345,7 @@ class SessionChannel:
     def _hang_up(self, process: Process) -> None:
         try:
             process.hang_up()
-        except ArvSshError as error:  # the engine is gone, say; there is no client left to tell
+        except ArvSshError as error:  # e.g. the engine is gone; there is no client left to tell
             facts = self._watch.audit.connection.facts
             event(logger, "a session's processes may be left over", level=logging.ERROR, **facts, error=str(error))
         finally:

@@ -1,6 +1,6 @@
-"""Subsystems (RFC 4254 §6.5): the table from a name to what serves it, and the built-in SFTP server's start.
+"""Subsystems (RFC 4254 §6.5): the table from a name to its server, and the start of the built-in SFTP server.
 
-A subsystem is a :class:`Process` as any other, so the session's pump, exit status and clean-up know nothing of it.
+A subsystem is a :class:`Process` like any other, so the session's pump, exit status and clean-up know nothing of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from crunch_sshd.ssh import threads
 
 SERVERS = ("/usr/lib/openssh/sftp-server", "/usr/libexec/sftp-server", "/usr/lib/ssh/sftp-server",
            "/usr/libexec/openssh/sftp-server")  # fmt: skip
-"""Where Debian, Alpine and BSD, Arch, and Fedora have OpenSSH's sftp-server."""
+"""Where Debian, Alpine and BSD, Arch, and Fedora install OpenSSH's sftp-server."""
 NOT_FOUND = 127
 MISSING = (
     "sftp needs an sftp-server in this container's image, since the gateway may not enter the container's namespaces; "
@@ -31,7 +31,7 @@ MODULE = "crunch_sshd.inside.sftp.__main__"
 
 
 def start(line: str, command: Command, runtime: Runtime) -> Process:
-    """Start what ``line`` of the table says for ``command``, whose argument vector is replaced.
+    """Start the server that the table's ``line`` names as ``command``, whose argument vector is replaced.
 
     Raises :class:`StartFailed` or :class:`arv_ssh.errors.ArvSshError`.
     """

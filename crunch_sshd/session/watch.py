@@ -1,7 +1,7 @@
-"""Who watches a session channel: its audit, the audit of its file transfer, the recording of its terminal.
+"""What watches a session channel: its audit, the audit of its file transfer, the recording of its terminal.
 
-Owns which of them a session has, so that the session itself has one to tell. All of it is out of the data's way: what
-is not watched costs a count, and so does most of what is.
+Owns which of them a session has, so that the session itself reports to one object. All of it stays out of the data's
+way: unwatched data costs a count, and so does most watched data.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class SessionWatch:
         return self._sftp.attach(process) if self._sftp is not None else process
 
     def output(self, stream: Output, data: bytes) -> None:
-        """Look at what the program says, before it is sent."""
+        """Look at the program's output before it is sent."""
         self.audit.sent += len(data)
         if self._recording is not None:
             self._recording.output(data)
@@ -66,12 +66,12 @@ class SessionWatch:
             self._sftp.answers(data)
 
     def check(self) -> None:
-        """Raise :class:`arv_ssh.audit.trail.NotRecorded` when the program was ended for want of a record."""
+        """Raise :class:`arv_ssh.audit.trail.NotRecorded` when the program was ended for lack of a record."""
         if self._sftp is not None and self._sftp.refusal is not None:
             raise self._sftp.refusal
 
     def end(self) -> None:
-        """Record the end, however it came."""
+        """Record the end, whatever caused it."""
         if self._sftp is not None:
             self._sftp.end()
         if self._recording is not None:

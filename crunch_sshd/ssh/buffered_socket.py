@@ -1,6 +1,6 @@
-"""A socket that is read in large pieces, of which small ones are taken without a system call.
+"""A socket read in large pieces, from which small ones are taken without a system call.
 
-Owns the bytes that are read and not yet taken. Knows nothing of SSH.
+Owns the bytes that are read but not yet taken. Knows nothing of SSH.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from crunch_sshd.ssh.memory import untouched
 RECEIVE_SIZE = 256 * 1024
 """Bytes asked for in one system call."""
 STORAGE = 4 * RECEIVE_SIZE
-"""Bytes of buffer. What waits is moved to its beginning when there is not room for a whole piece after it."""
+"""Bytes of buffer. Waiting bytes move to its beginning when a whole piece no longer fits after them."""
 IDLE_TICK = 1.0
-"""Seconds between the transport thread's looks at its timers while nothing arrives."""
+"""Seconds between the transport thread's checks of its timers while nothing arrives."""
 
 
 _TIMEVAL = Struct("@ll")
 
 
 class BufferedSocket:
-    """A socket for one reading thread; what is not told here is the socket's own. ``early`` was read from it before."""
+    """A socket for one reading thread; all else is the wrapped socket's. ``early`` was read from it before."""
 
     def __init__(self, sock: socket.socket, early: bytes = b"") -> None:
         self._sock = sock
@@ -51,7 +51,7 @@ class BufferedSocket:
             self._start, self._end = 0, waiting
         try:
             received = self._receive_into(self._storage[self._end : self._end + RECEIVE_SIZE])
-        except BlockingIOError as error:  # how SO_RCVTIMEO says it
+        except BlockingIOError as error:  # how SO_RCVTIMEO reports it
             raise TimeoutError(error.errno, "nothing came") from error
         self._end += received
         return received
@@ -80,9 +80,9 @@ class BufferedSocket:
         return self._sock.sendmsg(pieces)
 
     def settimeout(self, timeout: float | None) -> None:
-        """Set the poll interval; paramiko's own of 0.1 s would wake an idle connection ten times a second.
+        """Set the poll interval; paramiko's own 0.1 s would wake an idle connection ten times a second.
 
-        The kernel keeps it (socket(7)): Python's own time-out costs another system call before each one.
+        The kernel enforces it (socket(7)): Python's own time-out costs another system call before each one.
         """
         interval = 0.0 if timeout is None else max(timeout, IDLE_TICK)
         self._sock.settimeout(None)

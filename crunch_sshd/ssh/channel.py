@@ -1,8 +1,8 @@
 """A channel (RFC 4254 §5) whose input goes straight to its handler, and whose output leaves in large pieces.
 
 Owns the windows of both directions. Opens private doors of paramiko's channel, each held by a test in
-``tests/unit/crunch_sshd/ssh/test_transport.py``: the methods by which a transport tells it of messages, and the one
-that waits for the client's window. Knows nothing of what the data is.
+``tests/unit/crunch_sshd/ssh/test_transport.py``: the methods through which a transport passes it messages, and the one
+that waits for the client's window. Does not know what the data is.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from crunch_sshd.ssh.limits import WINDOW_SIZE
 from crunch_sshd.ssh.packetizer import GatewayPacketizer, Packet
 
 WINDOW_STEP = WINDOW_SIZE // 4
-"""Bytes after which a client is told that it may send more: seldom, since that wakes it, and long before it waits."""
+"""Bytes consumed before the client may send more: seldom, since that wakes it, but long before it has to wait."""
 PACKET_SIZE = 32 * 1024
-"""Bytes of data in one packet, as OpenSSH."""
+"""Bytes of data in one packet, as in OpenSSH."""
 
 
 class ChannelHandler(Protocol):
-    """What a channel tells its owner, always on the transport thread: record and signal, never block."""
+    """What a channel reports to its owner, always on the transport thread: record and signal, never block."""
 
     def data_received(self, data: bytes | memoryview) -> None:
         """Take data from the client; call ``channel.consumed`` when the client may send as much again."""
@@ -39,22 +39,22 @@ class ChannelHandler(Protocol):
         """Act on a channel request (RFC 4254 §5.4) and say whether it succeeded."""
 
     def replied(self) -> None:
-        """Note that the reply to the last request is sent."""
+        """Note that the reply to the last request has been sent."""
 
     def closed(self) -> None:
         """Note that the channel is gone: closed by the client, or the connection lost. May come twice."""
 
 
 class Connection(Protocol):
-    """What a channel needs of its transport, :class:`crunch_sshd.ssh.transport.GatewayTransport`."""
+    """What a channel needs from its transport, :class:`crunch_sshd.ssh.transport.GatewayTransport`."""
 
     def send_on(self, channel: GatewayChannel, send: Callable[[GatewayPacketizer], None]) -> None:
-        """Have ``send`` send something on ``channel`` in its turn."""
+        """Call ``send``, which sends something on ``channel``, when its turn comes."""
 
     def _send_user_message(self, data: Message | Packet) -> None: ...
 
     def is_active(self) -> bool:
-        """Say whether the connection is there."""
+        """Say whether the connection is up."""
 
 
 class GatewayChannel(paramiko.Channel):
@@ -97,7 +97,7 @@ class GatewayChannel(paramiko.Channel):
         return min(self.out_max_packet_size, PACKET_SIZE)
 
     def _take_window(self, wanted: int) -> int:
-        """Return how much of ``wanted`` may be sent now, more packets than one perhaps; waits for at least a byte."""
+        """Return how much of ``wanted`` may be sent now, perhaps several packets; waits for at least one byte."""
         with self.lock:
             first: int = self._wait_for_send_window(wanted)  # type: ignore[attr-defined]
             if first == 0:
@@ -123,7 +123,7 @@ class GatewayChannel(paramiko.Channel):
         self._send_unless_closed(message)
 
     def shutdown_write(self) -> None:
-        """Tell the client that no more data comes. Any thread but the transport's."""
+        """Tell the client that no more data is coming. Any thread but the transport's."""
         with self.lock:
             message = self._send_eof()  # type: ignore[attr-defined]
         if message is not None:
@@ -146,7 +146,7 @@ class GatewayChannel(paramiko.Channel):
             self.handler.data_received(data)
 
     def _feed_extended(self, message: Message) -> None:
-        # A client has no use for extended data (RFC 4254 §5.2 defines only stderr), but it uses up the window.
+        # A client has no use for extended data (RFC 4254 §5.2 defines only stderr), but the data uses up the window.
         message.get_int()
         size = len(message.get_binary())
         with self.lock:

@@ -1,8 +1,8 @@
 """The way from a channel's data to a process's stdin, or to a forwarded connection.
 
-Owns the order of the bytes and what waits for a slow reader (at most the channel's window). The transport thread
-writes by itself while the process takes what it is given; only when the process lags does a thread of this channel's
-own take over, so that one stuck program never holds up its neighbours.
+Owns the order of the bytes and those that wait for a slow reader (at most the channel's window). The transport thread
+writes directly while the process keeps up; only when the process lags does a separate thread for this channel take
+over, so that one stuck program never holds up its neighbours.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from crunch_sshd.ssh.limits import SMALL_PIECE
 logger = logging.getLogger(__name__)
 
 WRITABLE_TICK = 1.0
-"""Seconds between looks whether the session is over while a process reads nothing."""
+"""Seconds between checks for the session's end while a process reads nothing."""
 
 
 class Sink(Protocol):
     """What takes a channel's data: the part of :class:`crunch_sshd.runtimes.Process` that is its stdin."""
 
     def write(self, data: bytes | memoryview) -> int:
-        """Take some of ``data`` without blocking; raise BrokenPipeError when nobody will read it any more."""
+        """Take some of ``data`` without blocking; raise BrokenPipeError when the reader is gone."""
 
     def wait_writable(self, timeout: float) -> bool:
         """Block up to ``timeout`` seconds until :meth:`write` may take something."""
@@ -39,7 +39,7 @@ class Sink(Protocol):
 
 
 class Waiting:
-    """Bytes that wait, in their order. Small pieces are copied together, so that they take no more than themselves."""
+    """Waiting bytes, in order. Small pieces are copied together, so that they take no more than their own size."""
 
     def __init__(self) -> None:
         self._pieces: deque[bytearray | memoryview] = deque()
@@ -57,7 +57,7 @@ class Waiting:
             self._pieces.append(bytearray(data))
 
     def deliver(self, write: Callable[[memoryview], int]) -> int:
-        """Have ``write`` take of the oldest piece, which it must not keep; return how many bytes it took."""
+        """Let ``write`` take bytes from the oldest piece, which it must not keep; return how many it took."""
         piece = self._pieces[0]
         with memoryview(piece) as view:
             taken = write(view)
@@ -70,14 +70,14 @@ class Waiting:
         return taken
 
     def clear(self) -> int:
-        """Forget everything; return how many bytes that were."""
+        """Discard everything; return how many bytes that was."""
         size = sum(map(len, self._pieces))
         self._pieces.clear()
         return size
 
 
 class ChannelInput:
-    """The input of one channel, which may have somewhere to go only later than it arrives."""
+    """The input of one channel, which may arrive before it has anywhere to go."""
 
     def __init__(self, channel: GatewayChannel) -> None:
         self._channel = channel
@@ -112,20 +112,20 @@ class ChannelInput:
             self._channel.consumed(taken)
 
     def eof_received(self) -> None:
-        """Close the process's stdin once it has everything. Transport thread."""
+        """Close the process's stdin once everything is delivered. Transport thread."""
         with self._changed:
             self._eof = True
             self._continue()
 
     def close(self) -> None:
-        """Forget what waits; the process has ended or its client is gone."""
+        """Discard waiting input; the process has ended or its client is gone."""
         with self._changed:
             self._over = True
             self._waiting.clear()
             self._changed.notify_all()
 
     def _continue(self) -> None:
-        """Go on delivering: at once if there is nothing to wait for, else in this channel's thread. Holds the lock."""
+        """Go on delivering: at once if nothing waits, else in this channel's thread. The caller holds the lock."""
         if self._process is None or self._over:
             return
         if not self._waiting:
@@ -139,7 +139,7 @@ class ChannelInput:
         try:
             self._thread = threads.start(partial(self._deliver, process), "stdin")
         except OSError:
-            # The program must not take what it has for everything: its input ends with the channel, not before.
+            # The program must not mistake partial input for all of it: its input ends with the channel, not before.
             logger.warning("a program that reads late gets no more input: this host has no room for a thread")
             self._over = True
             self._channel.close()
@@ -148,7 +148,7 @@ class ChannelInput:
         try:
             return process.write(data)
         except BrokenPipeError:
-            # Nobody reads any more; the client may send on (sshd discards it too), so that it gets the exit status.
+            # The reader is gone; the client may keep sending (sshd discards it too), so that it gets the exit status.
             self._over = True
             return len(data)
 

@@ -8,15 +8,14 @@ import mmap
 
 
 def untouched(size: int) -> memoryview:
-    """Return a buffer of ``size`` bytes that takes memory only where it is used; a bytearray is filled with zeros."""
+    """Return a buffer of ``size`` bytes that takes memory only where used; a bytearray would be filled with zeros."""
     return memoryview(mmap.mmap(-1, size))
 
 
 def give_back() -> None:
-    """Return free memory to the system (malloc_trim(3)); with a C library that has no such call, nothing.
+    """Return free memory to the system (malloc_trim(3)); do nothing if the C library lacks that call.
 
-    The library keeps what was freed, for each of the threads that there were once: after 50 logins at the same time,
-    tens of megabytes.
+    The library keeps freed memory for every thread that ever ran: tens of megabytes after 50 simultaneous logins.
     """
     gc.collect()  # connections are cycles of objects
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -1,9 +1,9 @@
 """SSH's binary packets (RFC 4253 §6) under AES-GCM (RFC 5647), with few copies and few system calls.
 
-Owns what a packet costs. Paramiko's packetizer does the first key exchange and every cipher that is not AES-GCM; its
-private counters are kept right, so that a later key exchange may change to any other cipher. Opens these private doors
+Owns the cost of a packet. Paramiko's packetizer does the first key exchange and every cipher other than AES-GCM; its
+private counters are kept right, so that a later key exchange may switch to any other cipher. Opens these private doors
 of paramiko 5.1: the packetizer's sequence numbers, ``_trigger_rekey`` and ``_read_timeout``. Knows nothing of channels
-but the head of a data message (RFC 4254 §5.2), and that of a window-change (§6.7) the newest counts.
+except the head of a data message (RFC 4254 §5.2), and that only the newest window-change (§6.7) counts.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from crunch_sshd.ssh.limits import IDENTIFICATION_SIZE
 REKEY_BYTES = 1 << 35
 """Bytes in one direction after which keys are changed. RFC 4344 §3.2 allows 2^32 blocks of 16 bytes, twice as much."""
 MAX_PACKET = 256 * 1024
-"""Bytes of the longest packet that is taken, as OpenSSH; RFC 4253 §6.1 demands 35,000."""
+"""Bytes in the longest packet accepted, as in OpenSSH; RFC 4253 §6.1 demands 35,000."""
 TAG = 16
 BLOCK = 16
 LEAST_PADDING = 4
 COUNTER_MASK = (1 << 64) - 1
 PADDING_POOL = 4096
-"""Random bytes drawn at a time; each packet's padding is a piece of them (RFC 4253 §6 asks for random ones)."""
+"""Random bytes drawn at a time; each packet's padding is a piece of them (RFC 4253 §6 asks for random bytes)."""
 BATCH = 8
-"""Packets that are sealed before they are sent, all with one system call; more would only wait."""
+"""Packets sealed before they are sent together, with one system call; more would only wait."""
 
 _LENGTH = Struct(">I")
 _DATA = Struct(">II")
@@ -44,17 +44,17 @@ _DATA_START = 1 + 1 + _DATA.size
 _REQUEST_KIND = 1 + 1 + 4
 """Where a channel request's kind begins in a decrypted packet, with its length: after the type and the channel."""
 _RESIZE = _LENGTH.pack(len("window-change")) + b"window-change" + b"\0"
-"""The kind of one that wants no reply, as RFC 4254 §6.7 has it."""
+"""The kind of a window-change that wants no reply (RFC 4254 §6.7)."""
 _RESIZE_END = _REQUEST_KIND + len(_RESIZE)
 
 _SEQUENCE_IN, _SEQUENCE_OUT = "_Packetizer__sequence_number_in", "_Packetizer__sequence_number_out"
 
 Sink = Callable[[int, memoryview], bool]
-"""Takes a channel's number and its data; False when it wants the message in paramiko's way instead."""
+"""Takes a channel's number and data; returns False to have paramiko handle the message instead."""
 
 
 class _Direction:
-    """One direction's AES-GCM: its engine, the invocation counter in the nonce (RFC 5647 §7.1), and what passed."""
+    """One direction's AES-GCM: the engine, the nonce's invocation counter (RFC 5647 §7.1), and the bytes passed."""
 
     def __init__(self, engine: Any, iv: bytes) -> None:
         self._engine = engine
@@ -71,10 +71,10 @@ class _Direction:
         return sealed
 
     def open(self, arrived: memoryview) -> tuple[list[bytes], int]:
-        """Return the packets that are whole in ``arrived``, from their padding length on, and the bytes they took.
+        """Return the packets that are complete in ``arrived``, from their padding length on, and the bytes they took.
 
-        None comes after a change of keys, for those behind it have others. One loop, since each packet passes here:
-        of the time that Python takes for a packet of 16 KB, calls are the larger part. Raises SSHException.
+        Stops at a change of keys, because the packets behind it use other keys. One loop, since each packet passes
+        here: calls take most of the time that Python spends on a packet of 16 KB. Raises SSHException.
         """
         decrypt, fixed, counter = self._engine.decrypt, self._fixed, self._counter
         packets: list[bytes] = []
@@ -101,7 +101,7 @@ class _Direction:
 
 
 class GatewayPacketizer(Packetizer):
-    """Paramiko's packetizer with a fast way for AES-GCM. ``sink`` gets the data of channels on the reading thread."""
+    """Paramiko's packetizer with a fast path for AES-GCM. ``sink`` gets the channels' data on the reading thread."""
 
     REKEY_BYTES = REKEY_BYTES
 
@@ -139,7 +139,7 @@ class GatewayPacketizer(Packetizer):
     def read_message(self) -> tuple[int, Message]:
         """Return the next message that is not data for the sink.
 
-        Raises NeedRekeyException to have a key exchange begun, EOFError, and SSHException for a broken packet.
+        Raises NeedRekeyException to start a key exchange, EOFError, and SSHException for a broken packet.
         """
         while (direction := self._in) is not None:
             packet = self._next_packet(direction)
@@ -155,7 +155,7 @@ class GatewayPacketizer(Packetizer):
         return super().read_message()
 
     def _newest(self, packet: bytes) -> bytes:
-        """Return the last of the window-changes of one channel that have arrived in a row, of which this is the first.
+        """Return the last of one channel's window-changes that have arrived in a row, starting with this one.
 
         A client that sends nothing else would keep its own keys waiting for seconds.
         """
@@ -166,9 +166,10 @@ class GatewayPacketizer(Packetizer):
         return packet
 
     def _gather(self, packet: bytes) -> tuple[int, memoryview, int]:
-        """Return a data message's channel, its data with that of those for it right behind, and its sequence number.
+        """Return a data message's channel, its data and its sequence number.
 
-        Only what has arrived is taken. A program that is given one large piece is woken once.
+        The data includes that of any messages for the same channel right behind it that have already arrived: a program
+        given one large piece is woken once.
         """
         channel, first = _data(packet)
         pieces, opened = [first], self._opened
@@ -216,7 +217,7 @@ class GatewayPacketizer(Packetizer):
         self._check_keepalive()  # type: ignore[attr-defined]
 
     def _watch_volume(self, direction: _Direction) -> None:
-        """Have the keys changed when they have served for :attr:`REKEY_BYTES`."""
+        """Start a change of keys once they have served for :attr:`REKEY_BYTES`."""
         if direction.bytes < self.REKEY_BYTES:
             return
         if not self.need_rekey():
@@ -248,7 +249,7 @@ class GatewayPacketizer(Packetizer):
                 self._send(self._seal(self._out, (data.asbytes(),)))
 
     def send_data(self, head: bytes, data: memoryview, packet_size: int) -> None:
-        """Send ``data`` in messages of up to ``packet_size`` bytes of it, which begin with ``head``."""
+        """Send ``data`` in messages that begin with ``head`` and carry up to ``packet_size`` bytes of it."""
         with self._Packetizer__write_lock:  # type: ignore[attr-defined]
             pieces: list[bytes] = []
             for start in range(0, len(data), packet_size):
@@ -278,7 +279,7 @@ class GatewayPacketizer(Packetizer):
         return [length, sealed]
 
     def _send(self, pieces: list[bytes]) -> None:
-        """Send all pieces, at best in one system call."""
+        """Send all pieces, ideally in one system call."""
         try:
             sent = self._sock.sendmsg(pieces)
         except BlockingIOError:
@@ -290,7 +291,7 @@ class GatewayPacketizer(Packetizer):
 
 
 def _sealed_size(arrived: memoryview, start: int) -> int:
-    """Return the bytes that follow the length at ``start``; raises SSHException for a length that cannot be."""
+    """Return the bytes that follow the length at ``start``; raises SSHException for an impossible length."""
     size: int = _LENGTH.unpack_from(arrived, start)[0]
     if size > MAX_PACKET or size % BLOCK or size < BLOCK:
         raise paramiko.SSHException(f"the client announced a packet of {size} bytes")
@@ -298,9 +299,9 @@ def _sealed_size(arrived: memoryview, start: int) -> int:
 
 
 def _data(packet: bytes) -> tuple[int, memoryview]:
-    """Return the channel and the data of a decrypted data message; raises SSHException when it is not all of that.
+    """Return the channel and the data of a decrypted data message; raises SSHException when it holds more or less.
 
-    With more behind the data, all of it would stay in memory for as long as the data waits.
+    With more behind the data, the whole packet would stay in memory for as long as the data waits.
     """
     end = len(packet) - packet[0]
     channel, size = _DATA.unpack_from(packet, 2) if end >= _DATA_START else (0, end)
@@ -316,7 +317,7 @@ def _message(kind: int, content: bytes, number: int) -> tuple[int, Message]:
 
 
 class Packet:
-    """A message that is complete already; paramiko's ``Message`` would copy it twice."""
+    """A message that is already complete; paramiko's ``Message`` would copy it twice."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content

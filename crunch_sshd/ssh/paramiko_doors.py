@@ -1,8 +1,8 @@
-"""The private doors of paramiko that the gateway opens, and the check that each is there and of the known shape.
+"""The private doors of paramiko that the gateway opens, and the check that each exists and has the known shape.
 
-Owns the tables. Paramiko promises nothing of these from one minor version to the next, so pyproject.toml asks for one
-minor version. Where another is installed, the gateway says so in one sentence at its start, before a session breaks.
-Must not import the modules that open the doors: with another paramiko they could fail before the check has spoken.
+Owns the tables. Paramiko promises none of these from one minor version to the next, so pyproject.toml asks for one
+minor version. If another is installed, the gateway says so in one sentence at startup, before a session breaks.
+Must not import the modules that open the doors: with another paramiko they could fail before the check reports.
 """
 
 from __future__ import annotations
@@ -75,8 +75,7 @@ METHODS: dict[str, dict[str, tuple[str, ...]]] = {
         "write_all": ("out",),
     },
 }  # fmt: skip
-"""Methods that we call or override, and their parameters after ``self``; with them those that are public but described
-nowhere."""
+"""Methods that we call or override, and their parameters after ``self``; including public but undocumented ones."""
 
 _LOCK, _RLOCK = type(threading.Lock()), type(threading.RLock())
 
@@ -119,15 +118,15 @@ ATTRIBUTES: dict[str, dict[str, tuple[type, ...]]] = {
         "closed": (bool,),
     },
 }
-"""Attributes that we read, set or replace, and their types in an object that is new."""
+"""Attributes that we read, set or replace, and their types in a new object."""
 
 CHANNEL_MESSAGES = frozenset(range(93, 101))
 """The keys of ``Transport._channel_handler_table``, from SSH_MSG_CHANNEL_WINDOW_ADJUST to SSH_MSG_CHANNEL_FAILURE
-(RFC 4254 §9): our table takes the place of paramiko's whole one."""
+(RFC 4254 §9): our table replaces all of paramiko's."""
 
 
 def check() -> None:
-    """Raise :class:`ConfigError` with one sentence unless every door is as the gateway knows it."""
+    """Raise :class:`ConfigError` with one sentence unless every door is as the gateway expects."""
     difference = next(differences(), None)
     if difference:
         raise ConfigError(
@@ -136,11 +135,11 @@ def check() -> None:
 
 
 def differences() -> Iterator[str]:
-    """Yield each door that is not as it was, in a few words."""
+    """Yield each door that has changed, in a few words."""
     for path, methods in METHODS.items():
         for name, parameters in methods.items():
             yield from _method(path, name, parameters)
-    # A transport needs a socket to be made; nothing is sent before it is started.
+    # Making a transport takes a socket; nothing is sent before it is started.
     ours, theirs = socket.socketpair()
     with ours, theirs:
         transport = paramiko.Transport(ours)

@@ -1,7 +1,7 @@
 """What a client asks for and gets later: a channel (RFC 4254 §5.1), and the reply to a global request (§4).
 
-Owns that each is answered once, by any thread, and replies in the order of the requests. Knows nothing of what is
-asked.
+Ensures that each is answered once, by any thread, and that replies keep the order of the requests. Does not know what
+the client asks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OpenAnswered = Callable[[str], None]
 
 
 class Acceptor(Protocol):
-    """What an answer to a client needs of its transport, :class:`crunch_sshd.ssh.transport.GatewayTransport`."""
+    """What an answer to a client needs from its transport, :class:`crunch_sshd.ssh.transport.GatewayTransport`."""
 
     def _send_user_message(self, data: Message) -> None: ...
 
@@ -41,7 +41,7 @@ class Acceptor(Protocol):
 class ChannelOpen:
     """A client's CHANNEL_OPEN (RFC 4254 §5.1), answered once, by any thread.
 
-    ``message`` stands at the type's own fields.
+    ``message`` is positioned at the type's own fields.
     """
 
     def __init__(self, transport: Acceptor, message: Message) -> None:
@@ -77,9 +77,9 @@ class Replies:
         self._sending = False
 
     def expect(self) -> Callable[[Message], None]:
-        """Take the next place; return what sends the reply for it, from any thread.
+        """Take the next place; return the function that sends its reply, from any thread.
 
-        Raises SSHException, which ends the connection, when more replies wait than may.
+        Raises SSHException, which ends the connection, when too many replies wait.
         """
         slot: list[Message] = []
         with self._lock:
@@ -96,9 +96,9 @@ class Replies:
         return ready
 
     def _next(self) -> Message | None:
-        """Return what may be sent now; None while nothing is, or another thread is about to send.
+        """Return the reply to send now; None while it is not ready, or another thread is about to send.
 
-        The lock is not held while sending: a key exchange may stop the sender, and must not stop the transport thread.
+        The lock is not held while sending: a key exchange may stop the sender, but must not stop the transport thread.
         """
         with self._lock:
             if self._sending or not self._slots or not self._slots[0]:
@@ -108,8 +108,8 @@ class Replies:
 
 
 def kind_of(message: Message) -> str:
-    """Return the name that comes next in ``message``, of a channel's type or a request; of a long one the beginning.
+    """Return the next name in ``message``, of a channel's type or a request; only the beginning of a long one.
 
-    No name that is cut is a known one, and a refusal that repeats it is no longer than it.
+    A name that is cut never matches a known one, and a refusal that repeats it is no longer than the cut name.
     """
     return message.get_binary()[: KIND_LENGTH + 1].decode("utf-8", "replace")

@@ -1,6 +1,6 @@
-"""Starting a thread where there may be no room for one: the container's user is not the only one who runs out of them.
+"""Starting a thread where there may be no room for one: not only the container's user can run out of them.
 
-Owns that the failure is an OSError, which whoever starts a thread for a client has an answer to; Python's own is a
+Ensures that the failure is an OSError, which any code that starts a thread for a client handles; Python's own is a
 RuntimeError, which would end the thread that serves the whole connection.
 """
 
@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 
 NO_ROOM = (OSError, RuntimeError, subprocess.SubprocessError)
-"""What starting a process may raise on a host without room, and what starts a thread for it."""
+"""What starting a process, or a thread for it, may raise on a host without room."""
 
 
 def reason(error: Exception) -> str:
@@ -22,7 +22,7 @@ def reason(error: Exception) -> str:
 
 
 def start(work: Callable[[], object], name: str, *, daemon: bool = True) -> threading.Thread:
-    """Run ``work`` in a thread of its own. Raises OSError when the system has no room for one."""
+    """Run ``work`` in a new thread. Raises OSError when the system has no room for one."""
     thread = threading.Thread(target=work, name=name, daemon=daemon)
     try:
         thread.start()

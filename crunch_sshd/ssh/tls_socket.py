@@ -1,7 +1,7 @@
 """A TLS connection that an SSH connection's own thread reads, as a :class:`BufferedSocket`.
 
-Owns the use of one TLS engine by two threads, the one that reads and the one that sends just now. Without it the bytes
-would go through an event loop and a socketpair: two more threads to wake for each key that somebody types.
+Owns the use of one TLS engine by two threads: the reader and the current sender. Without it the bytes would go through
+an event loop and a socketpair: two more threads to wake for each key that a user types.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from crunch_sshd.ssh.buffered_socket import RECEIVE_SIZE, BufferedSocket
 from crunch_sshd.ssh.memory import untouched
 
 GOODBYE_SIZE = 16 * 1024
-"""Bytes of plaintext, which nobody will read, that are decrypted at a time at the end: a TLS record."""
+"""Bytes of unread plaintext decrypted at a time at the end: one TLS record."""
 
 
 class TlsSocket(BufferedSocket):
-    """The blocking socket ``sock``, whose handshake ``engine`` has made; ``early`` was read and decrypted before."""
+    """The blocking socket ``sock``, whose handshake ``engine`` has done; ``early`` was read and decrypted before."""
 
     def __init__(self, sock: socket.socket, engine: TlsEngine, early: bytes = b"") -> None:
         super().__init__(sock, early)
@@ -29,11 +29,11 @@ class TlsSocket(BufferedSocket):
         self._sending = threading.Lock()
         self._received = untouched(RECEIVE_SIZE)
         self.failure: OSError | None = None
-        """Why the connection was lost; None while it is not, after an end in good order, and after our own."""
+        """Why the connection was lost; None while it is up, after an orderly end, and after we closed it."""
         self._closed = False
 
     def _receive_into(self, room: memoryview) -> int:
-        """Return 0 for a cut too: SSH, whose packets are authenticated themselves, takes both for the end."""
+        """Return 0 for a cut too: SSH authenticates its own packets, so it treats both as the end."""
         try:
             while not (size := self._decrypt_into(room)) and not self._engine.eof:
                 received = self._sock.recv_into(self._received)
@@ -73,7 +73,7 @@ class TlsSocket(BufferedSocket):
         super().close()
 
     def close(self) -> None:
-        """Close with a goodbye (RFC 8446 §6.1), unless somebody is in the middle of sending."""
+        """Close with a goodbye (RFC 8446 §6.1), unless another thread is in the middle of sending."""
         self._closed = True
         if self._sending.acquire(blocking=False):
             try:
@@ -83,7 +83,7 @@ class TlsSocket(BufferedSocket):
         super().close()
 
     def _say_goodbye(self) -> None:
-        with suppress(OSError):  # the connection is lost, or closed already, and nobody is there to be told
+        with suppress(OSError):  # the connection is lost or already closed, so no peer hears it
             with self._using_engine:
                 self._engine.buffer = memoryview(bytearray(GOODBYE_SIZE))
                 self._engine.write_eof()

@@ -1,17 +1,17 @@
 """Paramiko's transport with the doors a gateway needs.
 
-With ``channel.py`` and ``packetizer.py`` the only place that opens paramiko's private ones. Owns these departures from
-paramiko 5.1, each held by a test in ``tests/unit/crunch_sshd/ssh/test_transport.py``:
+With ``channel.py`` and ``packetizer.py``, the only place that opens paramiko's private doors. Owns these departures
+from paramiko 5.1, each held by a test in ``tests/unit/crunch_sshd/ssh/test_transport.py``:
 
 - channel messages go to the channel's own methods (paramiko calls its base class's), so that data can be written to a
   process by the transport thread, without a buffer and a hand-over in between;
 - a channel-open message is handed on whole and may be answered later, from another thread: a server that must connect
   somewhere first can then say why it could not (RFC 4254 §5.1); the same for replies to global requests, which keep
   the order of the requests (§4);
-- a channel that the server opens has its handler from the start, and nobody has to wait for the client's answer;
-- what the transport thread has to send waits for the end of a key exchange, or of another thread's sending, instead
-  of blocking the thread that must go on reading;
-- a key exchange message that a client sent on a wrong guess is left out (RFC 4253 §7.1);
+- a channel that the server opens has its handler from the start, and no thread has to wait for the client's answer;
+- messages that the transport thread sends wait for a key exchange, or another thread's sending, to finish, instead of
+  blocking the thread that must go on reading;
+- a key exchange message that a client sent on a wrong guess is skipped (RFC 4253 §7.1);
 - the connection can be ended with a reason that the client shows (§11.1);
 - packets are read and written by :class:`GatewayPacketizer`.
 
@@ -64,10 +64,10 @@ DISCONNECT_BY_APPLICATION = 11
 
 
 class GatewayServer(paramiko.ServerInterface):
-    """The questions a :class:`GatewayTransport` asks beyond paramiko's own, with the answer no."""
+    """The questions a :class:`GatewayTransport` asks beyond paramiko's own; each default answer is to refuse."""
 
     def client_identified(self, version: str) -> None:
-        """Note the client's identification line (RFC 4253 §4.2); what is offered can still be changed."""
+        """Note the client's identification line (RFC 4253 §4.2); the server's offers can still be changed."""
 
     def open_channel(self, opening: ChannelOpen) -> None:
         """Answer ``opening`` now or later, without blocking."""
@@ -95,7 +95,7 @@ class GatewayTransport(paramiko.Transport):
         common.MSG_CHANNEL_CLOSE: lambda channel, message: channel._handle_close(message),
     }
 
-    # Paramiko knows this exchange by its first name only; RFC 8731 gave it this one.
+    # Paramiko knows this exchange only by its original name; RFC 8731 gave it this one.
     _kex_info = {**paramiko.Transport._kex_info, "curve25519-sha256": KexCurve25519}  # type: ignore[attr-defined]
 
     def __init__(self, sock: socket.socket | BufferedSocket) -> None:
@@ -121,7 +121,7 @@ class GatewayTransport(paramiko.Transport):
             self.server_object.transport_ended()
 
     def disconnect(self, text: str) -> None:
-        """Tell the client why (RFC 4253 §11.1), after what is being sent, and close.
+        """Tell the client why (RFC 4253 §11.1), after anything already being sent, and close.
 
         Any thread but the transport's. Blocks while the client takes nothing; :meth:`close` wakes it.
         """
@@ -137,10 +137,10 @@ class GatewayTransport(paramiko.Transport):
         self.close()
 
     def _send_user_message(self, data: Message | Packet) -> None:
-        """Send, after a key exchange if one is under way and after what was to be sent before.
+        """Send after any key exchange that is under way and after earlier messages.
 
         The transport thread never waits for its turn: it must go on reading, or two peers that both have a thread
-        blocked in sending wait for each other for ever. Raises OSError when the connection is gone.
+        blocked in sending would wait for each other forever. Raises OSError when the connection is gone.
         """
         if threading.current_thread() is self:
             self._deferred.append(data)
@@ -151,16 +151,16 @@ class GatewayTransport(paramiko.Transport):
         self._send_in_turn(lambda: self.packetizer.send_message(data))
 
     def send_on(self, channel: GatewayChannel, send: Callable[[GatewayPacketizer], None]) -> None:
-        """Have ``send`` send something on ``channel`` in its turn; nothing when the channel is closed by then.
+        """Call ``send``, which sends on ``channel``, when its turn comes, unless the channel is closed by then.
 
-        A client that closes a channel gets our close from the transport thread, and stock ssh ends the connection at
-        anything that comes for the channel after that. So whether it is closed is looked at in the turn itself, which
-        our close waits for. Any thread but the transport's. Raises OSError when the connection is gone.
+        A client that closes a channel gets our close from the transport thread, and stock ssh ends the connection if
+        anything arrives for the channel after that. So the check happens within the turn, which our close waits for.
+        Any thread but the transport's. Raises OSError when the connection is gone.
         """
         self._send_in_turn(lambda: None if channel.closed else send(self.packetizer))
 
     def _data_received(self, number: int, data: memoryview) -> bool:
-        """Hand a channel's data on; False for what :meth:`run` must judge: a message out of order, or for nobody."""
+        """Pass a channel's data on; False if :meth:`run` must judge the message: out of order, or for no channel."""
         channel = None if self._expected_packet else self._channels.get(number)  # type: ignore[attr-defined]
         if channel is None:
             return False
@@ -199,7 +199,7 @@ class GatewayTransport(paramiko.Transport):
         return ours == (offered["kex_algo_list"][0], offered["server_key_algo_list"][0])
 
     def _skip_guess(self) -> None:
-        """Have the exchange that begins now leave out its first message, the wrong guess."""
+        """Have the exchange that begins now skip its first message, the wrong guess."""
         engine: Any = self.kex_engine
         parse_next = engine.parse_next
 
@@ -210,7 +210,7 @@ class GatewayTransport(paramiko.Transport):
         engine.parse_next = skip
 
     def _take_turn(self) -> bool:
-        """Hold the lock of senders while no key exchange is under way; False when the connection is over."""
+        """Acquire the senders' lock once no key exchange is under way; return False when the connection is over."""
         deadline = time.monotonic() + self.clear_to_send_timeout
         while self.active:  # type: ignore[attr-defined]
             self.clear_to_send_lock.acquire()
@@ -223,13 +223,13 @@ class GatewayTransport(paramiko.Transport):
         return False
 
     def _send_deferred(self) -> None:
-        """Send what waits, unless a key exchange or a sender is in the way: each of these calls this when done."""
+        """Send waiting messages, unless a key exchange or a sender is in the way: each calls this when done."""
         while self._deferred and self.clear_to_send.is_set() and self.clear_to_send_lock.acquire(blocking=False):
             try:
                 while self._deferred and self.clear_to_send.is_set():
                     self.packetizer.send_message(self._deferred.popleft())
             except EOFError:
-                return  # the connection is gone, and with it who waited for the answer
+                return  # the connection is gone, and so is the client that waited for the answer
             finally:
                 self.clear_to_send_lock.release()
 
@@ -277,12 +277,12 @@ class GatewayTransport(paramiko.Transport):
         return channel
 
     def _new_channel(self, make_handler: MakeHandler) -> GatewayChannel:
-        """Return a channel with the next free number. Holds the lock."""
+        """Return a channel with the next free number. The caller holds the lock."""
         channel = GatewayChannel(self._next_channel())  # type: ignore[attr-defined]
         channel._set_transport(self)  # type: ignore[attr-defined]
         channel._set_window(WINDOW_SIZE, PACKET_SIZE)  # type: ignore[attr-defined]
         channel.handler = make_handler(channel)
-        # Last: whoever ends the connection tells the handlers of all channels that are in here, without our lock.
+        # Last: ending the connection notifies the handlers of all channels in here, without our lock.
         self._channels.put(channel.chanid, channel)  # type: ignore[attr-defined]
         self.channels_seen[channel.chanid] = True
         return channel
@@ -336,7 +336,7 @@ class GatewayTransport(paramiko.Transport):
 
 
 class _ChannelNumbers(dict[int, bool]):
-    """The numbers of all channels that there were, as one: paramiko keeps each of them, and counts upwards."""
+    """The numbers of all channels so far, kept as one: paramiko keeps each of them, and counts upwards."""
 
     def __init__(self) -> None:
         super().__init__()
