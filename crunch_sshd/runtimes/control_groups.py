@@ -14,7 +14,7 @@ from arv_ssh.errors import Unavailable
 FROZEN = {
     "freezer.state": {"FROZEN", "FREEZING"}, "cgroup.freeze": {"1"}, "cgroup.events": {"frozen 1"},
 }  # fmt: skip
-"""The files of a group that say so, by lines: of version 1, of version 2 for the group alone, and with its parents."""
+"""A frozen group's files and their lines: version 1's; version 2's for the group alone; and including its parents."""
 
 
 @dataclass(frozen=True)
