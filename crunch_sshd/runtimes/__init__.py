@@ -108,7 +108,7 @@ class Process(ABC):
         """Block until the process has ended and return its exit status; death by signal n is 128 + n."""
 
     def death_signal(self) -> str | None:
-        """Return the signal (RFC 4254 §6.10 name) that ended the process, if the runtime reports it. After :meth:`wait`."""
+        """Return the signal (RFC 4254 §6.10 name) that ended the process, if the runtime knows. After :meth:`wait`."""
         return None
 
     def send_break(self) -> bool:
@@ -124,7 +124,7 @@ class Process(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Release what this object holds, waking a blocked :meth:`read`; leave the process alone. May be called twice."""
+        """Release what this object holds, waking a blocked :meth:`read`, but not the process. Safe to call twice."""
 
 
 class Runtime(ABC):

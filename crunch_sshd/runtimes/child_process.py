@@ -42,7 +42,7 @@ class ChildProcess(HostProcess):
         self._name = name
         self._is_ending = False
         super().__init__(child.pid, stdin, {stdout: Output.STDOUT, stderr: Output.STDERR}, self._end, tty=False)
-        child.returncode = 0  # only we wait for it from now on: Popen waits by pid, at any time, for what it has let go of
+        child.returncode = 0  # from now on only we wait for it: Popen waits by pid, any time, for what it has let go of
 
     def read(self) -> tuple[Output, bytes] | None:
         output = super().read()

@@ -40,7 +40,7 @@ class Contained:
 class ContainedProcess(HostContainer):
     """The contained process with the pid ``pid``; users know its container as ``name``.
 
-    Everything is read anew each time: a process can give up more and more, and its sessions then give up the same.
+    Everything read may have changed since the last time: a process can give up more and more, and so do its sessions.
     """
 
     def __init__(self, pid: int, name: str) -> None:
@@ -48,7 +48,7 @@ class ContainedProcess(HostContainer):
         super().__init__(pid)
 
     def credentials(self) -> Contained:
-        """Return the process's current credentials; raise :class:`Unavailable` when no other process can have the same."""
+        """Return the process's credentials now; raise :class:`Unavailable` when no other process can have the same."""
         lines = self.read_process("status").decode("utf-8", "replace").splitlines()
         fields = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
         self._check_filters(fields)
@@ -98,7 +98,7 @@ class ContainedProcess(HostContainer):
         return list(self.credentials().outside.groups)
 
     def capabilities(self, uid: int) -> dict[str, int]:
-        """Return the sets of a program executed beside the process: never a capability that the process has given up."""
+        """Return the sets of a program executed beside the process: never a capability that it has given up itself."""
         sets = dict(self.credentials().capabilities)
         if uid == 0:
             # A root program starts with all of these two sets; allow no more than the contained process has itself.

@@ -1,8 +1,8 @@
 """The Docker runtime: executes through the engine's API, as ``docker exec`` does.
 
-Owns everything specific to Docker: exec create, start, inspect and resize, the stream with its frames, and reading files of
-the container. Works wherever the engine's socket does; sends signals itself where it may, else through the container's
-shell.
+Owns everything specific to Docker: exec create, start, inspect and resize, the stream with its frames, and reading
+files of the container. Works wherever the engine's socket does; sends signals itself where it may, else through the
+container's shell.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ class DockerProcess(Process):
         return bool(size)
 
     def _raise_if_never_started(self, text: bytes) -> None:
-        """Tell a failed start, which the engine reports as output, from a program's output: the exec never had a pid."""
+        """Tell a failed start, which the engine reports as output, from a program's: the exec never had a pid."""
         if not text.startswith(FAILED_STARTS):
             return
         deadline = time.monotonic() + FAILED_START_PATIENCE

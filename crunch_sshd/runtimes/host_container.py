@@ -45,7 +45,7 @@ LIMITS = {
     "Max msgqueue size": "MSGQUEUE", "Max nice priority": "NICE", "Max realtime priority": "RTPRIO",
     "Max realtime timeout": "RTTIME",
 }  # fmt: skip
-"""The names in /proc/PID/limits of the limits of setrlimit(2). (prlimit(2) would need a privilege that reading does not.)"""
+"""The names of setrlimit(2)'s limits in /proc/PID/limits. (prlimit(2) would need a privilege that reading does not.)"""
 LIMIT_NAME_WIDTH = 26
 
 PF_EXITING = 0x4

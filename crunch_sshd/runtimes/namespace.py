@@ -165,7 +165,7 @@ class NamespaceRuntime(Runtime):
         return HostProcess(pid, master, outputs, lambda: self._hang_up(pid), tty=True, identity=self._identity())
 
     def _open_terminal(self) -> tuple[int, int]:
-        """Return both ends of a new terminal: the container's own if it has them, so that the terminal has a name there."""
+        """Return both ends of a new terminal: the container's own if it has them, so that it has a name there."""
         found = self._open_ptmx()
         if found is None:
             return os.openpty()
@@ -305,7 +305,7 @@ def _sealed_copy(path: str) -> int:
 
 
 def _read_report(reader: int) -> str:
-    """Read the child's report until the program runs, which closes the pipe; raise TimeoutError if it never does."""
+    """Read the child's report until the program runs, which closes its end; raise TimeoutError if it never does."""
     poll = select.poll()
     poll.register(reader, select.POLLIN)
     text, deadline = bytearray(), time.monotonic() + START_TIMEOUT

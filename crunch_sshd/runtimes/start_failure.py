@@ -18,7 +18,7 @@ _ENDINGS = (
 
 
 def start_failed(reason: str, program: str) -> StartFailed:
-    """Return the failure that a runtime's error text means; ``program`` is named if the text does not name it (crun)."""
+    """Return the failure that a runtime's error text means; ``program`` is named where the text names none (crun)."""
     lines = reason.strip().splitlines()
     # Podman's second line is about its own connection, which ends as well.
     text = lines[0] if reason.startswith("Error: ") else " ".join(reason.split())

@@ -37,7 +37,7 @@ LINUX_ONLY = {"IUTF8": 0o40000, "IUCLC": 0o1000, "XCASE": 0o4, "ECHOCTL": 0o1000
 
 
 def decode(modes: bytes) -> dict[int, int]:
-    """Return opcode → argument; reading stops at TTY_OP_END, at an opcode without argument, or where the text is cut."""
+    """Return opcode → argument; reading stops at TTY_OP_END, at an opcode without argument, or where they are cut."""
     found: dict[int, int] = {}
     for position in range(0, len(modes) - 4, 5):
         opcode, value = struct.unpack_from(">BI", modes, position)
