@@ -1,11 +1,11 @@
-"""Entering a container: what a fresh, single-threaded process does to be a user inside it, and nothing more.
+"""Entering a container: how a fresh, single-threaded process becomes a user inside it, and nothing more.
 
-Owns the order in which control groups, namespaces, root and privileges are taken on or given up. What they are comes in
+Owns the order in which control groups, namespaces, root and privileges are taken on or given up. They are described in
 a job that :mod:`crunch_sshd.runtimes.entry` wrote. After :func:`enter` nothing can be imported: the files at the old
-paths are the container's then, and not to be trusted with code.
+paths are then the container's, and code from those is not to be trusted.
 
-Every file transfer waits for such a process, so it starts fast: without ``site``, and with no import here that is not
-needed (``dataclasses``, ``json`` and ``typing`` alone would double its start-up of some 20 ms).
+Every file transfer waits for such a process, so it starts fast: without ``site``, and without unnecessary
+imports (``dataclasses``, ``json`` and ``typing`` alone would double its start-up of some 20 ms).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 PYTHON_IGNORES = {_signal.SIGPIPE, _signal.SIGXFSZ}
-"""It learns of both from the call that fails."""
+"""Python learns of both from the call that fails."""
 
 
 def load(descriptor: str) -> dict[str, Any]:
-    """Return the job whose descriptor this is, and have none of its descriptors inherited any further."""
+    """Return the job with this descriptor, and keep all of the job's descriptors from being inherited any further."""
     with open(int(descriptor), "rb") as file:
         job: dict[str, Any] = marshal.loads(file.read())  # noqa: S302 - written by the gateway, into memory of its own
     for number in job["descriptors"]:
@@ -36,7 +36,7 @@ def load(descriptor: str) -> dict[str, Any]:
 
 
 def _reset_signals() -> None:
-    """Ignore and block what Python does and nothing more: not what whoever started the gateway had it ignore."""
+    """Ignore and block only the signals that Python does: none that the gateway's starter had the gateway ignore."""
     for number in _signal.valid_signals() - PYTHON_IGNORES:
         if _signal.getsignal(number) == _signal.SIG_IGN:
             _signal.signal(number, _signal.SIG_DFL)
@@ -44,9 +44,9 @@ def _reset_signals() -> None:
 
 
 def enter(job: dict[str, Any]) -> None:
-    """Enter the container of the job, and be its user with nothing beyond. Single thread only.
+    """Enter the job's container, and become the job's user with no further rights. Single thread only.
 
-    All that will be used must be imported before. Raises OSError, whose text says what could not be taken on.
+    Import everything needed before. Raises OSError, whose text says what could not be taken on.
     """
     linux.hide()
     stay_within(job)
@@ -72,7 +72,7 @@ def enter(job: dict[str, Any]) -> None:
 
 
 def _forget_paths() -> None:
-    """Have the interpreter open no file by itself any more: neither to import it, nor to print a line of it."""
+    """Stop the interpreter from opening any file by itself: neither to import it, nor to print a line of it."""
     sys.path.clear()
     sys.meta_path.clear()
     sys.path_hooks.clear()
@@ -80,16 +80,16 @@ def _forget_paths() -> None:
 
 
 def stay_within(job: dict[str, Any]) -> None:
-    """Take on what needs the gateway's privileges, in its namespaces: control groups, limits, groups.
+    """Take on what needs the gateway's privileges and namespaces: control groups, limits, groups.
 
-    The control groups come first: from then on all that this process uses is the container's.
+    The control groups come first: from then on everything that this process uses counts as the container's.
     """
     linux.join_control_groups(job["cgroups"])
     for number, _, hard in job["limits"]:
         linux.set_limit(number, hard, hard)
     linux.set_out_of_memory_score(job["oom_score_adj"])
     try:
-        os.setgroups(job["groups"])  # now: a user namespace's creator may have forbidden to change groups inside
+        os.setgroups(job["groups"])  # now: a user namespace's creator may have forbidden changing groups inside
     except PermissionError as error:
         if set(os.getgroups()) != set(job["groups"]):
             raise OSError(

@@ -1,7 +1,7 @@
 """Opening files from inside a container: never a block device, and of its own configuration regular files only.
 
-Owns the looks before and after the opening. Whatever opening can do, the container's control group of devices allows it
-to the container's own processes too; this wall stands in front of that one.
+Owns the checks before and after opening. Whatever opening can do, the container's control group of devices allows the
+container's own processes to do too; this wall stands in front of that one.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ LIMIT = 1024 * 1024
 def open_file(path: bytes, flags: int, mode: int = 0o666) -> int:
     """Return a descriptor as open(2) does; raise PermissionError (EPERM) for a block device.
 
-    It is looked at before, since opening alone does something to some devices, and after, when it cannot be replaced.
+    The file is checked before, since merely opening some devices has an effect, and after, when it cannot be replaced.
     """
     try:
         before = os.stat(path)
     except OSError:
-        before = None  # not there, or not to be looked at: open(2) says so
+        before = None  # missing, or may not be looked at: open(2) says so
     if before is not None:
         _refuse_block_device(before, path)
     descriptor = os.open(path, flags, mode)
@@ -40,7 +40,7 @@ def _refuse_block_device(facts: os.stat_result, path: bytes) -> None:
 
 
 def read(path: str | bytes) -> bytes:
-    """Return the beginning of a regular file without waiting; nothing of anything else."""
+    """Return the beginning of a regular file, without waiting; nothing from any other kind of file."""
     try:
         if not S_ISREG(os.stat(path).st_mode):
             return b""

@@ -1,7 +1,7 @@
 """The Linux system calls that a process needs to enter a container and that Python has no function for.
 
-Owns their numbers and constants, and turns failures into OSError with a sentence. Knows no policy: who is to have which
-right is the caller's. Single-threaded processes only; imports as little as it can, since each session waits for it.
+Owns their numbers and constants, and turns failures into OSError with a sentence. Knows no policy: the caller decides
+who gets which right. Single-threaded processes only; imports as little as it can, since each session waits for it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ libc = ctypes.PyDLL(None, use_errno=True)
 
 
 def hide() -> None:
-    """Keep debuggers and /proc/PID from everybody without CAP_SYS_PTRACE (PR_SET_DUMPABLE, prctl(2))."""
+    """Deny debugging and /proc/PID to any process without CAP_SYS_PTRACE (PR_SET_DUMPABLE, prctl(2))."""
     _check(libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "hide from debuggers")
 
 
@@ -54,7 +54,7 @@ def forbid_new_privileges() -> None:
 
 
 def join_control_groups(descriptors: Iterable[int]) -> None:
-    """Move to the control groups whose ``cgroup.procs`` files the descriptors are (cgroups(7))."""
+    """Move to the control groups whose ``cgroup.procs`` files ``descriptors`` refer to (cgroups(7))."""
     for descriptor in descriptors:
         try:
             os.write(descriptor, b"0")
@@ -63,14 +63,14 @@ def join_control_groups(descriptors: Iterable[int]) -> None:
 
 
 def leave_keyring() -> None:
-    """Have a session keyring of our own (keyrings(7)): the gateway's is none of the container's business."""
+    """Switch to a session keyring of our own (keyrings(7)): the container must not have the gateway's."""
     number = _number(SYS_KEYCTL)
     if libc.syscall(number, KEYCTL_JOIN_SESSION_KEYRING, None) < 0 and ctypes.get_errno() != errno.ENOSYS:
         _check(-1, "leave the gateway's keyring")
 
 
 def set_out_of_memory_score(score: int) -> None:
-    """Set oom_score_adj (proc(5)), as far as we may: without CAP_SYS_RESOURCE a higher one stays."""
+    """Set oom_score_adj (proc(5)), as far as we may: without CAP_SYS_RESOURCE a higher value stays."""
     try:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write(str(score))
@@ -79,7 +79,7 @@ def set_out_of_memory_score(score: int) -> None:
 
 
 def set_limit(number: int, soft: int, hard: int) -> None:
-    """Set a resource limit (setrlimit(2)), as far as we may: what only CAP_SYS_RESOURCE can raise stays lower."""
+    """Set a resource limit (setrlimit(2)), as far as we may: one that only CAP_SYS_RESOURCE can raise stays lower."""
     try:
         resource.setrlimit(number, (soft, hard))
     except (ValueError, PermissionError):
@@ -88,7 +88,7 @@ def set_limit(number: int, soft: int, hard: int) -> None:
 
 
 def _lower(one: int, other: int) -> int:
-    """Return the lower of two limits; -1 is no limit."""
+    """Return the lower of two limits; -1 means no limit."""
     return max(one, other) if -1 in (one, other) else min(one, other)
 
 
@@ -154,7 +154,7 @@ def filter_system_calls(program: bytes, flags: int) -> None:
 
 
 def open_label() -> int:
-    """Return /proc/self/attr/current (proc(5)), opened while that is the host's, for :func:`take_label`."""
+    """Return /proc/self/attr/current (proc(5)), opened while /proc is the host's, for :func:`take_label`."""
     try:
         return os.open("/proc/self/attr/current", os.O_WRONLY | os.O_CLOEXEC)
     except OSError as error:

@@ -1,11 +1,11 @@
-"""What becomes a session's program: a fresh, single-threaded process that turns into a copy of the contained one.
+"""Becomes a session's program: a fresh, single-threaded process that turns into a copy of the contained one.
 
 Owns the order in which control groups, namespaces, root and privileges are taken on; the runtime ``namespace`` opens
 all that is needed and describes it in a job (:func:`enter.load`). Nothing may be imported after the namespaces are
 entered, as in :mod:`crunch_sshd.inside.enter`, and little before: each session waits for it.
 
 The program must be born in the container's pid namespace, so this process forks once more; the second one is made a
-child of the gateway itself (CLONE_PARENT, as runc has it), so that the exact exit status comes to the gateway and no
+child of the gateway itself (CLONE_PARENT, as runc does), so that the exact exit status reaches the gateway and no
 process stays in between.
 """
 
@@ -34,7 +34,7 @@ class Refused(Exception):
 
 
 def main() -> NoReturn:
-    """Do the job; tell the report's pipe the program's pid, and then nothing, or why it could not be started."""
+    """Do the job; write the program's pid to the report's pipe, and then nothing, or why it could not be started."""
     job = enter.load(sys.argv[1])
     try:
         linux.hide()

@@ -1,6 +1,6 @@
 """The lines of /etc/passwd and /etc/group, as glibc's ``nss_files`` reads them. Pure.
 
-The container can write anything there. A line counts where the C library takes it, and is skipped where that skips it.
+The container can write anything there. A line counts if the C library accepts it, and is skipped if that skips it.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ SPACE = " \t\n\v\f\r"
 """isspace(3)."""
 DIGITS = "0123456789"
 LONGEST = 20
-"""Digits of the highest 64-bit number."""
+"""Digits in the highest 64-bit number."""
 ULONG_MAX = 0xFFFFFFFFFFFFFFFF
 NO_ID = 0xFFFFFFFF
-"""(uid_t) -1, which is no user (credentials(7)); glibc makes it of every number that is too large."""
+"""(uid_t) -1, which means no user (credentials(7)); glibc turns every number that is too large into it."""
 
 
 def entries(text: str, fields: int) -> Iterator[list[str]]:
-    """Yield the fields of each line, always as many; the last one is the rest of the line, whatever is in it.
+    """Yield each line's fields, always ``fields`` of them; the last one is the rest of the line, whatever is in it.
 
-    Comments are skipped, and the lines of NIS ("+" and "-", nsswitch.conf(5)). To the C library a line ends at a NUL.
+    Comments and NIS lines ("+" and "-", nsswitch.conf(5)) are skipped. To the C library a line ends at a NUL.
     """
     for line in text.split("\n"):
         line = line.partition("\0")[0].lstrip(SPACE)
@@ -32,7 +32,7 @@ def entries(text: str, fields: int) -> Iterator[list[str]]:
 
 
 def number(field: str) -> int | None:
-    """Return the id that strtoul(3) makes of a whole field; None for what is none."""
+    """Return the id that strtoul(3) makes of a whole field; None if the field is not an id."""
     digits = field.lstrip(SPACE)
     negative = digits.startswith("-")
     digits = digits[digits[:1] in ("+", "-") :]

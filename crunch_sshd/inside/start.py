@@ -1,7 +1,7 @@
-"""Starting a process that will run this package's code in a container's namespaces: the only place that does.
+"""Starting a process that will run this package's code in a container's namespaces: only this module does so.
 
 Owns how Python is started for it, and the job that it reads first (:func:`crunch_sshd.inside.enter.load`). Knows
-nothing of containers: what is in the job is the caller's.
+nothing of containers: the caller decides what is in the job.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = str(Path(__file__).resolve().parents[2])
-"""Where the process finds this package: it runs without ``site``, which knows of installed ones."""
+"""Where the process finds this package: it runs without ``site``, which knows installed packages."""
 BOOTSTRAP = (
     "import sys; sys.path.append(sys.argv.pop(1)); name = sys.argv.pop(1); "
     "sys.exit(__import__(name, fromlist=['main']).main())"
 )
-"""What the process runs. The packages come last on its path, so that nothing installed there hides the library."""
+"""The code that the process runs. The packages come last on its path, so that none hides the standard library."""
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC0"}
-"""All of it: nothing of the gateway's, and nothing of the container's, whose LD_PRELOAD would count before we enter.
+"""The whole environment: nothing from the gateway, nor from the container: its LD_PRELOAD would act before we enter.
 
-With TZ, the C library has no reason to look at /etc/localtime, which is the container's later on.
+With TZ set, the C library has no reason to look at /etc/localtime, which is later the container's.
 """
 
 
@@ -38,9 +38,9 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start ``module.main()`` in a fresh process that can read ``job`` and has its ``descriptors``.
 
-    There ``sys.argv[1]`` is for :func:`enter.load`, and ``arguments`` follow; the module may import the standard
-    library and this package's own modules, no installed ones. ``popen`` goes to :class:`subprocess.Popen`. Raises
-    OSError.
+    In that process ``sys.argv[1]`` is for :func:`enter.load`, and ``arguments`` follow; the module may import the
+    standard library and this package's own modules, no installed ones. ``popen`` goes to :class:`subprocess.Popen`.
+    Raises OSError.
     """
     with _in_memory(marshal.dumps(dict(job))) as words:
         return subprocess.Popen(  # noqa: S603 - our own module

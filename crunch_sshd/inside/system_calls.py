@@ -1,11 +1,11 @@
 """The system calls that each process inside a container may still make once it has entered: allow-lists.
 
-They are a second wall, behind what the container's own processes are held to: whoever takes over the Python of the
-file server or of the broker can start no program, trace nothing, mount nothing and load no code, and the file server
-can open no socket. Neither can signal anything: they are not in the container's pid namespace, so any pid they name
-is the host's. Written as the OCI runtime-spec has ``linux.seccomp``, for :mod:`crunch_sshd.runtimes.seccomp` to
-compile. What is not allowed fails with ENOSYS, so that the C library falls back where it can (from ``clone3`` to
-``clone``, whose flags a filter can see). Pure data.
+They are a second wall, behind the restrictions on the container's own processes: an attacker who takes over the Python
+of the file server or of the broker can start no program, trace nothing, mount nothing and load no code, and in the
+file server can open no socket. Neither process can signal anything: they are not in the container's pid namespace, so
+any pid they name is the host's. Written in the form of the OCI runtime-spec's ``linux.seccomp``, for
+:mod:`crunch_sshd.runtimes.seccomp` to compile. Any call not allowed fails with ENOSYS, so that the C library falls
+back where it can (from ``clone3`` to ``clone``, whose flags a filter can see). Pure data.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Profile = dict[str, Any]
 PROT_EXEC = 0x4
 CLONE_THREAD = 0x00010000
 SIOCGIFINDEX = 0x8933
-"""The number of an interface by its name (netdevice(7)), for an IPv6 address with a zone."""
+"""Returns an interface's number by name (netdevice(7)), for an IPv6 address with a zone."""
 SOCKET_KIND = 0xF
-"""The bits of socket(2)'s type that are no flags."""
+"""The bits of socket(2)'s type that are not flags."""
 
 BASIC = (
-    # memory, but for code
+    # memory, except for code
     "brk", "munmap", "mremap", "madvise", "mlock",
     # threads, signals, time, the end
     "futex", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "sched_yield", "restart_syscall",
@@ -59,8 +59,8 @@ SOCKETS = (
 FCNTLS = (
     fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL,
 )  # fmt: skip
-"""Not F_SETOWN and F_SETSIG, by which a descriptor sends any signal to any process of the same user. As tgkill, which
-is not allowed either, it would reach the host's: these processes are not in the container's pid namespace."""
+"""Not F_SETOWN and F_SETSIG, by which a descriptor sends any signal to any process of the same user. Like tgkill, which
+is not allowed either, they would reach the host's: these processes are not in the container's pid namespace."""
 IOCTLS = (termios.TCGETS, termios.FIONBIO, termios.FIOCLEX, termios.FIONCLEX)
 
 
@@ -97,4 +97,4 @@ BROKER = _profile(
         for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)
     ),
 )
-"""Threads and sockets of three families, none of them raw; of files, what a unix socket's place needs."""
+"""Threads, and sockets of three families, none of them raw; only the file calls that a unix socket's path needs."""

@@ -27,8 +27,8 @@ class Output(Enum):
 class Account:
     """A user inside the container: one line of its /etc/passwd, or the image's default user.
 
-    ``runtime_user`` is what the runtime is told ("" leaves the image's default); ``shell`` is None when the image
-    has no file at the path its passwd names. ``groups`` are for runtimes that set the supplementary groups themselves.
+    ``runtime_user`` is passed to the runtime ("" keeps the image's default); ``shell`` is None when the image has no
+    file at the path that its passwd names. ``groups`` are for runtimes that set the supplementary groups themselves.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Process(ABC):
 
     @abstractmethod
     def read(self) -> tuple[Output, bytes] | None:
-        """Block for the next output; None after the end of all of it (the process has ended or closed its outputs).
+        """Block for the next output; None once all output has ended (the process has ended or closed its outputs).
 
         Raises :class:`arv_ssh.errors.ArvSshError` when output was lost, :class:`StartFailed` when the runtime learns
         only now that the process never started.
@@ -81,7 +81,7 @@ class Process(ABC):
     def write(self, data: bytes | memoryview) -> int:
         """Take some of ``data`` for the process's stdin without blocking; return how many bytes (0: none now).
 
-        Raises :class:`BrokenPipeError` when nobody will read them any more.
+        Raises :class:`BrokenPipeError` when nothing will read them any more.
         """
 
     @abstractmethod
@@ -108,7 +108,7 @@ class Process(ABC):
         """Block until the process has ended and return its exit status; death by signal n is 128 + n."""
 
     def death_signal(self) -> str | None:
-        """Return the signal (RFC 4254 §6.10 name) that ended the process, if the runtime tells. After :meth:`wait`."""
+        """Return the signal (RFC 4254 §6.10 name) that ended the process, if the runtime knows. After :meth:`wait`."""
         return None
 
     def send_break(self) -> bool:
@@ -119,12 +119,12 @@ class Process(ABC):
     def hang_up(self) -> None:
         """End everything in the process's session: SIGHUP, then SIGTERM, then SIGKILL, 2 s apart.
 
-        What left the session with setsid(2) is spared. Returns when none is left or all three were sent.
+        Processes that left the session with setsid(2) are spared. Returns once none is left or all three were sent.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Release what this object holds, waking a blocked :meth:`read`; the process is not touched. May come twice."""
+        """Release what this object holds, waking a blocked :meth:`read`, but not the process. Safe to call twice."""
 
 
 class Runtime(ABC):
@@ -134,7 +134,7 @@ class Runtime(ABC):
     def account(self, login_username: str) -> Account:
         """Look up a login name in the container ("" is the image's default user).
 
-        Raises :class:`arv_ssh.errors.Forbidden`, naming it, when the container has no such user.
+        Raises :class:`arv_ssh.errors.Forbidden`, naming the user, when the container has no such user.
         """
 
     @abstractmethod

@@ -1,6 +1,6 @@
 """Accounts of a container, from the text of its own /etc/passwd and /etc/group (passwd(5), group(5)). Pure.
 
-A line counts where the C library takes it (:mod:`crunch_sshd.inside.nss_files`): one bad line locks no user out.
+A line counts if the C library accepts it (:mod:`crunch_sshd.inside.nss_files`), so one bad line locks no user out.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _ROOT = _Entry(ROOT, 0, 0, "/root", "")
 def find(passwd: str, login_username: str, default_user: str, container: str) -> Account:
     """Return the account of ``login_username``, or of the image's ``default_user`` (``USER[:GROUP]``, "" is root).
 
-    Raises :class:`Forbidden`, naming it, for a login name that the container does not have. Root and a default user
-    need no entry: images often have no /etc/passwd, or name a bare uid.
+    Raises :class:`Forbidden`, naming the user, for a login name that the container does not have. Root and a default
+    user need no entry: images often have no /etc/passwd, or name a bare uid.
     """
     entries = list(_entries(passwd))
     if login_username:
@@ -62,17 +62,17 @@ def find(passwd: str, login_username: str, default_user: str, container: str) ->
 
 
 def without_shell(account: Account) -> Account:
-    """Return ``account`` as one whose image has no file at its shell's path."""
+    """Return ``account`` marked as having no file at its shell's path in the image."""
     return replace(account, shell=None)
 
 
 def with_ids(account: Account, uid: int, gid: int, groups: tuple[int, ...]) -> Account:
-    """Return ``account`` with the numbers that its processes get."""
+    """Return ``account`` with the numeric ids that its processes get."""
     return replace(account, uid=uid, gid=gid, groups=groups)
 
 
 def groups(group_file: str, account: Account) -> tuple[int, ...]:
-    """Return the account's groups by the text of /etc/group (group(5)): its own, then those that name it."""
+    """Return the account's groups from the text of /etc/group (group(5)): its own, then those that list it."""
     found = [account.gid, *(one.gid for one in _groups(group_file) if account.name in one.members)]
     return tuple(dict.fromkeys(found))
 
@@ -80,8 +80,8 @@ def groups(group_file: str, account: Account) -> tuple[int, ...]:
 def with_groups(account: Account, passwd: str, group_file: str, bundle: Bundle) -> Account:
     """Return ``account`` with the ids that the engine's exec gives it in the container of ``bundle``.
 
-    The image's default user is what the container runs as; another has the groups of /etc/group and, with Docker,
-    those that the container was given besides (``--group-add``).
+    For the image's default user they are those that the container runs as; any other user gets the groups of
+    /etc/group and, with Docker, the container's additional groups (``--group-add``).
     """
     own = bundle.process["user"]
     given = tuple(own.get("additionalGids") or ())
@@ -112,7 +112,7 @@ def _entries(passwd: str) -> Iterator[_Entry]:
     for name, _, uid, gid, _, home, shell in nss_files.entries(passwd, 7):
         numbers = nss_files.number(uid), nss_files.number(gid)
         if None not in numbers:
-            # (The C library would keep what follows a shell: a space, the CR of another system's editor.)
+            # (The C library would keep characters after the shell: a space, the CR of another system's editor.)
             yield _Entry(name, numbers[0] or 0, numbers[1] or 0, home, shell.strip())
 
 

@@ -1,6 +1,7 @@
-"""The OCI bundle of a container: what its engine told the OCI runtime to make of it (runtime-spec, config.md).
+"""The OCI bundle of a container: its engine's instructions to the OCI runtime (runtime-spec, config.md).
 
-Owns where engines keep it on this host. It is the engine's word on a container, which nobody inside can change.
+Owns where engines keep bundles on this host. A bundle is the engine's own description of a container, which nothing
+inside the container can change.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ TASKS = (
 )
 """Where containerd keeps the bundles of Docker's containers, whatever their OCI runtime."""
 DOCKERS = "/moby/"
-"""Is in the path of each: containerd's namespace for Docker."""
+"""Part of the path of each: containerd's namespace for Docker."""
 STATE_TIMEOUT = 60.0
-"""Seconds for the runtime to tell a container's state."""
+"""Seconds for the runtime to report a container's state."""
 PROGRAMS = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -36,7 +37,7 @@ PROGRAMS = "/usr/sbin:/usr/bin:/sbin:/bin"
 class Bundle:
     """``process`` and ``linux.seccomp`` of a bundle's config.json; no ``seccomp`` where the container has no filter.
 
-    ``is_dockers`` tells Docker's from Podman's, whose exec does some things differently.
+    ``is_dockers`` distinguishes Docker's bundles from Podman's; Podman's exec does some things differently.
     """
 
     process: dict[str, Any]
@@ -46,7 +47,7 @@ class Bundle:
 
 @dataclass(frozen=True)
 class State:
-    """An OCI runtime that knows a container: its program, its directory of states, and what it says of it."""
+    """An OCI runtime that knows a container: its program, its state directory, and its report on the container."""
 
     program: str
     root: str
@@ -54,7 +55,7 @@ class State:
 
 
 def read(directory: str) -> Bundle:
-    """Return the bundle in ``directory``. Raises OSError, or ValueError for one that is none."""
+    """Return the bundle in ``directory``. Raises OSError, or ValueError when it holds no valid bundle."""
     try:
         config = json.loads((Path(directory) / "config.json").read_text(encoding="utf-8"))
         return Bundle(config["process"], (config.get("linux") or {}).get("seccomp"), DOCKERS in directory)
@@ -63,7 +64,7 @@ def read(directory: str) -> Bundle:
 
 
 def find_state(container_id: str) -> State | None:
-    """Return what an OCI runtime at one of the known places says of the container; None where none knows it."""
+    """Return what an OCI runtime at one of the known places says about the container; None if no runtime knows it."""
     for program, root in STATE_ROOTS:
         binary = shutil.which(program, path=f"{os.environ.get('PATH', '')}:{PROGRAMS}")
         if binary and (Path(root) / container_id).is_dir():
@@ -83,7 +84,7 @@ def state(binary: str, root: str, container_id: str) -> dict[str, Any]:
 
 
 def find(container_id: str) -> Bundle | None:
-    """Return the bundle of the engine's container with that full id; None where this host has none to read."""
+    """Return the bundle of the engine's container with that full id; None if this host has no readable one."""
     for root in TASKS:
         if (Path(root) / container_id / "config.json").is_file():
             return read(str(Path(root) / container_id))

@@ -1,7 +1,7 @@
-"""A child process of the gateway as a :class:`Process`: what serves a channel from outside the container's processes.
+"""A child process of the gateway as a :class:`Process`: it serves a channel from outside the container's processes.
 
-Owns its pipes' sizes, how it is ended, and the sentence for a user whose channel ends because something killed it.
-Knows nothing of what it does.
+Owns the sizes of the child's pipes, how the child is ended, and the sentence that a user sees when the channel ends
+because something killed the child. Knows nothing of what the child does.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PIPES: dict[str, Any] = {
     "stdout": subprocess.PIPE,
     "stderr": subprocess.PIPE,
     "bufsize": 0,
-    # A session of its own: what a client signals or hangs up must never be the gateway's process group.
+    # A session of its own: a client must never signal or hang up the gateway's process group.
     "start_new_session": True,
 }
 """How :class:`subprocess.Popen` must start such a child."""
@@ -32,7 +32,7 @@ WHY = {
 
 
 class ChildProcess(HostProcess):
-    """The child ``child``, started with :data:`PIPES`; users know what it does as ``name``."""
+    """The child ``child``, started with :data:`PIPES`; ``name`` is the user's name for what it does."""
 
     def __init__(self, child: subprocess.Popen[bytes], name: str = "what served this channel") -> None:
         assert child.stdin and child.stdout and child.stderr  # noqa: S101 - PIPES makes all three
@@ -42,7 +42,7 @@ class ChildProcess(HostProcess):
         self._name = name
         self._is_ending = False
         super().__init__(child.pid, stdin, {stdout: Output.STDOUT, stderr: Output.STDERR}, self._end, tty=False)
-        child.returncode = 0  # ours to wait for from now on: Popen waits by pid, at any time, for what it has let go of
+        child.returncode = 0  # from now on only we wait for it: Popen waits by pid, any time, for what it has let go of
 
     def read(self) -> tuple[Output, bytes] | None:
         output = super().read()
@@ -54,7 +54,7 @@ class ChildProcess(HostProcess):
 
     def _last_words(self) -> tuple[Output, bytes] | None:
         if self._killed_by is None:
-            return None  # it said by itself what there was to say
+            return None  # it has said all there was to say itself
         number = signal.Signals(self._killed_by)
         why = WHY.get(number, "connect again")
         return Output.STDERR, f"arv-ssh: {self._name} was ended by {number.name}; {why}\n".encode()

@@ -1,7 +1,8 @@
-"""What the engine's own exec holds a process of a container to, in every dimension that Linux has for it.
+"""The restrictions that the engine's own exec puts on a container's process, in every dimension that Linux has.
 
-Owns the record, and the two ways to it: from the container's OCI bundle, which the engine wrote and nobody inside can
-change, and from the contained process itself where there is no bundle. Knows nothing of how it is put on a process.
+Owns the record of them, and the two ways to obtain it: from the container's OCI bundle, which the engine wrote and
+nothing inside can change, and from the contained process itself if there is no bundle. Knows nothing of how the
+restrictions are put on a process.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import Any
 from crunch_sshd.runtimes.seccomp import Filter
 
 Limit = tuple[int, int, int]
-"""A resource limit: its number (setrlimit(2)), soft, hard; -1 is none."""
+"""A resource limit: its number (setrlimit(2)), soft, hard; -1 means no limit."""
 UMASK = 0o022
-"""What the OCI runtimes give where the bundle says nothing."""
+"""The umask that the OCI runtimes set when the bundle gives none."""
 UNCONFINED = "unconfined"
 CAPABILITY_SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 """The sets of capabilities(7), as /proc/PID/status names them."""
@@ -26,12 +27,12 @@ CAPABILITIES = (
     "SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE "
     "MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
 ).split()
-"""By their numbers (linux/capability.h)."""
+"""In the order of their numbers (linux/capability.h)."""
 
 
 @dataclass(frozen=True)
 class Confinement:
-    """What a process in a container is held to. ``uid`` and ``gid`` are the container's, ``groups`` this host's."""
+    """The restrictions on a process in a container. ``uid`` and ``gid`` are the container's, ``groups`` this host's."""
 
     uid: int
     gid: int
@@ -55,10 +56,10 @@ def capabilities(process: Mapping[str, Any], uid: int) -> dict[str, int]:
 
 
 def without_more_than_bounding(process: Mapping[str, Any], uid: int) -> Mapping[str, Any]:
-    """Return the process description as exec changes it for ``uid``: as docker exec does it.
+    """Return the process description as ``docker exec`` changes it for ``uid``.
 
-    A user other than root has nothing beyond the bounding set. (The container's own user may: Podman gives it the
-    capabilities that were asked for.)
+    A user other than root has nothing beyond the bounding set. (The container's own user may have more: Podman gives
+    it the requested capabilities.)
     """
     if uid in (0, process["user"]["uid"]):
         return process
@@ -67,7 +68,7 @@ def without_more_than_bounding(process: Mapping[str, Any], uid: int) -> Mapping[
 
 
 def after_execve(sets: Mapping[str, int], uid: int) -> dict[str, int]:
-    """Return what execve(2) makes of the inheritable, bounding and ambient set (capabilities(7))."""
+    """Return the sets that execve(2) derives from the inheritable, bounding and ambient set (capabilities(7))."""
     gained = sets["CapInh"] | sets["CapBnd"] if uid == 0 else 0
     permitted = gained | sets["CapAmb"]
     found = {**sets, "CapPrm": permitted, "CapEff": permitted}
@@ -75,13 +76,13 @@ def after_execve(sets: Mapping[str, int], uid: int) -> dict[str, int]:
 
 
 def _mask(names: Iterable[str]) -> int:
-    """Return a set of capabilities as a number, without those that are newer than this program: less, never more."""
+    """Return a set of capabilities as a number, leaving out those newer than this program: fewer, never more."""
     numbers = {f"CAP_{name}": number for number, name in enumerate(CAPABILITIES)}
     return sum(1 << numbers[name] for name in set(names) & numbers.keys())
 
 
 def limits(process: Mapping[str, Any], inherited: Iterable[Limit]) -> list[Limit]:
-    """Return the limits of an exec: the description's own, and else what the container's programs inherit."""
+    """Return the limits of an exec: the description's own, or else those that the container's programs inherit."""
     found = {number: (soft, hard) for number, soft, hard in inherited}
     for one in process.get("rlimits") or ():
         found[getattr(resource, one["type"])] = (_limit(one["soft"]), _limit(one["hard"]))
@@ -89,7 +90,7 @@ def limits(process: Mapping[str, Any], inherited: Iterable[Limit]) -> list[Limit
 
 
 def _limit(value: int) -> int:
-    """Return a limit as Python has it: the specification has "none" as the highest 64-bit number."""
+    """Return a limit in Python's form: the specification writes "no limit" as the highest 64-bit number."""
     return -1 if value >= 2**63 else value
 
 

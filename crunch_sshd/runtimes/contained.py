@@ -1,7 +1,7 @@
-"""What a contained process is: its user, its limits and its environment, which another one beside it is to have too.
+"""A contained process's user, limits and environment, so that another process beside it can be given the same.
 
-Owns reading /proc/PID for that, and saying no where something that holds the contained process back cannot be put on
-another process. Ids are those inside the process's user namespace but for :attr:`Contained.outside`.
+Owns reading /proc/PID for that, and refusing where a restriction on the contained process cannot be put on another
+process. Ids are those inside the process's user namespace, except in :attr:`Contained.outside`.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Contained:
 
 
 class ContainedProcess(HostContainer):
-    """The contained process with the pid ``pid``; ``name`` is what users know its container by.
+    """The contained process with the pid ``pid``; users know its container as ``name``.
 
-    All that is read may have changed since the last time: a process can give up more and more, and so do its sessions.
+    Everything read may have changed since the last time: a process can give up more and more, and so do its sessions.
     """
 
     def __init__(self, pid: int, name: str) -> None:
@@ -48,7 +48,7 @@ class ContainedProcess(HostContainer):
         super().__init__(pid)
 
     def credentials(self) -> Contained:
-        """Return who the process is now; raise :class:`Unavailable` when nobody else can be just that."""
+        """Return the process's credentials now; raise :class:`Unavailable` when no other process can have the same."""
         lines = self.read_process("status").decode("utf-8", "replace").splitlines()
         fields = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
         self._check_filters(fields)
@@ -94,20 +94,20 @@ class ContainedProcess(HostContainer):
         return Ids(uid, gid, tuple(one for one in groups if one is not None))
 
     def groups_outside(self, groups: Sequence[int]) -> list[int]:
-        """Return the process's own groups, also those that its user namespace has no name for."""
+        """Return the process's own groups, including those that its user namespace has no id for."""
         return list(self.credentials().outside.groups)
 
     def capabilities(self, uid: int) -> dict[str, int]:
-        """Return the sets of a program that is executed beside the process: never what it has given up itself."""
+        """Return the sets of a program executed beside the process: never a capability that it has given up itself."""
         sets = dict(self.credentials().capabilities)
         if uid == 0:
-            # What a root program gets at its start is all of these two; no more than the contained one has itself.
+            # A root program starts with all of these two sets; allow no more than the contained process has itself.
             for name in ("CapInh", "CapBnd"):
                 sets[name] &= sets["CapPrm"]
         return sets
 
     def confinement(self, account: Account) -> Confinement:
-        """Return what the process is held to itself: nobody else can log in here."""
+        """Return the process's own restrictions: no other user can log in here."""
         found = self.credentials()
         return Confinement(
             found.inside.uid,
@@ -136,7 +136,7 @@ def _numbers(field: str) -> tuple[int, ...]:
 
 
 def _mapped(id_map: str, outside: int) -> int | None:
-    """Return the id inside by the text of /proc/PID/uid_map (user_namespaces(7)), which tells of our namespace."""
+    """Return the id inside, from the text of /proc/PID/uid_map (user_namespaces(7)) as our namespace sees it."""
     for line in id_map.splitlines():
         inside, first, count = _numbers(line)
         if first <= outside < first + count:

@@ -14,7 +14,7 @@ from arv_ssh.errors import Unavailable
 FROZEN = {
     "freezer.state": {"FROZEN", "FREEZING"}, "cgroup.freeze": {"1"}, "cgroup.events": {"frozen 1"},
 }  # fmt: skip
-"""The files of a group that say so, by lines: of version 1, of version 2 for the group alone, and with its parents."""
+"""A frozen group's files and their lines: version 1's; version 2's for the group alone; and including its parents."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Mount:
 
 
 def memberships(cgroup: str) -> dict[str, str]:
-    """Return hierarchy → group of the text of /proc/PID/cgroup; the hierarchy of version 2 is called ""."""
+    """Return hierarchy → group from the text of /proc/PID/cgroup; the hierarchy of version 2 is called ""."""
     fields = (line.split(":", 2) for line in cgroup.split("\n") if line.count(":") >= 2)
     return {controllers: path for _, controllers, path in fields}
 
@@ -87,7 +87,7 @@ def group_directory(hierarchy: str, group: str, mounted: list[Mount]) -> str | N
 def open_others(theirs: Mapping[str, str], ours: Mapping[str, str], mounted: list[Mount]) -> list[int]:
     """Open the ``cgroup.procs`` of each group in ``theirs`` but not in ``ours``; writing "0" to one joins it.
 
-    Raises :class:`Unavailable` when there is one that cannot be joined: a session outside it would have more than the
+    Raises :class:`Unavailable` when one of them cannot be joined: a session outside it would have more than the
     container has.
     """
     opened: list[int] = []

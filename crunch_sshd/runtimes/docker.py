@@ -1,8 +1,8 @@
 """The Docker runtime: executes through the engine's API, as ``docker exec`` does.
 
-Owns what is Docker's own: exec create, start, inspect and resize, the stream with its frames, and reading files of the
-container. Works wherever the engine's socket does; sends signals itself where it may, else through the container's
-shell.
+Owns everything specific to Docker: exec create, start, inspect and resize, the stream with its frames, and reading
+files of the container. Works wherever the engine's socket does; sends signals itself where it may, else through the
+container's shell.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ logger = logging.getLogger(__name__)
 
 READ_SIZE = 256 * 1024
 ARCHIVE_HEADERS = 16 * 1024
-"""Bytes before the content of an archive's first file: more than its headers with any names."""
+"""Bytes allowed before the content of an archive's first file: more than its headers need, whatever the names."""
 POLL_FIRST, POLL_LONGEST = 0.005, 0.25
 """Seconds between looks at an exec whose stream has ended, doubling from the first to the longest."""
 NEVER_TYPED = ",".join(["ctrl-^", "ctrl-_"] * 8)
-"""A detach sequence that nobody types. Docker has no "off": empty means its default, which would eat Ctrl-P."""
+"""A detach sequence that no user types. Docker has no "off": empty means its default, which would swallow Ctrl-P."""
 DETACH_BYTES = b"\x1e\x1f" * 8
-"""The same as the engine shows it of an exec (API ``exec/{id}/json``, DetachKeys): no other exec has it, it is ours."""
+"""The same as the engine reports it (API ``exec/{id}/json``, DetachKeys): an exec that has it is ours; no other has."""
 BOOTSTRAP = 'stty rows "$1" cols "$2" 2>/dev/null; shift 2; exec "$@"'
 """Sets the size before the program's first look at it. Engines before API 1.42 can only resize a running exec."""
 FAILED_STARTS = (b"OCI runtime exec failed", b"cannot exec", b"failed to create", b"Error: runc: ", b"Error: crun: ")
-"""How the output of an exec begins that never started; the last two are Podman's."""
+"""How the output begins when an exec never started; the last two are Podman's."""
 FAILED_START_PATIENCE = 1.0
-"""Seconds for an engine to know that an exec has ended whose output says that it did not start."""
+"""Seconds for an engine to learn that an exec has ended, once its output says that it did not start."""
 MAX_CONTROLS = 64
-"""Signals that wait for the engine; a client that sends more in one go loses the rest, as a terminal's would merge."""
+"""Signals that may wait for the engine; a client that sends more at once loses the rest, as a terminal merges them."""
 _FRAME = struct.Struct(">BxxxL")
 
 
@@ -77,7 +77,7 @@ class DockerRuntime(Runtime):
         account = accounts.find(passwd, login_username, config.get("User") or "", self._name)
         if self._host is None:
             exists = path_exists(self._client, self._container, account.shell or "")
-            # The engine gives the groups; nobody else starts processes as this user.
+            # The engine sets the groups; nothing else starts processes as this user.
             return account if exists else accounts.without_shell(account)
         if not self._host.exists(account.shell or ""):
             account = accounts.without_shell(account)
@@ -143,9 +143,9 @@ def _beginning(chunks: Iterator[bytes], limit: int) -> bytes:
 
 
 def _host_container(pid: int, container_id: str) -> HostContainer | None:
-    """Return the container by its first process, where that is on this host and we may look into it."""
+    """Return the container by its first process, if that is on this host and we may look into it."""
     if container_id not in host_processes.control_groups(pid):
-        return None  # the engine is on another machine, and the pid is somebody else's here
+        return None  # the engine is on another machine, and the pid is another process's here
     try:
         return HostContainer(pid, bundle.find(container_id))
     except (PermissionError, FileNotFoundError):
@@ -173,7 +173,7 @@ class DockerProcess(Process):
         self._program = program
         self._stream = stream
         self._buffer = bytearray(early)
-        # Read into each time: a new object of that size is made, faulted in and given back for each key.
+        # Reused for every read: a new object of this size would be made, faulted in and given back for each key.
         self._room = untouched(READ_SIZE)
         self._tty = terminal is not None
         self._controls = _Controls()
@@ -217,7 +217,7 @@ class DockerProcess(Process):
         try:
             size = self._stream.recv_into(self._room)
         except OSError as error:
-            # A unix socket is reset only after all that was sent has been read: Podman closes it on unread input.
+            # A unix socket is reset only after everything sent has been read: Podman closes it with input unread.
             unread_input = isinstance(error, ConnectionResetError) and self._stream.family == socket.AF_UNIX
             if self._closed.is_set() or unread_input:
                 return False
@@ -226,13 +226,13 @@ class DockerProcess(Process):
         return bool(size)
 
     def _raise_if_never_started(self, text: bytes) -> None:
-        """The engine reports a failed start as output; tell it from a program's by the exec never having had a pid."""
+        """Tell a failed start, which the engine reports as output, from a program's: the exec never had a pid."""
         if not text.startswith(FAILED_STARTS):
             return
         deadline = time.monotonic() + FAILED_START_PATIENCE
         state = self._inspect()
         while state["Running"] and time.monotonic() < deadline and not self._closed.wait(POLL_FIRST):
-            state = self._inspect()  # Podman says so a moment before it knows so
+            state = self._inspect()  # Podman says so a moment before its state does
         if not state["Running"] and not state.get("Pid") and state["ExitCode"]:
             raise start_failed(text.decode("utf-8", "replace"), self._program)
 
@@ -343,7 +343,7 @@ class DockerProcess(Process):
             self._kill_inside(pids, number)
 
     def _kill_inside(self, pids: list[int], number: int) -> None:
-        """Send the signal with the container's own shell, as its root: this gateway itself is not root."""
+        """Send the signal with the container's own shell, as root there: this gateway itself is not root."""
         inside = [host_processes.pid_inside(abs(pid)) for pid in pids]
         words = [f"-{one}" if pid < 0 else f"{one}" for pid, one in zip(pids, inside, strict=True) if one]
         script = f"kill -{number} -- {' '.join(words)}"
@@ -355,7 +355,7 @@ class DockerProcess(Process):
 class _Controls:
     """Calls that must not be made on the transport thread, made one after the other in a thread of their own.
 
-    However fast a client asks, little waits: of the resizes only the newest, of the rest :data:`MAX_CONTROLS`.
+    However fast a client asks, little waits: only the newest resize, and :data:`MAX_CONTROLS` of the rest.
     """
 
     def __init__(self) -> None:
@@ -366,14 +366,14 @@ class _Controls:
         self._closed = False
 
     def put(self, call: Callable[[], None]) -> None:
-        """Have ``call`` made, unless too many wait."""
+        """Queue ``call``, unless too many calls are waiting."""
         with self._lock:
             if not self._closed and len(self._calls) < MAX_CONTROLS:
                 self._calls.append(call)
                 self._start()
 
     def put_newest(self, call: Callable[[], None]) -> None:
-        """Have ``call`` made, instead of an earlier one of its kind that waits."""
+        """Queue ``call`` in place of an earlier one of its kind that is waiting."""
         with self._lock:
             if not self._closed:
                 self._newest = call

@@ -21,7 +21,7 @@ import requests
 from arv_ssh.errors import ArvSshError, BadGateway, NotFound, Unavailable
 
 TIMEOUT = 60.0
-"""Seconds for one answer of the engine; ``wait`` calls pass their own."""
+"""Seconds for one answer from the engine; ``wait`` calls pass their own."""
 
 DockerClient = docker.DockerClient
 """The SDK's client, for annotations elsewhere."""
@@ -46,7 +46,7 @@ def engine_errors(what: str) -> Iterator[None]:
     except docker.errors.NotFound as error:
         raise NotFound(f"{what}: {error.explanation or error}") from error
     except docker.errors.APIError as error:
-        # Of a kind that an endpoint passes on: the engine's own words say more than "unexpected server error".
+        # An error that an endpoint passes on: the engine's own words say more than "unexpected server error".
         raise BadGateway(f"{what}: the Docker engine says: {error.explanation or error}") from error
     except (docker.errors.DockerException, requests.RequestException) as error:
         raise Unavailable(
@@ -69,10 +69,10 @@ def path_exists(client: DockerClient, container: str, path: str) -> bool:
 
 
 def open_stream(client: DockerClient, path: str, body: dict[str, Any]) -> tuple[socket.socket, bytes]:
-    """POST ``body`` and take the connection over (API "hijacking"); return it with the bytes that came early.
+    """POST ``body`` and take over the connection (API "hijacking"); return it with the bytes that came early.
 
-    Not ``exec_start(socket=True)`` of the SDK: it hands out the raw socket under a buffered reader, which keeps what
-    came early to itself; and it cannot send Podman's ``h`` and ``w``.
+    Not ``exec_start(socket=True)`` of the SDK: it hands out the raw socket under a buffered reader, which keeps the
+    early bytes to itself; and it cannot send Podman's ``h`` and ``w``.
     """
     connection = _dial(client)
     try:

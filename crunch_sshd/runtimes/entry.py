@@ -1,7 +1,7 @@
-"""Starting a process of the gateway's own in a container: held to what the engine's exec is held to, or not at all.
+"""Starting one of the gateway's own processes in a container: restricted as the engine's exec is, or not at all.
 
-Owns what the process is given of the container, and that it does not outlive it: a control group with a process in it
-cannot be removed. Knows nothing of what the process does.
+Owns which parts of the container the process is given, and ensures that it does not outlive the container: a control
+group with a process in it cannot be removed. Knows nothing of what the process does.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from crunch_sshd.runtimes import Account, seccomp
 from crunch_sshd.runtimes.host_container import HostContainer
 
 NAMESPACES = ("cgroup", "ipc", "uts", "net", "mnt", "user")
-"""What is entered. Not the pid namespace: whoever is in it cannot see the process, signal it or trace it."""
+"""The namespaces entered. Not the pid namespace: so no process in that can see ours, signal it or trace it."""
 
 
 def enter(
@@ -38,10 +38,10 @@ def enter(
 ) -> subprocess.Popen[bytes]:
     """Start ``module.main()`` so that it can enter ``container`` as ``account`` (:mod:`crunch_sshd.inside.start`).
 
-    After it has entered it can call what ``profile`` allows only. The process is killed when the container ends.
+    Once inside, it can make only the system calls that ``profile`` allows. It is killed when the container ends.
 
-    Raises :class:`Unavailable` when the container has ended, or when the process could not be held to what the
-    engine's exec is held to; OSError when this host has no room for another process.
+    Raises :class:`Unavailable` when the container has ended, or when the process could not be restricted as the
+    engine's exec is; OSError when this host has no room for another process.
     """
     try:
         with _opened(container, account, profile) as job:
@@ -72,7 +72,7 @@ def _opened(container: HostContainer, account: Account, profile: Profile) -> Ite
         opened += (groups := container.open_control_groups())
         yield {
             **asdict(held),
-            # Ours first: the container's need not allow another filter.
+            # Ours first: the container's filter might not allow another.
             "filters": [(own.program, own.flags), *((one.program, one.flags) for one in held.filters)],
             "namespaces": namespaces,
             "root": root,
@@ -89,7 +89,7 @@ def _close(descriptors: Iterable[int]) -> None:
 
 
 def _end_with(container: int, child: subprocess.Popen[bytes]) -> None:
-    """Kill ``child`` when the container's first process ends, whose pidfd is given; at once if it cannot be watched."""
+    """Kill ``child`` when the container's first process (given as a pidfd) ends; at once if that cannot be watched."""
     ends = [container]
     try:
         ends.append(os.pidfd_open(child.pid))
@@ -98,7 +98,7 @@ def _end_with(container: int, child: subprocess.Popen[bytes]) -> None:
         child.kill()
         child.wait()
         _close(ends)
-        if isinstance(error, RuntimeError):  # the interpreter's for a thread that there is no room for
+        if isinstance(error, RuntimeError):  # the interpreter's error when there is no room for a thread
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
         raise
 

@@ -1,7 +1,7 @@
-"""A running container as the host sees it: its first process, that one's namespaces, and its files.
+"""A running container as the host sees it: its first process, that process's namespaces, and its files.
 
 Owns the descriptor of /proc/PID, taken once: after that process ends every use fails, even when its pid is used again;
-and the one way in which the gateway reads files of a container (:meth:`HostContainer.read_text`). They are found with
+and the one way in which the gateway reads files of a container (:meth:`HostContainer.read_text`). Files are found with
 openat2(2), which resolves every symbolic link inside the container's root (RESOLVE_IN_ROOT, Linux 5.6). Needs the
 privilege to look into the process; raises PermissionError without it.
 """
@@ -32,11 +32,11 @@ SYS_OPENAT2 = 437
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_IN_ROOT = 0x10
 LIMIT = 1024 * 1024
-"""Bytes read of a file: /etc/passwd of the largest images has some 100 KB."""
+"""Bytes read from a file: the /etc/passwd of the largest images has some 100 KB."""
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""What this host lacks. Every other failure to open a file is the container's own doing, and as good as no file."""
+"""Shortages of this host. Any other failure to open a file is the container's own doing, and counts as no file."""
 TRIES = 10
-"""For a path that is renamed while it is looked up (EAGAIN, openat2(2))."""
+"""Attempts to look up a path that is renamed meanwhile (EAGAIN, openat2(2))."""
 SECCOMP_OFF = "0"
 LIMITS = {
     "Max cpu time": "CPU", "Max file size": "FSIZE", "Max data size": "DATA", "Max stack size": "STACK",
@@ -45,7 +45,7 @@ LIMITS = {
     "Max msgqueue size": "MSGQUEUE", "Max nice priority": "NICE", "Max realtime priority": "RTPRIO",
     "Max realtime timeout": "RTTIME",
 }  # fmt: skip
-"""What /proc/PID/limits calls the limits of setrlimit(2). (prlimit(2) would need a privilege that reading does not.)"""
+"""The names of setrlimit(2)'s limits in /proc/PID/limits. (prlimit(2) would need a privilege that reading does not.)"""
 LIMIT_NAME_WIDTH = 26
 
 PF_EXITING = 0x4
@@ -61,14 +61,14 @@ class _OpenHow(ctypes.Structure):
 class HostContainer:
     """The container whose first process has the pid ``pid`` on this host. Any thread.
 
-    ``bundle`` is its engine's description of it, where that is to be had.
+    ``bundle`` is the engine's description of it, if this host has one.
     """
 
     def __init__(self, pid: int, bundle: Bundle | None = None) -> None:
         self.pid = pid
         self.bundle = bundle
         self._proc = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        os.close(self.open_root())  # fails now, not at the first login, without the privilege
+        os.close(self.open_root())  # without the privilege, fails now and not at the first login
 
     def open_root(self) -> int:
         """Return a descriptor of the container's root directory."""
@@ -83,7 +83,7 @@ class HostContainer:
         return found
 
     def status(self, field: str) -> str:
-        """Return a field of /proc/PID/status (proc(5)), e.g. ``CapBnd``; "" when it has none of that name."""
+        """Return a field of /proc/PID/status (proc(5)), e.g. ``CapBnd``; "" if there is no such field."""
         with open(os.open("status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc), encoding="utf-8") as file:
             for line in file:
                 name, _, value = line.partition(":")
@@ -109,7 +109,7 @@ class HostContainer:
             return file.read()
 
     def root_path(self) -> str:
-        """Return the first process's root as a path in its mount namespace: "/" but for one that was chrooted."""
+        """Return the first process's root as a path in its mount namespace: "/" unless it was chrooted."""
         return os.readlink("root", dir_fd=self._proc)
 
     def working_directory(self) -> str:
@@ -120,7 +120,7 @@ class HostContainer:
         """Return a descriptor that is readable once the first process has ended (pidfd_open(2))."""
         descriptor = os.pidfd_open(self.pid)
         try:
-            os.stat("stat", dir_fd=self._proc)  # fails when the pid was another's already
+            os.stat("stat", dir_fd=self._proc)  # fails if the pid is already another process's
         except BaseException:
             os.close(descriptor)
             raise
@@ -129,7 +129,7 @@ class HostContainer:
     def open_control_groups(self) -> list[int]:
         """Return the ``cgroup.procs`` files of the container's control groups that we are not in ourselves.
 
-        Raises :class:`Unavailable` when there is one that cannot be joined, or when the container is paused: whoever
+        Raises :class:`Unavailable` when one of them cannot be joined, or when the container is paused: a process that
         joined would stop with it, and could not even be killed.
         """
         with open("/proc/self/cgroup", encoding="utf-8", errors="replace") as file:
@@ -152,26 +152,26 @@ class HostContainer:
     def inherited_limits(self) -> list[Limit]:
         """Return the limits that the engine's exec inherits: those of the first process's parent, the engine's monitor.
 
-        The first process may have lowered its own since, which is no business of an exec's.
+        The first process may have lowered its own since, which does not concern an exec.
         """
         parent = self._parent()
         try:
             found = _read(f"/proc/{parent}/limits")
         except OSError:
-            return self.limits()  # in a pid namespace of our own, say
+            return self.limits()  # e.g. in a pid namespace of our own
         return _limits(found) if parent > 1 and parent == self._parent() else self.limits()
 
     def _parent(self) -> int:
         return int(_fields(self.read_process("stat"))[1])
 
     def out_of_memory_score(self) -> int:
-        """Return how gladly the kernel ends the first process for lack of memory (oom_score_adj, proc(5))."""
+        """Return how readily the kernel kills the first process when memory runs out (oom_score_adj, proc(5))."""
         return int(self.read_process("oom_score_adj"))
 
     def confinement(self, account: Account) -> Confinement:
-        """Return what the engine's exec would hold a process of ``account`` to.
+        """Return the restrictions that the engine's exec would put on a process of ``account``.
 
-        Raises :class:`Unavailable` when that cannot be known, or not be put on another process.
+        Raises :class:`Unavailable` when they cannot be known, or cannot be put on another process.
         """
         if self.bundle is None:
             return self._confinement_seen(account)
@@ -190,7 +190,7 @@ class HostContainer:
         )
 
     def _confinement_seen(self, account: Account) -> Confinement:
-        """Return the same as the first process shows it."""
+        """Return the same restrictions, as seen on the first process."""
         if self.status("Seccomp") != SECCOMP_OFF:
             raise Unavailable(
                 "the container has a seccomp filter, and the gateway finds no OCI bundle that says which; "
@@ -215,7 +215,7 @@ class HostContainer:
         return "" if found in (ours, confinement.UNCONFINED) else found
 
     def groups_outside(self, groups: Sequence[int]) -> list[int]:
-        """Return what this host calls groups of the container's user namespace (user_namespaces(7))."""
+        """Return this host's ids for groups of the container's user namespace (user_namespaces(7))."""
         found = []
         for line in self.read_process("gid_map").decode("ascii").splitlines():
             inside, outside, count = (int(word) for word in line.split())
@@ -238,8 +238,8 @@ class HostContainer:
     def read_text(self, path: str) -> str:
         """Return the beginning of a regular file as text, without waiting; "" where the container has no such file.
 
-        Nothing but a regular file is ever opened: opening alone does something to some devices, and what is at the end
-        of a pipe is the container's choice. What is no UTF-8 is replaced.
+        Only regular files are ever opened: merely opening some devices has an effect, and the container chooses what
+        is at the end of a pipe. Invalid UTF-8 is replaced.
         """
         with self._found(path) as place:
             if place is None or not stat.S_ISREG(os.fstat(place).st_mode):

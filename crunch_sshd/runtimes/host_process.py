@@ -1,8 +1,8 @@
-"""A process whose pipes, or whose terminal, and whose exit status are in our own hands.
+"""A process whose pipes or terminal, and whose exit status, we hold ourselves.
 
-Owns reading, writing and waiting without anything in between, and that no zombie is left of the process: whoever lets
-go of it before it has ended leaves a thread behind that waits. The process is held by a pidfd (pidfd_open(2)), so that
-nothing meant for it can reach another that has its pid. Knows nothing of how the process was started.
+Owns reading, writing and waiting without anything in between, and ensures that the process leaves no zombie: letting
+go of it before it has ended leaves a thread behind to wait for it. A pidfd (pidfd_open(2)) holds the process, so that
+nothing meant for it can reach another process with the same pid. Knows nothing of how the process was started.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ READ_SIZE = 256 * 1024
 PIPE_SIZE = 1024 * 1024
 """Bytes of kernel buffer in each pipe (fcntl(2) F_SETPIPE_SZ); fewer switches between the program and us."""
 EVERYTHING = host_processes.ContainerIdentity("")
-"""For a child that is no container's, in a session of its own."""
+"""For a child that belongs to no container, in a session of its own."""
 
 
 class HostProcess(Process):
-    """A child of this process: its pid, its input's and outputs' descriptors, and how its session is ended.
+    """A child of this process: its pid, the descriptors of its input and outputs, and how to end its session.
 
     With a terminal, the master is both. The descriptors belong to this object from now on, and nothing else may wait
-    for the child. ``identity`` tells what a signal may be sent to.
+    for the child. ``identity`` says what a signal may be sent to.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class HostProcess(Process):
         self._stdin_open = True
         self._outputs = outputs
         self._lock = threading.Lock()
-        # Read into each time: a new object of that size is made, faulted in and given back for each key.
+        # Reused for every read: a new object of this size would be made, faulted in and given back for each key.
         self._room = untouched(READ_SIZE)
         self._wake_reader, self._wake_writer = os.pipe()
         self._closed = False
@@ -143,7 +143,7 @@ class HostProcess(Process):
 
     def signal(self, name: str) -> None:
         number = host_processes.NAMES.get(name)
-        with self._lock:  # so that the pid is not given back, and to somebody else, in between
+        with self._lock:  # so that the pid is not freed in between and given to another process
             if number is not None and self._status is None:
                 targets = host_processes.signal_targets(self._pid, self._identity)
                 if self._pid in targets:
@@ -169,7 +169,7 @@ class HostProcess(Process):
         return self._status
 
     def _reap(self, pidfd: int) -> None:
-        """Give the ended process's pid back. Any number of threads; the first has the status for all."""
+        """Give the ended process's pid back. Any number of threads may call; the first gets the status for all."""
         with self._lock:
             if self._status is None and (found := os.waitid(os.P_PIDFD, pidfd, os.WEXITED)) is not None:
                 if found.si_code == os.CLD_EXITED:

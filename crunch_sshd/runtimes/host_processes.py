@@ -1,7 +1,7 @@
 """The processes of one exec, found on the host by their session id, and how they are ended.
 
 Owns reading /proc, and the order of signals. An exec's first process leads a session of its own (runc calls setsid(2),
-crun on a terminal only), so what it started carries the same session id, unless it left with setsid itself.
+crun on a terminal only), so its descendants have the same session id, unless they left it with setsid themselves.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ SIGNAL_NAMES = {number: name for name, number in NAMES.items()}
 HANG_UP_STEP = 2.0
 """Seconds between SIGHUP, SIGTERM and SIGKILL."""
 HANG_UP_LOOK = 0.05
-"""Seconds between looks whether all are gone."""
+"""Seconds between checks whether all are gone."""
 
 
 @dataclass(frozen=True)
 class Stat:
-    """The fields of /proc/PID/stat (proc(5)) that matter here; ``start_time`` in clock ticks tells a reused pid."""
+    """The fields of /proc/PID/stat (proc(5)) that matter here; ``start_time`` in clock ticks reveals a reused pid."""
 
     pid: int
     state: str
@@ -50,7 +50,7 @@ def stat(pid: int) -> Stat | None:
 
 
 def pid_namespace(pid: int) -> int | None:
-    """Return what tells a process's pid namespace from others; None when it is gone or may not be looked into."""
+    """Return what identifies a process's pid namespace; None when the process is gone or may not be looked into."""
     try:
         return os.stat(PROC / str(pid) / "ns" / "pid").st_ino
     except OSError:
@@ -59,10 +59,10 @@ def pid_namespace(pid: int) -> int | None:
 
 @dataclass(frozen=True)
 class ContainerIdentity:
-    """How a container's processes are told from all others of the host, so that a signal never goes astray.
+    """How to tell a container's processes from all others on the host, so that a signal never goes astray.
 
-    ``control_group`` is text that theirs have (the container's id, or all of it); ``namespace`` is their pid namespace,
-    where it is known. A session id that the host has used again can so never point at anything outside.
+    ``control_group`` is text found in theirs (the container's id, or all of it); ``namespace`` is their pid namespace,
+    if known. So a session id that the host has used again can never point at anything outside the container.
     """
 
     control_group: str
@@ -110,7 +110,7 @@ def pid_inside(pid: int) -> int | None:
 
 
 def namespace_depth(pid: int) -> int:
-    """Return in how many pid namespaces, one inside the other, a process has a pid; 0 when it is gone."""
+    """Return the number of nested pid namespaces in which a process has a pid; 0 when it is gone."""
     return len(_pids(pid))
 
 
@@ -125,9 +125,9 @@ def _pids(pid: int) -> list[int]:
 
 
 def signal_targets(leader: int, identity: ContainerIdentity) -> list[int]:
-    """Return what a client's signal is for, as :func:`kill` takes it: the terminal's foreground, else the own group.
+    """Return the targets of a client's signal, for :func:`kill`: the terminal's foreground, else the process's group.
 
-    A process that was not made the leader of a group shares its runtime's; then only the container's part of it counts.
+    A process that was not made a group's leader shares its runtime's group; only the container's part of that counts.
     """
     facts = stat(leader)
     if facts is None or not identity.covers(leader):
@@ -140,7 +140,7 @@ def signal_targets(leader: int, identity: ContainerIdentity) -> list[int]:
 
 
 def kill(pids: list[int], number: int) -> None:
-    """Send a signal to processes, and to process groups given as negative numbers; one that is gone is no failure."""
+    """Send a signal to processes, and to process groups given as negative numbers; one that is gone is not an error."""
     for pid in pids:
         try:
             os.kill(pid, number)

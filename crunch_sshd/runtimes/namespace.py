@@ -1,10 +1,10 @@
-"""The runtime for a container that no engine knows, by the pid of its program (Apptainer, Singularity, bubblewrap).
+"""The runtime for a container that no engine knows, given the pid of its program (Apptainer, Singularity, bubblewrap).
 
 Owns what the gateway opens for a session: the contained process's namespaces, root, control groups, terminal and
-pipes. Who the session then is, is the contained process's business (:mod:`crunch_sshd.runtimes.contained`); how it gets
-there, the child's (:mod:`crunch_sshd.inside.namespace_child`).
+pipes. :mod:`crunch_sshd.runtimes.contained` decides who the session then is; the child decides how it gets there
+(:mod:`crunch_sshd.inside.namespace_child`).
 
-Needs root on the container's host, or, for a container in a user namespace, to be the user who made it.
+Needs root on the container's host, or, for a container in a user namespace, to be the user who created it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from crunch_sshd.runtimes.host_process import PIPE_SIZE, HostProcess
 CHILD = "crunch_sshd.inside.namespace_child"
 NAMESPACES = ("cgroup", "ipc", "uts", "net", "pid", "mnt", "user")
 START_TIMEOUT = 60.0
-"""Seconds for a program to start; in a container that is frozen it never does."""
+"""Seconds for a program to start; in a frozen container it never does."""
 REPORT_LIMIT = 64 * 1024
 PTMX = (5, 2)
 """The device number of /dev/ptmx (pts(4))."""
@@ -54,9 +54,9 @@ TIOCGPTPEER = 0x20005441 if POWER else 0x5441
 
 
 class NamespaceRuntime(Runtime):
-    """Executes beside the contained process ``pid``, as that process; ``name`` is what users know the container by.
+    """Executes beside the contained process ``pid``, as that process; users know the container as ``name``.
 
-    Raises :class:`ConfigError` when that cannot be, and says why.
+    Raises :class:`ConfigError`, saying why, when that is impossible.
     """
 
     def __init__(self, pid: int, name: str) -> None:
@@ -112,7 +112,7 @@ class NamespaceRuntime(Runtime):
             raise self._unavailable(error) from error
 
     def _describe(self, command: Command, credentials: Contained, opened: _Opened) -> dict[str, Any]:
-        """Return the job for the child, but for its descriptors of this one session."""
+        """Return the job for the child, except for the descriptors of this one session."""
         contained, inside = self._contained, credentials.inside
         wanted = {os.fsencode(name): os.fsencode(value) for name, value in command.environment.items()}
         return {
@@ -165,7 +165,7 @@ class NamespaceRuntime(Runtime):
         return HostProcess(pid, master, outputs, lambda: self._hang_up(pid), tty=True, identity=self._identity())
 
     def _open_terminal(self) -> tuple[int, int]:
-        """Return both ends of a new terminal: the container's own where it has them, so that it has a name there."""
+        """Return both ends of a new terminal: the container's own if it has them, so that it has a name there."""
         found = self._open_ptmx()
         if found is None:
             return os.openpty()
@@ -182,7 +182,7 @@ class NamespaceRuntime(Runtime):
         with _Descriptor(found) as place:
             kind = os.fstat(found)
             if not stat.S_ISCHR(kind.st_mode) or (os.major(kind.st_rdev), os.minor(kind.st_rdev)) != PTMX:
-                return None  # nothing else is opened: opening alone does something to some devices
+                return None  # open nothing else: merely opening some devices has an effect
             try:
                 return os.open(f"/proc/self/fd/{place.number}", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
             except OSError:
@@ -204,7 +204,7 @@ class NamespaceRuntime(Runtime):
             raise Unavailable(f"container {self._name} did not start the program within {START_TIMEOUT:g} s; is it "
                               "frozen?") from None  # fmt: skip
         finally:
-            # It ends right after its report, but for one that is frozen with its container.
+            # It ends right after its report, unless it is frozen with its container.
             threading.Thread(target=child.wait, name="start", daemon=True).start()
         return self._started(report)
 
@@ -283,18 +283,18 @@ class _Opened:
 
 
 def _give(descriptor: int, credentials: Contained) -> None:
-    """Have the session's user own its end, so that it may be opened again by name (``/dev/stdout``, ``/dev/tty``)."""
+    """Make the session's user own its end, so that it may be opened again by name (``/dev/stdout``, ``/dev/tty``)."""
     try:
         os.fchown(descriptor, credentials.outside.uid, -1)
     except PermissionError:
-        pass  # the gateway is not root, and then it is that user already
+        pass  # the gateway is not root, so it is that user already
 
 
 def _sealed_copy(path: str) -> int:
-    """Return the program ``path`` in memory, where nobody can write to it any more.
+    """Return the program ``path`` in memory, where it can no longer be written to.
 
-    What a child executes stays in reach of the container as /proc/PID/exe, also of one that executes that very file;
-    a container's root could overwrite the host's own (CVE-2019-5736).
+    The file that a child executes stays within the container's reach as /proc/PID/exe, also for a container that
+    executes that very file; a container's root could overwrite the host's own (CVE-2019-5736).
     """
     descriptor = os.memfd_create("python", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with open(path, "rb") as source, open(os.dup(descriptor), "wb") as copy:
@@ -305,7 +305,7 @@ def _sealed_copy(path: str) -> int:
 
 
 def _read_report(reader: int) -> str:
-    """Read what the child says until the program runs, which closes its end; raise TimeoutError when it never does."""
+    """Read the child's report until the program runs, which closes its end; raise TimeoutError if it never does."""
     poll = select.poll()
     poll.register(reader, select.POLLIN)
     text, deadline = bytearray(), time.monotonic() + START_TIMEOUT

@@ -42,17 +42,17 @@ from crunch_sshd.runtimes.orphans import Orphans
 from crunch_sshd.runtimes.start_failure import start_failed
 
 START_TIMEOUT = 60.0
-"""Seconds for the runtime to start a program; on a node that swaps it takes its time."""
+"""Seconds for the runtime to start a program; a swapping node takes its time."""
 RUN = "/run"
 PR_SET_CHILD_SUBREAPER = 36
 
 orphans = Orphans()
-"""Of all containers: there is one subreaper, this process."""
+"""For all containers: there is one subreaper, this process."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def find(container_id: str, name: str) -> OciRuntime | None:
-    """Return the runtime of a container where this process may use it: as root, with the state at a known place."""
+    """Return the runtime of a container if this process may use it: as root, with the state at a known place."""
     if os.geteuid() != 0:
         return None
     try:
@@ -69,9 +69,9 @@ def find(container_id: str, name: str) -> OciRuntime | None:
 
 
 class OciRuntime(Runtime):
-    """Executes in the container with the full id ``container_id``, by the runtime that has its ``state``.
+    """Executes in the container with the full id ``container_id``, with the runtime that has its ``state``.
 
-    ``name`` is what users know the container by.
+    Users know the container as ``name``.
     """
 
     def __init__(self, state: State, container_id: str, name: str) -> None:
@@ -82,14 +82,14 @@ class OciRuntime(Runtime):
         self._host = HostContainer(state.facts["pid"], self._bundle)
         self._identity = host_processes.ContainerIdentity(container_id, host_processes.pid_namespace(self._host.pid))
         self._process = self._bundle.process
-        # The exec's parent ends at once; its status comes to us only if orphans do (as containerd's shim has it).
+        # The exec's parent ends at once; the exec's status comes to us only if orphans do (as with containerd's shim).
         if _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
             raise Unavailable(f"container {name}: this kernel gives no orphans to a process that asks for them")
 
     def has_own_processes(self) -> bool:
         """Say whether the container has a pid namespace of its own.
 
-        In the host's, whatever a session leaves behind would come to this process as an orphan, and stay a zombie.
+        In the host's, any process a session leaves behind would come to this one as an orphan, and stay a zombie.
         """
         namespaces = self._host.open_namespaces(["pid"])
         for descriptor in namespaces.values():
@@ -123,7 +123,7 @@ class OciRuntime(Runtime):
             raise Unavailable(f"container {self._name}: nothing can be started ({error.strerror})") from error
 
     def _describe(self, command: Command) -> dict[str, Any]:
-        """Return the OCI process (runtime-spec, config.md "process"): the container's own but for what exec changes."""
+        """Return the OCI process (runtime-spec, config.md "process"): the container's own, with exec's changes."""
         account, terminal = command.account, command.terminal
         process = dict(confinement.without_more_than_bounding(self._process, account.uid))
         environment = dict(word.partition("=")[::2] for word in process.get("env") or ())
@@ -185,7 +185,7 @@ class OciRuntime(Runtime):
             with orphans.start():
                 started = subprocess.Popen(  # noqa: S603 - our own arguments
                     arguments, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=[place.process],
-                    # crun leaves the program in the session and the process group that it was started in itself.
+                    # crun leaves the program in the session and the process group in which crun itself was started.
                     start_new_session=True,
                 )  # fmt: skip
                 if not exit_status(started, START_TIMEOUT):
@@ -202,15 +202,15 @@ class OciRuntime(Runtime):
         raise _start_failure(log, place.program)
 
     def _hang_up(self, pid: int) -> Callable[[], None]:
-        session = host_processes.session_of(pid)  # now, while the pid is surely still this one's
+        session = host_processes.session_of(pid)  # now, while the pid is surely still this process's
         return lambda: host_processes.hang_up(session, self._identity, host_processes.kill)
 
 
 @dataclass(frozen=True)
 class _ExecFiles:
-    """Where one start has its files; ``process`` is the descriptor of the process's description.
+    """Where one start keeps its files; ``process`` is the descriptor of the process's description.
 
-    That one is in memory only: the container's environment may hold secrets, and a disk would keep them.
+    The description is in memory only: the container's environment may hold secrets, and a disk would keep them.
     """
 
     directory: Path

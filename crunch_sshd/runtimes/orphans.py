@@ -1,6 +1,6 @@
-"""The orphans that a subreaper gets and that nobody waits for: what crun forked before it failed.
+"""The orphans that a subreaper gets and nothing waits for: the processes that crun forked before it failed.
 
-Owns telling them from the programs that are waited for. A process that is left a zombie keeps its container's pid
+Owns telling them from the programs that are waited for. A process left as a zombie keeps its container's pid
 namespace, and with it the container, from ending.
 """
 
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from crunch_sshd.runtimes import host_processes
 
 PATIENCE = 5.0
-"""Seconds for what a failed runtime left behind to end."""
+"""Seconds for the processes that a failed runtime left behind to end."""
 LOOK = 0.05
 
 
@@ -29,7 +29,7 @@ class Orphans:
 
     @contextmanager
     def start(self) -> Iterator[None]:
-        """Have no orphan reaped during the block, which may be about to learn that it is its program."""
+        """Reap no orphan during the block, which may be about to learn that one is its program."""
         with self._lock:
             self._starting += 1
         try:
@@ -39,7 +39,7 @@ class Orphans:
                 self._starting -= 1
 
     def is_program(self, pid: int) -> None:
-        """Leave ``pid`` to who waits for it."""
+        """Leave ``pid`` to the thread that waits for it."""
         with self._lock:
             self._programs.add(pid)
 

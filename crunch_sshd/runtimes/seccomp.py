@@ -1,7 +1,7 @@
 """Compiling seccomp profiles to the kernel's filters, by libseccomp, as the OCI runtimes do.
 
-Owns the call of the library and the words of the OCI runtime-spec's ``linux.seccomp``. Its Python binding is no package
-of PyPI's, and six functions are all that is needed, so they are called directly.
+Owns the calls to the library and the vocabulary of the OCI runtime-spec's ``linux.seccomp``. The library's Python
+binding is not on PyPI, and only six functions are needed, so they are called directly.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ WITH_NUMBER = ("ERRNO", "TRACE")
 OPERATORS = ("NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ")
 """SCMP_CMP_… of seccomp.h, from 1 on."""
 FLAGS = {"LOG": 1 << 1, "SPEC_ALLOW": 1 << 2}
-"""SECCOMP_FILTER_FLAG_… of seccomp(2) that say something for a process with one thread."""
+"""SECCOMP_FILTER_FLAG_… of seccomp(2) that matter to a process with one thread."""
 UNKNOWN = -1
 """__NR_SCMP_ERROR: this library does not know the call's name, and neither does the kernel it was made for."""
 LENIENT = ("ALLOW", "LOG", "TRACE")
-"""Default actions that let calls pass, those too that are newer than the profile."""
+"""Default actions that let calls pass, including calls newer than the profile."""
 MACHINES = {
     "x86_64": 0xC000003E, "aarch64": 0xC00000B7, "riscv64": 0xC00000F3, "loongarch64": 0xC0000102,
     "ppc64le": 0xC0000015, "s390x": 0x80000016,
 }  # fmt: skip
-"""AUDIT_ARCH_… of linux/audit.h: what a filter sees of a processor."""
+"""AUDIT_ARCH_… of linux/audit.h: how a filter sees the processor."""
 X32 = 0x40000000
 """The numbers from here on are x86_64's calls with 32-bit pointers."""
 LOAD, EQUAL, GREATER, AT_LEAST, RETURN = 0x20, 0x15, 0x25, 0x35, 0x06
 """BPF_LD|W|ABS, BPF_JMP|JEQ|K, |JGT, |JGE and BPF_RET|K (linux/bpf_common.h)."""
 NUMBER, MACHINE = 0, 4
-"""Where struct seccomp_data has them."""
+"""Their offsets in struct seccomp_data."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class _Condition(ctypes.Structure):
 def compiled(profile: dict[str, Any]) -> Filter:
     """Return the filter of a profile (OCI runtime-spec, config-linux.md "seccomp").
 
-    Raises :class:`Unavailable` when it holds what cannot be put on another process, or without libseccomp.
+    Raises :class:`Unavailable` without libseccomp, or when the profile holds what cannot be put on another process.
     """
     return _compiled(json.dumps(profile, sort_keys=True))
 
@@ -91,8 +91,9 @@ def _compiled(text: str) -> Filter:
 def _newer_calls(library: ctypes.CDLL, profile: dict[str, Any]) -> bytes:
     """Return instructions that answer ENOSYS to calls newer than the newest in the profile, as runc does.
 
-    What the profile's authors could not know of is as if the kernel did not know of it either. With the default's EPERM
-    instead, the C library would not fall back: no thread could start where a profile is older than ``clone3``.
+    Calls that the profile's authors could not know of act as if the kernel did not know them either. With the
+    default's EPERM instead, the C library would not fall back: no thread could start under a profile older than
+    ``clone3``.
     """
     machine = MACHINES.get(os.uname().machine)
     names = {name for rule in profile.get("syscalls") or () for name in rule["names"]}
@@ -150,7 +151,7 @@ def _add(library: ctypes.CDLL, context: ctypes.c_void_p, rule: dict[str, Any], d
 
 
 def _alternatives(args: Any) -> list[list[_Condition]]:
-    """Return the conditions of each rule to add: all at once, or one by one where they speak of one argument twice."""
+    """Return the conditions of each rule to add: all at once, or one by one where two concern the same argument."""
     conditions = [
         _Condition(one["index"], OPERATORS.index(_word(one["op"])) + 1, one["value"], one.get("valueTwo", 0))
         for one in args

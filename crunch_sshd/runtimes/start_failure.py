@@ -1,4 +1,4 @@
-"""What runc and crun say when a program cannot be started, in a shell's words. Pure."""
+"""Puts runc's and crun's messages about a program that cannot be started in a shell's words. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ENDINGS = (
 
 
 def start_failed(reason: str, program: str) -> StartFailed:
-    """Return the failure that a runtime's error text means; ``program`` is named where the text does not (crun)."""
+    """Return the failure that a runtime's error text means; ``program`` is named where the text names none (crun)."""
     lines = reason.strip().splitlines()
     # Podman's second line is about its own connection, which ends as well.
     text = lines[0] if reason.startswith("Error: ") else " ".join(reason.split())

@@ -12,7 +12,7 @@ from crunch_sshd.runtimes import Terminal
 TTY_OP_END = 0
 TTY_OP_ISPEED, TTY_OP_OSPEED = 128, 129
 _DISABLED = 255
-"""What the wire says for a control character that is off; termios says 0 on Linux (_POSIX_VDISABLE)."""
+"""The wire's value for a control character that is off; termios has 0 on Linux (_POSIX_VDISABLE)."""
 
 CONTROL_CHARACTERS = {
     1: "VINTR", 2: "VQUIT", 3: "VERASE", 4: "VKILL", 5: "VEOF", 6: "VEOL", 7: "VEOL2", 8: "VSTART", 9: "VSTOP",
@@ -37,7 +37,7 @@ LINUX_ONLY = {"IUTF8": 0o40000, "IUCLC": 0o1000, "XCASE": 0o4, "ECHOCTL": 0o1000
 
 
 def decode(modes: bytes) -> dict[int, int]:
-    """Return opcode → argument; reading stops at TTY_OP_END, at an opcode without argument, or where it is cut."""
+    """Return opcode → argument; reading stops at TTY_OP_END, at an opcode without argument, or where they are cut."""
     found: dict[int, int] = {}
     for position in range(0, len(modes) - 4, 5):
         opcode, value = struct.unpack_from(">BI", modes, position)
@@ -48,7 +48,7 @@ def decode(modes: bytes) -> dict[int, int]:
 
 
 def apply(descriptor: int, modes: bytes) -> None:
-    """Set the modes of a terminal; what it does not have is left alone."""
+    """Set the modes of a terminal; modes that it does not have are left alone."""
     wanted = decode(modes)
     attributes = termios.tcgetattr(descriptor)
     for opcode, value in wanted.items():
@@ -59,7 +59,7 @@ def apply(descriptor: int, modes: bytes) -> None:
             field, name = FLAGS[opcode]
             flag = getattr(termios, name, LINUX_ONLY.get(name, 0))
             attributes[field] = attributes[field] | flag if value else attributes[field] & ~flag
-    with suppress(termios.error):  # parity, say, which a pty has not: the C library sets the rest, and then complains
+    with suppress(termios.error):  # e.g. parity, which a pty lacks: the C library sets the rest, and then complains
         termios.tcsetattr(descriptor, termios.TCSANOW, attributes)
 
 

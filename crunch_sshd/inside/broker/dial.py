@@ -1,7 +1,7 @@
 """Connecting to one of several addresses, and binding to them.
 
-Owns the order of tries: the next address is tried when one fails, or when it has taken long (RFC 8305 §5), so that a
-dead IPv6 route costs a moment only. There is no time limit but the kernel's own, as with sshd.
+Owns the order of tries: the next address is tried when one fails or takes long (RFC 8305 §5), so that a dead IPv6 route
+costs only a moment. The only time limit is the kernel's own, as with sshd.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from collections.abc import Sequence
 from crunch_sshd.inside.broker.resolver import endpoint, family
 
 NEXT_TRY = 250
-"""Milliseconds before the next address is tried beside one that does not answer (RFC 8305 §8)."""
+"""Milliseconds before trying the next address alongside one that does not answer (RFC 8305 §8)."""
 BACKLOG = 128
-"""Connections that wait for the gateway to accept them, as sshd's SSH_LISTEN_BACKLOG."""
+"""Connections that may wait for the gateway to accept them, as sshd's SSH_LISTEN_BACKLOG."""
 UNIX_PATH_LIMIT = 107
 """Bytes of a path in sockaddr_un (unix(7))."""
 
 
 def connect(addresses: Sequence[str], port: int) -> socket.socket:
-    """Return a socket connected to the first address that answers; raise OSError of the first one when none does."""
+    """Return a socket connected to the first address that answers; raise the first one's OSError when none does."""
     waiting: dict[int, tuple[int, socket.socket]] = {}
     errors: dict[int, OSError] = {}
     poll = select.poll()
@@ -69,7 +69,7 @@ def _begin(address: str, port: int) -> socket.socket:
 def listen(addresses: Sequence[str], port: int) -> list[socket.socket]:
     """Return sockets that listen on those of the addresses that exist here, all on one port (0: any free one).
 
-    Raises OSError of the first when none could be bound.
+    Raises the first one's OSError when none could be bound.
     """
     found: list[socket.socket] = []
     failure: OSError | None = None
@@ -134,7 +134,7 @@ def listen_unix(path: bytes) -> socket.socket:
 
 
 def _unix(path: bytes) -> socket.socket:
-    if not path or b"\0" in path:  # an abstract name is not a path; sshd knows none either
+    if not path or b"\0" in path:  # an abstract name is not a path; sshd does not know them either
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     if len(path) > UNIX_PATH_LIMIT:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))

@@ -1,6 +1,6 @@
 """DNS messages (RFC 1035 §4): a question out, addresses in. Pure.
 
-Owns the wire format and its checks; whatever a server sends, :func:`parse` ends and gives an answer or a ValueError.
+Owns the wire format and its checks; whatever a server sends, :func:`parse` ends with an answer or a ValueError.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 A, CNAME, AAAA = 1, 5, 28
 INTERNET = 1
 NO_ERROR, NAME_ERROR = 0, 3
-"""Response codes (RFC 1035 §4.1.1): of the others, another server may know better."""
+"""Response codes (RFC 1035 §4.1.1): after any other code, another server may know better."""
 RECURSION_DESIRED, TRUNCATED, RESPONSE = 0x0100, 0x0200, 0x8000
 MAX_LABEL, MAX_NAME = 63, 253
 MAX_ALIASES = 16
@@ -34,7 +34,7 @@ class Answer:
 
 
 def question(identifier: int, name: str, kind: int) -> bytes:
-    """Return a query for the records ``kind`` of ``name``; raise ValueError for what can be no name."""
+    """Return a query for the records ``kind`` of ``name``; raise ValueError when ``name`` cannot be one."""
     header = _HEADER.pack(identifier, RECURSION_DESIRED, 1, 0, 0, 0)
     return header + _encode(name) + struct.pack(">HH", kind, INTERNET)
 
@@ -49,7 +49,7 @@ def _encode(name: str) -> bytes:
 
 
 def parse(message: bytes, identifier: int, name: str, kind: int) -> Answer | None:
-    """Read a server's message; None when it does not answer this very question, ValueError when it is malformed."""
+    """Read a server's message; None when it does not answer this very question; ValueError when malformed."""
     try:
         return _parse(message, identifier, name.lower(), kind)
     except (struct.error, IndexError) as error:

@@ -1,8 +1,8 @@
 """The broker's own process: enters the container, then makes the sockets it is asked for, each in a thread.
 
-Owns the requests (the table in :class:`BrokerServer`), and the files that its sockets leave in the container: they
-are gone when the gateway closes its end, or is killed. Started by :mod:`crunch_sshd.forwarding.broker`; after
-:func:`enter` nothing more can be imported, so what the standard library imports late is imported here.
+Owns the requests (the table in :class:`BrokerServer`), and the files that the broker's sockets leave in the container:
+they are removed when the gateway closes its end, or is killed. Started by :mod:`crunch_sshd.forwarding.broker`; after
+:func:`enter` nothing more can be imported, so modules that the standard library imports late are imported here.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from crunch_sshd.inside.broker import dial, resolver
 MESSAGE_LIMIT = 64 * 1024
 """Bytes of one request or answer; a packet of the socketpair carries it whole."""
 UMASK = 0o177
-"""As sshd's StreamLocalBindMask: the sockets are for their owner alone."""
+"""As sshd's StreamLocalBindMask: only their owner can use the sockets."""
 LOOPBACK = ["127.0.0.1", "::1"]
 EVERYWHERE = ["0.0.0.0", "::"]  # noqa: S104 - only when the client asks for it, and inside the container
 AGENT_PLACES = ("/tmp", "/var/tmp", "/dev/shm", "/run")  # noqa: S108 - a directory of our own is made there
-"""Where a directory for the agent's socket is tried, after sshd's own choice; the home directory comes last."""
+"""Places to try for the agent socket's directory, after sshd's own choice; the home directory comes last."""
 
 Answer = tuple[dict[str, Any], list[socket.socket]]
 
 
 class BrokerServer:
-    """Serves the requests that come on ``gateway`` until it is closed there."""
+    """Serves the requests that come on ``gateway`` until the gateway closes it."""
 
     def __init__(self, gateway: socket.socket, home: str) -> None:
         self._gateway = gateway
@@ -57,7 +57,7 @@ class BrokerServer:
         }
 
     def serve(self) -> None:
-        """Answer until the end, then remove what was made."""
+        """Answer until the end, then remove the files made."""
         while message := self._gateway.recv(MESSAGE_LIMIT):
             request = json.loads(message)
             try:
@@ -77,7 +77,7 @@ class BrokerServer:
             answer = {"error": str(error)}
         except OSError as error:
             answer = {"error": os.strerror(error.errno) if error.errno else str(error)}
-        except Exception as error:  # a mistake of ours: whoever waits must hear of it
+        except Exception as error:  # a mistake of ours: the caller must hear of it
             answer = {"error": f"the broker failed: {type(error).__name__}"}
         self._send(request["id"], answer, sockets)
 
@@ -125,7 +125,7 @@ class BrokerServer:
                 failure = failure or error
                 continue
             self._keep(request["id"], directory)
-            os.chmod(directory, 0o700)  # the umask took the right to enter it
+            os.chmod(directory, 0o700)  # the umask removed the right to enter it
             path = f"{directory}/agent"
             sock = dial.listen_unix(os.fsencode(path))
             self._keep(request["id"], path)
@@ -139,13 +139,13 @@ class BrokerServer:
         return {}, []
 
     def _keep_again(self, request: dict[str, Any]) -> Answer:
-        """Take over what a process before this one made, which was killed."""
+        """Take over the files of an earlier broker process that was killed."""
         for path in request["paths"]:
             self._keep(request["made"], path)
         return {}, []
 
     def _keep(self, identifier: int, path: str) -> None:
-        """Note a path to remove; at once when the end came while it was made."""
+        """Note a path to remove; remove it at once if the end came while it was being made."""
         with self._lock:
             if not self._closed:
                 self._made.setdefault(identifier, []).append(path)
@@ -164,7 +164,7 @@ def _remove(paths: list[str]) -> None:
 
 
 def _report(gateway: socket.socket, failure: str) -> None:
-    """Tell the gateway, and stay until it has heard: a request left unread would make a reset of the answer."""
+    """Tell the gateway, and stay until it has heard: a request left unread would turn the answer into a reset."""
     with suppress(OSError):
         gateway.send(json.dumps({"failed": failure}).encode())
         gateway.shutdown(socket.SHUT_WR)
@@ -187,7 +187,7 @@ def main() -> None:
         return
     os.umask(UMASK)
     BrokerServer(gateway, home).serve()
-    os._exit(0)  # the threads that still connect somewhere have nobody to tell
+    os._exit(0)  # threads that are still connecting no longer have a gateway to answer
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ MAX_NDOTS, MAX_TIMEOUT, MAX_ATTEMPTS = 15, 30, 5
 """Where resolv.conf(5) silently caps its options."""
 
 BLANKS = dict.fromkeys(map(ord, "\t\v\f\r"), " ")
-"""What isspace(3) takes for a space within a line."""
+"""The characters that isspace(3) counts as space within a line."""
 
 
 @dataclass(frozen=True)
 class ResolvConf:
-    """How names are asked for; the defaults are those of a missing file."""
+    """How to look names up; the defaults are those of a missing file."""
 
     nameservers: tuple[str, ...] = ("127.0.0.1",)
     search: tuple[str, ...] = ()
@@ -34,7 +34,7 @@ class ResolvConf:
 
 
 def parse(text: str) -> ResolvConf:
-    """Read the text of a resolv.conf; what cannot be understood is ignored, as glibc does.
+    """Read the text of a resolv.conf, ignoring anything that cannot be understood, as glibc does.
 
     A keyword stands at the very beginning of its line, and blanks are spaces and tabs.
     """
@@ -80,12 +80,12 @@ def hosts(text: str, name: str) -> list[str]:
 
 
 def _lines(text: str) -> list[str]:
-    """Return the lines as the C library has them: each ends at a newline, or before at a NUL."""
+    """Return the lines as the C library sees them: each ends at a newline, or earlier at a NUL."""
     return [line.partition("\0")[0] for line in text.split("\n")]
 
 
 def is_address(text: str) -> bool:
-    """Say whether ``text`` is an IPv4 or IPv6 address, perhaps with a zone (``fe80::1%eth0``)."""
+    """Say whether ``text`` is an IPv4 or IPv6 address, with or without a zone (``fe80::1%eth0``)."""
     try:
         ipaddress.ip_address(text)
     except ValueError:

@@ -1,7 +1,7 @@
 """Looks names up as the container would: its /etc/hosts, then the name servers of its /etc/resolv.conf.
 
-Owns the conversation with the servers. The C library's own resolver is of no use here: it would load its modules
-(nsswitch.conf(5)) from the container's files, which are not to be trusted with code.
+Owns the conversation with the servers. The C library's own resolver is unusable here: it would load its modules
+(nsswitch.conf(5)) from the container's files, and code from those is not to be trusted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from crunch_sshd.inside.broker.resolv_conf import ResolvConf
 
 PORT = 53
 LATE = 1.0
-"""Seconds that the second family's answer may come after the first's; some servers never answer for AAAA."""
+"""Seconds that the second family's answer may lag behind the first's; some servers never answer for AAAA."""
 UNKNOWN = "Name or service not known"
 NO_ADDRESS = "No address associated with hostname"
 TRY_AGAIN = "Temporary failure in name resolution"
@@ -38,12 +38,12 @@ def resolve(host: str) -> list[str]:
     name = host.rstrip(".").lower()
     found = resolv_conf.hosts(_read("/etc/hosts"), host)
     if not found and (name == "localhost" or name.endswith(".localhost")):
-        found = ["::1", "127.0.0.1"]  # RFC 6761 §6.3: no server is to be asked
+        found = ["::1", "127.0.0.1"]  # RFC 6761 §6.3: do not ask a server
     return _ordered(found or _ask(host, resolv_conf.parse(_read("/etc/resolv.conf"))))
 
 
 def _literal(host: str) -> str:
-    """Return the address that ``host`` is, "" when it is a name; ``127.1`` is an address too (inet_aton(3))."""
+    """Return ``host`` as an address, "" when it is a name; ``127.1`` is an address too (inet_aton(3))."""
     if resolv_conf.is_address(host):
         return host
     if host[:1].isdecimal() and not set(host) - set("0123456789abcdefxABCDEFX."):
@@ -60,7 +60,7 @@ def family(address: str) -> socket.AddressFamily:
 
 
 def endpoint(address: str, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
-    """Return what the socket calls take for an address, without any of them looking up a name."""
+    """Return an address in the form for the socket calls, so that none of them looks up a name."""
     if ":" not in address:
         return address, port
     number, _, zone = address.partition("%")
@@ -143,7 +143,7 @@ class _Questions:
         self._answers: list[dns.Answer] = []
 
     def run(self) -> list[dns.Answer]:
-        """Return the answers that came in time; ValueError when the name can be no question."""
+        """Return the answers that came in time; ValueError when the name cannot be asked for."""
         if self._conf.use_tcp:
             for kind in (dns.A, dns.AAAA):
                 self._ask_tcp(kind)
@@ -162,7 +162,7 @@ class _Questions:
         return self._answers
 
     def _send(self, stack: ExitStack, kind: int) -> _Query | None:
-        # A socket for each question: its port is one more number that a forger would have to guess (RFC 5452).
+        # A socket for each question: the socket's port is one more number that a forger would have to guess (RFC 5452).
         identifier = secrets.randbelow(0x10000)
         message = dns.question(identifier, self._name, kind)
         sock = stack.enter_context(socket.socket(family(self._server), socket.SOCK_DGRAM | socket.SOCK_CLOEXEC))

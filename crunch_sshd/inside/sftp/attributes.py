@@ -26,7 +26,7 @@ _TIME_MASK = 0xFFFFFFFF
 
 
 class Attributes:
-    """What a client wants to set; each is None where it said nothing of it."""
+    """What a client wants to set; attributes that it did not mention are None."""
 
     size: int | None = None
     owner: tuple[int, int] | None = None
@@ -48,7 +48,7 @@ class Attributes:
                 fields.view()
 
     def apply(self, target: bytes | int, *, follow: bool = True) -> None:
-        """Set what is wanted of a path or an open file; ``follow`` False is a symbolic link itself, without a size.
+        """Set these on a path or an open file; ``follow`` False means a symbolic link itself, without a size.
 
         What fails does not keep the rest from being set, as in OpenSSH; the last failure is raised.
         """
@@ -82,7 +82,7 @@ def _change_mode(target: bytes | int, mode: int, follow: bool) -> None:
 
 
 def encode(facts: os.stat_result) -> bytes:
-    """Return a file's attributes; times are those seconds that 32 bits can say."""
+    """Return a file's attributes; times are in seconds, cut to 32 bits."""
     return _ALL.pack(
         SIZE | UIDGID | PERMISSIONS | ACMODTIME,
         facts.st_size,

@@ -1,4 +1,4 @@
-"""From what the kernel says to what SFTP can say of it. Pure."""
+"""Translates the kernel's errors to what SFTP can say about them. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CODES = {
     errno.EINVAL: wire.BAD_MESSAGE,
     errno.ENOSYS: wire.OP_UNSUPPORTED,
 }
-"""The status code for each errno, as OpenSSH's errno_to_portable; every other one is FAILURE, told by its text."""
+"""The status code for each errno, as OpenSSH's errno_to_portable; any other one is FAILURE, explained by its text."""
 
 
 class Refused(Exception):

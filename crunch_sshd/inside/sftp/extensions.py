@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from crunch_sshd.inside.sftp.wire import Answers
 
     class Session(Protocol):
-        """What a client's session has for these; :class:`operations.Operations` is one."""
+        """The parts of a client's session that these use; :class:`operations.Operations` is one."""
 
         answers: Answers
         handles: Handles
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 COPY_SIZE = 1024 * 1024
 """Bytes that copy-data moves at once."""
 FILE_SIZE_LIMIT = 1 << 63
-"""Bytes that no file has."""
+"""Bytes; no file is this long."""
 ST_RDONLY, ST_NOSUID = 1, 2
 _IDS = Struct(">I")
 
@@ -47,12 +47,12 @@ def posix_rename(session: Session, request_id: int, fields: Fields) -> None:
 
 
 def statvfs(session: Session, request_id: int, fields: Fields) -> None:
-    """Tell of the file system that has a path."""
+    """Describe the file system that holds a path."""
     session.answers.extended(request_id, _file_system(os.statvfs(fields.string())))
 
 
 def fstatvfs(session: Session, request_id: int, fields: Fields) -> None:
-    """Tell of the file system that has an open file."""
+    """Describe the file system that holds an open file."""
     file = session.handles.file(fields.string())
     session.answers.extended(request_id, _file_system(os.fstatvfs(file.descriptor)))
 
@@ -89,7 +89,7 @@ def lsetstat(session: Session, request_id: int, fields: Fields) -> None:
 
 
 def limits(session: Session, request_id: int, fields: Fields) -> None:
-    """Tell how much one packet may carry, so that the client uses large ones."""
+    """Say how much one packet may carry, so that the client uses large packets."""
     values = (wire.MAX_PACKET, wire.MAX_DATA, wire.MAX_DATA, session.handles.limit)
     session.answers.extended(request_id, b"".join(map(wire.long_number, values)))
 
@@ -100,12 +100,12 @@ def expand_path(session: Session, request_id: int, fields: Fields) -> None:
 
 
 def home_directory(session: Session, request_id: int, fields: Fields) -> None:
-    """Tell a user's home directory, of the session's own user for an empty name."""
+    """Answer with a user's home directory; an empty name means the session's own user."""
     session.path(request_id, paths.real_path(paths.expand_home(b"~" + fields.string(), session.home)))
 
 
 def copy_data(session: Session, request_id: int, fields: Fields) -> None:
-    """Copy from one open file to another without sending the data; length 0 is all up to the end."""
+    """Copy from one open file to another without sending the data; length 0 means everything up to the end."""
     source, offset, length = session.handles.file(fields.string()), fields.u64(), fields.u64()
     target, target_offset = session.handles.file(fields.string()), fields.u64()
     if source is target or source.path == target.path:
@@ -119,7 +119,7 @@ def copy_data(session: Session, request_id: int, fields: Fields) -> None:
 
 
 def users_groups_by_id(session: Session, request_id: int, fields: Fields) -> None:
-    """Tell the names of users and groups in the container; an unknown id has an empty one."""
+    """Answer with the names of users and groups in the container; an unknown id has an empty name."""
     lists = (("/etc/passwd", fields.view()), ("/etc/group", fields.view()))
     session.answers.extended(request_id, b"".join(wire.text(_names(database, ids)) for database, ids in lists))
 

@@ -1,4 +1,4 @@
-"""The files and directories that a client has open, by the handles that it knows them by."""
+"""The files and directories that a client has open, by their handles."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class File:
         self.path = path
 
     def write(self, data: bytes | memoryview, offset: int) -> None:
-        """Write all of ``data``, of which the kernel may take a part at a time; the rest then fails with the reason."""
+        """Write all of ``data``; if the kernel takes only a part, writing the rest fails with the reason."""
         while data:
             written = os.pwrite(self.descriptor, data, offset)
             data = data[written:]
@@ -33,7 +33,7 @@ class File:
 
 
 class Directory:
-    """A directory that is being listed: its path, the names not told yet (``.`` and ``..`` first), and its owners'."""
+    """A directory that is being listed: its path, names not sent yet (``.`` and ``..`` first), and owners' names."""
 
     def __init__(self, path: bytes) -> None:
         self.path = path
@@ -62,7 +62,7 @@ class Directory:
 
 
 class Handles:
-    """What is open, at most ``limit`` of it. A handle is never used a second time for something else."""
+    """The open files and directories, at most ``limit``. A handle is never reused for something else."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -70,7 +70,7 @@ class Handles:
         self._last = 0
 
     def check_room(self) -> None:
-        """Raise OSError when as many are open as may be."""
+        """Raise OSError when the limit is reached."""
         if len(self._open) >= self.limit:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
@@ -82,21 +82,21 @@ class Handles:
         return handle
 
     def file(self, handle: bytes, code: int = wire.FAILURE) -> File:
-        """Return the open file; raise :class:`Refused` with ``code`` where ``handle`` is none."""
+        """Return the open file; raise :class:`Refused` with ``code`` when ``handle`` is not a file's."""
         found = self._open.get(handle)
         if not isinstance(found, File):
             raise Refused(code, "The handle is not an open file")
         return found
 
     def directory(self, handle: bytes) -> Directory:
-        """Return the open directory; raise :class:`Refused` where ``handle`` is none."""
+        """Return the open directory; raise :class:`Refused` when ``handle`` is not a directory's."""
         found = self._open.get(handle)
         if not isinstance(found, Directory):
             raise Refused(wire.FAILURE, "The handle is not an open directory")
         return found
 
     def close(self, handle: bytes) -> None:
-        """Close what ``handle`` names."""
+        """Close the file or directory that ``handle`` names."""
         found = self._open.pop(handle, None)
         if found is None:
             raise Refused(wire.NO_SUCH_FILE, "The handle is not open")

@@ -1,6 +1,6 @@
 """The operations of SFTP version 3 on the files that this process sees.
 
-Owns one client's open files and what each request does. The method of a request puts exactly one answer to it, or
+Owns one client's open files and what each request does. A request's method gives exactly one answer, or
 raises: OSError and :class:`Refused` become a status, :class:`wire.Malformed` ends the session.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ENTRIES = 100
 """Names in one answer to READDIR, as OpenSSH: at 255 bytes each, they fit any client's buffer."""
 NO_LINKS = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EPERM)
-"""What link(2) says on a file system that has no hard links, or where the kernel protects them."""
+"""link(2)'s errors on a file system without hard links, or where the kernel protects them."""
 # The bits of pflags, §6.3.
 PFLAG_READ, PFLAG_WRITE, PFLAG_APPEND, PFLAG_CREAT, PFLAG_TRUNC, PFLAG_EXCL = (1 << bit for bit in range(6))
 
@@ -123,7 +123,7 @@ class Operations:
             try:
                 facts = os.lstat(os.path.join(directory.path, name))
             except OSError:
-                continue  # it was removed since, or may not be looked at: OpenSSH leaves it out too
+                continue  # since removed, or may not be looked at: OpenSSH leaves it out too
             user, group = directory.owners(facts)
             line = attributes.long_name(name, facts, now, user, group)
             entries.append(wire.entry(name, line, attributes.encode(facts)))
@@ -165,7 +165,7 @@ class Operations:
         self.path(request_id, os.readlink(fields.string()))
 
     def symlink(self, request_id: int, fields: Fields) -> None:
-        # The draft has the link first. OpenSSH has always had its target first, and every client follows OpenSSH.
+        # The draft puts the link first. OpenSSH has always put the target first, and every client follows OpenSSH.
         target, link = fields.string(), fields.string()
         os.symlink(target, link)
         self.done(request_id)
@@ -202,7 +202,7 @@ OPERATIONS: dict[int, Callable[[Operations, int, Fields], None]] = {
 
 
 def _open_flags(pflags: int) -> int:
-    """Return open(2)'s flags for those of the request."""
+    """Return open(2)'s flags for the request's pflags."""
     both = pflags & (PFLAG_READ | PFLAG_WRITE)
     flags = {PFLAG_WRITE: os.O_WRONLY, PFLAG_READ | PFLAG_WRITE: os.O_RDWR}.get(both, os.O_RDONLY)
     for wanted, flag in (

@@ -1,4 +1,4 @@
-"""Names of paths and users inside the container, looked up without the C library's NSS, which would load its code."""
+"""Looks up paths and users inside the container without the C library's NSS, which would load the container's code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_LINKS = 32
-"""Symbolic links followed before it must be a loop (MAXSYMLINKS where OpenSSH came from)."""
+"""Symbolic links to follow before assuming a loop (MAXSYMLINKS where OpenSSH came from)."""
 
 
 def real_path(path: bytes) -> bytes:
@@ -41,7 +41,7 @@ def real_path(path: bytes) -> bytes:
 
 
 def _link(path: bytes, *, last: bool) -> bytes | None:
-    """Return what a symbolic link says; None for anything else, and for what is missing at the end of a path."""
+    """Return a symbolic link's target; None for anything else, and when the last component of a path is missing."""
     try:
         return os.readlink(path) if S_ISLNK(os.lstat(path).st_mode) else None
     except FileNotFoundError:
@@ -75,7 +75,7 @@ def home_of(user: bytes) -> bytes:
 
 
 def names(database: str) -> dict[bytes, bytes]:
-    """Return the names in /etc/passwd or /etc/group by their ids, as text; the first of an id counts."""
+    """Return the names in /etc/passwd or /etc/group by their ids, as text; an id's first name counts."""
     found: dict[bytes, bytes] = {}
     for name, _, *numbers, _ in _database(database, 5 if database == "/etc/passwd" else 4):
         ids = [nss_files.number(one) for one in numbers]
@@ -85,5 +85,5 @@ def names(database: str) -> dict[bytes, bytes]:
 
 
 def _database(path: str, fields: int) -> Iterator[list[str]]:
-    """Yield the lines' fields, of whatever encoding: each byte is one character."""
+    """Yield the lines' fields, whatever their encoding: each byte is one character."""
     return nss_files.entries(files.read(path).decode("latin-1"), fields)

@@ -1,7 +1,7 @@
 """The loop of an SFTP session: requests from one descriptor, answers to another.
 
-While the client does not read its answers, no more requests are taken: what waits is in two buffers of fixed size and
-the pipes.
+While the client does not read its answers, no more requests are taken: waiting data is only in two buffers of fixed
+size and the pipes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from crunch_sshd.inside.sftp.wire import Answers, Packets
 
 
 def serve(stdin: int, stdout: int, home: bytes, limit: int) -> None:
-    """Answer requests until end of file; raises :class:`wire.Malformed`, and BrokenPipeError when nobody takes answers.
+    """Answer requests until end of file; raises :class:`wire.Malformed`, and BrokenPipeError if nothing takes answers.
 
     Answers to what came in one read leave in one write, in the order of the requests.
     """

@@ -59,7 +59,7 @@ def long_number(value: int) -> bytes:
 
 
 class Fields:
-    """Reads the fields of one packet, in order; each raises :class:`Malformed` when the packet ends before it."""
+    """Reads the fields of one packet, in order; each method raises :class:`Malformed` if the packet ends too early."""
 
     def __init__(self, packet: memoryview) -> None:
         self._packet = packet
@@ -128,7 +128,7 @@ class Packets:
         self._end += size
 
     def __iter__(self) -> Iterator[memoryview]:
-        """Yield each complete packet without its length; raises :class:`Malformed` for one that cannot be."""
+        """Yield each complete packet without its length; raises :class:`Malformed` for an impossible one."""
         while self._end - self._start >= _U32.size:
             size: int = _U32.unpack_from(self._buffer, self._start)[0]
             if not 0 < size <= MAX_PACKET:
@@ -149,7 +149,7 @@ class Answers:
 
     @property
     def full(self) -> bool:
-        """Say whether the largest answer would have no room."""
+        """Say whether there is no room for the largest answer."""
         return len(self._buffer) - self._end < LARGEST_ANSWER
 
     def waiting(self) -> memoryview:
@@ -157,7 +157,7 @@ class Answers:
         return self._buffer[: self._end]
 
     def sent(self) -> None:
-        """Forget what waited."""
+        """Forget the bytes that were waiting."""
         self._end = 0
 
     def _add(self, kind: int, request_id: int, content: bytes) -> None:
@@ -170,7 +170,7 @@ class Answers:
         self._end = end
 
     def version(self, extensions: Iterable[tuple[bytes, bytes]]) -> None:
-        """Answer INIT. The version is where other packets have the request's id."""
+        """Answer INIT. The version takes the place of other packets' request id."""
         self._add(VERSION_ANSWER, VERSION, b"".join(text(word) for pair in extensions for word in pair))
 
     def status(self, request_id: int, code: int, sentence: str) -> None:
@@ -190,7 +190,7 @@ class Answers:
         self._add(ATTRS, request_id, encoded)
 
     def extended(self, request_id: int, content: bytes) -> None:
-        """Answer an extension's request with what it defines."""
+        """Answer an extension's request with the content that the extension defines."""
         self._add(EXTENDED_REPLY, request_id, content)
 
     def data_space(self, size: int) -> memoryview:
