@@ -147,7 +147,7 @@ class Runtime(ABC):
         return container.working_directory() if container is not None else "/"
 
     def has_ended(self) -> bool:
-        """Say whether the container has ended, or is ending; False where that cannot be told."""
+        """Say whether the container has ended, or is ending; False if that cannot be known."""
         container = self.host()
         return container is not None and container.has_ended()
 
