@@ -25,7 +25,8 @@ RESERVED = frozenset({
     "forward_to", "include", "include_old_versions", "include_trash", "limit", "offset", "order", "reader_tokens",
     "select", "uuid_list", "where",
 })  # fmt: skip
-"""Names that are never attributes, even beside some; Arvados' clients send some of these with every call."""
+"""Parameters that are never read as attributes when both are in one object; Arvados' clients send some with every
+call."""
 
 
 def read(method: str, query: str, headers: Mapping[str, str], body: bytes) -> tuple[str, dict[str, Any], bool]:
