@@ -1,7 +1,7 @@
 """``crunch-run``: run one container and let its users in.
 
 Owns the command line, the environment it reads (ARVADOS_API_HOST, ARVADOS_API_TOKEN with the container's own token),
-and the first instants of the process, in which the secret leaves the argument list. What is slow to import comes after.
+and the first instants of the process, in which the secret leaves the argument list. Slow imports come after.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EXAMPLES = """examples:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence, and never repeats a value: it could be a mistyped secret."""
+    """Explains an error in one sentence, and never repeats a value: it could be a mistyped secret."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see crunch-run --help")
@@ -107,7 +107,7 @@ def api_client(environment: Mapping[str, str]) -> ApiClient:
 
 
 def _seal_descriptors() -> None:
-    """Have no child inherit what this process inherited: a dispatcher's lock says that crunch-run itself is alive."""
+    """Keep inherited descriptors from children: a dispatcher's lock means that crunch-run itself is alive."""
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 2 and os.path.exists(f"/proc/self/fd/{name}"):
             os.set_inheritable(int(name), False)
@@ -121,7 +121,7 @@ def _run(options: argparse.Namespace, secret: str | None, gateway_opts: GatewayO
     if secret is None:
         return _run_container(options, None)
     gateway = GatewayChild(options.uuid, secret, gateway_opts)
-    gateway.start()  # it imports what it needs while this process does the same
+    gateway.start()  # it imports its modules while this process does the same
     try:
         return _run_container(options, gateway)
     finally:
@@ -129,7 +129,7 @@ def _run(options: argparse.Namespace, secret: str | None, gateway_opts: GatewayO
 
 
 def _run_container(options: argparse.Namespace, gateway: GatewayChild | None) -> int:
-    """Run the container once it is known that its users could be let in."""
+    """Run the container once the gateway is known to be able to let its users in."""
     from crunch_sshd.run.container_record import ContainerRecord
     from crunch_sshd.run.events import Events
 

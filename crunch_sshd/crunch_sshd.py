@@ -40,7 +40,7 @@ def _serve(options: argparse.Namespace) -> int:
         raise UsageError(f"{options.container_uuid!r} is not a container UUID such as zzzzz-dz642-abcdeabcdeabcde")
     _check_place(options)
     settings = gateway_options.from_arguments(options)
-    secret = secret_argument.settle(options.gateway_auth_secret)  # before what is slow to import
+    secret = secret_argument.settle(options.gateway_auth_secret)  # before the slow imports
     core_dumps.forbid()
     from setproctitle import setproctitle
 
@@ -53,7 +53,7 @@ def _serve(options: argparse.Namespace) -> int:
     from crunch_sshd.run.events import Events
 
     events = Events()
-    events.listen()  # handlers, and no blocked signals: what sessions execute would inherit those
+    events.listen()  # handlers, and no blocked signals: sessions' programs would inherit those
     gateway = Gateway(
         container_uuid=options.container_uuid,
         secret=secret,
@@ -90,7 +90,7 @@ def _runtime(options: argparse.Namespace) -> Runtime:
 
 
 def _check_place(options: argparse.Namespace) -> None:
-    """Raise :class:`UsageError` unless the command line names the container in the way that its runtime needs."""
+    """Raise :class:`UsageError` unless the command line names the container as the runtime requires."""
     if options.runtime == "namespace" and options.pid is None:
         raise UsageError("the runtime namespace needs --pid, the pid of the container's program on this host")
     if options.runtime != "namespace" and options.docker_container is None:

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from crunch_sshd.gateway.tunnel import Uplink
 
 DEFAULT_HOST = "127.0.0.1"
-"""Where the gateway listens when nothing is said: right for one machine; a node of a cluster names its own address."""
+"""Where the gateway listens by default: right for one machine; a node of a cluster names its own address."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GatewayOptions:
-    """What a gateway is told of how to serve. ``port`` 0 is any free one; ``tunnel`` "" means that it listens.
+    """How a gateway is to serve. ``port`` 0 is any free one; ``tunnel`` "" means that it listens.
 
     ``forwarding`` and ``sessions`` are the JSON texts of their options, checked. ``memory`` is in bytes.
     """
@@ -44,7 +44,7 @@ class GatewayOptions:
     memory: int = GATEWAY_MEMORY
 
     def to_fields(self) -> dict[str, Any]:
-        """Return what :meth:`from_fields` reads, of JSON's types alone."""
+        """Return the options in the form that :meth:`from_fields` reads, using only JSON's types."""
         return asdict(self) | {"auditing": {name: str(value) for name, value in asdict(self.auditing).items()}}
 
     @classmethod
@@ -101,7 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser, runtimes: Sequence[str]) -> N
 
 
 def from_arguments(options: argparse.Namespace) -> GatewayOptions:
-    """Return what the options of :func:`add_arguments` say; raise an error with one sentence where they make no sense.
+    """Return the parsed options of :func:`add_arguments`; raise an error with one sentence where they make no sense.
 
     The tunnel's URL is checked by :func:`uplink`.
     """
@@ -146,7 +146,7 @@ def _memory(text: str) -> int:
 
 
 def uplink(url: str, environment: Mapping[str, str]) -> Uplink | None:
-    """Return the uplink that ``--gateway-tunnel`` asks for; its certificate is checked as the API host's."""
+    """Return the uplink that ``--gateway-tunnel`` asks for; its certificate is checked like the API host's."""
     if not url:
         return None
     from arv_ssh.net.tls import client_context

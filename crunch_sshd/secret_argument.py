@@ -1,8 +1,8 @@
 """``--gateway-auth-secret``: where the secret is read from, and how it stays out of ``ps``.
 
 Owns the four forms SECRET may have (the value itself, ``env:NAME``, ``file:PATH``, ``fd:N``) and the rule that the
-value and ``env:`` forms, which ``/proc/PID`` shows, do not outlive the first instants of the process. Knows nothing
-of what the secret is for. Imports are few: this runs before anything slow does.
+value and ``env:`` forms, which ``/proc/PID`` shows, do not outlive the first instants of the process. Knows nothing of
+the secret's purpose. Imports are few: this runs before anything slow does.
 
 Why a second exec and not only setproctitle: that clobbers the argument area, but leaves the environment that the kernel
 shows in ``/proc/PID/environ`` as it was, and fails silently where it cannot find the area. An exec leaves no old area.

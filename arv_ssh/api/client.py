@@ -1,8 +1,8 @@
 """The Arvados API as a client: records over HTTPS, or from the embedded API inside the same process.
 
 Owns the way from a call to a record, which calls are tried again, and the way from any failure to one of
-:mod:`arv_ssh.errors`; the sentences are :mod:`arv_ssh.api.failures`'s. Blocking; whoever has an event loop calls it
-from a thread. Knows nothing of what a record means.
+:mod:`arv_ssh.errors`; the sentences are :mod:`arv_ssh.api.failures`'s. Blocking; callers with an event loop use a
+thread. Knows nothing of a record's meaning.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PAGE = 1000
 RETRY_PAUSES = (0.3, 1.0)
 """Seconds before the second and the third attempt, give or take half; a controller that restarts is back by then."""
 RETRY_STATUSES = frozenset({502, 503, 504})
-"""Answers of somebody who could not reach, or not yet serve, what was asked. The others are answers to the question."""
+"""Statuses from a server that could not reach, or not yet serve, the thing asked for. All others are real answers."""
 CONNECTIONS = 32
 """Connections kept open to the API host: as many as threads of a controller that ask it."""
 
@@ -60,7 +60,7 @@ class ApiClient:
     ) -> None:
         if isinstance(verify, str) and not os.path.exists(verify):
             raise ConfigError(f"the CA file {verify} does not exist; set SSL_CERT_FILE to one that does, or unset it")
-        if verify is False:  # who asked for it need not be reminded with every call
+        if verify is False:  # callers who asked for it need no reminder with every call
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         self._base_url = base_url.rstrip("/")
         self._host = urlsplit(self._base_url).netloc
@@ -68,12 +68,12 @@ class ApiClient:
         self._request_id = ""
         self._verify = verify
         self._timeout = timeout
-        # What is in this process has no network to fail, and waits for its database itself.
+        # An API in this process has no network to fail, and waits for its database itself.
         self._retry_pauses = RETRY_PAUSES if adapter is None else ()
         self._session = _session(adapter)
 
     def with_token(self, token: str, request_id: str = "") -> ApiClient:
-        """Return a client with another token over the same connections; its calls say that they are for a request."""
+        """Return a client with another token over the same connections; its calls carry the request's id."""
         other = object.__new__(ApiClient)
         other.__dict__.update(self.__dict__, _token=token, _request_id=request_id)
         return other
@@ -127,7 +127,8 @@ class ApiClient:
         return self._call("POST", resource, body={_singular(resource): attributes})
 
     def update(self, resource: str, uuid: str, attributes: Record, *, repeatable: bool = False) -> Record:
-        """Change a record's attributes and return it; ``repeatable`` when doing it twice is the same as once."""
+        """Change a record's attributes and return it; ``repeatable`` when doing it twice has the same effect as
+        once."""
         body = {_singular(resource): attributes}
         return self._call("PATCH", _path(resource, uuid), body=body, repeatable=repeatable)
 
@@ -179,7 +180,7 @@ class ApiClient:
         return self._read(path, self._with_retries(send) if repeatable else send())
 
     def _with_retries(self, send: Callable[[], requests.Response]) -> requests.Response:
-        """Send until there is an answer, some times at most. A time-out is not tried again: somebody waits for this."""
+        """Send until there is an answer, a few times at most. A time-out is not retried: a caller is waiting."""
         for pause in self._retry_pauses:
             try:
                 response = send()
@@ -227,7 +228,7 @@ class ApiClient:
 def _session(adapter: BaseAdapter | None) -> requests.Session:
     session = requests.Session()
     session.trust_env = False  # a ~/.netrc must not take the token's place
-    # Several users' calls go over one session: what one is sent must not come back with another's call.
+    # Several users' calls share one session: a cookie sent to one must not come back with another's call.
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     for scheme in ("https://", "http://"):
         session.mount(scheme, adapter or HTTPAdapter(pool_maxsize=CONNECTIONS))
@@ -261,7 +262,7 @@ def _sendable(token: str) -> str:
 
 
 def _root_cause(error: BaseException) -> str:
-    """Return the innermost reason: what requests says of itself is a stack of wrappers."""
+    """Return the innermost reason: exceptions from requests are a stack of wrappers."""
     inner: Any = error
     while True:
         following = getattr(inner, "reason", None) if not isinstance(inner, OSError) or inner is error else None

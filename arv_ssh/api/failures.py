@@ -1,7 +1,7 @@
-"""What a failed call to the API means: the error and the sentence for whoever asked.
+"""The meaning of a failed call to the API: the error, and the sentence for the caller.
 
-Owns the reading of Arvados' error texts, in which each server that an answer passed puts its own words before those of
-the one behind it. Pure; knows neither tokens nor connections.
+Owns the reading of Arvados' error texts, in which each server that passed an answer on prefixes its own words to those
+of the server behind it. Pure; knows neither tokens nor connections.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from arv_ssh.errors import BadGateway, HttpError, NotFound, Unauthorized, from_status
 
 _PASSED_ON = re.compile(r"(?:request failed: )?(?:https?:)?//\S+: [1-5][0-9]{2} [A-Za-z][A-Za-z' -]*: ")
-"""What Arvados' controller puts before the words of the server behind it: URL, status, reason."""
+"""The prefix that Arvados' controller puts before the words of the server behind it: URL, status, reason."""
 _LONGEST = 500
 """Characters of an API's text that are passed on; some of Arvados' errors quote a whole request."""
 
@@ -20,7 +20,7 @@ _LONGEST = 500
 def error(host: str, path: str, status: int, answer: Any) -> HttpError:
     """Return the failure that ``answer``, the JSON of an error, means for the call of ``path``.
 
-    The API's own text is kept as far as it is for people. Where it leaves out what it is about, that is put before it.
+    The API's own text is kept as far as it is meant for people. Where it does not name its subject, that is put first.
     """
     text = _text(answer)
     if not text:
@@ -45,7 +45,7 @@ def _text(answer: Any) -> str:
 
 
 def _named(path: str) -> str:
-    """Return what a path is of, "container zzzzz-dz642-…", or "" when it is of no single record."""
+    """Return the record that a path names, "container zzzzz-dz642-…", or "" when it does not name a single record."""
     resource, _, uuid = path.partition("/")
     if not uuid or uuid.startswith("current"):
         return ""

@@ -15,7 +15,7 @@ from requests.adapters import BaseAdapter
 
 
 class Answer(Protocol):
-    """What the function answers: an HTTP status and a JSON body."""
+    """The function's answer: an HTTP status and a JSON body."""
 
     @property
     def status(self) -> int: ...
@@ -61,5 +61,5 @@ def _response(request: requests.PreparedRequest, answer: Answer) -> requests.Res
     response.encoding = "utf-8"
     response.url = request.url or ""
     response.request = request
-    response._content = answer.body  # what requests' own test adapters do: a body without a stream
+    response._content = answer.body  # as requests' own test adapters do: a body without a stream
     return response

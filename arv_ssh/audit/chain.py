@@ -1,7 +1,7 @@
 """The form of an audit file: one JSON record a line, numbered, each with the SHA-256 of the line before it. Pure.
 
-Owns how a record is sealed into its line and how a file is checked. The chain shows what was done to a file by somebody
-who did not write all of it anew: such a one can make a whole chain, so copies of the heads belong on another host.
+Owns how a record is sealed into its line and how a file is checked. The chain reveals any change to a file unless the
+whole file was written anew: that can produce a valid chain, so copies of the heads belong on another host.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Head:
 
     @classmethod
     def decode(cls, content: bytes) -> Head:
-        """Read a head file; raise ValueError when it is none."""
+        """Read a head file; raise ValueError when its text is not that of one."""
         number, digest = content.decode("ascii").split()
         return cls(int(number), digest)
 
@@ -111,7 +111,7 @@ def _record(text: bytes) -> dict[str, Any] | None:
 
 
 def _misplaced(lines: list[_Line], known: dict[int, _Line]) -> Iterator[str]:
-    """Yield what the numbers tell: records missing, there twice, or in another order."""
+    """Yield what the numbers reveal: records missing, duplicated, or out of order."""
     expected = lines[0].number if lines else 0
     for line in lines:
         first = known[line.number]
@@ -129,7 +129,8 @@ def _misplaced(lines: list[_Line], known: dict[int, _Line]) -> Iterator[str]:
 
 
 def _changed(lines: list[_Line], known: dict[int, _Line]) -> Iterator[str]:
-    """Yield what the digests tell. A record that fits neither side was changed itself, else the one before it was."""
+    """Yield what the digests reveal. A record that fits neither neighbour was itself changed; otherwise the one before
+    it was."""
     blamed = set()
     for line in lines:
         before, after = known.get(line.number - 1), known.get(line.number + 1)

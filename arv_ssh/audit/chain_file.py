@@ -1,7 +1,7 @@
 """One process's audit chain on disk: a file, its head file, and the files it goes on in.
 
-Owns names, modes, rotation, and that a write which failed half-way leaves no half record before a whole one. Each chain
-has one writer, which is this; it blocks as long as the disk does. Knows nothing of what is recorded.
+Owns names, modes, rotation, and that a write which failed half-way leaves no half record before a whole one. This is
+each chain's only writer; it blocks as long as the disk does. Knows nothing of what is recorded.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def timestamp(seconds: float) -> str:
 class ChainFile:
     """Appends to a chain in ``directory``, made at the first record. One thread.
 
-    ``program`` begins the files' names and stands in their first records.
+    ``program`` begins the files' names and appears in their first records.
     """
 
     def __init__(self, directory: Path, program: str, *, max_size: int = MAX_SIZE) -> None:
@@ -46,9 +46,8 @@ class ChainFile:
         self._head = Head()
 
     def write(self, records: Sequence[Mapping[str, Any]], *, sync: bool) -> None:
-        """Append records in one piece; with ``sync`` they are on the disk afterwards.
-
-        Raises OSError; then none of them is part of the chain.
+        """Append records in one piece; with ``sync`` they are on the disk afterwards. Raises OSError; then none of them
+        is part of the chain.
         """
         if self._descriptor < 0 or self._removed():
             self._begin(sync)
@@ -72,7 +71,7 @@ class ChainFile:
         self._begin(sync)
 
     def _begin(self, sync: bool) -> None:
-        """Go on in a new file, with its first record. What was the file before stays as it is."""
+        """Go on in a new file, with its first record. The previous file stays as it is."""
         self._release()
         former, path = self._path, self._directory / self._name(self._files + 1)
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -133,7 +132,7 @@ class ChainFile:
             rest = rest[os.write(self._descriptor, rest) :]
 
     def _take_back(self) -> None:
-        """Remove what a failed write left, or leave this file for a new one where that is forbidden too."""
+        """Remove the remains of a failed write, or, where that is forbidden too, leave this file for a new one."""
         try:
             os.ftruncate(self._descriptor, self._size)
         except OSError:
@@ -142,7 +141,7 @@ class ChainFile:
     def _release(self) -> None:
         for descriptor in (self._descriptor, self._head_descriptor):
             if descriptor >= 0:
-                with suppress(OSError):  # all that was to be written has been, or was reported as failed
+                with suppress(OSError):  # everything has been written, or was reported as failed
                     os.close(descriptor)
         self._descriptor = self._head_descriptor = -1
 

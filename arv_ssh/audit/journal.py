@@ -1,7 +1,7 @@
-"""The way of an audit record from who has it to the disk: a bounded queue and one thread that writes.
+"""An audit record's way from its caller to the disk: a bounded queue and one thread that writes.
 
-Ensures that only callers who ask to wait for the disk do so, and that records keep their order; counts those that found
-no room. Knows nothing of what is recorded.
+Ensures that only callers who ask to wait for the disk do so, and that records keep their order; counts records that
+found no room. Knows nothing of what is recorded.
 """
 
 from __future__ import annotations
@@ -98,11 +98,11 @@ class Journal:
     def _run(self) -> None:
         while batch := self._next():
             self._write(batch)
-        with suppress(OSError):  # verify tells a chain without its last record from one with it
+        with suppress(OSError):  # verify distinguishes a chain without its last record from one with it
             self._file.close()
 
     def _next(self) -> list[_Item]:
-        """Wait for something to write; nothing is the end."""
+        """Wait for records to write; an empty result means the end."""
         with self._condition:
             if self._failing:
                 self._condition.wait_for(lambda: self._urgent or self._closing, RETRY)
@@ -130,7 +130,8 @@ class Journal:
                 future.set_result(None)
 
     def _failed(self, batch: list[_Item], error: OSError) -> None:
-        """Tell who waits, and keep the rest for the next attempt as far as there is room; at the end it is lost."""
+        """Notify the waiting callers, and keep the rest for the next attempt as far as there is room; at the end it is
+        lost."""
         self._note(error)
         for _, future in batch:
             if future is not None:

@@ -1,4 +1,4 @@
-"""What of sessions is written down and where: ``Audit`` and ``Recording`` of ``Containers.ShellAccess``. Pure.
+"""What is written down about sessions, and where: ``Audit`` and ``Recording`` of ``Containers.ShellAccess``. Pure.
 
 The dispatcher reads them from the config and hands them to crunch-run on its command line: both ends of that are here.
 """
@@ -17,9 +17,10 @@ RECORDING_DIRECTORY = "/var/log/arv-ssh/recordings"
 
 @dataclass(frozen=True)
 class Auditing:
-    """What is written of sessions and where: ``Audit``, ``Recording`` and their directories under ``ShellAccess``.
+    """What is written about sessions, and where: ``Audit``, ``Recording`` and their directories under ``ShellAccess``.
 
-    ``audit`` is one of AUDIT_MODES; "required" means: no write, no session. ``recording`` is one of RECORDING_MODES.
+    ``audit`` is one of AUDIT_MODES; with "required", a session begins only if its record can be written. ``recording``
+    is one of RECORDING_MODES.
     """
 
     audit: str = "off"

@@ -1,4 +1,4 @@
-"""What a process records of what it does, by the mode of ``Containers.ShellAccess.Audit``.
+"""A process's record of its own actions, by the mode of ``Containers.ShellAccess.Audit``.
 
 Owns the difference between the modes: "off" records nothing, "on" does not wait for the disk, "required" lets
 nothing begin before its record is on the disk. Knows nothing of what is recorded.
@@ -22,13 +22,13 @@ logger = logging.getLogger(__name__)
 PATIENCE = 10.0
 """Seconds that a session waits for its record to be on the disk, where it must be."""
 LAST_WRITES = 5.0
-"""Seconds for what waits to be written when the process stops."""
+"""Seconds to write waiting records when the process stops."""
 MAX_TEXT = 16 * 1024
 """Characters of a client's text that a record keeps; of a longer text only the length is recorded."""
 
 
 class NotRecorded(Unavailable):
-    """What must be recorded cannot be: it does not begin."""
+    """A required record could not be written, so the action must not begin."""
 
 
 class Trail:
@@ -37,7 +37,7 @@ class Trail:
     def __init__(self, mode: str = "off", directory: Path = Path(), program: str = "") -> None:
         self._directory = directory
         self.required = mode == "required"
-        """Whether nothing may begin that is not on the disk."""
+        """Whether an action may begin only once its record is on the disk."""
         file = ChainFile(directory, program)
         self._journal = None if mode == "off" else Journal(file, sync=self.required)
 
@@ -77,7 +77,8 @@ class Trail:
                 raise self.refusal(error) from error
 
     def commit(self, name: str, **fields: Any) -> Future[None] | None:
-        """Record what is about to happen; return what completes once it is on the disk, None if the mode does not wait.
+        """Record what is about to happen; return a future that is done once it is on the disk, None if the mode does
+        not wait.
 
         Never blocks.
         """
@@ -87,7 +88,7 @@ class Trail:
         return self._journal.commit(name, **fields)
 
     def refusal(self, error: BaseException) -> NotRecorded:
-        """Return what to tell a user when a record was not written for ``error``; the log gets the details."""
+        """Return the message for a user when ``error`` kept a record from being written; the log gets the details."""
         late = not isinstance(error, OSError) or isinstance(error, TimeoutError)
         reason = f"it takes more than {PATIENCE:.0f} s" if late else getattr(error, "strerror", None) or str(error)
         where = str(self._directory)
@@ -108,7 +109,7 @@ OFF = Trail()
 def text(value: str | bytes) -> str:
     """Return a client's text as a record keeps it: of bounded length, escaping invalid UTF-8.
 
-    A str holds such bytes as ``os.fsdecode`` has them.
+    A str holds such bytes in the form that ``os.fsdecode`` gives them.
     """
     raw = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
     value = raw.decode("utf-8", "backslashreplace")

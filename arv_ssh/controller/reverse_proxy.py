@@ -1,8 +1,8 @@
 """Passing requests on to the API host, and its answers back, as they come (``PassThrough: true``).
 
-Owns one exchange with the API host: what of the heads is for the next hop only (RFC 9110 §7.6.1), both bodies without
-keeping either, and what a client reads when the API host fails. Knows nothing of what the requests mean. Each exchange
-has a connection of its own.
+Owns one exchange with the API host: which headers are for the next hop only (RFC 9110 §7.6.1), both bodies without
+keeping either, and the error that a client reads when the API host fails. Knows nothing of what the requests mean. Each
+exchange has a connection of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from arv_ssh.net.http_server import Request, StreamedResponse, origin_form
 from arv_ssh.net.request_stream import RequestStream
 
 STALL_TIMEOUT = 300.0
-"""Seconds without a byte in which an exchange may still live: the RequestTimeout of stock Arvados."""
+"""Seconds that an exchange may go without a byte: the RequestTimeout of stock Arvados."""
 HOP_BY_HOP = frozenset({
     b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te", b"trailer",
     b"transfer-encoding", b"upgrade",
@@ -28,7 +28,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class PassThrough:
-    """Passes requests on to the API at ``url``. ``verify`` is as :class:`arv_ssh.api.client.ApiClient` has it."""
+    """Passes requests on to the API at ``url``. ``verify`` is as for :class:`arv_ssh.api.client.ApiClient`."""
 
     def __init__(self, url: str, verify: bool | str) -> None:
         parts = urlsplit(url)
@@ -66,12 +66,12 @@ class _Exchange:
         return StreamedResponse(head.status, head.reason, _end_to_end(head.headers), self._pieces())
 
     async def _send_body(self) -> None:
-        """Send the body as it comes. That the API host takes no more of it is for its answer to explain."""
+        """Send the body as it comes. If the API host stops taking it, the host's answer explains why."""
         try:
             while piece := await self._piece():
                 await self._connection.write(piece)
             self._connection.finish()
-        except HttpError as error:  # the client's: without its body no answer is to be had
+        except HttpError as error:  # the client's fault: without its body there can be no answer
             self._connection.fail(error)
         except OSError:
             pass
@@ -92,7 +92,7 @@ class _Exchange:
             self.abort()
 
     def abort(self) -> None:
-        """Let go of the connection, whatever is on its way."""
+        """Drop the connection, even with bytes on their way."""
         if self._upload is not None:
             self._upload.cancel()
         self._connection.abort()
@@ -100,7 +100,7 @@ class _Exchange:
 
 def _path(body: RequestStream) -> str:
     path = origin_form(body.target.decode("latin-1"))
-    if not path.startswith("/"):  # another scheme's URL, of which the API host would take the host
+    if not path.startswith("/"):  # a URL of another scheme, whose host the API host would use
         raise BadRequest("the request's target is neither a path nor an http or https URL")
     return path
 
@@ -108,8 +108,9 @@ def _path(body: RequestStream) -> str:
 def _request_headers(netloc: str, request: Request, received: Headers) -> Headers:
     own = (b"host", b"x-forwarded-for", b"x-forwarded-proto", b"x-request-id")
     headers = [(name, value) for name, value in _end_to_end(received) if name not in own]
-    if any(name == b"transfer-encoding" for name, _ in received):  # the body's length is not known yet
-        # A length beside it counts for nothing, and must not go on (RFC 9112 §6.3): who believes it is smuggled to.
+    if any(name == b"transfer-encoding" for name, _ in received):  # the body's length is unknown
+        # A length beside it is ignored, and must not be passed on (RFC 9112 §6.3): a server that believed it could be
+        # smuggled a request.
         headers = [(name, value) for name, value in headers if name != b"content-length"]
         headers.append((b"transfer-encoding", b"chunked"))
     forwarded = [value for name, value in received if name == b"x-forwarded-for"]

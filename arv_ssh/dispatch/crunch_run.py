@@ -21,7 +21,7 @@ from arv_ssh.processes.process_lock import ProcessLock
 from arv_ssh.trust import credentials
 
 _PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "DOCKER_HOST", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY", "SSL_CERT_FILE")
-"""Of the dispatcher's own environment, what crunch-run gets to see."""
+"""The part of the dispatcher's own environment that crunch-run sees."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class CrunchRun:
             return self._spawn(lock, uuid, arguments, self._environment(token), (reader,))
 
     def clean_up(self, lock: ProcessLock, uuid: str) -> subprocess.Popen[bytes]:
-        """Start the removal of what a dead crunch-run left behind."""
+        """Start removing a dead crunch-run's leftovers."""
         return self._spawn(lock, uuid, ["--clean-up", uuid], self._environment(None), ())
 
     def _spawn(

@@ -2,7 +2,7 @@
 
 Owns the decisions, made afresh at every poll from two facts that survive any restart: the container's record, and
 whether the lock file of its crunch-run is held (:mod:`arv_ssh.processes.process_lock`). One dispatcher serves a
-cluster: every container that is locked with our token is ours. Knows nothing of processes beyond the two calls of
+cluster: every container locked with our token is ours. Knows nothing of processes beyond the two calls of
 :class:`Runner`; runs in one thread.
 """
 
@@ -56,7 +56,7 @@ class Dispatcher:
         self._told_to_end: dict[str, float] = {}
 
     def poll(self) -> None:
-        """Look at every container once and act. Raises when the API cannot be asked; nothing is lost by that."""
+        """Look at every container once and act. Raises when the API cannot be reached, which loses nothing."""
         self._reap()
         if self._me is None:
             self._me = str(self._api.get("api_client_authorizations", "current")["uuid"])
@@ -74,7 +74,7 @@ class Dispatcher:
             self._attempt(record["uuid"], partial(self._start, record["uuid"]))
 
     def _attempt(self, uuid: str, step: Callable[[], None]) -> None:
-        """Do one container's step; its failure is logged and holds up no other container."""
+        """Do one container's step; a failure is logged and does not hold up other containers."""
         try:
             step()
         except (BadGateway, GatewayTimeout, Unavailable):
@@ -92,7 +92,7 @@ class Dispatcher:
         return {path.stem for path in self._state_dir.glob("*.lock") if uuids.is_container(path.stem)}
 
     def _reap(self) -> None:
-        """Collect the children that have ended; one that ended well leaves nothing to watch or to clean up."""
+        """Collect the children that have ended; one that succeeded leaves nothing to watch or clean up."""
         for uuid, child in list(self._children.items()):
             status = child.poll()
             if status is None:
@@ -147,7 +147,7 @@ class Dispatcher:
         log.event(logger, "cancelled a container", level=logging.WARNING, container_uuid=uuid, reason=reason)
 
     def _settle(self, uuid: str) -> None:
-        """Bring to rest what is not live any more: end a cancelled crunch-run, clean up after a dead one."""
+        """Settle a container that is no longer live: end a cancelled crunch-run, clean up after a dead one."""
         if not process_lock.is_held(self._path(uuid)):
             self._clean_up(uuid)
         elif uuid not in self._cleaning and self._is_cancelled(uuid):
@@ -160,7 +160,7 @@ class Dispatcher:
             return True
 
     def _end(self, uuid: str) -> None:
-        """Tell a crunch-run once to end, and make it when it does not."""
+        """Ask a crunch-run once to end, and kill it if it does not."""
         now = time.monotonic()
         since = self._told_to_end.get(uuid)
         if since is None:
@@ -173,7 +173,7 @@ class Dispatcher:
             log.event(logger, "killed a crunch-run that did not end", level=logging.WARNING, container_uuid=uuid)
 
     def _clean_up(self, uuid: str) -> None:
-        """Start the removal of what a dead crunch-run left; when that went well, :meth:`_reap` forgets it."""
+        """Start removing a dead crunch-run's leftovers; once that has succeeded, :meth:`_reap` forgets it."""
         now = time.monotonic()
         if now - self._cleaning.get(uuid, -CLEAN_UP_AGAIN) < CLEAN_UP_AGAIN:
             return

@@ -1,7 +1,6 @@
-"""Users, groups and links of the embedded API: who there is, and who gives whom a permission.
+"""Users, groups and links of the embedded API: who exists, and who gives whom a permission.
 
-Owns the rules for these three resources. What a permission is worth is
-:mod:`arv_ssh.embedded.permissions`'s.
+Owns the rules for these three resources. The effect of a permission belongs to :mod:`arv_ssh.embedded.permissions`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from arv_ssh.embedded.models import (
 from arv_ssh.errors import Forbidden, Unprocessable
 
 OWN_PROFILE = frozenset({"first_name", "last_name", "prefs"})
-"""What users may change of themselves."""
+"""The attributes that users may change on their own records."""
 ACCOUNT = OWN_PROFILE | {"username", "email", "identity_url", "is_active", "is_admin"}
 GROUP_CLASSES = ("role", "project")
 _MODELS: dict[str, type[Record]] = {
@@ -54,7 +53,7 @@ def update_user(call: Call, user: User, attributes: Attributes) -> None:
 
 
 def delete_user(call: Call, user: User) -> None:
-    """Raise: what a user did stays attributed to that user."""
+    """Raise: a user's actions stay attributed to that user."""
     raise Forbidden(f"{records.label(user)} cannot be deleted; set is_active to false to shut the user out")
 
 
@@ -103,7 +102,7 @@ def delete_group(call: Call, group: Group) -> None:
 
 
 def create_link(call: Call, attributes: Attributes) -> Link:
-    """Make a link; a permission only by who manages the thing, or an administrator."""
+    """Make a link; only an administrator or someone who manages the thing can make a permission."""
     names = {"owner_uuid", "link_class", "name", "tail_uuid", "head_uuid", "properties"}
     link = records.new(call, Link, attributes, names)
     permissions.check_owner(call, link.owner_uuid)

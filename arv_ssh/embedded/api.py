@@ -1,9 +1,8 @@
 """The embedded API: an Arvados-compatible API of one small cluster, kept in a database of its own.
 
-Owns the transaction around each call and the shape of errors. What a path means is
-:mod:`arv_ssh.embedded.routes`'s, and the rules are in the modules beside it. Knows no socket: the
-controller's HTTP server and, inside the same process, :class:`arv_ssh.api.in_process.InProcessAdapter` call
-:meth:`EmbeddedApi.handle`.
+Owns the transaction around each call and the shape of errors. :mod:`arv_ssh.embedded.routes` knows the paths, and the
+rules are in the modules beside it. Knows no socket: the controller's HTTP server and, inside the same process,
+:class:`arv_ssh.api.in_process.InProcessAdapter` call :meth:`EmbeddedApi.handle`.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ class EmbeddedApi:
         return ApiAnswer(status, json.dumps(answer).encode() + b"\n")
 
     def _discovery(self, method: str, headers: Mapping[str, str]) -> Fields:
-        """Return the discovery document, which is for everybody: a client asks for it before it has shown a token."""
+        """Return the discovery document, which needs no token: a client asks for it before it has shown one."""
         if method != "GET":
             raise MethodNotAllowed(f"{discovery.PATH} does not take {method}, only GET")
         url = self._config.controller_url or f"https://{headers.get('host', 'localhost')}"
@@ -97,7 +96,7 @@ class EmbeddedApi:
 
 
 def _error(message: str, request_id: str) -> Fields:
-    """Return the body of an error as Arvados has it; the ``error_token`` is what one looks for in the log."""
+    """Return the body of an error in Arvados' shape; the ``error_token`` is there to search the log for."""
     if len(message) > LONGEST_ERROR:
         message = f"{message[:LONGEST_ERROR]}…"
     token = f"{int(time.time())}+{secrets.token_hex(4)}"

@@ -1,6 +1,6 @@
 """One call of the embedded API: its transaction, its caller, and the cluster it is on.
 
-Owns what is passed to every rule of the API and nothing else.
+Owns only what is passed to every rule of the API.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Attributes = dict[str, Any]
 
 @dataclass(frozen=True)
 class Caller:
-    """Who calls, with which token. ``secret`` is what was presented, or None for the SystemRootToken."""
+    """The caller and the token. ``secret`` is the one presented, or None for the SystemRootToken."""
 
     user: User
     token_uuid: str

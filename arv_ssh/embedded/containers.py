@@ -1,7 +1,7 @@
 """Containers of the embedded API: the state machine, the lock, and who may record what in which state.
 
-Owns a container's life from Queued to its end, and the token that lives as long as its lock. How it is tied to requests
-is :mod:`arv_ssh.embedded.matching`'s.
+Owns a container's life from Queued to its end, and the token that lives as long as its lock.
+:mod:`arv_ssh.embedded.matching` ties it to requests.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ PERMITTED: dict[str, frozenset[str]] = {
     COMPLETE: frozenset(),
     CANCELLED: frozenset(),
 }
-"""What may be recorded while a container is in a state (the new one, when the same change sets it)."""
+"""The attributes that may be recorded in each state of a container (the new one, when the same change sets it)."""
 ENDING: dict[str, frozenset[str]] = {
     COMPLETE: _PROGRESS | {"exit_code", "finished_at"},
     CANCELLED: _PROGRESS | {"exit_code", "finished_at"},
 }
-"""What may be recorded together with the step to an end, and never after."""
+"""The attributes that may be recorded together with the step to an end, and never after."""
 NOT_BY_ITSELF = frozenset({"interactive_session_started", "priority", "properties"})
-"""What a container's own token may not record: that is the controller's and the users' part."""
+"""The attributes that a container's own token may not record: they belong to the controller and the users."""
 
 
 def update(call: Call, container: Container, attributes: Attributes) -> None:
@@ -79,7 +79,7 @@ def update(call: Call, container: Container, attributes: Attributes) -> None:
 
 
 def _keep_first_session(container: Container, changed: Attributes) -> None:
-    """Leave the note of the first session as it is: of two that begin at once, each would note itself."""
+    """Keep the note of the first session: two sessions that begin at once would each note themselves."""
     noted = container.properties.get(FIRST_SESSION)
     if noted is not None and "properties" in changed:
         changed["properties"] = {**(changed["properties"] or {}), FIRST_SESSION: noted}
@@ -101,7 +101,7 @@ def _refuse_other_tokens_part(container: Container, changed: Attributes, new: st
 
 
 def check_step(container: Container, new: str) -> None:
-    """Raise :class:`Unprocessable` when no step leads from the container's state to ``new``."""
+    """Raise :class:`Unprocessable` unless a step leads from the container's state to ``new``."""
     steps = TRANSITIONS[container.state]
     if new not in steps:
         allowed = f"only {' or '.join(steps)}" if steps else "nothing else any more"
@@ -144,7 +144,7 @@ def _check_dispatcher(call: Call, container: Container) -> None:
 
 
 def _enter(call: Call, container: Container, state: str) -> None:
-    """Do what comes with being in ``state``."""
+    """Apply the effects of being in ``state``."""
     container.state = state
     if state == RUNNING and container.started_at is None:
         container.started_at = call.now
@@ -171,7 +171,7 @@ def auth(call: Call, container: Container) -> tuple[ApiClientAuthorization, str]
 
 
 def current(call: Call) -> Container:
-    """Return the container whose token this is."""
+    """Return the container that this token belongs to."""
     container = call.session.scalar(select(Container).where(Container.auth_uuid == call.caller.token_uuid))
     if container is None:
         raise NotFound(f"API token {call.caller.token_uuid} is not a container's; ask for the container by its UUID")

@@ -1,7 +1,7 @@
-"""The discovery document: what the API's methods are, as a client library asks before anything else.
+"""The discovery document: the API's methods, which a client library asks for before anything else.
 
-Owns its making from the tables of routes and models, so that it says what is served and nothing else; its form is that
-of Google's API Discovery Service v1, of which Arvados' clients use this much. Asks no database.
+Owns building it from the tables of routes and models, so that it describes exactly what is served. The form is that of
+Google's API Discovery Service v1, limited to the part that Arvados' clients use. Does not use the database.
 """
 
 from __future__ import annotations

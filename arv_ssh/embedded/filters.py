@@ -1,7 +1,7 @@
 """Lists of the embedded API: ``filters``, ``select``, ``order``, ``limit``, ``offset``, ``count``.
 
-Owns the reading of these parameters (Arvados' "Common resource methods") and the SQL they become; the database's own
-way with upper and lower case in LIKE is :mod:`arv_ssh.embedded.store`'s.
+Owns the reading of these parameters (Arvados' "Common resource methods") and the SQL they become; how the database
+treats upper and lower case in LIKE belongs to :mod:`arv_ssh.embedded.store`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ MAX_LIMIT = 1000
 """Records in one answer at most, as Arvados' MaxItemsPerResponse; a client asks for the rest with ``offset``."""
 MAX_FILTERS = 100
 MAX_OPERANDS = 10_000
-"""Operands of all ``in`` of a list: three times what fits in a URL, a third of what SQLite takes in a statement."""
+"""Operands of all ``in`` terms in one list: three times what fits in a URL, a third of SQLite's limit for a
+statement."""
 MAX_ORDER = 20
 """Terms of ``order``; there are not many more attributes, and SQLite takes 2,000."""
 MAX_SIZE = 32 * 1024 * 1024
@@ -77,7 +78,7 @@ def _page(session: Session, statement: Select[Any], shown: frozenset[str] | None
     with session.scalars(statement.execution_options(yield_per=FETCHED)) as found:
         for record in found:
             items.append(records.render(record, shown))
-            session.expunge(record)  # or the session would keep what is not shown
+            session.expunge(record)  # or the session would keep records that are not shown
             size += len(json.dumps(items[-1]))
             if size > MAX_SIZE:
                 break
@@ -99,7 +100,7 @@ def selected(model: type[Record], fields: Mapping[str, Any]) -> frozenset[str] |
 
 
 def order(model: type[Record], wanted: Any) -> list[ColumnElement[Any]]:
-    """Return the ORDER BY for ``["attribute desc", …]`` or ``attribute desc, …``; newest first when nothing is said."""
+    """Return the ORDER BY for ``["attribute desc", …]`` or ``attribute desc, …``; newest first by default."""
     if isinstance(wanted, str) and wanted.lstrip().startswith("["):
         wanted = loads(wanted, "order")
     terms = wanted.split(",") if isinstance(wanted, str) else wanted or []
@@ -135,7 +136,7 @@ def filters(model: type[Record], wanted: Any) -> list[ColumnElement[bool]]:
 
 
 def _check_operands(wanted: list[Any]) -> None:
-    """Refuse more values than one statement takes, before anything is made of them."""
+    """Refuse more values than one statement takes, before any are used."""
     count = sum(len(term[2]) for term in wanted if isinstance(term, list) and len(term) == 3 and
                 isinstance(term[2], list))  # fmt: skip
     if count > MAX_OPERANDS:

@@ -1,7 +1,7 @@
 """The tie between container requests and containers of the embedded API.
 
-Owns which container a committed request gets (a fitting one, or a new one), the priority that a container has from its
-requests, and what becomes of them when it ends. Who may change either side is their own modules' part.
+Owns which container a committed request gets (a fitting one, or a new one), the priority that a container gets from its
+requests, and what becomes of them when it ends. Who may change either side is up to their own modules.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ def _assign(request: ContainerRequest, container: Container) -> None:
 
 
 def reuse_key(request: ContainerRequest) -> str:
-    """Return a text that is equal for requests of the same work."""
+    """Return a text that is equal for requests for the same work."""
     work = {name: getattr(request, name) for name in REUSE_KEY}
     return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
 
 
 def _reusable(call: Call, request: ContainerRequest) -> Container | None:
-    """Return a container that has done, or is doing, the same work without error, and that no one has entered."""
+    """Return a container that has done, or is doing, the same work without error, and was never entered."""
     same = select(Container).where(
         Container.reuse_key == reuse_key(request), Container.interactive_session_started.is_(False)
     )
@@ -91,7 +91,7 @@ def follow(call: Call, request: ContainerRequest) -> None:
 
 
 def update_priority(call: Call, container: Container) -> None:
-    """Give a container the highest priority of the requests that wait for it; none, or all cancelled, is 0."""
+    """Give a container the highest priority of the requests that wait for it; 0 without any, or with all cancelled."""
     if container.state in ENDED:
         return
     call.session.flush()
@@ -108,7 +108,7 @@ def update_priority(call: Call, container: Container) -> None:
 def container_ended(call: Call, container: Container) -> None:
     """Make the requests of an ended container Final; those that may try again get one new container together.
 
-    Who submitted a request stays who submitted it: this change is the cluster's own.
+    A request keeps its submitter: this change is the cluster's own.
     """
     call.session.flush()
     waiting = call.session.scalars(

@@ -1,6 +1,6 @@
 """The tables of the embedded API: one class a resource, with the attributes that Arvados gives it.
 
-Owns names and types of attributes, and what of a record is computed or never shown. Knows no rule about who may change
+Owns names and types of attributes, and which of them are computed or never shown. Knows no rules about who may change
 what; portable over SQLAlchemy's databases. A change here needs a step in :mod:`arv_ssh.embedded.migrations`.
 """
 
@@ -57,7 +57,7 @@ def _list(*items: str) -> Mapped[list[Any]]:
 
 
 class Base(DeclarativeBase):
-    """What all tables share."""
+    """The base of all tables."""
 
     type_annotation_map = {
         # Sorted and compared by code point in every database, whatever the server's locale.
@@ -80,12 +80,12 @@ class Record(Base):
     modified_by_user_uuid: Mapped[str | None]
 
     def computed(self) -> dict[str, Any]:
-        """Return the attributes that follow from others."""
+        """Return the attributes derived from others."""
         return {}
 
 
 class User(Record):
-    """Somebody who has tokens."""
+    """A user: a person or program that has tokens."""
 
     __tablename__ = "users"
     UUID_TYPE = uuids.USER
@@ -116,7 +116,7 @@ class Group(Record):
 
 
 class Link(Record):
-    """A permission: ``tail_uuid`` may read, write or manage ``head_uuid``, as ``name`` says; or somebody's note."""
+    """A permission: ``tail_uuid`` may read, write or manage ``head_uuid``, as ``name`` says; or a user's note."""
 
     __tablename__ = "links"
     UUID_TYPE = uuids.LINK
@@ -135,7 +135,7 @@ class Link(Record):
 
 
 class ApiClientAuthorization(Record):
-    """A token. Its secret is not here, only a keyed digest of it."""
+    """A token. Only a keyed digest of the secret is stored here."""
 
     __tablename__ = "api_client_authorizations"
     UUID_TYPE = uuids.TOKEN
@@ -151,7 +151,7 @@ class ApiClientAuthorization(Record):
 
 
 class Container(Record):
-    """Work for a dispatcher. ``reuse_key`` stands for all that must be equal for a second request to share it."""
+    """Work for a dispatcher. ``reuse_key`` stands for everything that must match for a second request to share it."""
 
     __tablename__ = "containers"
     UUID_TYPE = uuids.CONTAINER

@@ -1,6 +1,5 @@
-"""What a client of the embedded API sent: query, JSON or form body, the ``_method`` override.
-
-Pure. Owns that anything unreadable is a 400 with a sentence; knows no resource.
+"""What a client of the embedded API sent: query, JSON or form body, the ``_method`` override. Pure. Owns that anything
+unreadable is a 400 with a sentence; knows no resource.
 """
 
 from __future__ import annotations
@@ -26,11 +25,12 @@ RESERVED = frozenset({
     "forward_to", "include", "include_old_versions", "include_trash", "limit", "offset", "order", "reader_tokens",
     "select", "uuid_list", "where",
 })  # fmt: skip
-"""Names that are never attributes when they stand beside them; Arvados' clients send some of these with every call."""
+"""Parameters that are never read as attributes when both are in one object; Arvados' clients send some with every
+call."""
 
 
 def read(method: str, query: str, headers: Mapping[str, str], body: bytes) -> tuple[str, dict[str, Any], bool]:
-    """Return the method meant, the parameters, and whether they are a form's (then every value is text)."""
+    """Return the intended method, the parameters, and whether they came from a form (then every value is text)."""
     fields, is_form = _form(query, "the query"), True
     content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if body.strip():
@@ -96,7 +96,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _check(value: Any, what: str, depth: int = 0) -> None:
-    """Refuse what a database cannot hold: NUL, half of a surrogate pair, a number without an end; and deep nesting."""
+    """Refuse values that a database cannot hold: NUL, half of a surrogate pair, infinity or NaN; and deep nesting."""
     if depth > MAX_DEPTH:
         raise BadRequest(f"{what} has arrays or objects nested more than {MAX_DEPTH} deep")
     if isinstance(value, str):

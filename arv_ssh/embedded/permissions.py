@@ -1,7 +1,7 @@
 """Who may read, write and manage which record: ownership, and links of class ``permission``.
 
-Owns the reach of a user: the users and groups whose permissions are also theirs. A record one may not read does not
-exist as far as one may know (404); one that may be read and not written is a 403.
+Owns the reach of a user: the users and groups whose permissions are also theirs. A record that the user may not read is
+answered as if it did not exist (404); one that may be read but not written is a 403.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ R = TypeVar("R", bound=Record)
 READ, WRITE, MANAGE = 1, 2, 3
 LEVELS = {"can_read": READ, "can_write": WRITE, "can_manage": MANAGE}
 MAX_STEPS = 50
-"""Groups in groups that permissions flow through. Each is a query of every call: a colleague who shared a chain of
-thousands would bring another user's calls to a halt. What is further away is not reached."""
+"""Depth of nested groups that permissions flow through. Each level costs every call a query: a colleague who shared a
+chain of thousands would bring another user's calls to a halt. Anything further away is not reached."""
 VERBS = {WRITE: "change", MANAGE: "manage"}
 
 
 def levels(call: Call) -> dict[str, int]:
-    """Return what the caller may do to the things that links lead to: a level by UUID, the caller's own included."""
+    """Return the caller's permissions on the things that links lead to: a level by UUID, the caller's own included."""
     if call.levels is None:
         reached = {call.user_uuid: MANAGE}
         frontier = {call.user_uuid}
@@ -52,7 +52,7 @@ def levels(call: Call) -> dict[str, int]:
 
 
 def _next_step(call: Call, reached: dict[str, int], frontier: set[str]) -> dict[str, int]:
-    """Return what is newly reached, or at a higher level, from ``frontier``."""
+    """Return the UUIDs newly reached, or reached at a higher level, from ``frontier``."""
     found: dict[str, int] = {}
     links = select(Link.tail_uuid, Link.head_uuid, Link.name).where(
         Link.link_class == "permission", _one_of(Link.tail_uuid, frontier)
@@ -68,7 +68,7 @@ def _next_step(call: Call, reached: dict[str, int], frontier: set[str]) -> dict[
 
 
 def _passes_on(uuid: str, level: int) -> bool:
-    # What a user has is another's only when that one manages the user (Arvados' rule).
+    # A user's permissions pass to another only when that other manages the user (Arvados' rule).
     return uuids.kind(uuid) == uuids.GROUP or (uuids.kind(uuid) == uuids.USER and level == MANAGE)
 
 
@@ -104,7 +104,7 @@ def readable(call: Call, model: type[Record]) -> ColumnElement[bool]:
 
 
 def level(call: Call, record: Record) -> int:
-    """Return what the caller may do to ``record``, which the caller can read."""
+    """Return the caller's level on ``record``, which the caller can read."""
     if call.caller.is_admin:
         return MANAGE
     reached = levels(call)
@@ -113,9 +113,9 @@ def level(call: Call, record: Record) -> int:
 
 
 def find(call: Call, model: type[R], uuid: str, needed: int = READ) -> R:
-    """Return a record; raise :class:`NotFound` or, when reading is all that is allowed, :class:`Forbidden`."""
+    """Return a record; raise :class:`NotFound` or, when only reading is allowed, :class:`Forbidden`."""
     record = None
-    if uuids.kind(uuid):  # other text may have what a database cannot even compare with
+    if uuids.kind(uuid):  # other text may hold characters that a database cannot even compare
         record = call.session.scalar(select(model).where(model.uuid == uuid, readable(call, model)))
     if record is None:
         kind = singular(model).replace("_", " ")

@@ -1,4 +1,4 @@
-"""The embedded API's database in PostgreSQL, shared by any number of controllers: everything that is its own way.
+"""The embedded API's database in PostgreSQL, shared by any number of controllers: everything specific to PostgreSQL.
 
 Owns the driver (psycopg 3, an extra of this package), the rule of one writer at a time across all processes, and the
 time-outs for a server that has gone or a controller that hangs. Knows no table and no session: those are
@@ -15,15 +15,15 @@ from sqlalchemy.engine import URL, Engine
 from arv_ssh.errors import ConfigError
 
 CONNECTIONS = 8
-"""Connections of one process at most: a call takes milliseconds, and ten processes stay below the server's default of
-100 for everybody."""
+"""At most this many connections for one process: a call takes milliseconds, and ten processes stay below the server's
+default limit of 100 in all."""
 CONNECT_TIMEOUT = 5
-"""Seconds to reach the server: it is near, and a user waits."""
+"""Seconds to reach the server: it is near, and a user is waiting."""
 DEAD_SERVER = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 15_000}
 """A server whose machine is gone is given up after 15 s of unanswered data (ms), or 25 s of silence."""
 STALLED = 30
-"""Seconds after which the server ends a transaction whose controller does nothing: one that was stopped in it, or whose
-machine is gone, does not keep the writer's lock from the others."""
+"""Seconds after which the server ends a transaction whose controller is idle, so that a controller that was stopped in
+it, or whose machine is gone, does not keep the writer's lock from the others."""
 WRITER_LOCK = 0x6172765F737368
 """The key of the advisory lock that the writer holds: the bytes of ``arv_ssh``."""
 LOCK_NOT_AVAILABLE = "55P03"
@@ -51,8 +51,8 @@ def engines(url: URL, patience: float) -> tuple[Engine, Engine]:
         _connect(connection, patience)
 
     event.listen(engine, "connect", connect)
-    # A reader sees one snapshot. The writer's statements each see what is committed, which no one else changes: its
-    # snapshot would otherwise be from before the wait for the lock.
+    # A reader sees one snapshot. Each of the writer's statements sees the committed data, which only the writer
+    # changes: its snapshot would otherwise predate the wait for the lock.
     readers = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
     writer = engine.execution_options(isolation_level="READ COMMITTED", postgresql_readonly=False)
     event.listen(writer, "begin", _lock)
@@ -67,7 +67,7 @@ def _connect(connection: Any, patience: float) -> None:
             ("idle_in_transaction_session_timeout", f"{STALLED}s"),
         ):
             cursor.execute("SELECT set_config(%s, %s, false)", (name, value))
-        # An acknowledged write survives, also where the server's default is otherwise; what waits for more is left.
+        # An acknowledged write survives, even where the server's default is weaker; stronger settings are left alone.
         cursor.execute(
             "SELECT set_config('synchronous_commit', 'on', false) "
             "WHERE current_setting('synchronous_commit') IN ('off', 'local')"

@@ -1,6 +1,6 @@
 """Records of the embedded API, in and out: the JSON shape, the types of attributes, new records and their owners.
 
-Owns that a wrong attribute is a 422 with a sentence. What may change when is the resource's own module's rule.
+Owns that a wrong attribute is a 422 with a sentence. Each resource's own module rules what may change when.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COMPUTED = frozenset({
     "kind", "etag", "href", "full_name", "is_invited", "head_kind", "tail_kind", "api_token", "created_by_ip_address",
     "last_used_at", "last_used_by_ip_address",
 })  # fmt: skip
-"""Part of records, never taken from a client; ignored, so that a record can be sent back as it came."""
+"""Parts of records that are never taken from a client, but ignored, so that a record can be sent back as it came."""
 
 
 def singular(model: type[Record]) -> str:
@@ -77,7 +77,8 @@ def parse_time(text: str) -> datetime | None:
 
 
 def typed(model: type[Record], raw: Mapping[str, Any], *, is_form: bool = False) -> Attributes:
-    """Return ``raw`` checked against the model's attributes; raise :class:`Unprocessable` naming what does not fit."""
+    """Return ``raw`` checked against the model's attributes; raise :class:`Unprocessable` naming any that does not
+    fit."""
     known = columns(model)
     attributes = {}
     for name, value in raw.items():
@@ -145,7 +146,7 @@ def _same(current: Any, value: Any) -> bool:
 
 
 def apply(call: Call, record: Record, changed: Attributes) -> None:
-    """Set the attributes and say who changed the record when; :func:`changes` and the resource's rules come first."""
+    """Set the attributes and note who changed the record when; :func:`changes` and the resource's rules come first."""
     known = columns(type(record))
     for name, value in changed.items():
         if value is None and not known[name].nullable:
@@ -157,14 +158,14 @@ def apply(call: Call, record: Record, changed: Attributes) -> None:
 
 
 def refuse(record: Record, changed: Attributes, permitted: Collection[str], reason: str) -> None:
-    """Raise :class:`Unprocessable` when something else than ``permitted`` would change; ``reason`` says when."""
+    """Raise :class:`Unprocessable` when anything but ``permitted`` would change; ``reason`` says when."""
     for name in changed:
         if name not in permitted:
             raise Unprocessable(f"{name} of {label(record)} cannot be changed {reason}")
 
 
 def new(call: Call, model: type[R], attributes: Attributes, permitted: Collection[str]) -> R:
-    """Return a new record, not in the session yet, of the attributes a client may give.
+    """Return a new record, not yet in the session, with the attributes that a client may give.
 
     An administrator may also name the UUID, as fixtures do. Null means the default.
     """

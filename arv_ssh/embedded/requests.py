@@ -1,7 +1,7 @@
 """Container requests of the embedded API: what a user submits, changes, cancels and deletes.
 
-Owns the way Uncommitted → Committed → Final. What a request may ask for is :mod:`arv_ssh.embedded.work`'s,
-how it gets its container :mod:`arv_ssh.embedded.matching`'s.
+Owns the way Uncommitted → Committed → Final. :mod:`arv_ssh.embedded.work` rules what a request may ask for, and
+:mod:`arv_ssh.embedded.matching` how it gets its container.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def create(call: Call, attributes: Attributes) -> ContainerRequest:
 
 
 def update(call: Call, request: ContainerRequest, attributes: Attributes) -> None:
-    """Change a request: before it is committed all of it, then its priority (0 cancels), at last only its name."""
+    """Change a request: before it is committed all of it, then its priority (0 cancels), finally only its name."""
     changed = records.changes(request, attributes)
     _check_attribution(call, changed.get("modified_by_user_uuid"), request.modified_by_user_uuid)
     old = request.state
@@ -49,13 +49,13 @@ def update(call: Call, request: ContainerRequest, attributes: Attributes) -> Non
     if changed.keys() & {"owner_uuid", "modified_by_user_uuid"}:
         _check_people(call, request)
     if "modified_by_user_uuid" in changed and old != UNCOMMITTED:
-        request.submitted_by_user_uuid = request.modified_by_user_uuid  # root says so; a mere change leaves it
+        request.submitted_by_user_uuid = request.modified_by_user_uuid  # set by root; an ordinary change leaves it
     _check_and_commit(call, request, old)
     matching.follow(call, request)
 
 
 def delete(call: Call, request: ContainerRequest) -> None:
-    """Delete a request; a container that no other request waits for has priority 0 then, which cancels it."""
+    """Delete a request; a container that no other request waits for then gets priority 0, which cancels it."""
     container_uuid = request.container_uuid
     call.session.delete(request)
     call.session.flush()

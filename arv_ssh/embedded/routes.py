@@ -29,7 +29,7 @@ Fields = dict[str, Any]
 
 @dataclass(frozen=True)
 class Resource:
-    """One resource's rules. ``update_level`` is what a caller must be allowed to do to a record to change it."""
+    """One resource's rules. ``update_level`` is the permission that a caller needs on a record to change it."""
 
     model: type[Record]
     create: Callable[[Call, Attributes], Record | tuple[Record, str]]
@@ -44,7 +44,7 @@ RESOURCES = {
     for resource in (
         Resource(User, accounts.create_user, accounts.update_user, accounts.delete_user),
         Resource(Group, accounts.create_group, accounts.update_group, accounts.delete_group, permissions.MANAGE),
-        # Links and containers have rules of their own about who may change what one can read.
+        # Links and containers have rules of their own about who may change a readable record.
         Resource(Link, accounts.create_link, accounts.update_link, accounts.delete_link, permissions.READ,
                  permissions.READ),
         Resource(ApiClientAuthorization, tokens.create, tokens.update, tokens.delete),
@@ -66,7 +66,7 @@ class ApiRequest:
     is_form: bool
 
     def answer(self) -> Fields:
-        """Return the answer's JSON, or raise what to answer instead."""
+        """Return the answer's JSON, or raise the error to answer with."""
         parts = self.path.removeprefix(PREFIX).split("/") if self.path.startswith(PREFIX) else []
         resource = RESOURCES.get(parts[0]) if parts else None
         if resource is None or len(parts) > 3 or not all(parts):

@@ -1,4 +1,4 @@
-"""The embedded API's database as an SQLite file: everything that is SQLite's own way.
+"""The embedded API's database as an SQLite file: everything specific to SQLite.
 
 Owns the pragmas that make an acknowledged write durable, and how a transaction begins. Knows no table and no session:
 those are :mod:`arv_ssh.embedded.models`'s and :mod:`arv_ssh.embedded.store`'s.

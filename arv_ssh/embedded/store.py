@@ -1,8 +1,8 @@
-"""The embedded API's database: its transactions, and what its failures are to a caller.
+"""The embedded API's database: its transactions, and the errors that its failures become for a caller.
 
 Owns durability (an acknowledged write survives ``kill -9``) and the rule of one writer at a time, so that a check and
-the change that rests on it are one step. Knows no table: those are in :mod:`arv_ssh.embedded.models`. What is one
-database's own way is in :mod:`arv_ssh.embedded.sqlite` and :mod:`arv_ssh.embedded.postgresql`, and nowhere else.
+the change that rests on it are one step. Knows no table: those are in :mod:`arv_ssh.embedded.models`. Only
+:mod:`arv_ssh.embedded.sqlite` and :mod:`arv_ssh.embedded.postgresql` know anything specific to one database.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ _ENGINES = {"sqlite": sqlite.engines, "postgresql": postgresql.engines, "postgre
 class Store:
     """A database with the newest schema, made or brought up to it now. Thread-safe.
 
-    Not to be taken through a fork: two processes would speak on one connection. Workers open their own after forking.
+    Must not be carried through a fork: two processes would speak on one connection. Workers open their own after
+    forking.
     """
 
     def __init__(self, url: str) -> None:
@@ -60,7 +61,7 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """Give a session that sees one snapshot; what it changes is not kept."""
+        """Give a session that sees one snapshot; its changes are not kept."""
         with _database_errors(), Session(self._readers, expire_on_commit=False) as session:
             yield session
 
@@ -107,7 +108,7 @@ def _parse(text: str) -> URL:
     except (ArgumentError, ValueError):
         known = False
     if not known:
-        # From None: what cannot be parsed may have a password in it.
+        # From None: an unparsable URL may have a password in it.
         raise ConfigError(
             "EmbeddedAPI.Database must be a URL such as sqlite:////var/lib/arv-ssh/db.sqlite or "
             "postgresql://USER:PASSWORD@HOST/DATABASE"

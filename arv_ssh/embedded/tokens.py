@@ -1,7 +1,7 @@
-"""API tokens of the embedded API: who presents one, and who may make, change or revoke one.
+"""API tokens of the embedded API: who is presenting one, and who may make, change or revoke one.
 
-Owns authentication. The database holds a keyed digest of a token's secret, so a copy of it opens nothing; a container's
-token is derived from the SystemRootToken when it is asked for again.
+Owns authentication. The database holds only a keyed digest of a token's secret, so a copy of the database opens
+nothing; a container's token is derived from the SystemRootToken when it is asked for again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _ALPHABET = string.digits + string.ascii_lowercase
 
 
 def authenticate(session: Session, config: ClusterConfig, headers: Mapping[str, str]) -> Caller:
-    """Return who presents the Authorization header; raise :class:`Unauthorized` saying what is wrong with the token."""
+    """Return the caller whom the Authorization header identifies; raise :class:`Unauthorized` saying what is wrong with
+    it."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     token = token.strip()
     if not token or scheme.lower() not in ("bearer", "oauth2"):
@@ -128,7 +129,7 @@ def container_secret(config: ClusterConfig, auth_uuid: str) -> str:
 
 
 def update(call: Call, token: ApiClientAuthorization, attributes: Attributes) -> None:
-    """Change when a token expires or what it is for."""
+    """Change a token's expiry or scopes."""
     _check_unlimited(call)
     changed = records.changes(token, attributes)
     _refuse_container_token(call, token)
@@ -152,7 +153,8 @@ def _refuse_container_token(call: Call, token: ApiClientAuthorization) -> None:
 
 
 def _check_unlimited(call: Call) -> None:
-    """Raise for a token of limited scopes: with one that it makes or changes it could do more than it is meant for."""
+    """Raise for a token of limited scopes: by making or changing a token it could gain more than it is meant to
+    have."""
     if "all" not in call.caller.scopes:
         raise Forbidden(f"API token {call.caller.token_uuid} is limited to part of the API: it cannot make or change "
                         "tokens; use a token of scope all")  # fmt: skip

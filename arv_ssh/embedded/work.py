@@ -1,7 +1,7 @@
 """What a container request may ask for: command, image, environment, mounts, constraints, priority.
 
-Owns the checks that keep a request from becoming a container that no crunch-run can start, and the one about rights: a
-directory of the host is mounted only for an administrator.
+Owns the checks that keep a request from becoming a container that no crunch-run can start, and the check of rights:
+only an administrator can mount a directory of the host.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _check_constraints(constraints: dict[str, Any]) -> None:
 
 
 def check_mount_rights(call: Call, request: ContainerRequest) -> None:
-    """Raise :class:`Forbidden` when a directory of the host is asked for by somebody who has no right to the host."""
+    """Raise :class:`Forbidden` when a user without rights to the host asks for one of its directories."""
     if call.caller.is_admin:
         return
     for target, mount in request.mounts.items():

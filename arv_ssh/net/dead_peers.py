@@ -1,8 +1,8 @@
 """Peers that vanish without a word: a cut cable, a crashed node, a NAT entry that expired.
 
-Owns the settings and the watch by which a TCP connection finds that out, within :data:`DEAD_AFTER` seconds. Two cases:
-while nothing is to be sent, the kernel asks (keepalive, tcp(7)); while something is, the kernel would go on for a
-quarter of an hour, and the watch here looks whether anything was acknowledged.
+Owns the settings and the watch by which a TCP connection detects this, within :data:`DEAD_AFTER` seconds. Two cases:
+while there is nothing to send, the kernel asks (keepalive, tcp(7)); while there is, the kernel would keep trying for a
+quarter of an hour, so the watch here checks whether anything was acknowledged.
 
 TCP_USER_TIMEOUT is meant for the second case but does not help: since Linux 5.11 it also ends connections whose peer
 is well and has only stopped reading, and ``ssh CONTAINER 'cat big' | less`` may stop for hours.
@@ -20,7 +20,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 DEAD_AFTER = 60.0
-"""Seconds after which a peer that does not answer is given up: more than any of the sums below."""
+"""Seconds after which an unresponsive peer is given up: more than any of the sums below."""
 KEEPALIVE_IDLE = 20
 KEEPALIVE_INTERVAL = 10
 KEEPALIVE_PROBES = 3
@@ -28,13 +28,13 @@ KEEPALIVE_PROBES = 3
 LOOK = 5.0
 """Seconds between two looks at unacknowledged data."""
 SHARES = 10
-"""Parts of a round: thousands of connections are not looked at in one go, which would hold up everything else."""
+"""Parts of a round: checking thousands of connections in one go would hold up everything else."""
 PATIENCE = 40.0
 """Seconds that sent data may go unacknowledged."""
 SILENCE = f"the peer has acknowledged nothing for {PATIENCE:g} s"
-"""What is said of a dead peer."""
+"""The error message for a dead peer."""
 LONGEST_RETRY = 10_000
-"""Milliseconds between two tries to send, or to probe a peer that stopped reading; else up to 2 min."""
+"""Milliseconds between two tries to send, or to probe a peer that stopped reading; otherwise up to 2 min."""
 
 TCP_RTO_MAX_MS = 44
 """The option's number (include/uapi/linux/tcp.h); Linux 6.15 and later know it."""
@@ -43,7 +43,7 @@ _TCP_INFO = struct.Struct("=8B13I")
 
 
 class DeadPeerWatch:
-    """Looks after the connection of ``sock``, and calls ``dead`` once when its peer is. For one event loop.
+    """Watches the connection of ``sock``, and calls ``dead`` once when the peer is dead. For one event loop.
 
     A socket other than TCP, or None for a stream inside another connection, needs no watch.
     """
@@ -58,7 +58,7 @@ class DeadPeerWatch:
             self._share = _rounds_of(asyncio.get_running_loop()).join(self)
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop looking."""
         if self._share is not None:
             self._share.discard(self)
 
@@ -84,7 +84,8 @@ class DeadPeerWatch:
 
 
 class _Rounds:
-    """The looks at all connections of an event loop: one timer, not one for each, for an idle one must cost nothing.
+    """Checks all connections of an event loop with one timer, not one each, because an idle connection must cost
+    nothing.
 
     At each tick one share of the connections is looked at. The timer runs while there are any.
     """
@@ -110,7 +111,7 @@ class _Rounds:
     def _tick(self) -> None:
         self._running = any(self._shares)
         if self._running:
-            self._tick_later()  # first: whatever a look raises, the others go on
+            self._tick_later()  # first: even if a look raises, the others go on
         now = time.monotonic()
         for watch in tuple(next(self._next_to_look)):
             watch.look(now)
@@ -131,4 +132,4 @@ def _keep_alive(sock: Any) -> None:
     try:
         sock.setsockopt(socket.IPPROTO_TCP, TCP_RTO_MAX_MS, LONGEST_RETRY)
     except OSError:
-        pass  # an older kernel: who stopped reading and died then is found dead some minutes later
+        pass  # an older kernel: a peer that stopped reading and then died is found dead some minutes later

@@ -2,7 +2,6 @@
 
 Owns the connection (TCP, TLS by the house's own layer, a unix socket), both bodies in pieces, their limits and
 time-outs, and the sentence for each way in which the exchange can fail. Knows nothing of what a request asks for.
-
 :class:`Exchange` is HTTP without I/O: bytes out, bytes in, events out. :class:`ClientConnection` gives it a transport.
 """
 
@@ -24,7 +23,7 @@ from arv_ssh.net.relay import plain
 from arv_ssh.net.tls_transport import TlsLayer
 
 CONNECT_TIMEOUT = 10.0
-"""Seconds for TCP and TLS: whatever is dialled stands in the cluster's own network."""
+"""Seconds for TCP and TLS: every server dialled is in the cluster's own network."""
 MAX_HEAD = 64 * 1024
 """Bytes of an answer's status line and headers: four times what nginx and HAProxy let through."""
 _HTTP = b"HTTP/1."
@@ -33,7 +32,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 class Signal(Enum):
-    """What an exchange may report besides heads and pieces of a body."""
+    """The other events of an exchange, besides heads and pieces of a body."""
 
     NEED_DATA = auto()
     END = auto()
@@ -76,7 +75,7 @@ class Exchange:
         self._answered = False
 
     def request(self, method: str, target: str, headers: Headers) -> bytes:
-        """Return the bytes of the request's head; raise ValueError for a header that is not one."""
+        """Return the bytes of the request's head; raise ValueError for an invalid header."""
         try:
             return self._http.send(h11.Request(method=method, target=target, headers=list(headers))) or b""
         except h11.LocalProtocolError as error:
@@ -98,7 +97,7 @@ class Exchange:
         self._http.receive_data(data)
 
     def next_event(self) -> Event:
-        """Return what the stored bytes mean so far, in order."""
+        """Return the events in the stored bytes so far, in order."""
         # At once, and not at the end of a head that never comes: an SSH or a mail server waits for us to speak.
         if not _HTTP.startswith(self._start):
             raise BadGateway(f"{self.peer} does not answer in HTTP; check its host and port")
@@ -114,7 +113,7 @@ class Exchange:
 
     @property
     def trailing(self) -> bytes:
-        """Return what followed the head of a 101."""
+        """Return the bytes after the head of a 101."""
         return self._http.trailing_data[0]
 
     def _head(self, head: Head) -> Head:
@@ -136,15 +135,15 @@ class Exchange:
 class ClientConnection(asyncio.Protocol):
     """An :class:`Exchange` on a connection. ``stall`` is how many seconds it may go without a byte in either direction.
 
-    Reading pauses after each piece that arrives until the caller asks for more. So little waits in memory, and what
-    follows a 101 waits in the kernel for its owner.
+    Reading pauses after each piece that arrives until the caller asks for more. So little waits in memory, and the
+    bytes after a 101 wait in the kernel for their owner.
     """
 
     def __init__(self, peer: str, protocol: str = "", stall: float | None = None) -> None:
         self.connected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.transport: asyncio.Transport
         self.layer: TlsLayer | None = None
-        """The TLS beneath, where there is any: it can be aborted before ``transport`` is there."""
+        """The TLS layer beneath, if any: it can be aborted before ``transport`` exists."""
         self._exchange = Exchange(peer, protocol)
         self._stall = stall
         self._last_byte = 0.0
@@ -190,7 +189,7 @@ class ClientConnection(asyncio.Protocol):
     # Called by the owner.
 
     def fail(self, error: HttpError) -> None:
-        """Raise ``error`` in the wait for the answer, once the bytes that did arrive are used up."""
+        """Raise ``error`` where the answer is awaited, once the bytes that did arrive are used up."""
         self._error = self._error or error
         self._changed.set()
         if not self.connected.done():
@@ -198,7 +197,7 @@ class ClientConnection(asyncio.Protocol):
             self.connected.exception()  # read, so that asyncio does not report a future that is no longer awaited
 
     def send(self, method: str, target: str, headers: Sequence[tuple[str, str]], body: bytes = b"") -> None:
-        """Send a whole request; ``headers`` name the length of a body."""
+        """Send a whole request; ``headers`` give the length of a body."""
         head = self._exchange.request(method, target, [(name.encode(), value.encode()) for name, value in headers])
         self.transport.write(head + self._exchange.data(body) + self._exchange.finish())
 
@@ -219,7 +218,8 @@ class ClientConnection(asyncio.Protocol):
         self.transport.write(self._exchange.finish())
 
     async def head(self, on_continue: Callable[[], None] | None = None) -> Head:
-        """Wait for the head of the answer: of a 101, or the final one. ``on_continue`` hears of each 100 before it."""
+        """Wait for the head of the answer: of a 101, or the final one. ``on_continue`` is called for each 100 before
+        it."""
         while isinstance(event := await self._next_event(), Head):
             if event.status == 101 or event.status >= 200:
                 return event
@@ -242,7 +242,7 @@ class ClientConnection(asyncio.Protocol):
         return bytes(found)
 
     async def refusal(self, head: Head) -> HttpError:
-        """Return what an answer other than the 101 asked for means, in the server's words where it gave any."""
+        """Return the error meant by an answer other than the requested 101, in the server's words where it gave any."""
         kept = bytearray()
         try:
             async for piece in self.pieces():
@@ -278,7 +278,7 @@ class ClientConnection(asyncio.Protocol):
         return event
 
     async def _change(self) -> None:
-        """Wait until something comes, not longer than the exchange may stall."""
+        """Wait until bytes come, but no longer than the exchange may stall."""
         self._note_byte()  # the time before this wait does not count
         if self._stall is None:
             await self._changed.wait()

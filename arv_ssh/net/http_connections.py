@@ -17,7 +17,7 @@ class Closable(Protocol):
 
 
 class Connections:
-    """Those that speak HTTP, from before their TLS handshake to their end or upgrade."""
+    """The connections that speak HTTP, from before their TLS handshake to their end or upgrade."""
 
     def __init__(self) -> None:
         self.draining = False
@@ -30,7 +30,7 @@ class Connections:
         self._none.clear()
 
     def discard(self, connection: Closable) -> None:
-        """Note that one is closed or upgraded."""
+        """Note that a connection is closed or upgraded."""
         self._open.discard(connection)
         if not self._open:
             self._none.set()
@@ -42,6 +42,6 @@ class Connections:
             connection.close_if_idle()
 
     async def ended(self) -> None:
-        """Wait until none is left."""
+        """Wait until no connections are left."""
         if self._open:
             await self._none.wait()

@@ -1,7 +1,7 @@
-"""The server's side of an HTTP/1.1 connection without I/O: where it stands, and the bytes of its answers, on h11.
+"""The server's side of an HTTP/1.1 connection without I/O: its state, and the bytes of its answers, on h11.
 
-Owns the states that a connection goes through and, in one table, what may come in which; and how answers are written.
-Knows no transport, no time-outs, and nothing of what requests mean.
+Owns the states that a connection goes through, with one table of the steps allowed in each, and how answers are
+written. Knows no transport, no time-outs, and nothing of what requests mean.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ class State(Enum):
     """Where a connection stands."""
 
     FRESH = auto()
-    """No byte has come."""
+    """No bytes have come yet."""
     READING = auto()
     """A request is arriving."""
     STREAMING = auto()
     """Its handler works already, while the body still arrives."""
     ANSWERING = auto()
-    """All of the request is here, or will ever be; its handler works, or the answer is on its way."""
+    """As much of the request is here as will ever come; its handler works, or the answer is on its way."""
     IDLE = auto()
     """An answer was given, and no byte of another request has come."""
     LINGERING = auto()
@@ -39,7 +39,7 @@ class State(Enum):
 
 
 class Step(Enum):
-    """What takes a connection from one state to another."""
+    """The steps that take a connection from one state to another."""
 
     BYTES = auto()
     """The client sent something."""
@@ -72,10 +72,10 @@ TABLE: dict[State, dict[Step, State]] = {
     State.SWITCHED: {Step.LOSE: State.CLOSED},
     State.CLOSED: {},
 }  # fmt: skip
-"""The state that each step leads to; a step that is not there cannot come."""
+"""The state that each step leads to; steps not listed cannot happen."""
 
 RECEIVING = frozenset({State.FRESH, State.READING, State.STREAMING, State.IDLE})
-"""The states in which what has come is looked at; in the others it waits."""
+"""The states in which arrived bytes are processed; in the others they wait."""
 WORKING = frozenset({State.STREAMING, State.ANSWERING})
 """The states in which a handler works."""
 
@@ -89,7 +89,7 @@ class ServerExchange:
         self._method = b""
 
     def step(self, step: Step) -> None:
-        """Go to the next state; raise :class:`RuntimeError` for a step that cannot come in this one."""
+        """Go to the next state; raise :class:`RuntimeError` for a step not allowed in this one."""
         following = TABLE[self.state].get(step)
         if following is None:
             raise RuntimeError(f"an HTTP connection that is {self.state.name} cannot {step.name}")
@@ -102,14 +102,14 @@ class ServerExchange:
         self._http.receive_data(data)
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        """Return what has arrived, as h11 does; raise its RemoteProtocolError for anything that is not HTTP."""
+        """Return the next event, as h11 does; raise h11's RemoteProtocolError for anything that is not HTTP."""
         event = self._http.next_event()
         if isinstance(event, h11.Request):
             self._method = event.method
         return event
 
     def answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> bytes:
-        """Return a whole answer; ``headers`` name the length of ``body``, which an answer to HEAD leaves out."""
+        """Return a whole answer; ``headers`` give the length of ``body``, which is left out of an answer to HEAD."""
         sent = b"" if self._method == b"HEAD" else body
         return self.begin_answer(status, _phrase(status), headers) + self.piece(sent) + self.end_answer()
 
@@ -118,21 +118,22 @@ class ServerExchange:
         return self._http.send(h11.Response(status_code=status, reason=reason, headers=headers)) or b""
 
     def piece(self, data: bytes) -> bytes:
-        """Return what sends a piece of the answer's body; raise h11's LocalProtocolError for one too many."""
+        """Return the bytes that send a piece of the answer's body; raise h11's LocalProtocolError for one too many."""
         return self._http.send(h11.Data(data=data)) or b""
 
     def end_answer(self) -> bytes:
-        """Return what ends the answer's body; raise h11's LocalProtocolError when it is not as long as announced."""
+        """Return the bytes that end the answer's body; raise h11's LocalProtocolError unless it is as long as
+        announced."""
         return self._http.send(h11.EndOfMessage()) or b""
 
     def go_on(self) -> bytes:
-        """Return the 100 that a client may wait for before it sends a body; empty when it does not wait."""
+        """Return the 100 that a client waits for before it sends a body; empty when it does not wait."""
         if not self._http.they_are_waiting_for_100_continue:
             return b""
         return self._http.send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")) or b""
 
     def switch(self, headers: list[tuple[str, str]]) -> tuple[bytes, bytes]:
-        """Return the head of a 101, and what came after the request: it is the new protocol's."""
+        """Return the head of a 101, and the bytes after the request, which belong to the new protocol."""
         head = h11.InformationalResponse(status_code=101, headers=headers, reason=b"Switching Protocols")
         sent = self._http.send(head) or b""
         self.step(Step.SWITCH)
@@ -151,7 +152,7 @@ class ServerExchange:
         if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
             return False
         self._http.start_next_cycle()
-        self._method = b""  # a refusal of what follows is no answer to HEAD
+        self._method = b""  # a later refusal does not answer the HEAD
         if self._http.trailing_data[0]:  # the client did not wait for the answer
             self.step(Step.BYTES)
         return True

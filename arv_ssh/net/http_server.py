@@ -29,17 +29,18 @@ from arv_ssh.net.request_stream import RequestStream
 logger = logging.getLogger(__name__)
 
 MAX_BODY = 64 * 1024
-"""Bytes of a request body: forms for sessions and tunnels have a few hundred. It is held before the sender is known."""
+"""Bytes of a request body: forms for sessions and tunnels have a few hundred. Bodies are held before authentication."""
 MAX_RECORD_BODY = 8 * 1024 * 1024
-"""The same where records are sent: a container request with thousands of mounts stays far below."""
+"""The same for requests that send records: a container request with thousands of mounts stays far below."""
 MAX_FIELDS = 100
 """Fields of a form. Eight megabytes of empty ones would keep the event loop for ten seconds."""
 HEAD_TIMEOUT = 20.0
-"""Seconds for a whole request to arrive, TLS handshake included; a silent client holds nothing for longer."""
+"""Seconds for a whole request to arrive, TLS handshake included; a silent client holds resources no longer than
+that."""
 LINGER_TIMEOUT = 5.0
 """Seconds for a client to stop sending a body that was answered before its end; nginx's lingering_timeout."""
 WRITE_TIMEOUT = 300.0
-"""Seconds for a client to take what was sent of an answer."""
+"""Seconds for a client to read the bytes sent of an answer."""
 IDLE_TIMEOUT = 75.0
 """Seconds that a kept-alive connection may wait for its next request; nginx's own default."""
 
@@ -81,7 +82,7 @@ class Response:
 
 @dataclass(frozen=True)
 class StreamedResponse:
-    """An answer whose body comes in pieces. Without a Content-Length among ``headers`` it is sent in chunks."""
+    """An answer whose body comes in pieces, sent in chunks unless ``headers`` have a Content-Length."""
 
     status: int
     reason: bytes
@@ -100,7 +101,7 @@ class Upgrade:
 
 Handler = Callable[[Request], Awaitable[Response | Upgrade | StreamedResponse]]
 Streams = Callable[[str], bool]
-"""Says of a path whether its handler takes the body as it comes."""
+"""Says whether the handler of a path takes the body as it comes."""
 
 
 def never(path: str) -> bool:
@@ -134,8 +135,8 @@ def origin_form(target: str) -> str:
 def peer_address(request: Request) -> str:
     """Return the address of the client that sent ``request``.
 
-    A proxy on a loopback or private address is believed what it appended to X-Forwarded-For: the last address there.
-    The addresses before it prove nothing.
+    A proxy on a loopback or private address is trusted for the address it appended to X-Forwarded-For, the last one
+    there. The addresses before it prove nothing.
     """
     forwarded = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
     try:
@@ -150,7 +151,7 @@ def peer_address(request: Request) -> str:
 class HttpConnection(asyncio.Protocol):
     """The server's end of one HTTP/1.1 connection; it is one of ``connections`` while it speaks HTTP.
 
-    ``streams`` says of which paths the handler takes bodies as they come, ``records`` on which long ones may.
+    ``streams`` says on which paths the handler takes bodies as they come, ``records`` on which bodies may be long.
     """
 
     def __init__(
@@ -253,7 +254,7 @@ class HttpConnection(asyncio.Protocol):
             self._start_handler()
 
     def _end_request(self) -> None:
-        # What the client sends before it has its answer waits in the kernel, not in our memory.
+        # Anything the client sends before it has its answer waits in the kernel, not in our memory.
         self._transport.pause_reading()
         self._http.step(Step.WHOLE)
         stream, self._stream = self._stream, None
@@ -308,7 +309,7 @@ class HttpConnection(asyncio.Protocol):
             await self._taken(request.request_id)
 
     async def _taken(self, request_id: str) -> None:
-        """Turn to the next request once the client takes its answers: one that only asks would fill our memory."""
+        """Turn to the next request once the client reads its answers: one that only asks would fill our memory."""
         try:
             async with asyncio.timeout(WRITE_TIMEOUT):
                 await self._writable.wait()
@@ -324,7 +325,7 @@ class HttpConnection(asyncio.Protocol):
         self._transport.write(head)
         self._task = None  # from here on connection_lost is the new owner's
         upgrade.start(self._transport, early)
-        self._connections.discard(self)  # only now, so that a drain sees what the connection became
+        self._connections.discard(self)  # only now, so that a drain sees the connection's new owner
 
     async def _send_stream(self, answer: StreamedResponse, request_id: str) -> None:
         headers = [*answer.headers]
@@ -341,7 +342,7 @@ class HttpConnection(asyncio.Protocol):
                         await self._writable.wait()
             self._transport.write(self._http.end_answer())
         except (HttpError, TimeoutError, h11.LocalProtocolError) as error:
-            # The head is gone: that the body is not whole can only be said by a cut.
+            # The head is already sent: only a cut can show that the body is incomplete.
             event(logger, "an answer was cut", level=logging.WARNING, request_id=request_id, error=str(error))
             self._transport.abort()
             return

@@ -1,4 +1,4 @@
-"""Listening sockets, for the controller and the gateway alike: bound here, or inherited from who started us."""
+"""Listening sockets, for the controller and the gateway alike: bound here, or inherited from the parent process."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def _bind(listener: socket.socket, address: tuple[object, ...], shared: bool) ->
             raise
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
-    # Not before: with it set, bind(2) would not tell a port that another process of ours uses.
+    # Not before: with it set, bind(2) would not refuse a port that another process of ours uses.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
 
 def inherited(environ: MutableMapping[str, str]) -> list[socket.socket]:
-    """Return the sockets that systemd passed to this process, none when it did not (sd_listen_fds(3)).
+    """Return the sockets that systemd passed to this process, if any (sd_listen_fds(3)).
 
-    Takes what says so out of ``environ``: it is not for the processes that we start.
+    Removes systemd's variables from ``environ``: they are not for the processes that we start.
     """
     pid, count, _ = (environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
     if not count or pid != str(os.getpid()):
@@ -63,7 +63,8 @@ def inherited(environ: MutableMapping[str, str]) -> list[socket.socket]:
 
 
 def adopt(descriptor: int, whence: str) -> socket.socket:
-    """Return the listening TCP socket that this process was given as ``descriptor``; ``whence`` is for the error."""
+    """Return the listening TCP socket passed to this process as ``descriptor``; ``whence`` names its source in
+    errors."""
     refusal = f"file descriptor {descriptor}, named by {whence}, is not a listening TCP socket"
     try:
         listener = socket.socket(fileno=descriptor)

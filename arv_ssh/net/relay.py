@@ -13,7 +13,7 @@ from typing import Any, cast
 
 
 class RelayEnd(asyncio.Protocol):
-    """One side of a relay: what arrives here is written to ``other``. ``early`` are bytes that were read before."""
+    """One side of a relay: bytes that arrive here are written to ``other``. ``early`` are bytes already read."""
 
     other: RelayEnd
 
@@ -99,13 +99,13 @@ class Relay:
         self.b.connection_made(b)
 
     def close(self) -> None:
-        """End both directions, after what was already read is written."""
+        """End both directions, after writing the bytes already read."""
         for end in (self.a, self.b):
             if end.transport is not None:
                 end.transport.close()
 
     def abort(self) -> None:
-        """Cut both sides, whatever is still to be written."""
+        """Cut both sides, even with bytes still to be written."""
         for end in (self.a, self.b):
             if end.transport is not None:
                 end.transport.abort()
@@ -133,5 +133,5 @@ class Relay:
 
 
 def plain(transport: asyncio.BaseTransport) -> asyncio.Transport:
-    """Narrow what ``connection_made`` is given to the kind it always is for a stream."""
+    """Narrow the argument of ``connection_made`` to the type it always has for a stream."""
     return cast(asyncio.Transport, transport)

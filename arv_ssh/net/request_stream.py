@@ -1,6 +1,6 @@
 """The body of a request as it comes, for a handler that passes it on instead of keeping it.
 
-Owns the bound on what waits in memory: who reads slowly makes the client wait. Knows nothing of HTTP's framing.
+Owns the bound on bytes waiting in memory: a slow reader makes the client wait. Knows nothing of HTTP's framing.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Callable
 from arv_ssh.errors import HttpError
 
 HIGH_WATER = 256 * 1024
-"""Bytes that may wait to be read; it is what one read of a TLS connection may bring anyway."""
+"""Bytes that may wait to be read; one read of a TLS connection may bring that many anyway."""
 
 
 class RequestStream:
-    """What a request brought beside its method: ``target`` and ``headers`` as received, and its body by :meth:`read`.
+    """A request without its method: ``target`` and ``headers`` as received, and the body by :meth:`read`.
 
     ``pause`` and ``resume`` stop and start the client; ``send_continue`` answers an ``Expect: 100-continue``.
     """
@@ -41,7 +41,7 @@ class RequestStream:
         self._changed = asyncio.Event()
 
     async def read(self) -> bytes:
-        """Return what has come, waiting for it; b"" is the body's end. Raises what the connection failed with."""
+        """Wait for bytes and return them; b"" is the body's end. Raises the connection's error if it failed."""
         while not self._waiting:
             if self._error is not None:
                 raise self._error
@@ -69,6 +69,6 @@ class RequestStream:
         self._changed.set()
 
     def fail(self, error: HttpError) -> None:
-        """Note that the body will never be whole (called by the connection)."""
+        """Note that the body will never be complete (called by the connection)."""
         self._error = error
         self._changed.set()

@@ -35,7 +35,7 @@ class TlsEngine:
         self._in = ssl.MemoryBIO()
         self._out = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._in, self._out, server_side=server_side, server_hostname=server_hostname)
-        # Without one, each record of 16 KB would come in a new object as long as all that was asked for.
+        # Without one, each record of 16 KB would come in a new object of the full size asked for.
         self.buffer = buffer if buffer is not None else memoryview(bytearray(READ_SIZE))
         self._unread = b""
         self.handshaken = False
@@ -66,14 +66,14 @@ class TlsEngine:
         return self._peer_closed and not self._unread
 
     def read(self) -> bytes:
-        """Return the plaintext that is there, at most what the buffer takes; empty when there is none (see ``eof``).
+        """Return the available plaintext, at most a buffer's worth; empty when there is none (see ``eof``).
 
         A transport that ended without a close_notify raises ``ssl.SSLError``: the stream was cut, not ended.
         """
         return bytes(self.buffer[: self.read_into(self.buffer)])
 
     def read_into(self, buffer: memoryview) -> int:
-        """Put the plaintext that is there into ``buffer``; return how many bytes, and else do as :meth:`read`."""
+        """Put the available plaintext into ``buffer`` and return how many bytes; otherwise behave like :meth:`read`."""
         size = min(len(self._unread), len(buffer))
         buffer[:size], self._unread = self._unread[:size], self._unread[size:]
         try:
@@ -98,7 +98,7 @@ class TlsEngine:
                     break
                 self._broken = True
                 if size:
-                    break  # what came before a failure is delivered; the next read fails again
+                    break  # bytes from before a failure are delivered; the next read fails again
                 raise
             if not got:
                 self._peer_closed = True
@@ -121,14 +121,14 @@ class TlsEngine:
         try:
             self._tls.unwrap()
         except ssl.SSLWantReadError:
-            pass  # our close_notify is written; it would now like to wait for the peer's
+            pass  # our close_notify is written; OpenSSL would now wait for the peer's
 
     def outgoing(self) -> bytes:
         """Return and forget the ciphertext to send."""
         return self._out.read()
 
     def peer_certificate(self) -> bytes:
-        """Return the peer's certificate in DER; empty when it has none. Only after the handshake."""
+        """Return the peer's certificate in DER; empty when the peer has none. Only after the handshake."""
         return self._tls.getpeercert(binary_form=True) or b""
 
 
@@ -154,6 +154,6 @@ def server_context(certificate: str, key: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(certificate, key)
-    # A session ticket would be the only bytes a TLS 1.3 server sends unasked, and no client here resumes.
+    # Session tickets would be the only bytes a TLS 1.3 server sends unasked, and no client here resumes sessions.
     context.num_tickets = 0
     return context

@@ -1,8 +1,8 @@
 """A TLS layer for asyncio whose two directions end one at a time.
 
 Owns the joining of :class:`arv_ssh.net.tls.TlsEngine` to an event loop: it is a protocol to the TCP transport below and
-a transport to the protocol above, with the standard's methods on both sides, so that what stands above works over plain
-sockets too. Knows nothing of HTTP or SSH.
+a transport to the protocol above, with the standard's methods on both sides, so that the protocol above works over
+plain sockets too. Knows nothing of HTTP or SSH.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
             self._drained.set_exception(self._error or exc or ConnectionResetError("the peer has gone"))
         self._app.connection_lost(self._error or exc)
 
-    # The engine's turn: take everything as far as it goes, then send what that left.
+    # The engine's turn: process everything as far as possible, then send the resulting ciphertext.
 
     def _run(self) -> None:
         if self._lost:
@@ -207,7 +207,7 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
         return self._closing or self._lost
 
     def close(self) -> None:
-        """Send what was written, then close_notify, then close."""
+        """Send the bytes written so far, then close_notify, then close."""
         if self._closing or self._lost:
             return
         if self._app_made:
@@ -243,11 +243,11 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
         self._lower.abort()
 
     async def detach(self) -> tuple[socket.socket, TlsEngine]:
-        """Give the connection to another thread, once all that was written has left; it must be paused.
+        """Give the connection, which must be paused, to another thread once all written bytes have left.
 
-        The caller gets a blocking socket of its own; bytes read and not delivered are in the engine. The protocol
-        above hears nothing more. Raises OSError when the connection is lost before, and ValueError for one that is
-        no socket's.
+        The caller gets a blocking socket of its own; bytes read and not delivered are in the engine. The protocol above
+        receives no more calls. Raises OSError when the connection is lost before that, and ValueError for one without a
+        socket.
         """
         sock = self._lower.get_extra_info("socket")
         if sock is None:
@@ -271,7 +271,7 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
             raise ConnectionResetError("the connection is closed")
 
     def abort_if_open(self) -> None:
-        """Abort a connection that may not have come to be, or be gone already."""
+        """Abort a connection that may not exist yet, or be gone already."""
         if hasattr(self, "_lower") and not self._lost:
             self.abort()
 

@@ -57,7 +57,7 @@ def form_headers(body: bytes, protocol: str) -> list[tuple[str, str]]:
 
 
 def plain_request(path: str, host: str, headers: list[tuple[str, str]]) -> bytes:
-    """Return a GET that upgrades nothing; its answer is read by :class:`UpgradeAnswer` too."""
+    """Return an ordinary GET without an upgrade; :class:`UpgradeAnswer` reads its answer too."""
     return _head("GET", path, host, [*headers, ("Connection", "close")])
 
 
@@ -73,8 +73,8 @@ class UpgradeAnswer:
     """The answer to :func:`request`, as it arrives.
 
     ``peer`` is how error sentences name the server. Until :meth:`receive` has returned True, ``status`` is 0.
-    ``headers`` has lower-case keys, repeated ones joined with ", ". ``trailing`` holds what followed a 101's head:
-    it belongs to SSH, or to what ``protocol`` the request asked for.
+    ``headers`` has lower-case keys, repeated ones joined with ", ". ``trailing`` holds the bytes after a 101's head:
+    they belong to SSH, or to the ``protocol`` that the request asked for.
     """
 
     def __init__(self, peer: str = "the server", protocol: str = "ssh") -> None:
@@ -92,7 +92,7 @@ class UpgradeAnswer:
     def receive(self, data: bytes | bytearray | memoryview) -> bool:
         """Store what arrived (empty means end of stream); say whether the whole answer is there.
 
-        Raise :class:`BadGateway` when it is not HTTP, is over :data:`HEAD_LIMIT`, or ended inside its head.
+        Raise :class:`BadGateway` when the answer is not HTTP, is over :data:`HEAD_LIMIT`, or ended inside its head.
         """
         if self._reader:
             return self._receive_body(bytes(data))
@@ -124,7 +124,7 @@ class UpgradeAnswer:
         return refusal(self._peer, self.status, self.reason, b"" if self._cut else self.body, self._protocol)
 
     def reason_given(self) -> str:
-        """Return the server's own sentence of an error; empty when it gave none, or not all of it came."""
+        """Return the server's own sentence about an error; empty when it gave none, or only part of it came."""
         return "" if self._cut else sentence_of(self.body)
 
     def _check_prefix(self) -> None:
@@ -157,7 +157,7 @@ class UpgradeAnswer:
         import h11
 
         self._reader = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_LIMIT + BODY_LIMIT)
-        # h11 reads a response only after it has seen a request go out; which one makes no difference to a body.
+        # h11 reads a response only after it has seen a request go out; any request will do for reading a body.
         self._reader.send(h11.Request(method="GET", target="/", headers=[("Host", "unused")]))
         self._reader.send(h11.EndOfMessage())
         self.status, self.reason = status, reason

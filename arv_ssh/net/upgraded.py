@@ -1,7 +1,7 @@
 """Client connections that have been upgraded (RFC 9110 §7.8), in an event loop: to a controller, over TCP or a socket.
 
 Owns the way from an address and a request to a paused transport that belongs to the new protocol, or to the error that
-the answer means. Knows nothing of what the request asks for.
+the answer means. Knows nothing of the request's purpose.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class UpgradeRequest:
 
 @dataclass(frozen=True)
 class Upgraded:
-    """What a 101 left: the paused transport, the bytes that came with the answer, and the answer's headers."""
+    """The result of a 101: the paused transport, the bytes that came with the answer, and the answer's headers."""
 
     transport: asyncio.Transport
     early: bytes
@@ -43,8 +43,9 @@ class Upgraded:
 async def open_upgraded(address: Address, request: UpgradeRequest, *, answer_timeout: float) -> Upgraded:
     """Send ``request`` to ``address`` and return the connection once it has switched to the new protocol.
 
-    Raises :class:`Unavailable` (cannot be reached), :class:`GatewayTimeout`, :class:`BadGateway` (no HTTP, or cut), and
-    any other answer as the error that its status and sentence mean. ``answer_timeout`` is in seconds, from the request.
+    Raises :class:`Unavailable` (cannot be reached), :class:`GatewayTimeout`, :class:`BadGateway` (not HTTP, or cut),
+    and for any other answer the error that its status and sentence mean. ``answer_timeout`` is in seconds, from the
+    request.
     """
     connection = await connect(address, request.protocol)
     try:

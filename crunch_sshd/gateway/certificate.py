@@ -1,6 +1,6 @@
 """A gateway's TLS certificate: self-signed, fresh for each gateway, kept in memory.
 
-Nobody checks its names; the proofs over its DER bytes (:mod:`arv_ssh.trust.credentials`) take a CA's place.
+Its names are never checked; the proofs over its DER bytes (:mod:`arv_ssh.trust.credentials`) take a CA's place.
 """
 
 from __future__ import annotations

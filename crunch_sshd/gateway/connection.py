@@ -41,28 +41,28 @@ from crunch_sshd.ssh.transport import (
 logger = logging.getLogger(__name__)
 
 SHOW_TIME = 0.25
-"""Seconds for a client to show what a session's stderr got: ssh leaves when it reads SSH_MSG_DISCONNECT, and may
-then leave unwritten what came just before."""
+"""Seconds for a client to show text sent to a session's stderr: ssh exits when it reads SSH_MSG_DISCONNECT, and may
+then leave unwritten the text that came just before."""
 DISCONNECT_GRACE = 2.0
-"""Seconds in which a client must take the reason why its connection ends."""
+"""Seconds for a client to read the reason why its connection ends."""
 
 DEFAULT_USER = "_"
 """The SSH user name that stands for the image's default user."""
 
-# ssh-audit marks none of these; each list is in order of preference, fastest first.
+# ssh-audit flags none of these; each list is in order of preference, fastest first.
 KEX = ("mlkem768x25519-sha256", "curve25519-sha256", "curve25519-sha256@libssh.org")
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes256-ctr", "aes128-ctr")
 MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com")
 DROPBEAR_MACS = ("hmac-sha2-256",)
-"""For dropbear's dbclient alone, which has no MAC of those above."""
+"""For dropbear's dbclient alone, which supports none of the MACs above."""
 
 
 @dataclass(frozen=True)
 class Login:
-    """Who the controller proved: the login name ("" is the default user), the account it is, the session's password.
+    """The user whom the controller proved: login name ("" is the default user), its account, the session's password.
 
-    ``user_credential`` and ``user_uuid`` are "" where the session was not signed: then no password is right.
-    ``client`` is the address that the controller says the user came from.
+    ``user_credential`` and ``user_uuid`` are "" where the session was not signed: then no password is right. ``client``
+    is the user's address as the controller reports it.
     """
 
     login_username: str
@@ -113,8 +113,8 @@ class Connection(GatewayServer):
         """Tell the client why, and end the connection and everything its sessions run; returns at once.
 
         The reason also goes to the stderr of each session: where several share a connection (ControlMaster), or with
-        clients other than ssh, nobody sees what the connection itself is told. A client that takes nothing is not
-        waited for longer than :data:`DISCONNECT_GRACE`.
+        clients other than ssh, users do not see a reason sent to the connection itself. A client that does not read is
+        not waited for longer than :data:`DISCONNECT_GRACE`.
         """
         self._audit.reason = reason
         with self._lock:
@@ -142,7 +142,7 @@ class Connection(GatewayServer):
         return self._transport.is_authenticated()
 
     def client_identified(self, version: str) -> None:
-        # Both versions are part of what the host key signs (RFC 4253 §8): nobody on the way can pose as dropbear.
+        # The host key's signature covers both versions (RFC 4253 §8): a machine in the middle cannot pose as dropbear.
         if version.startswith("SSH-2.0-dropbear"):
             self._transport.get_security_options().digests = MACS + DROPBEAR_MACS
 
@@ -216,7 +216,7 @@ class Connection(GatewayServer):
             return
         if kind == "no-more-sessions@openssh.com":
             self._no_more_sessions = True
-        # keepalive@openssh.com wants an answer, and a failure is one (sshd answers it so too).
+        # keepalive@openssh.com wants an answer, and a failure will do (sshd also answers with one).
         reply(False, ())
 
 

@@ -34,7 +34,7 @@ class Connections:
             return iter(list(self._open))
 
     def add(self, connection: Connection) -> bool:
-        """Take a connection that is about to start; False, and it must not start, when all are being ended."""
+        """Register a connection about to start; returns False, and it must not start, when all are being ended."""
         with self._changed:
             if not self._ending:
                 self._open.add(connection)
@@ -68,7 +68,7 @@ class Connections:
         return self._reason_given.wait(REASON_GRACE)
 
     def close(self, reason: str) -> None:
-        """Take no more connections and end those that are open; return when they are gone, or have had their time."""
+        """Take no more connections and end the open ones; return when they are gone or their time is up."""
         with self._changed:
             self._ending = True
         self.end_all(reason)

@@ -1,7 +1,7 @@
 """What crunch-run and its gateway's process say to each other: one JSON object a packet, over a socketpair.
 
-Owns the form of the messages, and that a secret in one never leaves these two processes: nobody else can open an end of
-a socketpair, and no argument list or environment shows it. Knows nothing of what the messages mean.
+Owns the form of the messages, and that a secret in one never leaves these two processes: no other process can open an
+end of a socketpair, and no argument list or environment shows the secret. Knows nothing of the messages' meaning.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The gateway's endpoint: ``POST /ssh`` over TLS, the proofs, and what they allow.
+"""The gateway's endpoint: ``POST /ssh`` over TLS, the proofs, and the sessions they allow.
 
 Owns who may open an SSH connection here: a controller that knows this container's secret, for the session it signed.
 Knows nothing of SSH itself.
@@ -22,14 +22,14 @@ from crunch_sshd.runtimes import Runtime
 from crunch_sshd.session import detach
 
 MAX_REMEMBERED = 10_000
-"""Sessions remembered at most, some 4 MB. Only a controller of the cluster can add one, and each is forgotten when it
-expires; beyond it sessions are refused rather than forgotten."""
+"""At most this many sessions are remembered, some 4 MB. Only a controller of the cluster can add one, and each is
+forgotten when it expires; beyond this number, new sessions are refused rather than old ones forgotten."""
 MAX_ADDRESS = 64
 """Characters of the user's address; the longest, an IPv6 address with a zone, has fewer."""
 
 Opened = Callable[[asyncio.Transport, bytes, Login], None]
 End = Callable[[SessionClaim, str], int]
-"""Ends a session's connections, with the reason that the client shows; returns how many there were."""
+"""Ends a session's connections, giving the reason that the client shows; returns how many there were."""
 Refused = Callable[[Request, HttpError], None]
 LONGEST_REASON = 400
 """Characters of a reason that OpenSSH shows."""
@@ -37,7 +37,7 @@ LONGEST_REASON = 400
 
 @dataclass(frozen=True)
 class Identity:
-    """What a gateway proves itself with: its container, that container's secret, its certificate, its address."""
+    """A gateway's proof of identity: its container, that container's secret, its certificate, its address."""
 
     container_uuid: str
     secret: str
@@ -48,8 +48,8 @@ class Identity:
 class Endpoint:
     """The handler of a gateway's HTTP requests.
 
-    ``opened`` takes over the connection of each proven session, and ``end`` ends it before its time; ``refused`` is
-    called with every request that comes to nothing. ``check`` raises an error when there is no room for a session.
+    ``opened`` takes over the connection of each proven session, and ``end`` ends it early; ``refused`` is called with
+    every request that fails. ``check`` raises an error when there is no room for a session.
     """
 
     def __init__(
@@ -73,11 +73,11 @@ class Endpoint:
         self._end = end
 
     def moved(self, address: str) -> None:
-        """Take ``address`` for the gateway's from here on: sessions must be signed for it. Event loop."""
+        """Use ``address`` as the gateway's address from now on: sessions must be signed for it. Event loop."""
         self._identity = replace(self._identity, address=address)
 
     async def handle(self, request: Request) -> Response | Upgrade:
-        """Answer one request: 101 for a proven session, else the error that says what is wrong."""
+        """Answer one request: 101 for a proven session, otherwise the error that explains the refusal."""
         try:
             return await self._handle(request)
         except HttpError as error:
@@ -138,7 +138,8 @@ class Endpoint:
         return proof
 
     def _session(self, request: Request, proof: str) -> SessionClaim | None:
-        """Return the signed session, checked; None where the gateway accepts a controller that signs none."""
+        """Return the signed session, checked; None where the gateway accepts a controller that does not sign
+        sessions."""
         text = request.headers.get("x-arvados-session")
         if text is None:
             if self._accept_unsigned:
@@ -155,13 +156,14 @@ class Endpoint:
             raise BadGateway(f"the session is for {session.container_uuid}, not for {identity.container_uuid}")
         if session.exp < time.time() - CLOCK_SKEW:
             raise Unauthorized("the session has expired; check the clocks of the controller and this node")
-        # Ended in the second in which it began, a session has the same text both times. To end it twice is harmless.
+        # A session that ends in the second in which it began has the same text both times. Ending it twice is harmless.
         if text not in self._used or request.path == "/ssh":
             self._use(text, session.exp + CLOCK_SKEW)
         return session
 
     def _use(self, text: str, until: int) -> None:
-        """Remember a session until it expires; raise when it is known: nobody can use a request that they recorded."""
+        """Remember a session until it expires; raise if it is already known, so that a recorded request cannot be
+        replayed."""
         if text in self._used:
             raise Unauthorized("the session was used before; connect again")
         if len(self._used) >= MAX_REMEMBERED:

@@ -1,7 +1,7 @@
 """The gateway of one container: its listening socket, its event loop's thread, its open connections.
 
-Owns the hand-over of a proven session's connection from the event loop to an SSH connection in a thread of its
-own: the TCP socket with its TLS, or, for a stream of a tunnel, whose bytes go on through the loop, a socketpair's end.
+Owns handing a proven session's connection from the event loop to an SSH connection in a thread of its own: the TCP
+socket with its TLS, or one end of a socketpair for a stream of a tunnel, whose bytes keep passing through the loop.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ from crunch_sshd.ssh.tls_socket import TlsSocket
 logger = logging.getLogger(__name__)
 
 LOGIN_GRACE = 30.0
-"""Seconds for the SSH handshake and login after the 101; the controller's proof is no reason to wait longer."""
+"""Seconds for the SSH handshake and login after the 101; the controller's proof does not justify waiting longer."""
 TIDY_AFTER = 1.0
 """Seconds without a connection after which memory is given back."""
 FIRST_TUNNEL = 10.0
 """Seconds to wait for a tunnel before the container is announced without the gateway's address, which then follows."""
 GOODBYE = 2.0
-"""Seconds for clients to take what they have been sent when the gateway stops."""
+"""Seconds for clients to read what they were sent when the gateway stops."""
 SOCKET_BUFFER = 1024 * 1024
 """Bytes of kernel buffer on each end of the socketpair: it decouples the event loop from the SSH thread."""
 
@@ -60,8 +60,8 @@ class Gateway:
 
     ``port`` 0 takes a free one, and ``listener`` is a bound socket to use instead. ``advertise`` is the host to record
     where it differs from the one bound (0.0.0.0). With ``uplink`` there is no listening socket: controllers come
-    through a tunnel, and ``moved`` is called, in the event loop, with the address to record whenever one stands.
-    With ``memory`` (bytes) no session is opened while this process has nearly that much.
+    through a tunnel, and whenever one stands ``moved`` is called, in the event loop, with the address to record. With
+    ``memory`` (bytes) no session is opened while this process has nearly that much.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class Gateway:
             self._tunnel.start()
 
     def _refused(self, request: Request, error: HttpError) -> None:
-        """Record a request that came to nothing; who sent it is known by the address alone. Event loop."""
+        """Record a failed request; only the sender's address is known. Event loop."""
         facts = {"container_uuid": self._container_uuid, "request_id": request.request_id, "peer": request.peer}
         self._audit.connection(**facts, status=error.status).refuse(str(error))
 
@@ -237,8 +237,8 @@ class Gateway:
 
     async def _join(self, relay: Relay, outside: socket.socket) -> None:
         await self._loop.create_connection(lambda: relay.b, sock=outside)
-        # The transport owns the descriptor now. Where the client left meanwhile, it is closed already, and uvloop 0.23
-        # would have left the socket to close that number a second time, whosever it is by then.
+        # The transport owns the descriptor now. If the client left meanwhile, the descriptor is already closed, and
+        # uvloop 0.23 would have left the socket to close that number a second time, whoever owns it by then.
         outside.detach()
 
     def _tidy_later(self) -> None:
@@ -259,9 +259,10 @@ class Gateway:
         return ended
 
     def _container_ended(self) -> bool:
-        """Say whether the container's end is why a session's program was killed; then its connection is told so.
+        """Say whether a session's program was killed because the container ended; if so, tell its connection.
 
-        Whoever runs the container knows how it ended, and says so with :meth:`stop`; else the bare fact is told.
+        Whoever runs the container knows how it ended, and says so with :meth:`stop`; otherwise only the bare fact is
+        sent.
         """
         if not self._runtime.has_ended():
             return False
@@ -270,7 +271,7 @@ class Gateway:
         return True
 
     def stop(self, reason: str = "") -> None:
-        """Stop serving and end every session, with what it runs; clients show ``reason``. May be called twice."""
+        """Stop serving and end every session with its programs; clients show ``reason``. May be called twice."""
         if not self._thread.is_alive():
             return
         self._connections.close(reason or f"the gateway of container {self._container_uuid} is stopping")
@@ -280,7 +281,7 @@ class Gateway:
         self._audit.close()
 
     def _stop(self) -> None:
-        """Close what is open, so that clients see an end and not a cut, then stop the loop."""
+        """Close open connections, so that clients see an end and not a cut, then stop the loop."""
         if self._server is not None:
             self._server.close()
         self._stopping = True
@@ -291,7 +292,7 @@ class Gateway:
         self._loop.call_later(GOODBYE, self._loop.stop)
 
     def _leave(self) -> None:
-        """Stop the loop, once it has let go of the relays' sockets and the tunnel has sent what it was given."""
+        """Stop the loop, once it has released the relays' sockets and the tunnel has sent everything it was given."""
         if self._tunnel is None:
             self._loop.call_soon(self._loop.stop)
         else:
@@ -299,7 +300,7 @@ class Gateway:
 
 
 def _check_login(connection: weakref.ref[Connection]) -> None:
-    """Close a connection that has not logged in; one that has ended meanwhile is not kept for this."""
+    """Close a connection that has not logged in; this does not keep alive one that has ended meanwhile."""
     found = connection()
     if found is not None and not found.authenticated:
         found.close()

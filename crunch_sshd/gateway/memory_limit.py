@@ -1,7 +1,7 @@
-"""How much memory a gateway may use: it refuses new sessions before it has that much.
+"""How much memory a gateway may use: it refuses new sessions before it reaches that much.
 
-Owns reading the memory of a process, for the gateway itself and for crunch-run, which ends a gateway that has grown
-beyond its limit all the same. Knows nothing of who is in the gateway.
+Owns reading the memory of a process, for the gateway itself and for crunch-run, which ends a gateway that grows beyond
+its limit anyway. Knows nothing of who is in the gateway.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from pathlib import Path
 from arv_ssh.errors import Unavailable
 
 FULL = 0.8
-"""The part of the limit beyond which no session begins: what is left is for the growth of those that are open."""
+"""The share of the limit beyond which no session begins; the rest is for the growth of open sessions."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _MIB = 1 << 20
 
 
 def resident(pid: int | str = "self") -> int:
-    """Return the bytes of memory that a process has (proc(5), statm); 0 when it is gone."""
+    """Return the bytes of memory that a process uses (proc(5), statm); 0 when it is gone."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * _PAGE
     except (OSError, IndexError):

@@ -1,8 +1,8 @@
-"""The process in which crunch-run has its gateway: whatever becomes of it, the container goes on.
+"""The process that runs crunch-run's gateway: whatever becomes of it, the container goes on.
 
 Owns the order in which crunch-run and the gateway talk (:mod:`crunch_sshd.gateway.control`): ``begin`` with the secret
 and the options is answered by ``ready``, ``serve`` with the container by ``serving`` with the address. ``moved`` says
-that a tunnel has changed that, ``failed`` why there is no answer; ``stop`` has the reason that users are shown.
+that a tunnel has changed the address, ``failed`` why there is no answer; ``stop`` has the reason to show to users.
 
 Started by :mod:`crunch_sshd.run.gateway_child`. It ends itself when crunch-run is gone.
 """
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from crunch_sshd.runtimes import Runtime
 
 OOM_SCORE_ADJ = 1000
-"""Of all processes, the kernel is to kill this one first when memory is short (proc(5)): it is started again, a job of
-days is not. A lower value would add to the memory used, in which a large job outweighs it."""
+"""Has the kernel kill this process before all others when memory is short (proc(5)): this process is started again, a
+job of days is not. A lower value would be added to the memory used, where a large job outweighs it."""
 
 
 def main() -> int:
@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def _passed(descriptor: int) -> socket.socket:
-    """Return a socket that crunch-run passed; what we start ourselves does not get it."""
+    """Return a socket that crunch-run passed; processes that we start do not inherit it."""
     sock = socket.socket(fileno=descriptor)
     sock.set_inheritable(False)
     return sock
@@ -100,7 +100,7 @@ def _serve(control: Control, begin: dict[str, Any]) -> int:
 
 
 def _until_told(control: Control, events: Any, gateway: Gateway, uuid: str) -> None:
-    """Wait for crunch-run's word, or a signal of somebody else's, and stop the gateway."""
+    """Wait for crunch-run's word, or for a signal from elsewhere, and stop the gateway."""
     words: list[dict[str, Any]] = []
 
     def listen() -> None:

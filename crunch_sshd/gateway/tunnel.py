@@ -1,7 +1,7 @@
 """The gateway's end of a tunnel: a connection to a controller, kept open, through which controllers reach the gateway.
 
-Owns the request for it, the yamux session in it, and the return after a loss, with back-off. Knows nothing of what
-comes through: each stream is given a protocol of the gateway's endpoint.
+Owns the request for it, the yamux session in it, and reconnecting after a loss, with back-off. Knows nothing of the
+traffic: each stream is given a protocol of the gateway's endpoint.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ logger = logging.getLogger(__name__)
 ANSWER_TIMEOUT = 30.0
 """Seconds for the controller's answer: it computes one HMAC."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
-"""Seconds before the next attempt; the pause doubles with each that fails. A controller restarts within seconds."""
+"""Seconds before the next attempt; the pause doubles with each failure. A controller restarts within seconds."""
 STEADY = 60.0
-"""Seconds that a tunnel must have stood for the next loss to be taken as the first."""
+"""Seconds that a tunnel must have stood for the next loss to count as the first."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Uplink:
 
 
 def uplink(url: str, context: ssl.SSLContext) -> Uplink:
-    """Return the uplink to ``url``; raise :class:`UsageError` when that is not the URL of an HTTPS server."""
+    """Return the uplink to ``url``; raise :class:`UsageError` unless it is the URL of an HTTPS server."""
     try:
         parts = urlsplit(url)
         usable = parts.scheme == "https" and parts.hostname and (parts.port or 443) and parts.path in ("", "/")
@@ -109,7 +109,7 @@ class Tunnel:
             await asyncio.sleep(pause)
 
     async def _stand(self) -> str:
-        """Open a tunnel; return, once it is lost or its controller is leaving, why."""
+        """Open a tunnel; once it is lost or its controller is leaving, return the reason."""
         over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
         def note(reason: str) -> None:
@@ -141,7 +141,7 @@ class Tunnel:
 
 
 def _pauses() -> Iterator[float]:
-    """Yield the seconds to wait before each attempt: doubling, and never the same for all the gateways of a cluster."""
+    """Yield the seconds to wait before each attempt: doubling, and never the same for all gateways of a cluster."""
     pause = FIRST_PAUSE
     while True:
         yield pause * random.uniform(0.5, 1.5)  # noqa: S311 - it spreads load and hides nothing

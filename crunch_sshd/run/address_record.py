@@ -1,6 +1,6 @@
-"""``gateway_address`` on the container's record, kept to what it is while a tunnel moves from controller to controller.
+"""``gateway_address`` on the container's record, kept current while a tunnel moves from controller to controller.
 
-Owns a thread of its own: the record's API is waited for, and neither the gateway's event loop nor the main thread may.
+Owns a thread for this, since the record's API blocks: neither the gateway's event loop nor the main thread may wait.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class AddressRecord:
-    """Updates ``record`` with the addresses told to :meth:`moved`, from :meth:`start` to :meth:`stop`."""
+    """Updates ``record`` with the addresses passed to :meth:`moved`, from :meth:`start` to :meth:`stop`."""
 
     def __init__(self, record: ContainerRecord) -> None:
         self._stopped = threading.Event()
@@ -30,12 +30,12 @@ class AddressRecord:
         self._addresses.put(address)
 
     def start(self, recorded: str) -> None:
-        """Begin to record; ``recorded`` is what the record has."""
+        """Begin to record; ``recorded`` is the address already on the record."""
         self._recorded = recorded
         threading.Thread(target=self._run, name="address-record", daemon=True).start()
 
     def stop(self) -> None:
-        """Record no more: the container is about to be over."""
+        """Stop recording: the container is about to end."""
         self._stopped.set()
         self._addresses.put("")
 

@@ -22,13 +22,13 @@ from crunch_sshd.runtimes.docker_engine import DockerClient, engine_errors, open
 logger = logging.getLogger(__name__)
 
 LABEL = "arv-ssh.container-uuid"
-"""On every Docker container made here; only what carries it is ever removed."""
+"""On every Docker container made here; only containers that carry it are ever removed."""
 
 STOP_GRACE = 2
 """Seconds between SIGTERM and SIGKILL, as between the signals that end a session."""
 
 DRAIN_TIMEOUT = 10.0
-"""Seconds for the last output to be on disk after the container has ended; what is not by then counts as lost."""
+"""Seconds for the last output to reach the disk after the container has ended; later output counts as lost."""
 
 
 class Container:
@@ -42,7 +42,7 @@ class Container:
 
     @classmethod
     def create(cls, client: DockerClient, uuid: str, options: ContainerOptions) -> Container:
-        """Create the container, not started; a leftover of an earlier attempt is removed first."""
+        """Create the container without starting it, after removing any leftover of an earlier attempt."""
         clean_up(client, uuid)
         try:
             with engine_errors(f"cannot create container {uuid} from image {options.image}"):
@@ -86,7 +86,7 @@ class Container:
     def wait(self) -> int:
         """Block until the container has ended and its output is written; return its exit status.
 
-        :attr:`lost_output` says then whether all of it could be written.
+        Afterwards :attr:`lost_output` says whether all of it could be written.
         """
         with engine_errors(f"lost container {self._uuid} while it ran"):
             status = int(self._client.api.wait(self.docker_id, timeout=None)["StatusCode"])
@@ -96,11 +96,12 @@ class Container:
 
     @property
     def lost_output(self) -> str:
-        """Why some of the container's output is lost, "" where none is. Known once :meth:`wait` has returned."""
+        """Why some of the container's output is lost, "" when all of it was kept. Known once :meth:`wait` has
+        returned."""
         return self._output.failure if self._output else ""
 
     def is_running(self) -> bool:
-        """Say whether the container runs; one that is gone does not."""
+        """Say whether the container is running; False if it is gone."""
         try:
             with engine_errors(f"cannot look at container {self._uuid}"):
                 return bool(self._client.api.inspect_container(self.docker_id)["State"]["Running"])
@@ -108,7 +109,7 @@ class Container:
             return False
 
     def stop(self) -> None:
-        """End the container's processes: SIGTERM, then SIGKILL after the grace; nothing when it has ended."""
+        """End the container's processes: SIGTERM, then SIGKILL after the grace; does nothing if it has ended."""
         try:
             with engine_errors(f"cannot stop container {self._uuid}"):
                 self._client.api.stop(self.docker_id, timeout=STOP_GRACE)
@@ -116,14 +117,14 @@ class Container:
             log.event(logger, "the Docker container is gone already", container_uuid=self._uuid)
 
     def remove(self) -> None:
-        """Remove the container and its tmp mounts, killing what runs; nothing when it is gone."""
+        """Remove the container and its tmp mounts, killing anything still running; does nothing if it is gone."""
         _remove(self._client, self.docker_id, self._uuid)
         if self._output:
             self._output.close()
 
 
 def clean_up(client: DockerClient, uuid: str) -> bool:
-    """Remove what an earlier crunch-run left of container ``uuid``; say whether there was something."""
+    """Remove anything an earlier crunch-run left of container ``uuid``; say whether there was anything."""
     try:
         with engine_errors(f"cannot look for leftovers of container {uuid}"):
             found = client.api.inspect_container(uuid)

@@ -1,4 +1,4 @@
-"""What a container record asks of a container engine: read, checked and named. Pure.
+"""A container record's demands on a container engine: read, checked and named. Pure.
 
 Owns the reading of a record's image, command, cwd, environment, mounts and runtime_constraints; knows no engine.
 """
@@ -40,7 +40,7 @@ class ContainerOptions:
 
 
 def from_record(record: Mapping[str, Any]) -> ContainerOptions:
-    """Read a container record; raise :class:`Unprocessable` naming the attribute that cannot be honoured."""
+    """Read a container record; raise :class:`Unprocessable`, naming the attribute, if one cannot be honoured."""
     image = record.get("container_image")
     if not isinstance(image, str) or not image:
         raise Unprocessable(f"container {record.get('uuid')} names no container_image")
@@ -50,7 +50,7 @@ def from_record(record: Mapping[str, Any]) -> ContainerOptions:
     return ContainerOptions(
         image=image,
         command=tuple(str(word) for word in record.get("command") or ()),
-        # The record's environment and nothing else: what crunch-run itself was started with stays outside.
+        # Only the record's environment: crunch-run's own environment stays outside.
         environment={str(name): str(value) for name, value in (record.get("environment") or {}).items()},
         directory=None if directory in ("", ".") else directory,
         user=str(constraints.get("user") or ""),

@@ -31,7 +31,7 @@ _HEADER = struct.Struct(">BxxxL")
 
 
 class Frames:
-    """Takes the stream's bytes in any pieces, gives (stream number, bytes) as soon as they are there."""
+    """Takes the stream's bytes in any pieces, gives (stream number, bytes) as soon as they arrive."""
 
     def __init__(self) -> None:
         self._header = b""
@@ -44,7 +44,7 @@ class Frames:
         return bool(self._header or self._left)
 
     def receive(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """Yield what ``data`` holds of each stream; the iterator must be used up before the next call."""
+        """Yield the parts of ``data`` that belong to each stream; the iterator must be used up before the next call."""
         while data:
             if self._left:
                 piece, data = data[: self._left], data[self._left :]
@@ -61,7 +61,7 @@ class Frames:
 class ContainerOutput:
     """Copies the output that arrives on ``connection``, after ``early``, until its end, in a thread of its own.
 
-    ``failure`` says, once :meth:`finish` has returned, why some of it is lost; "" when all of it is written.
+    Once :meth:`finish` has returned, ``failure`` says why some of it was lost; "" when all of it was written.
     """
 
     def __init__(self, connection: socket.socket, early: bytes, stdout: BinaryIO, stderr: BinaryIO) -> None:
@@ -81,7 +81,7 @@ class ContainerOutput:
         return not self.failure
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
-        """Stop copying, wherever it is; harmless when it has ended. A write that hangs is not waited for."""
+        """Stop copying, wherever it is; harmless when it has ended. Does not wait for a write that hangs."""
         with suppress(OSError):  # closed already: the engine was faster
             self._connection.shutdown(socket.SHUT_RDWR)  # wakes the thread, which closes it
         self._thread.join(timeout)
@@ -91,7 +91,7 @@ class ContainerOutput:
             with self._connection:
                 self._copy()
             self._sync()
-        except Exception as error:  # whatever it was, the output may not be whole
+        except Exception as error:  # whatever it was, the output may be incomplete
             self._fail(f"the container's output was lost: {error}")
 
     def _copy(self) -> None:
@@ -124,7 +124,8 @@ class ContainerOutput:
             self._fail_to_write(stream, error)
 
     def _sync(self) -> None:
-        """Have the disk itself say that it took everything: a network file system may only now say that it is full."""
+        """Make the disk itself confirm that it took everything: a network file system may report only now that it is
+        full."""
         for stream, file in self._files.items():
             try:
                 os.fsync(file.fileno())
@@ -139,7 +140,7 @@ class ContainerOutput:
         self._fail(f"the container's {name} could not be written beyond {written} bytes: {error.strerror or error}")
 
     def _fail(self, reason: str) -> None:
-        """Note the first reason; what follows it is its consequence."""
+        """Note the first reason; later ones are its consequences."""
         if not self.failure:
             self.failure = reason
             log.event(logger, "the container's output is not whole", level=logging.ERROR, error=reason)

@@ -1,7 +1,7 @@
 """The container record as crunch-run sees it: read once, updated with patience.
 
-Owns the rule of what is safe to send again: an update says what the record shall be, so doing it twice is harmless, and
-a refusal after a lost answer is checked against the record. Knows nothing of Docker.
+Owns the rule of what is safe to send again: an update states the record's new values, so doing it twice is harmless,
+and a refusal after a lost answer is checked against the record. Knows nothing of Docker.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ENDED = ("Complete", "Cancelled")
 class ContainerRecord:
     """One container's record, reached with the container's own token.
 
-    ``pause`` waits for some seconds and returns False when there is no point in going on (a signal came).
+    ``pause`` waits for the given seconds and returns False when there is no point in going on (a signal came).
     """
 
     def __init__(self, api: ApiClient, uuid: str, pause: Callable[[float], bool]) -> None:
@@ -37,7 +37,7 @@ class ContainerRecord:
         self._pause = pause
 
     def with_pause(self, pause: Callable[[float], bool]) -> ContainerRecord:
-        """Return the same record for another thread, which waits in a way of its own."""
+        """Return the same record for another thread, with that thread's own way to wait."""
         return ContainerRecord(self._api, self._uuid, pause)
 
     def get(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class ContainerRecord:
             try:
                 return self._api.update("containers", self._uuid, attributes)
             except Unprocessable:
-                # The first try may have been done and only its answer lost.
+                # The first try may have succeeded and only its answer been lost.
                 if answers > 1 and self._shows(attributes):
                     return {}
                 raise

@@ -33,11 +33,11 @@ class Events:
         self._queue.put(None)
 
     def notify(self) -> None:
-        """Have :meth:`wait_for` look at its condition again."""
+        """Make :meth:`wait_for` check its condition again."""
         self._queue.put(None)
 
     def acknowledge(self) -> None:
-        """Forget the signal that came: what follows may be waited for again."""
+        """Forget the signal that came, so that later waits work again."""
         self.signalled = None
 
     def wait_for(self, condition: Callable[[], bool]) -> bool:

@@ -1,11 +1,12 @@
-"""crunch-run's side of its gateway: a process of its own, started again whenever it ends before it is told to.
+"""crunch-run's side of its gateway: a separate process, restarted whenever it ends without being asked to.
 
 Owns the listening socket, so that the address on the record stays the same and connections wait while there is no
-gateway; the back-off; and the memory limit. Must not know SSH, nor import what serves it: this process is the job's.
+gateway; the back-off; and the memory limit. Must not know SSH, nor import the code that serves it: this process is the
+job's.
 
-Why a watch and not a control group: version 2 lets no process stay in a group that has groups below it with limits of
-their own, and batch systems own the group crunch-run is in; RLIMIT_DATA counts the stacks of threads that are reserved,
-not used, and makes calls fail in the middle of the gateway instead of ending it.
+Why a watch and not a control group: version 2 does not let a process stay in a group whose child groups have limits of
+their own, and batch systems own the group crunch-run is in. Why not RLIMIT_DATA: it counts thread stacks that are
+reserved but not used, and makes calls fail in the middle of the gateway instead of ending it.
 """
 
 from __future__ import annotations
@@ -34,19 +35,19 @@ logger = logging.getLogger(__name__)
 
 MODULE = "crunch_sshd.gateway.process"
 START_TIMEOUT = 60.0
-"""Seconds for a process to import what it needs, on a node that swaps."""
+"""Seconds for a process to import its modules, on a node that swaps."""
 SERVE_TIMEOUT = 15.0
-"""Seconds for the gateway to serve before the container is announced without it; it follows."""
+"""Seconds for the gateway to serve before the container is announced without its address, which then follows."""
 STOP_TIMEOUT = 20.0
 """Seconds for a gateway to end its sessions, write its audit and leave; its own steps take at most 11."""
 LEFTOVERS_TIMEOUT = 3.0
-"""Seconds for what a killed gateway left to end, before the container is stopped: that ends the rest."""
+"""Seconds for a killed gateway's leftovers to end before the container is stopped, which ends the rest."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
-"""Seconds before the next start; the first comes at once, and the pause doubles with each that does not last."""
+"""Seconds before the next start; the first is immediate, and the pause doubles with each gateway that does not last."""
 STEADY = 60.0
-"""Seconds that a gateway must have lasted for its end to be taken as the first."""
+"""Seconds that a gateway must have lasted for its end to count as the first."""
 LOOK = 0.25
-"""Seconds between looks at the gateway's memory: in that time it can grow by a few hundred MB, and no more."""
+"""Seconds between checks of the gateway's memory: in that time it can grow by at most a few hundred MB."""
 
 
 class GatewayChild:
@@ -77,16 +78,16 @@ class GatewayChild:
         self._thread.start()
 
     def check(self) -> None:
-        """Wait until the process could serve; raise what it says when it could not, whatever the container."""
+        """Wait until the process is ready to serve; raise its error if it could not serve any container at all."""
         with self._changed:
             self._changed.wait_for(lambda: self._ready or self._failure, START_TIMEOUT)
             if not self._ready:
                 raise self._failure or ArvSshError(f"the gateway's process was not ready within {START_TIMEOUT:g} s")
 
     def serve(self, container_id: str, moved: Callable[[str], Any]) -> str:
-        """Serve the engine's container with that full id; return the address to record, "" while there is none.
+        """Serve the engine's container with this full id; return the address to record, "" while there is none yet.
 
-        ``moved`` is called with each new one, on a thread of its own. Raises what the gateway says when it cannot
+        ``moved`` is called with each new address, on a thread of its own. Raises the gateway's error when it cannot
         serve that container.
         """
         with self._changed:
@@ -98,7 +99,8 @@ class GatewayChild:
         return self._address
 
     def stop(self, reason: str) -> None:
-        """End the gateway and its sessions, whose users are shown ``reason``. May be called twice, and unstarted."""
+        """End the gateway and its sessions, showing ``reason`` to their users. May be called twice, or before the
+        start."""
         with self._changed:
             first, self._stopping = not self._stopping, True
             self._changed.notify_all()
@@ -107,7 +109,7 @@ class GatewayChild:
         if self._thread.is_alive():
             self._thread.join()
         if self._listener is not None:
-            self._listener.close()  # not before: a process may be about to be started with it
+            self._listener.close()  # not earlier: a process may be about to start with it
         self._leftovers.wait(LEFTOVERS_TIMEOUT)
 
     def _listening_address(self) -> str:
@@ -117,7 +119,7 @@ class GatewayChild:
         return f"{host}:{self._listener.getsockname()[1]}"
 
     def _tell_container(self) -> None:
-        """Say which container to serve, once that is known and somebody is there to hear it. With the lock."""
+        """Say which container to serve, once that is known and a process is there to hear it. With the lock."""
         if self._control is not None and self._ready and self._container:
             self._control.send("serve", container=self._container)
 
@@ -129,7 +131,7 @@ class GatewayChild:
             began = time.monotonic()
             try:
                 status = self._run_one()
-            except (OSError, subprocess.SubprocessError) as error:  # no process, no descriptor: later there may be
+            except (OSError, subprocess.SubprocessError) as error:  # no process or descriptor free: later there may be
                 status = None
                 self._failed(ArvSshError(f"the gateway's process cannot be started: {error}"))
             if self._stopping:
@@ -142,7 +144,7 @@ class GatewayChild:
             pause = min(max(2 * pause, FIRST_PAUSE), LONGEST_PAUSE)
 
     def _run_one(self) -> int:
-        """Run one process to its end; return its exit status. What it left is being ended then, or has been."""
+        """Run one process to its end; return its exit status. By then its leftovers are ended or being ended."""
         ours, theirs = control.pair()
         try:
             child = self._spawn(theirs)
@@ -172,7 +174,7 @@ class GatewayChild:
             )
 
     def _attend(self, child: subprocess.Popen[bytes], ours: control.Control) -> None:
-        """Take what the process says and watch its memory, until it has ended."""
+        """Receive the process's messages and watch its memory, until it has ended."""
         end = os.pidfd_open(child.pid)
         poll = select.poll()
         poll.register(end, select.POLLIN)
@@ -189,7 +191,7 @@ class GatewayChild:
         finally:
             os.close(end)
         child.wait()
-        while (message := ours.receive()):  # what it said last
+        while (message := ours.receive()):  # its last messages
             self._take(message)
 
     def _is_too_large(self, pid: int) -> bool:
@@ -201,7 +203,7 @@ class GatewayChild:
         return True
 
     def _take(self, message: dict[str, Any]) -> bool:
-        """Act upon a message; False when there will be none any more."""
+        """Act on a message; False when no more will come."""
         kind = message.get("kind")
         with self._changed:
             if kind == "ready":
@@ -227,6 +229,6 @@ class GatewayChild:
 
 
 def _error(name: str, sentence: str) -> ArvSshError:
-    """Return the error that the gateway's process met: of the same class, where that is one of ours."""
+    """Return the error that the gateway's process met, in the same class if that is one of ours."""
     kind = getattr(errors, name, ArvSshError)
     return kind(sentence) if isinstance(kind, type) and issubclass(kind, ArvSshError) else ArvSshError(sentence)

@@ -1,8 +1,9 @@
-"""What a gateway that has died left running: its sessions' programs in the container, and its helpers beside it.
+"""What a dead gateway left running: its sessions' programs in the container, and its helpers beside it.
 
-Owns finding them and ending them as the gateway would have: hung up, then terminated, then killed. Orphans come to this
-process, which asks for them (prctl(2) PR_SET_CHILD_SUBREAPER), and which must reap them: a zombie keeps its container's
-pid namespace, and with it the container, from ending. What the engine executes has another parent and is asked of it.
+Owns finding them and ending them as the gateway would have: hang up, then terminate, then kill. This process asks to
+adopt orphans (prctl(2) PR_SET_CHILD_SUBREAPER), and must reap them: a zombie keeps its container's pid namespace, and
+with it the container, from ending. Programs that the engine executes have another parent, so the engine is asked about
+them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ STEP = host_processes.HANG_UP_STEP
 HELPER_GRACE = 2.0
 """Seconds for a helper to see that its gateway is gone and to remove its sockets from the container."""
 PATIENCE = 10.0
-"""Seconds after which what is left is given up; a process in uninterruptible sleep may never end."""
+"""Seconds after which remaining processes are given up; a process in uninterruptible sleep may never end."""
 LOOK = 0.05
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -45,14 +46,14 @@ class Leftovers:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
     def start(self, start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
-        """Start a gateway, which is no leftover until it has been waited for."""
+        """Start a gateway, which does not count as a leftover until it has been waited for."""
         with self._lock:
             child = start()
             self._gateway = child.pid
         return child
 
     def end(self, container_id: str) -> None:
-        """End what a gateway that is dead and reaped left; returns at once."""
+        """End everything that a dead and reaped gateway left; returns at once."""
         with self._lock:
             self._gateway = 0
         self._threads = [one for one in self._threads if one.is_alive()]
@@ -89,7 +90,7 @@ class Leftovers:
             time.sleep(LOOK)
 
     def _orphans(self) -> list[Stat]:
-        """Return this process's living children but the gateway; those that have ended are reaped."""
+        """Return this process's living children except the gateway, and reap those that have ended."""
         with self._lock:
             found = [one for one in _children() if one.pid not in {self._gateway, *self._others}]
             for one in found:
@@ -108,7 +109,7 @@ def _is_inside(pid: int) -> bool:
 
 
 def _hang_up_execs(container_id: str) -> None:
-    """Hang up what gateways execute by the engine's API; other people's ``docker exec`` goes on."""
+    """Hang up programs that gateways execute by the engine's API; other people's ``docker exec`` goes on."""
     if not container_id:
         return
     from crunch_sshd.runtimes import docker_engine

@@ -1,6 +1,6 @@
 """The life of one container: Locked record, Docker container, gateway, Running, exit status, Complete or Cancelled.
 
-Owns the order of these steps and what happens when one of them fails: nothing of the container is left behind, and the
+Owns the order of these steps and what happens when one of them fails: the container leaves nothing behind, and the
 record says why. Knows nothing of the command line and of how the steps are done.
 """
 
@@ -27,7 +27,8 @@ from crunch_sshd.runtimes import docker_engine
 logger = logging.getLogger(__name__)
 
 PATIENCE_AFTER_SIGNAL = 10.0
-"""Seconds to record Cancelled for after a signal: whoever sent it waits, and the dispatcher records it otherwise."""
+"""Seconds spent trying to record Cancelled after a signal: its sender waits, and otherwise the dispatcher records
+it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,8 @@ class Settings:
 
 
 class OutputLost(ArvSshError):
-    """The command has ended, but its output is not whole: its result must not count. ``exit_code`` is the command's."""
+    """The command has ended, but its output is incomplete, so its result must not count. ``exit_code`` is the
+    command's."""
 
     def __init__(self, sentence: str, exit_code: int) -> None:
         super().__init__(sentence)
@@ -56,7 +58,7 @@ class Interrupted(Exception):
 
 
 class Lifecycle:
-    """Runs one container, in the main thread, once. ``gateway`` None means that nobody can enter."""
+    """Runs one container, in the main thread, once. With ``gateway`` None, users cannot enter."""
 
     def __init__(
         self, settings: Settings, record: ContainerRecord, events: Events, gateway: GatewayChild | None
@@ -73,8 +75,8 @@ class Lifecycle:
         """Run the container to its end and record it.
 
         Raises :class:`ArvSshError` when it was not Locked (the record is then left alone), could not be run (the record
-        is then Cancelled and says why), the end could not be recorded, or something of it could not be removed. A
-        signal cancels, and is no error.
+        is then Cancelled and says why), the end could not be recorded, or part of it could not be removed. A signal
+        cancels the container without raising an error.
         """
         record = self._record.get()
         uuid, state = self._settings.uuid, record.get("state")
@@ -105,7 +107,7 @@ class Lifecycle:
         try:
             self._record.update({"state": "Cancelled", **attributes}, patience)
         except HttpError as error:
-            # A user's cancellation comes first through the API: the record is final already, and our token is no more.
+            # A user's cancellation reaches the API first: the record is already final, and our token is gone.
             log.event(
                 logger,
                 "Cancelled is not recorded",
@@ -143,7 +145,7 @@ class Lifecycle:
         return {"log": log_dir.absolute().as_uri()} if log_dir else {}
 
     def _open_gateway(self, stack: ExitStack, gateway: GatewayChild, container: Container) -> str:
-        """Have the gateway serve and return its address; "" when the container has ended before."""
+        """Have the gateway serve and return its address; "" when the container has already ended."""
         stack.callback(lambda: gateway.stop(self._farewell))
         try:
             return gateway.serve(container.docker_id, self._addresses.moved)
@@ -155,7 +157,7 @@ class Lifecycle:
             return ""
 
     def _announce(self, gateway_address: str) -> None:
-        """Record the gateway's address together with Running: nobody sees one without the other."""
+        """Record the gateway's address together with Running, so that neither is ever seen without the other."""
         self._check_signal()
         attributes: dict[str, Any] = {"state": "Running"}
         if gateway_address:
@@ -197,7 +199,7 @@ class Lifecycle:
             self._leftovers.append(str(error))
 
     def _outputs(self, stack: ExitStack) -> tuple[BinaryIO, BinaryIO]:
-        """Open where the container's output goes, unbuffered: what it wrote is there when crunch-run dies."""
+        """Open the files for the container's output, unbuffered: everything it wrote is there when crunch-run dies."""
         directory = self._settings.log_dir
         if directory is None:
             return open(1, "wb", buffering=0, closefd=False), open(2, "wb", buffering=0, closefd=False)

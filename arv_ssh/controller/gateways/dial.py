@@ -1,7 +1,7 @@
 """The controller's way to a gateway: dial, prove, and be proven to.
 
-Owns the connection to the address on the container's record and the check that what answers there is the gateway of
-that very container. Knows nothing of who the user is or why they may enter.
+Owns the connection to the address on the container's record and the check that the server there is the gateway of that
+very container. Knows nothing of the user or of why they may enter.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from arv_ssh.trust.host_key import public_line
 from arv_ssh.trust.session_claim import SessionClaim
 
 CONNECT_TIMEOUT = 10.0
-"""Seconds for TCP and TLS to a gateway; it is in the cluster's own network."""
+"""Seconds for TCP and TLS to a gateway, which is in the cluster's own network."""
 ANSWER_TIMEOUT = 30.0
-"""Seconds for the gateway's answer: it looks the login name up in the container, and the node may be busy."""
+"""Seconds for the gateway's answer: it looks up the login name in the container, and the node may be busy."""
 REFUSAL_TIMEOUT = 5.0
-"""Seconds for the rest of a refusal, whose beginning has come."""
+"""Seconds for the rest of a refusal whose beginning has come."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class GatewayConnection:
 
 
 class NotTheGateway(BadGateway):
-    """What answers at the address has not proven to be the container's gateway."""
+    """The server at the address has not proven that it is the container's gateway."""
 
 
 Made = asyncio.BaseProtocol
@@ -56,7 +56,7 @@ class Dialer(Protocol):
     """A way to the gateways that an address may name."""
 
     async def dial(self, uuid: str, address: str, protocol: Made) -> None:
-        """Connect ``protocol`` to the gateway of container ``uuid`` at ``address``, as its record has it.
+        """Connect ``protocol`` to the gateway of container ``uuid`` at ``address``, as on its record.
 
         Raises :class:`OSError` when it cannot be reached, or an HttpError that says more.
         """
@@ -76,9 +76,8 @@ DIRECT = TcpDialer()
 
 @dataclass(frozen=True)
 class Target:
-    """What to dial: the container's gateway, for one session, in the way of ``dialer``.
-
-    ``client`` is the address that the user came from.
+    """The target of a dial: the container's gateway, for one session, reached by ``dialer``. ``client`` is the user's
+    address.
     """
 
     secret: str
@@ -119,9 +118,9 @@ async def _connect(target: Target) -> GatewayConnection:
 
 
 async def end(target: Target, reason: str) -> None:
-    """Have the gateway end a session that is open: the one of ``target``'s user with its request id.
+    """Have the gateway end an open session: the one of ``target``'s user with ``target``'s request id.
 
-    Our gateways tell the client ``reason`` (SSH_MSG_DISCONNECT). A stock gateway does not know the request; that
+    Our gateways pass ``reason`` to the client (SSH_MSG_DISCONNECT). A stock gateway does not know the request; that
     raises :class:`BadGateway`, as does any answer but a proven yes. Other failures are those of :func:`connect`.
     """
     answer = await _ask(target, "/end", {"reason": reason})
@@ -185,7 +184,7 @@ _CONTEXT: ssl.SSLContext = client_context(insecure=True)
 
 
 def _request(target: Target, proof: str, path: str, form: dict[str, str]) -> UpgradeRequest:
-    """Return the request for ``path`` with everything that it must prove."""
+    """Return the request for ``path`` with all the proofs it needs."""
     session = session_claim.encode(target.session)
     signature = credentials.session_auth(target.secret, proof, target.gateway_address, session)
     headers = [
@@ -202,7 +201,7 @@ def _request(target: Target, proof: str, path: str, form: dict[str, str]) -> Upg
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a gateway answered to ``proof``, on a connection that is still open; nothing of it is believed yet."""
+    """A gateway's answer to ``proof``, on a connection that is still open; none of it is trusted yet."""
 
     target: Target
     http: ClientConnection
@@ -216,7 +215,7 @@ class _Answer:
         uuid = self.target.session.container_uuid
         if self.head.status != status:
             refusal = await self._refusal()
-            if self.head.status in (400, 403, 503):  # not what the gateway is: what the user asked for, or a full one
+            if self.head.status in (400, 403, 503):  # the user's request was bad, or the gateway is full
                 raise refusal
             raise BadGateway(f"the gateway of container {uuid} refused the session: {refusal}")
         given = self.head.fields().get("x-arvados-authorization-response", "")
@@ -224,7 +223,7 @@ class _Answer:
             raise NotTheGateway(f"what answers at the gateway address of container {uuid} is not its gateway")
 
     async def _refusal(self) -> HttpError:
-        """Return the refusal's own sentence; what a gateway does not finish saying is not waited for."""
+        """Return the refusal's own sentence, without waiting for one that a gateway does not finish."""
         try:
             async with asyncio.timeout(REFUSAL_TIMEOUT):
                 return await self.http.refusal(self.head)
@@ -232,7 +231,7 @@ class _Answer:
             return from_status(self.head.status, f"the gateway answered {self.head.status} and did not finish")
 
     async def connection(self) -> GatewayConnection:
-        """Check the answer and return the connection; raise what the answer means otherwise."""
+        """Check the answer and return the connection; otherwise raise the error that the answer means."""
         await self.check(101)
         uuid, secret = self.target.session.container_uuid, self.target.secret
         host_key = self.head.fields().get("x-arvados-ssh-host-key")

@@ -2,7 +2,7 @@
 
 Owns the endpoint ``POST /arvados/v1/containers/{uuid}/gateway_tunnel``, the registry of live tunnels, and the dial of a
 gateway address: direct, through a tunnel of this process, through one of another process of this host. Knows nothing of
-users, and nothing of what a gateway is asked.
+users, nor of the requests to a gateway.
 """
 
 from __future__ import annotations
@@ -29,21 +29,20 @@ from arv_ssh.yamux.transport import YamuxSession
 logger = logging.getLogger(__name__)
 
 PATH = re.compile(r"/arvados/v1/(?:containers/([^/]+)/gateway_tunnel|connect/([^/]+)/gateway_tunnel)")
-"""The endpoint's two names; the second is what older crunch-runs ask for."""
+"""The endpoint's two names; older crunch-runs ask for the second."""
 STREAM_PATH = re.compile(r"/gateway_tunnels/([^/]+)/stream")
 """On a process's private socket only: a connection to the gateway at the other end of a tunnel."""
 STREAM = "gateway-stream"
 """The protocol that a request for :data:`STREAM_PATH` switches to: the bytes of that connection."""
 PREFIX = "tunnel "
-"""What a gateway address begins with where the rest is the URL of the controller that has the tunnel."""
+"""The prefix of a gateway address whose rest is the URL of the controller that has the tunnel."""
 SIBLING_TIMEOUT = 5.0
 """Seconds for another process of this host to answer; it looks into a table."""
 
 
 class Tunnels:
-    """The gateway tunnels of one controller process; a :class:`dial.Dialer`. Event loop only.
-
-    ``config`` may be exchanged.
+    """The gateway tunnels of one controller process; a :class:`dial.Dialer`. Event loop only. ``config`` may be
+    replaced.
     """
 
     def __init__(self, config: ClusterConfig, peers: Peers) -> None:
@@ -51,7 +50,7 @@ class Tunnels:
         self._peers = peers
         self._tcp = TcpDialer()
         self._open: dict[str, YamuxSession] = {}
-        self._all: set[YamuxSession] = set()  # those too that a newer one of the same container replaced
+        self._all: set[YamuxSession] = set()  # including those replaced by a newer one of the same container
         self._lent: set[Relay] = set()  # streams that other processes of this host use
         self._returned = asyncio.Event()
 
@@ -80,7 +79,7 @@ class Tunnels:
         return Upgrade("tunnel", url, partial(self._start, uuid, request.peer))
 
     def _start(self, uuid: str, peer: str, transport: asyncio.Transport, early: bytes) -> None:
-        """Begin a tunnel; it takes the place of an older one, which goes on until its gateway leaves it."""
+        """Begin a tunnel; it replaces an older one, which goes on until its gateway leaves it."""
         started = time.monotonic()
 
         def closed(session: YamuxSession, error: Exception | None) -> None:
@@ -184,7 +183,7 @@ class Tunnels:
             await self._returned.wait()
 
     def close(self) -> None:
-        """Close every tunnel, and with it what goes through."""
+        """Close every tunnel, and with it all its streams."""
         for session in list(self._all):
             session.close()
         for relay in list(self._lent):
@@ -192,7 +191,7 @@ class Tunnels:
 
 
 def _hand_over(stream: Upgraded, protocol: Made) -> None:
-    """Give a paused transport to a protocol that did not open it; on these the gateway never speaks first."""
+    """Give a paused transport to a protocol that did not open it; on such streams the gateway never speaks first."""
     stream.transport.set_protocol(protocol)
     protocol.connection_made(stream.transport)
     stream.transport.resume_reading()

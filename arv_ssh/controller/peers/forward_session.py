@@ -1,6 +1,7 @@
 """Passing a client's request on to another controller: the one that has the tunnel of the container's gateway.
 
-Owns what goes along: the user's own token, the form, and ``no_forward``, by which a request is passed on once at most.
+Owns what is sent along: the user's own token, the form, and ``no_forward``, which lets a request be passed on at most
+once.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ MAX_ANSWER = 16 * 1024 * 1024
 
 @dataclass(frozen=True)
 class PeerRequest:
-    """What to ask. ``token`` is a Bearer token, or a proof in its place; a body of {} is not sent."""
+    """The request. ``token`` is a Bearer token, or a proof in its place; a body of {} is not sent."""
 
     method: str
     target: str
@@ -29,7 +29,7 @@ class PeerRequest:
     body: dict[str, Any] = field(default_factory=dict)
 
     def all_headers(self) -> list[tuple[str, str]]:
-        """Return the headers that the request has wherever it goes."""
+        """Return the headers that the request has at any destination."""
         own = {"Authorization": f"Bearer {self.token}", "Connection": "close"}
         content = {"Content-Type": "application/json"} if self.body else {}
         return list((own | content | self.headers).items())
@@ -43,7 +43,7 @@ async def ask(controller: str, request: PeerRequest, timeout: float, *, verify: 
     """Return status and body of the answer of ``controller``: a URL, or the path of a private socket.
 
     ``timeout`` is in seconds. ``verify`` False trusts any certificate, a text is a file of CAs. Raises TimeoutError, or
-    an :class:`HttpError` when no whole answer comes.
+    an :class:`HttpError` when the answer does not come whole.
     """
     async with asyncio.timeout(timeout):
         connection = await connect(_address(controller, verify))

@@ -1,7 +1,7 @@
-"""The proof in a token's place between controllers: good for one request, to one controller, once, for a minute.
+"""The proof that replaces a token between controllers: good for one request, to one controller, once, for a minute.
 
-Owns the headers that carry it, and the memory of what was seen. What is proven is :mod:`arv_ssh.trust.credentials`'s;
-what a proven request may ask for is its endpoint's. Knows no sockets.
+Owns the headers that carry it, and the memory of proofs already seen. :mod:`arv_ssh.trust.credentials` makes the proof;
+each endpoint decides what a proven request may ask for. Knows no sockets.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from arv_ssh.trust import credentials
 from arv_ssh.trust.credentials import CLOCK_SKEW
 
 MAX_REMEMBERED = 10_000
-"""Nonces kept at most, some 1.5 MB. Only who has the SystemRootToken can add one, and an administrator's command makes
-one for each controller; beyond it requests are refused rather than nonces forgotten."""
+"""At most this many nonces are kept, some 1.5 MB. Only a holder of the SystemRootToken can add one, and an
+administrator's command makes one for each controller; beyond this number, requests are refused rather than nonces
+forgotten."""
 RECIPIENT, TIME, NONCE = (f"X-Arvados-Controller-{name}" for name in ("Recipient", "Time", "Nonce"))
 _NONCE = re.compile(r"[0-9a-f]{32}")
 
@@ -40,7 +41,7 @@ class Verifier:
     def check(self, system_root_token: str, own_name: str, request: Request) -> None:
         """Raise :class:`Unauthorized` unless a controller made ``request`` for ``own_name``, just now; it passes once.
 
-        A controller that does not know its own name ("") takes what is meant for any.
+        A controller that does not know its own name ("") accepts a proof meant for any.
         """
         recipient, moment, nonce = (request.headers.get(name.lower(), "") for name in (RECIPIENT, TIME, NONCE))
         target = f"{request.path}?{request.query}"

@@ -1,7 +1,7 @@
 """The other controllers of a cluster: the processes beside this one, and those of other hosts.
 
-Owns the question who they are: the private sockets of this host's others, and whether a URL is one of the cluster's
-controllers. Opens no connection.
+Owns knowing which they are: the private sockets of this host's other processes, and whether a URL is one of the
+cluster's controllers. Opens no connections.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Peers:
 
     ``own_socket`` is the path of this process's private socket, in the run directory of this host's controllers; it
     speaks plain HTTP to the same handler as the port. ``own_url`` is the internal URL by which controllers of other
-    hosts reach this host's, "" where the config names none. ``internal_urls`` are those of the config.
+    hosts reach this host's, "" if the config does not name one. ``internal_urls`` are those of the config.
     """
 
     own_socket: Path
@@ -45,7 +45,8 @@ class Peers:
         return url.rstrip("/") in self.internal_urls
 
     def own_name(self, *, host: bool) -> str:
-        """Return as what others ask this one: by its host's URL ("" where that is not known), or its private socket."""
+        """Return the name by which others ask this one: its host's URL ("" where that is not known), or its private
+        socket."""
         return self.own_url if host else str(self.own_socket)
 
     def others(self) -> tuple[str, ...]:
@@ -54,7 +55,7 @@ class Peers:
 
 
 def url_of(listen: tuple[str, int], internal_urls: Iterable[str]) -> str:
-    """Return the internal URL that leads to a controller listening on ``listen``, "" where none does."""
+    """Return the internal URL that leads to a controller listening on ``listen``, "" if there is none."""
     host, port = listen
     for url in internal_urls:
         parts = urlsplit(url)
@@ -72,7 +73,7 @@ def port_of(url: str) -> int:
 
 
 def is_of_this_machine(host: str) -> bool:
-    """Say whether a name or address is this machine's, which is when something can be bound to it."""
+    """Say whether a name or address is this machine's, that is, whether a socket can be bound to it."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
         with closing(socket.socket(family, kind, protocol)) as probe:

@@ -26,14 +26,14 @@ _MAX_PATH = 107
 """Bytes of a unix socket's path (unix(7): 108 with the end)."""
 _MAX_NAME = len("controller-4194304-00000000.sock")
 _ATTEMPTS = 10
-"""Tries to enter a directory which another process, leaving, may just then have removed or looked through."""
+"""Attempts to enter a directory that a leaving process may be removing or scanning at that moment."""
 
 
 def directory(config: ClusterConfig, option: Path | None, environ: Mapping[str, str]) -> Path:
     """Return the run directory of ``config``'s cluster: ``option``, the config's, systemd's, or one for this user.
 
-    The last has a name made with the cluster's root token: controllers of two clusters on one host, whatever they are
-    called, do not take each other for their like.
+    The last one's name is made with the cluster's root token, so that controllers of two clusters on one host, whatever
+    their ids, do not take each other for peers.
     """
     if chosen := option or config.run_directory:
         return chosen.absolute()

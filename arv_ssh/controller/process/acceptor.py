@@ -56,10 +56,12 @@ class Acceptor:
         return TlsLayer(self.context, http, server_side=True)
 
     async def stop_accepting(self) -> None:
-        """Take what waits in the listening sockets' queues, close them, and close connections between requests.
+        """Accept the connections in the listening sockets' queues, close the sockets, and close connections between
+        requests.
 
-        Closing resets what the kernel has queued there and no other process shares, so the queue is emptied first:
-        what completes its handshake in the microseconds between is lost, unless net.ipv4.tcp_migrate_req is 1.
+        Closing resets the connections that the kernel has queued there and no other process shares, so the queue is
+        emptied first: a connection whose handshake completes in the microseconds between is lost, unless
+        net.ipv4.tcp_migrate_req is 1.
         """
         waiting: list[socket.socket] = []
         for listener, server in self._listeners:
@@ -72,7 +74,7 @@ class Acceptor:
             await loop.connect_accepted_socket(self._public, connection)
 
     async def answered(self) -> None:
-        """Wait until no connection speaks HTTP any more; those of the private socket do not count."""
+        """Wait until no connection speaks HTTP any more, not counting those of the private socket."""
         await self._connections.ended()
 
     def close(self) -> None:
@@ -91,7 +93,7 @@ def _queued(listener: socket.socket) -> list[socket.socket]:
             connection, _ = listener.accept()
         except ConnectionAbortedError:  # it was reset while it waited
             continue
-        except OSError:  # none is left, or files are short
+        except OSError:  # no more are left, or file descriptors are short
             return accepted
         connection.setblocking(False)
         accepted.append(connection)

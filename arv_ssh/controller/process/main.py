@@ -1,8 +1,8 @@
 """One controller process: serve until a signal, keep the sessions for a while, leave.
 
-Owns what the signals do. SIGTERM: stop accepting, and end when the last session has ended or the drain time-out has
-passed; a second one ends at once, and SIGINT does. SIGHUP: read the config again. Knows nothing of other processes
-but that the supervisor, where there is one, went away: that is a SIGTERM too.
+Owns the effects of signals. SIGTERM: stop accepting, and end when the last session has ended or the drain time-out has
+passed; a second SIGTERM, or SIGINT, ends at once. SIGHUP: read the config again. All it knows of other processes is
+whether the supervisor, if any, is gone: that counts as a SIGTERM too.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 class Process:
     """How a controller process runs.
 
-    ``load`` reads the config, now and on SIGHUP. ``run_dir`` and ``drain_timeout`` (seconds) come before the config's.
-    ``supervisor`` is a connected socket: a line on it says that we serve, and its end that the supervisor is gone.
+    ``load`` reads the config, now and on SIGHUP. ``run_dir`` and ``drain_timeout`` (seconds) override the config's.
+    ``supervisor`` is a connected socket: a line that we write says that we serve, and EOF that the supervisor is gone.
     """
 
     load: Callable[[], ClusterConfig]
@@ -60,7 +60,7 @@ class Process:
 
 
 class _Life:
-    """A controller from its start to its end; ``early`` are the SIGHUPs that came while it was made."""
+    """A controller from start to end; ``early`` are the SIGHUPs that came while it was being made."""
 
     def __init__(self, process: Process, controller: Controller, early: Sequence[int]) -> None:
         self._early = early
@@ -94,7 +94,7 @@ class _Life:
             loop.add_reader(self._process.supervisor, self._supervisor_ended)
 
     def _terminate(self) -> None:
-        # Counted by themselves: a supervisor that left sent one just before, and its end may be seen first.
+        # SIGTERMs are counted separately: a departing supervisor sends one just before, and its end may be seen first.
         if self._terminated:
             self._leave_now.set()
         self._terminated = True
@@ -127,7 +127,7 @@ class _Life:
         at_once = asyncio.create_task(self._leave_now.wait())
         await asyncio.wait({drained, at_once}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         if drained.done():
-            await drained  # raises what it raised
+            await drained  # raises its exception, if any
         drained.cancel()
         at_once.cancel()
 
@@ -139,7 +139,7 @@ class _Life:
                 await self._controller.reload(await asyncio.to_thread(self._process.load))
             except ArvSshError as error:
                 log.event(logger, "new config refused; keeping the old one", level=logging.ERROR, error=str(error))
-            except Exception:  # the controller goes on whatever the file has in it
+            except Exception:  # the controller goes on whatever the file contains
                 logger.exception("cannot use the new config; keeping the old one")
             else:
                 log.event(logger, "config reloaded")

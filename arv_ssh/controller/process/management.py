@@ -1,4 +1,4 @@
-"""Who may ask for a controller's health and metrics: who has the cluster's ManagementToken, as in all of Arvados."""
+"""Who may ask for a controller's health and metrics: holders of the cluster's ManagementToken, as in all of Arvados."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from arv_ssh.trust import credentials
 
 
 def check(request: Request, management_token: str) -> None:
-    """Raise what to answer, unless ``request`` carries the token (the statuses are those of Arvados' own services)."""
+    """Raise the error to answer with unless ``request`` carries the token (with the statuses of Arvados' own
+    services)."""
     if not management_token:
         raise NotFound(f"{request.path} is switched off: the cluster's config has no ManagementToken")
     if not request.token():

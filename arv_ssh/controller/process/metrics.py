@@ -1,7 +1,7 @@
-"""A controller's metrics in Prometheus' text format, for its process and for those beside it.
+"""A controller's metrics in Prometheus' text format, for its own process and those beside it.
 
-Owns what is counted and its names, in a registry of its own. Bytes and open sessions are read on request: a
-packet costs nothing. Each process's samples carry its pid, so counters of one that restarts start anew by themselves.
+Owns what is counted and its names, in a registry of its own. Bytes and open sessions are read on request: a packet
+costs nothing. Each process's samples carry its pid, so a restarted process begins its counters afresh.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ logger = logging.getLogger(__name__)
 
 PATH = "/metrics"
 OWN = "own"
-"""The query by which one process asks another for its own metrics, and no further."""
+"""The query by which one process asks another for that one's metrics alone."""
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """The histograms' buckets; a session takes some 50 ms to begin on an idle machine."""
 OPENED = "opened"
 
 class SessionMetrics(Observer, Collector):
-    """Counts the sessions of one process, and what its audit lost."""
+    """Counts the sessions of one process, and the records its audit lost."""
 
     def __init__(self, sessions: Sessions, trail: Trail) -> None:
         self._sessions = sessions
@@ -92,7 +92,7 @@ class SessionMetrics(Observer, Collector):
             self._without_bytes.discard(session)
             self._first_byte.observe(session.first_byte_seconds)
 
-    # What is read when asked for.
+    # Read on request.
 
     def collect(self) -> Iterator[Metric]:
         live = list(self._sessions)
@@ -133,7 +133,7 @@ class MetricsEndpoint:
         return list(await asyncio.gather(*map(self._other, siblings)))
 
     async def _other(self, sibling: Path) -> list[Metric]:
-        """Return what another process tells of itself, or that it does not answer."""
+        """Return another process's own metrics, or the fact that it does not answer."""
         try:
             status, body = await peer_client.get(sibling, f"{PATH}?{OWN}", self._management_token)
             if status == 200:
@@ -169,7 +169,7 @@ def _labelled(families: Iterable[Metric], pid: str) -> list[Metric]:
         labelled.samples = [
             one._replace(labels={**one.labels, "pid": pid})
             for one in family.samples
-            if not one.name.endswith("_created")  # when a counter began, which a scrape every minute tells too
+            if not one.name.endswith("_created")  # a counter's start, which a scrape every minute shows too
         ]
         found.append(labelled)
     return found

@@ -1,7 +1,7 @@
-"""The controller: which path goes where, and from its start to its stop what each of its parts does.
+"""The controller: which path goes where, and what each part does from start to stop.
 
 Owns the routing: every request ends in the shell endpoint, the embedded API, the health check, or the metrics. The
-sockets are :mod:`arv_ssh.controller.process.acceptor`'s.
+sockets belong to :mod:`arv_ssh.controller.process.acceptor`.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ logger = logging.getLogger(__name__)
 
 FIXED = ("cluster_id", "system_root_token", "api", "api_insecure", "database",
          "management_token", "auditing", "pass_through")  # fmt: skip
-"""What a config that is read again cannot change: the API and the secrets that everything open was made with."""
+"""Settings that re-reading the config cannot change: the API and the secrets that everything open was made with."""
 HEALTH_PATH = "/_health/ping"
 OWN_PATHS = re.compile(
     "|".join((PATH.pattern, TUNNEL_PATH.pattern, session_admin.PATH.pattern, HEALTH_PATH, metrics.PATH))
 )
-"""What is never passed on to the API host."""
+"""Paths that are never passed on to the API host."""
 EMBEDDED_THREADS = 8
 """Requests of the embedded API under way at once; writes queue up at the database anyway."""
 STOP_GRACE = 2.0
-"""Seconds for sessions that are cut to send what was already read."""
+"""Seconds for sessions being cut to send the bytes already read."""
 
 
 class Controller:
@@ -96,10 +96,10 @@ class Controller:
         self._revocation.start()
 
     async def reload(self, config: ClusterConfig) -> None:
-        """Decide by ``config`` from here on, use its certificate, and look at once whether open sessions may go on.
+        """Decide by ``config`` from now on, use its certificate, and check at once whether open sessions may go on.
 
-        What the process was built on stays as it was until it is started again: see :data:`FIXED`. Raises
-        :class:`ConfigError`, and keeps all as it was, when the certificate cannot be used.
+        The settings in :data:`FIXED`, on which the process was built, stay as they were until it is restarted. Raises
+        :class:`ConfigError`, and leaves everything as it was, when the certificate cannot be used.
         """
         self._acceptor.context = _server_context(config)
         fixed = {name: getattr(self.config, name) for name in FIXED}
@@ -114,7 +114,7 @@ class Controller:
     async def drain(self) -> None:
         """Stop accepting, and wait until the last request is answered and the last session has ended.
 
-        The private socket stays: sessions are seen and ended through it. Whoever does not want to wait longer cancels.
+        The private socket stays open: sessions are listed and ended through it. To stop waiting, cancel.
         """
         await self._acceptor.stop_accepting()
         self.tunnels.drain()
@@ -204,7 +204,7 @@ def _server_context(config: ClusterConfig) -> ssl.SSLContext:
 
 
 def _embedded_api(config: ClusterConfig) -> EmbeddedApi | None:
-    """Return the embedded API unless the config names an API to ask; only the embedded one needs a database."""
+    """Return the embedded API unless the config names another API to ask; only the embedded one needs a database."""
     if config.api is not None:
         return None
     where = f"Clusters.{config.cluster_id}"

@@ -1,8 +1,8 @@
 """The supervisor of ``--workers N``: keeps N controller processes on the same listening sockets.
 
 Owns starting them again when they end, with back-off, and passing the signals on. It holds the listening sockets, so
-what waits in their queue while a worker ends is taken by another one. Knows nothing of what a worker serves, and
-opens no database: each worker opens its own.
+connections that wait in their queues while a worker ends go to another worker. Knows nothing of what a worker serves,
+and opens no database: each worker opens its own.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ logger = logging.getLogger(__name__)
 FIRST_DELAY = 0.5
 """Seconds before a worker that ended is started again; each further end doubles them."""
 LONGEST_DELAY = 30.0
-"""A database that comes back is used again within this many seconds."""
+"""The longest such delay in seconds: a database that comes back is used again within this time."""
 STEADY = 60.0
-"""Seconds after which a worker has proven itself: its end is a first one again."""
+"""Seconds after which a worker has proven itself: its end then counts as the first again."""
 
 
 class Supervisor:
     """Keeps ``number`` processes of ``command``, to which ``--listen-fd`` and ``--supervisor-fd`` are added.
 
     ``leave_draining``: on SIGTERM, do not wait for workers whose sessions still run. ``run_dir`` is the controllers'
-    run directory: SIGHUP goes to all processes there, those that an earlier supervisor left among them.
+    run directory: SIGHUP goes to all processes there, including those that an earlier supervisor left.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Supervisor:
     def _stop(self, number: signal.Signals) -> None:
         self._last_signal = number
         self._stopping.set()
-        # Before the workers do: the last to close the sockets is one that has taken all from their queues.
+        # Before the workers do, so that the last to close the sockets is a worker that has emptied their queues.
         for listener in self._listeners:
             listener.close()
         for worker in self._workers.values():
@@ -108,7 +108,7 @@ class Supervisor:
             if self._stopping.is_set():
                 return
             if status == ConfigError.exit_code and not self._served:
-                self._status = status  # it said why, and another start will not make the config right
+                self._status = status  # it said why, and another start would not fix the config
                 self._stop(signal.SIGTERM)
                 return
             if loop.time() - started > STEADY:
@@ -143,7 +143,7 @@ class Supervisor:
             [*self._command, *listen, f"--supervisor-fd={channel.fileno()}"],
             stdin=subprocess.DEVNULL,
             pass_fds=(*inherited, channel.fileno()),
-            # Whether the service is ready is the supervisor's to tell.
+            # The supervisor reports whether the service is ready.
             env={name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"},
         )
 
@@ -158,7 +158,8 @@ class Supervisor:
 
 
 async def _ended(process: subprocess.Popen[bytes]) -> None:
-    """Wait until a process has ended. Not asyncio's own way, which kills what still runs when the loop is closed."""
+    """Wait until a process has ended. Not in asyncio's own way, which kills running processes when the loop is
+    closed."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     descriptor = os.pidfd_open(process.pid)  # readable once it has ended (pidfd_open(2))

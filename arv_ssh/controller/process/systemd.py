@@ -1,4 +1,4 @@
-"""What a service tells systemd of its state (sd_notify(3)); silent when something else started it."""
+"""Reports a service's state to systemd (sd_notify(3)); silent when something else started the service."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 def notify(state: str) -> None:
-    """Send ``state`` such as ``READY=1``. A failure is logged and stops nothing."""
+    """Send ``state`` such as ``READY=1``. A failure is only logged."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return

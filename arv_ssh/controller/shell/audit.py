@@ -1,6 +1,6 @@
 """The audit of a controller's sessions: who entered which container, from where and until when, who was refused why.
 
-Owns the events and their fields. Whether they are written, and when, is the :class:`Trail`'s affair.
+Owns the events and their fields. The :class:`Trail` decides whether and when they are written.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ BEGIN = "session.begin"
 END = "session.end"
 REFUSED = "session.refused"
 LAST_ENDS = 2.0
-"""Seconds for sessions that were closed to end, before their records are closed too."""
+"""Seconds for closed sessions to end, before their records are closed too."""
 
 
 class SessionAudit(Observer):
-    """Writes each session's beginning and end, and each refusal. Where a record is required, none means no session."""
+    """Writes each session's beginning and end, and each refusal. Where a record is required, a session cannot begin
+    without it."""
 
     def __init__(self, trail: Trail) -> None:
         self._trail = trail
@@ -63,11 +64,11 @@ class SessionAudit(Observer):
             self._idle.set()
 
     async def close(self) -> None:
-        """Write what waits; sessions that are closing have a moment to end."""
+        """Write waiting records; sessions that are closing have a moment to end."""
         try:
             await asyncio.wait_for(self._idle.wait(), LAST_ENDS)
         except TimeoutError:
-            pass  # their connections hang: their beginnings are on record, and that nothing ended them
+            pass  # their connections hang: the record shows their beginnings and no ends
         await asyncio.to_thread(self._trail.close)
 
 

@@ -1,6 +1,5 @@
-"""How a session is ended before its user ends it: the gateway tells the client why, or the relay is cut.
-
-Owns the order and the patience of that. Knows nothing of the causes.
+"""How a session is ended before its user ends it: the gateway gives the client the reason, or the relay is cut. Owns
+the order of these steps and their time-outs. Knows nothing of the causes.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ logger = logging.getLogger(__name__)
 GATEWAY_PATIENCE = 4.0
 """Seconds for the gateway to agree to end a session; a stock Arvados gateway refuses at once."""
 CLIENT_PATIENCE = 4.0
-"""Seconds for both sides to close once the gateway has told the client, and again once the relay is closed."""
+"""Seconds for both sides to close once the gateway has informed the client, and again once the relay is closed."""
 
 
 async def end(session: LiveConnection, reason: str, sentence: str, system_root_token: str) -> None:

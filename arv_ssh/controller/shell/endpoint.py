@@ -1,7 +1,7 @@
 """The shell endpoint: ``POST /arvados/v1/containers/{uuid}/ssh`` becomes a raw stream to the container's gateway.
 
 Owns the order of a session's beginning: policy, user, record, requests, state, gateway, mark, 101, relay. The decisions
-are :mod:`arv_ssh.trust.access`'s, the proofs :mod:`arv_ssh.controller.gateways.dial`'s, the records the API's.
+belong to :mod:`arv_ssh.trust.access`, the proofs to :mod:`arv_ssh.controller.gateways.dial`, the records to the API.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from arv_ssh.trust import access, credentials, session_claim
 from arv_ssh.trust.session_claim import SessionClaim
 
 PATH = re.compile(r"/arvados/v1/(?:containers/([^/]+)/ssh|connect/([^/]+)/ssh)")
-"""The endpoint's two names; the second is what older Arvados clients ask for."""
+"""The endpoint's two names; older Arvados clients ask for the second."""
 
 API_THREADS = 32
 """Calls to the API under way at once; each takes milliseconds, and a burst of logins waits its turn."""
@@ -54,7 +54,7 @@ class Grant:
 
 @dataclass(frozen=True)
 class Opened:
-    """A session's connection towards its gateway, and what the client's 101 has of it."""
+    """A session's connection towards its gateway, and the headers it adds to the client's 101."""
 
     transport: asyncio.Transport
     early: bytes
@@ -64,7 +64,7 @@ class Opened:
 class ShellEndpoint:
     """The shell endpoint of one cluster. ``api`` is asked as the user and as root; its token is not used by itself.
 
-    ``sessions`` hears of each request: it becomes a session there, or is refused. ``tunnels`` are the ways to
+    ``sessions`` is notified of each request: it becomes a session there, or is refused. ``tunnels`` are the ways to
     gateways that cannot be dialled.
     """
 
@@ -85,7 +85,7 @@ class ShellEndpoint:
     async def handle(self, uuid: str, request: Request) -> Upgrade | Response:
         """Answer one request for a session with an upgrade, or raise the error to answer with.
 
-        A GET asks whether this user may enter now: it is answered by the same decisions, and nothing is opened.
+        A GET asks whether this user may enter now: the same decisions answer it, without opening a session.
         """
         if request.method == "GET":
             asked = Attempt(request.request_id, uuid, "", peer_address(request))
@@ -206,7 +206,7 @@ class ShellEndpoint:
         self._sessions.run(live, (client, early), (opened.transport, opened.early))
 
     def reload(self, config: ClusterConfig) -> None:
-        """Decide by ``config`` from here on."""
+        """Decide by ``config`` from now on."""
         self._config = config
         self._limits.reload(config.limits)
 
@@ -218,7 +218,7 @@ class ShellEndpoint:
 
 
 def _as_roots(error: HttpError, what: str) -> HttpError:
-    """Return the failure of a call that the controller made for itself: none of it is the user's fault."""
+    """Return the failure of a call that the controller made for itself, which is never the user's fault."""
     if isinstance(error, Unauthorized):
         return BadGateway(f"{what}: it does not accept this controller's SystemRootToken; tell its administrator")
     kind = type(error) if isinstance(error, Unavailable | GatewayTimeout) else BadGateway
@@ -226,7 +226,7 @@ def _as_roots(error: HttpError, what: str) -> HttpError:
 
 
 def _timing_header(allowed: float, connection: dial.GatewayConnection) -> tuple[str, str]:
-    """Say what took how long, for ``arvados-client doctor`` (W3C Server Timing; milliseconds)."""
+    """Report how long each step took, for ``arvados-client doctor`` (W3C Server Timing; milliseconds)."""
     took = {"policy": allowed, "gateway": connection.dialled, "proofs": connection.proven}
     return "Server-Timing", ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in took.items())
 

@@ -1,8 +1,8 @@
 """How many sessions may be open at once: of a user, in a container, on a controller with all its processes.
 
-Owns the counting over the processes of one host. Each writes what it holds into a file of its own in the run directory;
-the file counts as long as its writer holds a lock, which the kernel lets go of with the process, kill -9 included.
-A slot is taken under the directory's lock, so that a burst of logins cannot exceed the limit.
+Owns the counting over the processes of one host. Each process writes the slots it holds into its own file in the run
+directory; the file counts as long as its writer holds a lock, which the kernel releases when the process ends, even by
+kill -9. A slot is taken under the directory's lock, so that a burst of logins cannot exceed the limit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from arv_ssh.processes import process_lock
 Slot = tuple[str, str]
 """The user and the container of one session."""
 STEM = "places-"
-"""What the files' names begin with. An earlier version, which may drain beside this one, looks for the same."""
+"""The prefix of the files' names. An earlier version, which may be draining beside this one, looks for the same."""
 
 
 class SessionLimits(Observer):
@@ -46,14 +46,14 @@ class SessionLimits(Observer):
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="limits")
 
     def reload(self, limits: Limits) -> None:
-        """Count by ``limits`` from here on; sessions over them go on."""
+        """Count by ``limits`` from now on; sessions over them go on."""
         self._limits = limits
         if limits != Limits():
             with self._lock, self._locked_directory():
                 self._write()
 
     async def take(self, session: LiveConnection) -> None:
-        """Take a slot for ``session``; raise :class:`TooManySessions`, naming the limit, when none is free."""
+        """Take a slot for ``session``; raise :class:`TooManySessions`, naming the limit, when no slot is free."""
         slot = session.user_uuid, session.container_uuid
         taking = asyncio.get_running_loop().run_in_executor(self._pool, self._take, session.id, slot)
         try:
@@ -93,7 +93,7 @@ class SessionLimits(Observer):
                 self._write()
 
     def _give_back(self, session_id: str) -> None:
-        """Give a slot back, if there is one. Not under the directory's lock: a count made now is one too high."""
+        """Give a slot back, if there is one. Not under the directory's lock: a concurrent count may be one too high."""
         with self._lock:
             if self._slots.pop(session_id, None) is not None and self._alive is not None:
                 self._write()
@@ -117,7 +117,8 @@ class SessionLimits(Observer):
         part.replace(self._path("json"))
 
     def _others(self) -> Iterator[Slot]:
-        """Return the slots of the other living processes; remove what dead ones left. Under the directory's lock."""
+        """Return the slots of the other living processes, and remove the files of dead ones. Under the directory's
+        lock."""
         for alive in self._run_dir.glob(f"{STEM}*.alive"):
             if alive == self._path("alive"):
                 continue

@@ -1,7 +1,7 @@
-"""Live revocation: while a session is open, its user's right to it is asked for again and again.
+"""Live revocation: while a session is open, its user's right to it is checked again and again.
 
-Owns when the API is asked, how little of it, and which answers end a session. The decisions are
-:mod:`arv_ssh.trust.access`'s, the ending :mod:`arv_ssh.controller.shell.endings`'s.
+Owns when the API is asked, for how little, and which answers end a session. The decisions belong to
+:mod:`arv_ssh.trust.access`, the ending to :mod:`arv_ssh.controller.shell.endings`.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ logger = logging.getLogger(__name__)
 PERIOD = 10.0
 """Seconds between two looks: with the time that a look and an ending take, a session ends within 30 s of its cause."""
 API_GRACE = 600.0
-"""Seconds for which sessions go on while the API cannot be asked whether they may."""
+"""Seconds for which sessions go on while the API cannot be reached to check them."""
 SILENCE = 30.0
 """Seconds in which a client must begin to speak SSH; the gateway has the same patience for the login."""
 THREADS = 4
 """Calls to the API under way at once: the looks are spread out, and logins do not wait for them."""
 STRAGGLER = 5.0
-"""Seconds that a look waits for one token's answers; later ones count when they come, and hold up no other token's."""
+"""Seconds that a look waits for one token's answers; later ones count when they come, and do not delay other
+tokens'."""
 HUNG = 120.0
 """Seconds after which a question is given up: an API that sends a byte now and then never meets a socket's time-out."""
 BATCH = 100
@@ -54,18 +55,17 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class View:
-    """What the API says of one token: its user, and those containers asked about that the user can read."""
+    """The API's answer about one token: its user, and which of the containers asked about that user can read."""
 
     user: Record
     containers: dict[str, Record]
 
 
 class Revocation:
-    """Watches ``sessions`` and ends those that may not go on, by ``config``, which may be exchanged.
+    """Watches ``sessions`` and ends those that may not go on, by ``config``, which may be replaced.
 
-    A look that comes to no answer, for whatever reason, ends nothing at once; :data:`API_GRACE` after the last answer
-    the session ends.
-    ``api`` is asked as each session's user; what a user may not see is asked as root.
+    A look that gets no answer, for whatever reason, does not end a session at once; the session ends :data:`API_GRACE`
+    after the last answer. ``api`` is asked as each session's user, or as root for records that the user may not see.
     """
 
     def __init__(self, config: ClusterConfig, api: ApiClient, sessions: Sessions) -> None:
@@ -76,7 +76,7 @@ class Revocation:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="revocation")
         self._look_now = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._under_way: dict[str, asyncio.Task[None]] = {}  # by token: the looks that have not come to their end
+        self._under_way: dict[str, asyncio.Task[None]] = {}  # by token: the looks not yet finished
 
     def start(self) -> None:
         """Begin to look every :data:`PERIOD` seconds."""
@@ -190,7 +190,7 @@ class Revocation:
         task.add_done_callback(self._tasks.discard)
 
     async def _ask(self, call: Any, *arguments: Any) -> Any:
-        """Return what one of the threads' questions gave; a failure is an answer, too."""
+        """Return the result of one of the threads' questions; a failure is an answer, too."""
         try:
             async with asyncio.timeout(HUNG):
                 return await asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
@@ -199,7 +199,7 @@ class Revocation:
         except Exception as error:
             return error if isinstance(error, HttpError) else _no_answer(error)
 
-    # What the threads ask.
+    # The threads' questions.
 
     def _view(self, token: str, uuids: set[str]) -> View:
         as_user = self._api.with_token(token)
@@ -215,13 +215,13 @@ class Revocation:
         try:
             for request in _list(self._root, "container_requests", "container_uuid", uuids, attributes):
                 found[request["container_uuid"]].append(request)
-        except (Unauthorized, Forbidden) as error:  # of root: no answer about any user
+        except (Unauthorized, Forbidden) as error:  # about root: it says nothing about any user
             raise Unavailable(str(error)) from error
         return found
 
 
 CONTAINER_ATTRIBUTES = ["uuid", "state", "runtime_constraints", "runtime_user_uuid", "exit_code", "finished_at"]
-"""The attributes asked for: records are large, and these are all that decide."""
+"""The attributes asked for: records are large, and only these matter for the decision."""
 
 
 def _list(

@@ -2,7 +2,7 @@
 
 Owns ``GET /arvados/v1/shell_sessions`` and ``POST /arvados/v1/shell_sessions/ID/kill``, and how one controller process
 asks the others: those of its host over their private sockets, those of other hosts at their internal URLs. Between
-controllers a proof made with the SystemRootToken takes a token's place; a user's token is sent nowhere.
+controllers a proof made with the SystemRootToken takes a token's place; a user's token is never sent on.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ BASE = "/arvados/v1/shell_sessions"
 PATH = re.compile(rf"{BASE}(?:/([^/]+)/kill)?")
 SESSION_ID = re.compile(r"ses-[0-9a-f]{20}")
 CLUSTER, HOST, PROCESS = "cluster", "host", "process"
-"""How far a request goes: to all controllers, to those of this host, or no further. Controllers ask each other for less
-than all, so that no two of them ask each other in turns."""
+"""How far a request goes: to all controllers, to those of this host, or no further. Controllers never ask each other
+for "all", so that no two of them keep asking each other."""
 LIST_PATIENCE = 5.0
 KILL_PATIENCE = 20.0
-"""Seconds for another controller's answer: a session's end is waited for."""
+"""Seconds for another controller's answer, which waits for a session's end."""
 LONGEST_REASON = 400
 """Characters of an administrator's reason; a gateway passes on no more."""
 
@@ -55,7 +55,7 @@ class PeerAnswers:
 
 
 class SessionAdmin:
-    """The endpoint. ``config`` may be exchanged; ``api`` is asked who the caller is."""
+    """The endpoint. ``config`` may be replaced; ``api`` identifies the caller."""
 
     def __init__(self, config: ClusterConfig, api: ApiClient, sessions: Sessions, peers: Peers) -> None:
         self.config = config
@@ -78,7 +78,7 @@ class SessionAdmin:
         return _answer(await self._kill(session_id, _reason(request), scope, caller))
 
     async def _authorize(self, request: Request) -> tuple[str, str]:
-        """Return how far the request goes and who sent it; raise unless that one may."""
+        """Return how far the request goes and who sent it; raise unless the sender is allowed to."""
         scope = request.query.removeprefix("scope=") or CLUSTER
         if scope != CLUSTER:
             self._proofs.check(self.config.system_root_token, self._peers.own_name(host=scope == HOST), request)
@@ -121,7 +121,7 @@ class SessionAdmin:
         raise NotFound(f"no session {session_id} is open here; arv-ssh sessions list shows the open ones{unasked}")
 
     async def _ask_others(self, method: str, path: str, body: Record, scope: str, patience: float) -> PeerAnswers:
-        """Ask the controllers that ``scope`` leaves; a 404 is the answer of one that does not have the session."""
+        """Ask the controllers within ``scope``; a 404 means that a controller does not have the session."""
         asked: list[Awaitable[Record | str | None]] = []
         if scope != PROCESS:
             for sibling in await asyncio.to_thread(self._peers.siblings):
@@ -138,7 +138,7 @@ class SessionAdmin:
     async def _ask(
         self, controller: str, target: str, method: str, body: Record, patience: float
     ) -> Record | str | None:
-        """Return one controller's answer; None when it has no such session, a sentence when it gave no answer."""
+        """Return one controller's answer; None when it does not have the session, a sentence when it did not answer."""
         request = peer_client.PeerRequest(method, target, "", body=body)
         proof, headers = peer_proofs.prove(self.config.system_root_token, controller, method, target, request.content())
         request = replace(request, token=proof, headers=headers)

@@ -1,7 +1,7 @@
 """The sessions of one controller process: each from the request for it to its end, and its observers.
 
-Owns the registry of live sessions, the relay that each of them is, the reason why each ended, and the calls of the
-observers. Knows nothing of who may enter, nor of what an observer does with the news.
+Owns the registry of live sessions, each one's relay, the reason why each ended, and the calls of the observers. Knows
+nothing of who may enter, nor of how an observer uses the news.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ REVOKED = "revoked"
 KILLED = "killed"
 STOPPING = "controller stopping"
 REASONS = (CLIENT_LEFT, GATEWAY_LEFT, CONTAINER_ENDED, REVOKED, KILLED, STOPPING)
-"""Why sessions end. The reason of one is one of these, alone or followed by a colon, a space and a sentence."""
+"""Why sessions end. A session's reason is one of these, alone or followed by a colon, a space and a sentence."""
 
 
 @dataclass
 class Attempt:
-    """What is known so far of a request for a session; ``container_uuid`` and ``login_username`` are as asked for.
+    """The facts known so far about a request for a session; ``container_uuid`` and ``login_username`` are as asked for.
 
     ``user_uuid`` is "" until the API has said whose token it is, ``session_id`` until the session has one.
     """
@@ -51,7 +51,8 @@ class Attempt:
 class LiveConnection:
     """One session of a user in a container. ``started`` is in unix seconds, ``peer`` the client's address.
 
-    ``checked`` is when (monotonic seconds) the API said last that it may go on; ``closed`` is set when both sides are.
+    ``checked`` is when (monotonic seconds) the API last said that it may go on; ``closed`` is set when both sides are
+    closed.
     """
 
     request_id: str
@@ -82,7 +83,7 @@ class LiveConnection:
 
     @property
     def first_byte_seconds(self) -> float | None:
-        """Return the time from the request to the gateway's first byte, None before it has come."""
+        """Return the time from the request to the gateway's first byte, None before that has come."""
         first = self.relay.b.first_received if self.relay else None
         return None if first is None else first - self.started
 
@@ -92,19 +93,19 @@ class LiveConnection:
         return time.time() - self.started
 
     def end(self, reason: str) -> None:
-        """Close the session, for one of REASONS; what was read already is still written."""
+        """Close the session, for one of REASONS; bytes already read are still written."""
         self.reason = self.reason or reason
         if self.relay is not None:
             self.relay.close()
 
     def cut(self) -> None:
-        """Close both sides at once, whatever is on its way."""
+        """Close both sides at once, even with bytes on their way."""
         if self.relay is not None:
             self.relay.abort()
 
 
 class Observer:
-    """Hears of every session. All calls come in the event loop; only ``opening`` may wait for anything.
+    """Is called for every session. All calls come in the event loop; only ``opening`` may wait.
 
     An attempt ends in exactly one of ``refused`` and ``opened``; each ``opened`` is followed by one ``closed``.
     """
@@ -116,7 +117,7 @@ class Observer:
         """
 
     def refused(self, attempt: Attempt, error: HttpError) -> None:
-        """Note that ``attempt`` came to nothing, whatever the cause and however far it had come."""
+        """Note that ``attempt`` failed, whatever the cause and however far it had come."""
 
     def opened(self, session: LiveConnection) -> None:
         """Note that the client has its 101 and bytes pass."""
@@ -161,7 +162,7 @@ class Sessions:
         self._live: dict[str, LiveConnection] = {}
 
     def observe(self, observer: Observer) -> None:
-        """Let ``observer`` hear of all sessions from here on."""
+        """Notify ``observer`` of all sessions from now on."""
         self._observers.append(observer)
 
     def __iter__(self) -> Iterator[LiveConnection]:
@@ -172,11 +173,11 @@ class Sessions:
         return len(self._live)
 
     def get(self, session_id: str) -> LiveConnection | None:
-        """Return the live session of that id."""
+        """Return the live session with that id."""
         return self._live.get(session_id)
 
     def refused(self, attempt: Attempt, error: HttpError) -> None:
-        """Tell the observers that ``attempt`` was refused."""
+        """Notify the observers that ``attempt`` was refused."""
         self._tell(lambda observer: observer.refused(attempt, error))
 
     async def opening(self, session: LiveConnection) -> None:
@@ -211,5 +212,5 @@ class Sessions:
         for observer in self._observers:
             try:
                 call(observer)
-            except Exception:  # who watches a session must not end it
+            except Exception:  # an observer must not end a session
                 logger.exception("an observer of sessions failed")

@@ -18,9 +18,9 @@ from arv_ssh.log import event
 logger = logging.getLogger(__name__)
 
 FIRST = "0001"
-"""The schema of databases from before there were migrations; it says so nowhere in them."""
+"""The schema of databases from before there were migrations; they do not record it anywhere."""
 REVISIONS = (FIRST, "0002", "0003")
-"""All schemas in order, so that a database which has the last needs no Alembic at the start."""
+"""All schemas in order, so that a database with the last one starts without Alembic."""
 FIRST_TABLES = frozenset({
     "users", "groups", "links", "api_client_authorizations", "containers", "container_requests",
 })  # fmt: skip

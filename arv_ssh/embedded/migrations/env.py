@@ -1,6 +1,5 @@
-"""What Alembic runs for each command: the steps, on the connection that :func:`migrations.migrate` gives.
-
-The transaction is the caller's, who holds the writer's lock.
+"""The module that Alembic runs for each command: the steps, on the connection that :func:`migrations.migrate` gives.
+The transaction belongs to the caller, who holds the writer's lock.
 """
 
 from alembic import context

@@ -8,5 +8,5 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Add the column; the default is for what is there, and for an older controller that still runs beside."""
+    """Add the column; the default is for existing rows, and for an older controller still running alongside."""
     op.add_column("containers", sa.Column("properties", sa.JSON(), nullable=False, server_default=sa.text("'{}'")))

@@ -1,4 +1,4 @@
-"""Container requests get their submitter, who stays the same when somebody else changes them later."""
+"""Container requests get their submitter, who stays the same when another user changes them later."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,8 +10,8 @@ down_revision = "0002"
 def upgrade() -> None:
     """Add the column, and fill it for requests that have a container.
 
-    Whoever changed such a request last need not have submitted it. The user whom its container was made for did, where
-    the container serves no other request.
+    The user who last changed such a request need not have submitted it. Where the container serves no other request,
+    the user it was made for is the submitter.
     """
     text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
     op.add_column("container_requests", sa.Column("submitted_by_user_uuid", text))
