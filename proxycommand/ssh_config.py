@@ -72,8 +72,7 @@ def _install(options: argparse.Namespace, text: str) -> None:
 
 
 def _complete_names(settings_file: str, cluster: str) -> None:
-    """Let shells complete the containers that run now; and report at once when the settings do not lead to a cluster
-    yet."""
+    """Let shells complete the running containers; report at once when the settings do not lead to a cluster yet."""
     from arv_ssh.client import settings
     from proxycommand import ls
 

@@ -98,8 +98,7 @@ def _client_check(needed: str) -> Callable[[bytes], None]:
 
 
 def _end_in_order_on_hang_up() -> None:
-    """Let SIGHUP, which ssh sends when it ends, close TLS in order: otherwise each session looks cut to the
-    controller."""
+    """Let SIGHUP, which ssh sends when it ends, close TLS in order: else each session looks cut to the controller."""
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, lambda number, frame: sys.exit(128 + number))
 

@@ -79,8 +79,7 @@ def is_held(path: Path) -> bool:
 
 
 def send_signal(path: Path, number: signal.Signals) -> bool:
-    """Send a signal to the process that holds the lock at ``path``; False when the lock is free or the pid is not known
-    yet.
+    """Send a signal to the process that holds the lock at ``path``; False when it is free or the pid is not known yet.
 
     The pid is pinned by a pidfd before the lock is looked at, so no other process can get the signal.
     """
@@ -97,8 +96,7 @@ def send_signal(path: Path, number: signal.Signals) -> bool:
 
 
 def end(path: Path, grace: float) -> bool:
-    """Ask the holder to end (SIGTERM), and force it (SIGKILL) after ``grace`` seconds; say whether it ended by
-    itself."""
+    """Ask the holder to end (SIGTERM), kill it (SIGKILL) after ``grace`` seconds; say whether it ended by itself."""
     holder = _holder(path)
     if holder is None:
         return True

@@ -59,8 +59,7 @@ def container_token(system_root_token: str, auth_uuid: str) -> str:
 
 
 def token_digest(system_root_token: str, token_secret: str) -> str:
-    """Return the digest that the embedded API stores of an API token: useless with the database but not the root
-    token."""
+    """Return the embedded API's stored digest of an API token: useless with the database but not the root token."""
     return _hex(system_root_token, (TOKEN_DIGEST_LABEL + token_secret).encode())
 
 

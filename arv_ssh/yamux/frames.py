@@ -53,8 +53,7 @@ class RemoteProtocolError(Exception):
 
 @dataclass(frozen=True)
 class Header:
-    """One frame's header. ``length`` is the number of bytes that follow, the window granted, a ping's value or a GoAway
-    code."""
+    """One frame's header. ``length``: number of bytes to follow, window granted, a ping's value or a GoAway code."""
 
     type: Type
     flags: int
