@@ -124,8 +124,8 @@ class ContainerOutput:
             self._fail_to_write(stream, error)
 
     def _sync(self) -> None:
-        """Make the disk itself confirm that it has everything: a network file system may only now say that it is
-        full."""
+        """Make the disk itself confirm that it has everything: a network file system may report a full disk only
+        now."""
         for stream, file in self._files.items():
             try:
                 os.fsync(file.fileno())
