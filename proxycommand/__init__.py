@@ -1,1 +1,1 @@
-"""The client: what a user's own machine runs. Stock OpenSSH starts ``arvados-client ssh-proxy`` as its ProxyCommand."""
+"""The client, on a user's own machine. Stock OpenSSH starts ``arvados-client ssh-proxy`` as its ProxyCommand."""

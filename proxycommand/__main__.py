@@ -1,4 +1,4 @@
-"""``arvados-client COMMAND``: finds the command and imports nothing but what that one needs.
+"""``arvados-client COMMAND``: finds the command and imports only the modules that it needs.
 
 Owns the exit codes and the one line on stderr that every failure becomes.
 """
@@ -24,7 +24,7 @@ COMMANDS = {
 }
 """The module of each command: its ``run`` takes what :mod:`proxycommand.command_line` has read. ssh-proxy is apart."""
 FAILED = 255
-"""What ssh itself ends with when it could not get in; every failure of ours is one of those."""
+"""The exit code of ssh itself when it could not get in; every failure of ours counts as that."""
 
 
 def main() -> int:
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def _have_streams() -> None:
-    """Let commands print in any case: nowhere where a stream is closed, ``?`` for what a terminal's encoding lacks."""
+    """Let commands print in any case: to nowhere if a stream is closed, with ``?`` for unencodable characters."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -62,7 +62,7 @@ def _have_streams() -> None:
 
 
 def _give_up_stdout() -> None:
-    """Drop what could not be written: the interpreter would try again at its end, and complain in its own words."""
+    """Drop unwritten output: the interpreter would try again when it exits, and complain in words of its own."""
     try:
         sys.stdout.flush()
     except OSError:

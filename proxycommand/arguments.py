@@ -8,7 +8,7 @@ from arv_ssh.errors import UsageError
 
 
 class Arguments:
-    """What :func:`read` found. An option that was not given has the value ""."""
+    """The result of :func:`read`. An option that was not given has the value ""."""
 
     def __init__(self, values: dict[str, str], flags: set[str], words: list[str]) -> None:
         self.values = values

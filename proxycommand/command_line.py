@@ -1,4 +1,4 @@
-"""The command line of ``arvados-client``, by argparse: what is read, --help, completions and man pages are one thing.
+"""The command line of ``arvados-client``, by argparse: one source for parsing, --help, completions and man pages.
 
 Owns the sentence for each mistake. Only ssh-proxy reads its arguments by hand (:mod:`proxycommand.arguments`), since
 argparse would cost every connection; a test holds that its description here has the same options.
@@ -39,14 +39,14 @@ _MISTAKES = (
     (r"argument \S+: invalid choice: (.*) \(choose from .*", r"{command} needs {needs}, not \1"),
     (r"the following arguments are required: .*", r"{command} needs {needs}"),
 )
-"""What argparse says of a mistake, and how we say it."""
+"""argparse's message for each mistake, and ours."""
 
 
 class CommandParser(argparse.ArgumentParser):
     """The parser of one command. A mistake raises :class:`UsageError`, one sentence with where to look."""
 
     needs = ""
-    """The words that the command cannot do without, as a mistake names them."""
+    """The words that the command requires, as error messages name them."""
 
     def error(self, message: str) -> NoReturn:
         """Raise argparse's ``message`` in our words."""
@@ -59,7 +59,7 @@ class CommandParser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see {self.prog} --help")
 
     def read(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Return what ``argv`` says. Raise :class:`UsageError`, or :class:`SystemExit` after printing the help."""
+        """Return the parsed ``argv``. Raise :class:`UsageError`, or :class:`SystemExit` after printing the help."""
         options, left = self.parse_known_args(argv)
         for word in left:
             if word.startswith("-") and len(word) > 1:
@@ -131,7 +131,7 @@ def _examples(*lines: str) -> str:
 
 
 def _positive(name: str, default: float) -> Callable[[str], float]:
-    """Return what reads the value of the option ``name``, a number of the same type as ``default``."""
+    """Return a function that reads the value of the option ``name``, a number of the same type as ``default``."""
 
     def read(text: str) -> float:
         try:

@@ -1,7 +1,7 @@
-"""The way to a prompt, walked one step at a time: what ``arvados-client doctor`` finds out.
+"""The way to a prompt, walked one step at a time: the findings of ``arvados-client doctor``.
 
-Owns the order of the steps and what to do at each; the sentence that says what is wrong comes from the layer that
-knows. Uses the same code as a session does, so that what passes here passes there. Prints nothing.
+Owns the order of the steps and what to do at each; the sentence about a failure comes from the layer that knows. Uses
+the same code as a session does, so that a step that passes here passes there. Prints nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from arv_ssh.client.connect import ContainerClient
 
 OLDEST_OPENSSH = (8, 4)
-"""The first whose UserKnownHostsFile knows %h, on which checking host keys without a prompt rests."""
+"""The first version whose UserKnownHostsFile knows %h, which checking host keys without a prompt relies on."""
 
 ADVICE = {
     "settings": "set ARVADOS_API_HOST and ARVADOS_API_TOKEN, or write them to ~/.config/arvados/settings.conf",
@@ -46,7 +46,7 @@ ADVICE = {
 TO_THE_TOKEN = tuple(ADVICE)[: tuple(ADVICE).index("record")]
 _IN_SESSION = tuple(ADVICE)[tuple(ADVICE).index("policy") : tuple(ADVICE).index("SSH handshake")]
 _BY_STATUS = {401: "token", 403: "policy", 404: "policy", 410: "policy", 429: "policy", 502: "proofs"}
-"""Which step of the controller an error's status means; the others are the gateway's, unless they say «disabled»."""
+"""The controller's step that an error's status means; other statuses are the gateway's, unless they say «disabled»."""
 
 _TIMING = re.compile(r"([a-z]+);dur=([0-9.]+)")
 _EXEC_TIMEOUT = 30.0
@@ -59,7 +59,7 @@ class Step:
         self.name, self.ok, self.seconds, self.detail = name, ok, seconds, detail
 
     def as_json(self) -> dict[str, Any]:
-        """Return what ``--json`` shows of it."""
+        """Return the step as ``--json`` shows it."""
         seconds = None if self.seconds is None else round(self.seconds, 6)
         shown = {"step": self.name, "ok": self.ok, "seconds": seconds, "detail": self.detail}
         return shown if self.ok else {**shown, "advice": ADVICE[self.name]}
@@ -77,7 +77,7 @@ class Diagnosis:
         self._since = time.monotonic()
 
     def run(self) -> bool:
-        """Walk until the end or the first failure; say whether there was none."""
+        """Walk until the end or the first failure; say whether every step passed."""
         try:
             self._walk()
         except ArvSshError as error:
@@ -107,14 +107,14 @@ class Diagnosis:
             self._ahead.insert(self._ahead.index("TCP") + 1, "proxy")
 
     def _failing(self, error: ArvSshError) -> str:
-        """Return the step that failed: the next, but for the CA file, which is read while TCP is under way."""
+        """Return the step that failed: the next one, except for the CA file, which is read while TCP is under way."""
         return "TLS" if isinstance(error, ConfigError) and self._ahead[0] == "TCP" else self._ahead[0]
 
     def _enter(self, controller: Controller) -> None:
         container = resolve(controller, self._target)
         self._pass("record", _running(controller, container))
         session = self._open(controller, container)
-        # Late, for paramiko takes 200 ms to import, and whoever has no session does not need it.
+        # Late, because paramiko takes 200 ms to import and is not needed without a session.
         from arv_ssh.client.connect import ContainerClient, silence_paramiko
         from arv_ssh.client.stream import SessionStream
 
@@ -133,7 +133,7 @@ class Diagnosis:
             self._pass("exec", _exec(client))
 
     def _open(self, controller: Controller, container: str) -> AcceptedUpgrade:
-        """Open the session: one request, whose failure tells how far the controller came."""
+        """Open the session: one request, whose failure shows how far the controller got."""
         try:
             session = controller.open_session(container, self._user, "")
         except HttpError as error:
@@ -172,7 +172,7 @@ def _with_tilde(text: str) -> str:
 
 
 def _openssh() -> str:
-    """Return the version of ssh; raise when there is none, or an old one."""
+    """Return the version of ssh; raise when it is missing or too old."""
     try:
         done = subprocess.run(["ssh", "-V"], capture_output=True, text=True)  # noqa: S607 - the user's own ssh
     except OSError as error:
@@ -187,7 +187,7 @@ def _openssh() -> str:
 
 
 def _running(controller: Controller, container: str) -> str:
-    """Return how the container stands; raise unless it runs."""
+    """Return the container's state; raise unless it is running."""
     select = quote('["uuid","state","started_at","exit_code"]')
     record = controller.get(f"containers/{container}?select={select}", "container", container)
     state = record.get("state")

@@ -15,7 +15,7 @@ _GREEN, _RED, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[0m"
 
 
 def run(options: argparse.Namespace) -> int:
-    """Walk the way to UUID, or without one as far as the token; 0 when each step passed, else 255."""
+    """Walk the way to UUID, or without one as far as the token; return 0 when every step passed, otherwise 255."""
     target, steps = options.uuid, list[Step]()
     report = steps.append if options.json else _show
     ok = Diagnosis(target, report, user=options.user, settings_file=options.settings).run()

@@ -42,7 +42,7 @@ def _split(text: str) -> tuple[int, str]:
 
 
 def _say_what_fails() -> None:
-    """Have a connection that leads nowhere said in one line, ours."""
+    """Report a failed connection in one line of our own."""
     from arv_ssh.client.connect import silence_paramiko
 
     handler = logging.StreamHandler()

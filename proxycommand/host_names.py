@@ -1,7 +1,7 @@
 """The names that a shell completes after ``ssh``: one small ssh_config of ``Host`` lines for each API host.
 
-What completes host names in bash and zsh reads ``Host`` lines, through ``Include`` too; so there is nothing to
-install in a shell. ``arvados-client ls`` writes the file anew. Owns the file; it says nothing that ssh would act on.
+The completion of host names in bash and zsh reads ``Host`` lines, through ``Include`` too, so a shell needs no
+installation. ``arvados-client ls`` writes the file anew. Owns the file, which contains nothing that ssh would act on.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from arv_ssh import uuids
 from proxycommand import known_hosts
 
 _NOT_IN_HOST_NAMES = re.compile(r"[^A-Za-z0-9._-]")
-"""What could not be typed as a host name, or would be read as ssh_config; NAME.arv takes ``_`` for it."""
+"""Characters that could not be typed in a host name, or would be read as ssh_config; NAME.arv takes ``_`` in their
+place."""
 LONGEST_NAME = 200
-"""Characters of a name that are offered; ssh takes 1,024, and a name may be cut short anyway."""
+"""Characters of a name that are offered; ssh takes 1,024, and a name may be abbreviated anyway."""
 
 
 def directory() -> str:
@@ -25,7 +26,7 @@ def directory() -> str:
 
 
 def remember(authority: str, rows: list[dict[str, Any]]) -> None:
-    """Have the containers of ``rows`` completed from now on, and no others of the API host ``authority``.
+    """From now on complete only the containers of ``rows`` among those of the API host ``authority``.
 
     This is a cache: ``ls`` works on a full or read-only disk too.
     """

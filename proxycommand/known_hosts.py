@@ -30,7 +30,7 @@ def default_dir() -> str:
 
 
 def record(directory: str, host: str, public_key: str) -> None:
-    """Make ``directory/host`` say that ``host``, on any port, has ``public_key``, and nothing else.
+    """Make ``directory/host`` say only that ``host``, on any port, has ``public_key``.
 
     ``host`` is a UUID, so it is safe as a file name. Raise :class:`ArvSshError` when it cannot be written.
     """
@@ -50,7 +50,7 @@ def record(directory: str, host: str, public_key: str) -> None:
 
 
 def make_private(directory: str) -> None:
-    """Have ``directory``, the user's own and closed to others."""
+    """Make sure that ``directory`` exists, belongs to the user and is closed to others."""
     os.makedirs(directory, mode=0o700, exist_ok=True)
     status = os.stat(directory)
     if hasattr(os, "getuid") and status.st_uid != os.getuid():

@@ -1,7 +1,7 @@
 """``arvados-client ls``: the containers that run or wait and that this user can see, and whether they can be entered.
 
-Owns the table and the JSON. What is shown of a container is its record's; whether it may be entered the controller
-decides, which is asked for each: a client cannot see all requests of a container, so it would have to guess.
+Owns the table and the JSON. A container's details come from its record; whether it may be entered is up to the
+controller, which is asked about each: a client cannot see all requests of a container, so it would have to guess.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def rows(controller: Controller) -> list[Row]:
-    """Return what is listed, as --json has it, and let shells complete it from now on."""
+    """Return the listed containers in the form of --json, and let shells complete them from now on."""
     containers = list_all(controller, "containers", [["state", "in", _STATES], ["priority", ">", 0]], _CONTAINER)
     requests = _newest_requests(controller, [container["uuid"] for container in containers])
     answers = _ask(controller, containers)
@@ -66,7 +66,7 @@ def rows(controller: Controller) -> list[Row]:
         for container, answer in zip(containers, answers, strict=True)
         if answer[0] != "ended"
     ]
-    # Those that run first, and of each state the youngest first: what one has just started.
+    # Running ones first, and within each state the youngest first: the ones just started.
     found.sort(key=lambda row: row["since"] or "", reverse=True)
     found.sort(key=lambda row: _STATES.index(row["state"]))
     host_names.remember(controller.settings.authority, found)
@@ -86,7 +86,7 @@ def _newest_requests(controller: Controller, containers: list[str]) -> dict[str,
 
 
 def _ask(controller: Controller, containers: list[Row]) -> list[tuple[str, str | None]]:
-    """Ask for each container whether it may be entered. Ctrl-C hangs up what the questions under way watch."""
+    """Ask for each container whether it may be entered. Ctrl-C hangs up the pipe that pending ones watch."""
     controller.watch, hang_up = os.pipe()
     try:
         with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
@@ -100,7 +100,7 @@ def _ask(controller: Controller, containers: list[Row]) -> list[tuple[str, str |
 
 
 def _may_enter(controller: Controller, container: Row) -> tuple[str, str | None]:
-    """Return "allowed"; or "refused", "not yet" or "unknown", and the reason; or "ended", for what just has."""
+    """Return "allowed"; or "refused", "not yet" or "unknown", and the reason; or "ended", for one that just has."""
     uuid = container["uuid"]
     try:
         controller.get(f"containers/{uuid}/ssh", "container", uuid)

@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> NoReturn:
 
 
 def split(words: list[str]) -> tuple[list[str], list[str]]:
-    """Split what follows the UUID into options of ssh and the command, as ssh itself would."""
+    """Split the words after the UUID into options of ssh and the command, as ssh itself would."""
     position = 0
     while position < len(words) and words[position].startswith("-") and words[position] != "-":
         word = words[position]
@@ -57,7 +57,7 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def ssh_command(block: str, container: str, user: str, ssh_options: list[str], command: list[str]) -> list[str]:
-    """Return ssh's argument list. The user's options come first, for ssh takes the first value of each."""
+    """Return ssh's argument list. The user's options come first, because ssh takes the first value of each."""
     return ["ssh", *ssh_options, "-l", user, *ssh_config.options(block), "--", container, *command]
 
 

@@ -1,7 +1,7 @@
 """``arvados-client speedtest``: how fast the way into one container is, measured through the ssh that users use.
 
-Owns the measurements and how they are shown. What runs in the container needs /bin/sh and nothing else: where cat is
-missing, the shell itself sends and swallows, and the result says so.
+Owns the measurements and how they are shown. The commands in the container need only /bin/sh: where cat is missing, the
+shell itself sends and swallows, and the result says so.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from proxycommand.shell import ssh_command
 _CONNECTS = 3
 _SIZE = 256 * 1024
 _ANSWER_TIMEOUT = 60.0
-"""Seconds that ssh may take beyond what a measurement is meant to; then the way is broken."""
+"""Seconds that ssh may take beyond a measurement's intended time; after that the way is considered broken."""
 
 _READY = b"ready\r\n"
 _ECHO = "echo ready; read line"
@@ -60,19 +60,19 @@ def run(options: argparse.Namespace) -> int:
             **test.up(options.seconds, progress.show),
         }
     finally:
-        progress.done()  # so that what went wrong begins a line of its own
+        progress.done()  # so that the error begins a line of its own
     print(json.dumps(result, indent=2) if options.json else _table(result))
     return 0
 
 
 class SpeedTest:
-    """The measurements; ``command`` makes ssh's argument list from more options and what to run in the container."""
+    """The measurements; ``command`` makes ssh's argument list from more options and a command for the container."""
 
     def __init__(self, command: Callable[[list[str], str], list[str]]) -> None:
         self._command = command
 
     def connect(self, show: Show) -> dict[str, float]:
-        """Measure from the start of ssh until a command's first output, some times; return the median in ms."""
+        """Measure the time from ssh's start to a command's first output, several times; return the median in ms."""
         times = []
         for number in range(_CONNECTS):
             started = time.perf_counter()
@@ -99,7 +99,7 @@ class SpeedTest:
         return {"echo_median_ms": round(statistics.median(times), 2), "echo_p99_ms": round(p99, 2)}
 
     def down(self, seconds: float, show: Show) -> dict[str, float | str]:
-        """Receive for a while; return MB/s and what sent."""
+        """Receive for a while; return MB/s and the name of the sending program."""
         with self._ssh(_DOWN, seconds=seconds) as ssh:
             by = _expect_sender(ssh)
             count, started = 0, time.perf_counter()
@@ -110,7 +110,7 @@ class SpeedTest:
         return {"down_mb_per_s": round(count / elapsed / 1e6, 2), "down_by": by}
 
     def up(self, seconds: float, show: Show) -> dict[str, float | str]:
-        """Send for a while, and wait until all of it has arrived; return MB/s and what received."""
+        """Send for a while, and wait until all of it has arrived; return MB/s and the name of the receiving program."""
         # Lines, for a shell that has to read them itself.
         data = (_PATTERN[:-1] + "\n").encode() * (_SIZE // len(_PATTERN))
         with self._ssh(_UP, seconds=seconds) as ssh:
@@ -122,7 +122,7 @@ class SpeedTest:
                 count += len(data)
                 show("up", elapsed / seconds, _rate(count, elapsed))
             ssh.stdin.close()
-            _read(ssh)  # the end: what received it has ended
+            _read(ssh)  # the end: the receiving program has ended
             elapsed = time.perf_counter() - started
         show("up", 1, _rate(count, elapsed))
         return {"up_mb_per_s": round(count / elapsed / 1e6, 2), "up_by": by}
@@ -163,7 +163,7 @@ def _expect(ssh: subprocess.Popen[bytes], wanted: bytes) -> None:
 
 
 def _expect_sender(ssh: subprocess.Popen[bytes]) -> str:
-    """Return what the container has to send and receive with: cat, or the shell itself."""
+    """Return the container's program for sending and receiving: cat, or the shell itself."""
     assert ssh.stdout  # noqa: S101 - a pipe was asked for
     line = b""
     while not line.endswith(b"\n"):
@@ -191,7 +191,7 @@ def _write(ssh: subprocess.Popen[bytes], data: bytes) -> None:
 
 
 def _reason(ssh: subprocess.Popen[bytes]) -> str:
-    """Return the last thing that ssh or the gateway said; 127 is a container without a shell."""
+    """Return the last message from ssh or the gateway; status 127 means a container without a shell."""
     assert ssh.stderr  # noqa: S101 - a pipe was asked for
     lines = ssh.stderr.read().decode(errors="replace").strip().splitlines()
     own = [line for line in lines if line.startswith("arvados-client: ")]
@@ -202,7 +202,7 @@ def _reason(ssh: subprocess.Popen[bytes]) -> str:
 
 
 class Progress:
-    """The progress on stderr: a bar that grows on a terminal, else a line for each measurement."""
+    """The progress on stderr: a growing bar on a terminal, otherwise a line for each measurement."""
 
     INTERVAL = 0.1
     _WIDTH = 30
@@ -212,7 +212,7 @@ class Progress:
         self._shown = 0.0
 
     def show(self, name: str, part: float, known: str) -> None:
-        """Show how far a measurement is; cheap when called often."""
+        """Show a measurement's progress; cheap enough to call often."""
         now = time.monotonic()
         if part < 1 and (not self._bar or now - self._shown < self.INTERVAL):
             return

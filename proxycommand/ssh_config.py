@@ -22,7 +22,7 @@ from proxycommand import host_names, known_hosts
 _COMMAND = "arvados-client"
 
 NEEDED_OPENSSH = "8.4"
-"""The first one to know %h in UserKnownHostsFile; an older one looks for a file of that very name."""
+"""The first version that knows %h in UserKnownHostsFile; an older one takes it as part of the file's name."""
 
 LONGEST_CONTROL_DIRECTORY = 103 - len("/") - 40 - len(".0123456789abcdef")
 """Bytes of a control socket's directory: macOS takes 103 for a socket's path; ssh adds a hash of 40 and, while it makes
@@ -72,7 +72,7 @@ def _install(options: argparse.Namespace, text: str) -> None:
 
 
 def _complete_names(settings_file: str, cluster: str) -> None:
-    """Let shells complete what runs now; and say at once when the settings do not lead to a cluster yet."""
+    """Let shells complete the running containers; report at once when the settings do not lead to a cluster yet."""
     from arv_ssh.client import settings
     from proxycommand import ls
 
@@ -97,8 +97,8 @@ def block(
     """Return the template filled in with absolute paths; an empty ``settings_file`` means the user's own settings.
 
     ``cluster`` limits the block to that cluster's containers. Without ``control_dir``, where ssh's control sockets are,
-    no connection is shared. ``wait`` lets ssh wait for containers that are still in the queue.
-    ``host`` makes it a block for that one alone, which older versions of OpenSSH understand too.
+    connections are not shared. ``wait`` lets ssh wait for containers that are still in the queue. ``host`` makes it a
+    block for that one alone, which older versions of OpenSSH understand too.
     """
     directory = os.path.abspath(known_hosts_dir)
     hosts = _hosts(cluster)
@@ -117,7 +117,7 @@ def block(
     control_master = _control_master(control_dir, hosts) if control_dir else ""
     if control_master:
         command += ["--control-dir", os.path.abspath(control_dir)]
-    # In quotes, for the login name is the user's text and goes through a shell.
+    # In quotes, because the login name is the user's text and goes through a shell.
     proxy = " ".join(shlex.quote(word).replace("%", "%%") for word in command) + " --user '%r' '%h'"
     filled = {
         "@CONTROL_MASTER@\n": control_master,
@@ -148,7 +148,7 @@ def _control_master(directory: str, hosts: list[str]) -> str:
 
 
 def _unquoted(directory: str, name: str) -> str:
-    """Return the path with quotes only where they must be: what completes host names in a shell reads none."""
+    """Return the path, quoted only if necessary: shell completion of host names cannot read quoted paths."""
     return _quoted(directory, name) if re.search(r"[\s\"\\%]", directory) else f"{directory}/{name}"
 
 

@@ -14,9 +14,9 @@ import re
 from arv_ssh.errors import ArvSshError
 
 OWN_NAME = "arvados.conf"
-"""The name of our own file; that of one cluster's has the cluster's id in it."""
+"""The name of our own file; the file of a single cluster has the cluster's id in the name."""
 _MADE = b"# arvados-client made the config file that includes this one.\n"
-"""In our own file, where there was no ``config`` before: then an empty one is not left behind."""
+"""Marks our own file when there was no ``config`` before, so that an empty one is not left behind."""
 
 
 class SshDirectory:
@@ -27,14 +27,14 @@ class SshDirectory:
         self.config = os.path.join(self.directory, "config")
         self.own = os.path.join(self.directory, f"arvados-{cluster}.conf" if cluster else OWN_NAME)
         self._for_all = not cluster
-        # Unquoted where it can be: what completes host names in a shell follows only such a line.
+        # Unquoted if possible: shell completion of host names follows only such a line.
         path = f'"{self.own}"' if any(letter.isspace() for letter in self.own) else self.own
         self._include = f"Include {path}\n".encode()
         own = re.escape(os.fsencode(self.directory))
         self._one_clusters = re.compile(rb'Include "?%s/arvados-[0-9a-z]{5}\.conf"?\n' % own)
 
     def install(self, block: str, *, dry_run: bool = False) -> str:
-        """Have ``block`` in force, from whatever was there before; return the change as a unified diff."""
+        """Put ``block`` in force, whatever was there before; return the change as a unified diff."""
         config, own = _read(self.config), _read(self.own)
         made = config is None or any((_read(path) or b"").startswith(_MADE) for path in self._all_own())
         text = (_MADE if made else b"") + block.encode()
@@ -51,7 +51,7 @@ class SshDirectory:
     def _top(self, lines: list[bytes]) -> int:
         """Return where our line belongs: first, but a block for all clusters comes after those of single ones.
 
-        ssh takes the first value that it finds, so that theirs would otherwise never count.
+        ssh takes the first value that it finds, so theirs would otherwise never count.
         """
         position = 0
         while self._for_all and position < len(lines) and self._one_clusters.fullmatch(lines[position]):
@@ -59,7 +59,7 @@ class SshDirectory:
         return position
 
     def uninstall(self, *, dry_run: bool = False) -> str:
-        """Take out what :meth:`install` put in; return the change as a unified diff."""
+        """Undo :meth:`install`; return the change as a unified diff."""
         config, own = _read(self.config), _read(self.own)
         wanted = config
         if config is not None:
@@ -81,7 +81,7 @@ class SshDirectory:
 
 
 def read_by_ssh(directory: str) -> bool:
-    """Say whether ssh reads ``directory``/config by itself: it takes the account's home, whatever HOME is."""
+    """Say whether ssh reads ``directory``/config by default: it uses the account's home, whatever HOME is."""
     try:
         import pwd
     except ImportError:

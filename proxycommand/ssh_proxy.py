@@ -1,7 +1,7 @@
 """``arvados-client ssh-proxy``: the ProxyCommand that stock OpenSSH starts on every connection.
 
-Its start-up is on the way of every ssh, scp and git fetch; so its arguments are read by hand, and what it imports is
-what ``ssl`` and ``socket`` need anyway. Everything it says is one line on stderr; stdout belongs to SSH.
+Its start-up delays every ssh, scp and git fetch, so it reads its arguments by hand, and imports only the modules that
+``ssl`` and ``socket`` need anyway. Everything it says is one line on stderr; stdout belongs to SSH.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def run(argv: list[str]) -> int:
 def open_session(
     controller: Controller, target: str, user: str, detach_keys: str, *, wait: bool
 ) -> tuple[str, AcceptedUpgrade]:
-    """Return the container that ``target`` leads to, and a session in it; with ``wait`` when it runs at last."""
+    """Return the container that ``target`` leads to, and a session in it; with ``wait``, wait until it runs."""
     if wait:
         from arv_ssh.client.waiting import Wait
 
@@ -83,7 +83,7 @@ def open_session(
 
 
 def _client_check(needed: str) -> Callable[[bytes], None]:
-    """Return what warns when a client's identification is that of an OpenSSH before ``needed``, such as "8.4"."""
+    """Return a function that warns when a client identifies itself as an OpenSSH before ``needed``, such as "8.4"."""
 
     def check(identification: bytes) -> None:
         found = re.match(rb"SSH-2\.0-OpenSSH_([0-9]+)\.([0-9]+)", identification)
@@ -98,7 +98,7 @@ def _client_check(needed: str) -> Callable[[bytes], None]:
 
 
 def _end_in_order_on_hang_up() -> None:
-    """Let SIGHUP, which ssh sends at its own end, end TLS in order: else each session looks cut to the controller."""
+    """Let SIGHUP, which ssh sends when it ends, close TLS in order: else each session looks cut to the controller."""
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, lambda number, frame: sys.exit(128 + number))
 

@@ -127,8 +127,7 @@ class ApiClient:
         return self._call("POST", resource, body={_singular(resource): attributes})
 
     def update(self, resource: str, uuid: str, attributes: Record, *, repeatable: bool = False) -> Record:
-        """Change a record's attributes and return it; ``repeatable`` when doing it twice has the same effect as
-        once."""
+        """Change a record's attributes and return it; ``repeatable`` when doing it twice is as good as once."""
         body = {_singular(resource): attributes}
         return self._call("PATCH", _path(resource, uuid), body=body, repeatable=repeatable)
 

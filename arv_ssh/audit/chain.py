@@ -129,8 +129,7 @@ def _misplaced(lines: list[_Line], known: dict[int, _Line]) -> Iterator[str]:
 
 
 def _changed(lines: list[_Line], known: dict[int, _Line]) -> Iterator[str]:
-    """Yield what the digests reveal. A record that fits neither neighbour was itself changed; otherwise the one before
-    it was."""
+    """Yield what the digests reveal. A record that fits neither side was changed itself, else the one before it was."""
     blamed = set()
     for line in lines:
         before, after = known.get(line.number - 1), known.get(line.number + 1)

@@ -46,8 +46,9 @@ class ChainFile:
         self._head = Head()
 
     def write(self, records: Sequence[Mapping[str, Any]], *, sync: bool) -> None:
-        """Append records in one piece; with ``sync`` they are on the disk afterwards. Raises OSError; then none of them
-        is part of the chain.
+        """Append records in one piece; with ``sync`` they are on the disk afterwards.
+
+        Raises OSError; then none of them is part of the chain.
         """
         if self._descriptor < 0 or self._removed():
             self._begin(sync)

@@ -130,8 +130,7 @@ class Journal:
                 future.set_result(None)
 
     def _failed(self, batch: list[_Item], error: OSError) -> None:
-        """Notify the waiting callers, and keep the rest for the next attempt as far as there is room; at the end it is
-        lost."""
+        """Notify waiting callers, and keep the rest for the next attempt if there is room; at the end it is lost."""
         self._note(error)
         for _, future in batch:
             if future is not None:

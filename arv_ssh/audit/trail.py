@@ -77,8 +77,7 @@ class Trail:
                 raise self.refusal(error) from error
 
     def commit(self, name: str, **fields: Any) -> Future[None] | None:
-        """Record what is about to happen; return a future that is done once it is on the disk, None if the mode does
-        not wait.
+        """Record what is about to happen; return a future of its arrival on disk, None if the mode does not wait.
 
         Never blocks.
         """

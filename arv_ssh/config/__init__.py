@@ -1,4 +1,4 @@
-"""The cluster's config: its file, and the parts of it that other programs are handed.
+"""The cluster's config: its file, and the parts that are handed to other programs.
 
 Owns the keys, their defaults and the sentence for each mistake. Must not act on a setting.
 """

@@ -1,4 +1,4 @@
-"""Sizes in bytes as Arvados' ``config.yml`` has them: 536870912, 512MiB, 512M, "1.5 GiB". Pure."""
+"""Sizes in bytes as written in Arvados' ``config.yml``: 536870912, 512MiB, 512M, "1.5 GiB". Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
 def parse(value: object) -> int:
-    """Return the bytes that ``value`` says; raise ValueError where it is no size."""
+    """Return ``value`` in bytes; raise ValueError unless it is a size."""
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError("not a size")
     found = _SIZE.fullmatch(str(value).strip())

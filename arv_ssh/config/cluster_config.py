@@ -1,7 +1,7 @@
 """A cluster's config, read from a file with the keys of Arvados' own ``config.yml``.
 
-Owns the reading and checking of that file; knows nothing of who uses a value. Unknown keys are left alone: a stock
-file of a real cluster is read as it stands. Secrets are kept out of ``repr``.
+Owns the reading and checking of that file; does not know who uses a value. Unknown keys are left alone: a stock file of
+a real cluster is read as it stands. Secrets are kept out of ``repr``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ GATEWAY_MEMORY = 512 << 20
 """Bytes: the 60 MB of an idle gateway, and room for some hundred sessions."""
 LEAST_GATEWAY_MEMORY = 128 << 20
 DRAIN_TIMEOUT = 3600.0
-"""Seconds that a stopping controller keeps its sessions; an hour is longer than most of them."""
+"""Seconds that a stopping controller keeps its sessions; an hour is longer than most sessions."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ShellAccess:
 
 @dataclass(frozen=True)
 class ForwardingOptions:
-    """``Containers.ShellAccess.Forwarding``: which kinds of SSH forwarding users have, and where it may connect to.
+    """``Containers.ShellAccess.Forwarding``: the kinds of SSH forwarding that users have, and where it may connect to.
 
     ``destinations`` are checked patterns (:mod:`arv_ssh.config.destination`), as they were written.
     """
@@ -103,8 +103,8 @@ class ClusterConfig:
 def load(path: Path, cluster_id: str | None = None, *, overlays: Sequence[Path] = (), api: str = "") -> ClusterConfig:
     """Read the config file at ``path``; without ``cluster_id`` it must hold exactly one cluster.
 
-    ``overlays`` are files of the same form whose keys are laid over it, so that a stock file stays as it is. ``api``
-    is the base URL of the API to ask, whatever the files say.
+    ``overlays`` are files of the same form whose keys override it, so that a stock file stays as it is. ``api`` is the
+    base URL of the API to ask, whatever the files say.
     """
     document = _document(path)
     for overlay in overlays:
@@ -123,7 +123,7 @@ def load(path: Path, cluster_id: str | None = None, *, overlays: Sequence[Path] 
 
 
 def _document(path: Path) -> dict[str, Any]:
-    import yaml  # not before a program could say which extra it lacks
+    import yaml  # late, so that a program can first say which extra it lacks
 
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -141,7 +141,7 @@ def _document(path: Path) -> dict[str, Any]:
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Return ``below`` with the keys of ``above`` laid over it, section by section."""
+    """Return ``below`` with the keys of ``above`` overriding its own, section by section."""
     result = dict(below)
     for key, value in above.items():
         under = result.get(key)

@@ -2,7 +2,7 @@
 
 HOST is ``*``, ``container`` (the container's own addresses, loopback among them), an IP address or network
 (``10.0.0.0/8``; with a port, an IPv6 one is in brackets), or a name with shell wildcards (``*.example.org``). A name is
-compared with what the user asks for, an address with what that is found to be.
+compared with the host that the user asks for, an address with the address found for that host.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Destination:
     high: int
 
     def matches(self, name: str, address: str, own: bool, port: int) -> bool:
-        """Say whether it covers ``address``, which ``name`` was found to be and which is the container's if ``own``."""
+        """Say whether the pattern covers ``address``, found for ``name``, and the container's own if ``own``."""
         if not self.low <= port <= self.high:
             return False
         found = _plain(address)
@@ -78,7 +78,7 @@ def _ports(text: str, ports: str) -> tuple[int, int]:
 
 
 def _plain(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Return the address without its zone; ``::ffff:10.0.0.1`` is the IPv4 address that it leads to."""
+    """Return the address without its zone; ``::ffff:10.0.0.1`` becomes the IPv4 address that it leads to."""
     found = ipaddress.ip_address(address.partition("%")[0])
     mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
     return mapped or found

@@ -12,7 +12,7 @@ from arv_ssh.errors import ConfigError
 
 
 def with_new_names(section: Mapping[str, Any], old_names: Mapping[str, str], where: str) -> dict[str, Any]:
-    """Return ``section`` under the new names; ``old_names`` has the new name of each old one.
+    """Return ``section`` under the new names; ``old_names`` maps each old name to the new one.
 
     Raises :class:`ConfigError` where a key is given under both names, prefixed with ``where``.
     """

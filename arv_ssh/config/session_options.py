@@ -1,4 +1,4 @@
-"""What a cluster lets SSH sessions have: ``Containers.ShellAccess.Sessions`` of its config. Pure.
+"""The options of a cluster's SSH sessions: ``Containers.ShellAccess.Sessions`` of its config. Pure.
 
 The dispatcher reads it from the config and hands it to crunch-run as JSON with the same keys, so that there is one
 reading of it and one set of error sentences.
@@ -23,7 +23,7 @@ _OLD_NAMES = {"MaxSessions": "MaxSessionChannels"}
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """The options of sessions, as sshd_config(5) has them.
+    """The options of sessions, named as in sshd_config(5).
 
     ``accept_env``: variables a client may set, with shell wildcards. ``max_sessions``: session channels open at once
     on one connection. ``subsystems``: from a name to the command it runs in the container.
@@ -51,7 +51,7 @@ def from_json(text: str) -> SessionOptions:
 def parse(section: Any, where: str) -> SessionOptions:
     """Read a section with the keys AcceptEnv (a list), MaxSessionChannels (from 1) and Subsystems (name: command).
 
-    What is left out has its default; AcceptEnv replaces the default list, Subsystems adds to it. Raises
+    Omitted keys have their defaults; AcceptEnv replaces the default list, Subsystems adds to the default ones. Raises
     :class:`ConfigError` naming the key, prefixed with ``where``.
     """
     if isinstance(section, dict):

@@ -28,9 +28,9 @@ WORK = (
     "command", "container_image", "cwd", "environment", "mounts", "output_path", "output_properties",
     "output_storage_classes", "runtime_constraints", "scheduling_parameters",
 )  # fmt: skip
-"""What a container takes over from its request."""
+"""The attributes that a container takes over from its request."""
 REUSE_KEY = ("command", "container_image", "cwd", "environment", "mounts", "output_path", "runtime_constraints")
-"""What must be equal for two requests to share a container."""
+"""The attributes that must be equal for two requests to share a container."""
 
 
 def commit(call: Call, request: ContainerRequest) -> None:

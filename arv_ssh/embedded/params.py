@@ -1,5 +1,6 @@
-"""What a client of the embedded API sent: query, JSON or form body, the ``_method`` override. Pure. Owns that anything
-unreadable is a 400 with a sentence; knows no resource.
+"""What a client of the embedded API sent: query, JSON or form body, the ``_method`` override.
+
+Pure. Owns that anything unreadable is a 400 with a sentence; knows no resource.
 """
 
 from __future__ import annotations

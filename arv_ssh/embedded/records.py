@@ -22,7 +22,7 @@ from arv_ssh.errors import BadRequest, Forbidden, Unprocessable
 R = TypeVar("R", bound=Record)
 
 MAX_INTEGER = 2**31 - 1
-"""What an integer attribute holds in Arvados' own database."""
+"""The largest value of an integer attribute in Arvados' own database."""
 COMPUTED = frozenset({
     "kind", "etag", "href", "full_name", "is_invited", "head_kind", "tail_kind", "api_token", "created_by_ip_address",
     "last_used_at", "last_used_by_ip_address",
@@ -77,8 +77,7 @@ def parse_time(text: str) -> datetime | None:
 
 
 def typed(model: type[Record], raw: Mapping[str, Any], *, is_form: bool = False) -> Attributes:
-    """Return ``raw`` checked against the model's attributes; raise :class:`Unprocessable` naming any that does not
-    fit."""
+    """Return ``raw`` checked against the model's attributes; raise :class:`Unprocessable` naming any misfit."""
     known = columns(model)
     attributes = {}
     for name, value in raw.items():

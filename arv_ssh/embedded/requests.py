@@ -19,7 +19,7 @@ UNTIL_COMMITTED = UNTIL_FINAL.union(
     matching.WORK, {"expires_at", "filters", "output_name", "output_ttl", "use_existing"}
 )  # fmt: skip
 PERMITTED = {UNCOMMITTED: UNTIL_COMMITTED, COMMITTED: UNTIL_FINAL, FINAL: ALWAYS}
-"""What a client may change, by the state that the request is in."""
+"""The attributes that a client may change, by the state of the request."""
 
 
 def create(call: Call, attributes: Attributes) -> ContainerRequest:

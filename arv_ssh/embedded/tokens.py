@@ -27,8 +27,7 @@ _ALPHABET = string.digits + string.ascii_lowercase
 
 
 def authenticate(session: Session, config: ClusterConfig, headers: Mapping[str, str]) -> Caller:
-    """Return the caller whom the Authorization header identifies; raise :class:`Unauthorized` saying what is wrong with
-    it."""
+    """Return the caller whom the Authorization header identifies; raise :class:`Unauthorized` with the reason."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     token = token.strip()
     if not token or scheme.lower() not in ("bearer", "oauth2"):
@@ -153,8 +152,7 @@ def _refuse_container_token(call: Call, token: ApiClientAuthorization) -> None:
 
 
 def _check_unlimited(call: Call) -> None:
-    """Raise for a token of limited scopes: by making or changing a token it could gain more than it is meant to
-    have."""
+    """Raise for a token of limited scopes: by making or changing a token it could exceed its own scopes."""
     if "all" not in call.caller.scopes:
         raise Forbidden(f"API token {call.caller.token_uuid} is limited to part of the API: it cannot make or change "
                         "tokens; use a token of scope all")  # fmt: skip

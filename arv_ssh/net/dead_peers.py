@@ -84,8 +84,7 @@ class DeadPeerWatch:
 
 
 class _Rounds:
-    """Checks all connections of an event loop with one timer, not one each, because an idle connection must cost
-    nothing.
+    """Checks all connections of an event loop with one timer, not one each: idle connections must cost nothing.
 
     At each tick one share of the connections is looked at. The timer runs while there are any.
     """

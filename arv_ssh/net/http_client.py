@@ -2,6 +2,7 @@
 
 Owns the connection (TCP, TLS by the house's own layer, a unix socket), both bodies in pieces, their limits and
 time-outs, and the sentence for each way in which the exchange can fail. Knows nothing of what a request asks for.
+
 :class:`Exchange` is HTTP without I/O: bytes out, bytes in, events out. :class:`ClientConnection` gives it a transport.
 """
 
@@ -218,8 +219,7 @@ class ClientConnection(asyncio.Protocol):
         self.transport.write(self._exchange.finish())
 
     async def head(self, on_continue: Callable[[], None] | None = None) -> Head:
-        """Wait for the head of the answer: of a 101, or the final one. ``on_continue`` is called for each 100 before
-        it."""
+        """Wait for the head of the answer: of a 101, or the final one. Call ``on_continue`` for each 100 before it."""
         while isinstance(event := await self._next_event(), Head):
             if event.status == 101 or event.status >= 200:
                 return event

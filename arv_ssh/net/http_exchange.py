@@ -122,8 +122,7 @@ class ServerExchange:
         return self._http.send(h11.Data(data=data)) or b""
 
     def end_answer(self) -> bytes:
-        """Return the bytes that end the answer's body; raise h11's LocalProtocolError unless it is as long as
-        announced."""
+        """Return the bytes that end the answer's body; raise h11's LocalProtocolError if the length is wrong."""
         return self._http.send(h11.EndOfMessage()) or b""
 
     def go_on(self) -> bytes:

@@ -63,8 +63,7 @@ def inherited(environ: MutableMapping[str, str]) -> list[socket.socket]:
 
 
 def adopt(descriptor: int, whence: str) -> socket.socket:
-    """Return the listening TCP socket passed to this process as ``descriptor``; ``whence`` names its source in
-    errors."""
+    """Return the listening TCP socket inherited as ``descriptor``; ``whence`` names its source in errors."""
     refusal = f"file descriptor {descriptor}, named by {whence}, is not a listening TCP socket"
     try:
         listener = socket.socket(fileno=descriptor)

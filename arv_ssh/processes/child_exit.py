@@ -1,7 +1,6 @@
 """The end of a child process, noticed at once.
 
-``subprocess``'s own time-outs poll, in the end only every 50 ms: a wait with one lasts longer than
-the child.
+``subprocess``'s own time-outs poll, eventually only every 50 ms: such a wait outlasts the child.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any
 def exit_status(child: subprocess.Popen[Any], timeout: float) -> int:
     """Return the exit status of ``child`` as soon as there is one, at most ``timeout`` seconds from now.
 
-    Raises TimeoutExpired. A child whose end was not learnt of, for whatever reason, is killed.
+    Raises TimeoutExpired. If this fails to learn of the child's end, for whatever reason, it kills the child.
     """
     try:
         _wait(child, timeout)

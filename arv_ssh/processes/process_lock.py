@@ -38,7 +38,7 @@ class ProcessLock:
         self.close()
 
     def close(self) -> None:
-        """Close our side. A lock that was not inherited by anyone is free then."""
+        """Close our side. That frees a lock that no child inherited."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
@@ -79,7 +79,7 @@ def is_held(path: Path) -> bool:
 
 
 def send_signal(path: Path, number: signal.Signals) -> bool:
-    """Send a signal to the process that holds the lock at ``path``; False when none does or its pid is not known yet.
+    """Send a signal to the process that holds the lock at ``path``; False when it is free or the pid is not known yet.
 
     The pid is pinned by a pidfd before the lock is looked at, so no other process can get the signal.
     """
@@ -96,7 +96,7 @@ def send_signal(path: Path, number: signal.Signals) -> bool:
 
 
 def end(path: Path, grace: float) -> bool:
-    """Ask the holder to end (SIGTERM), make it (SIGKILL) after ``grace`` seconds; say whether it ended by itself."""
+    """Ask the holder to end (SIGTERM), kill it (SIGKILL) after ``grace`` seconds; say whether it ended by itself."""
     holder = _holder(path)
     if holder is None:
         return True
@@ -131,7 +131,7 @@ def _holder(path: Path) -> int | None:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
         return None
-    # The pid may have gone and come again before it was pinned: then the lock is free or has another pid.
+    # The pid may have been reused before it was pinned: then the lock is free or has another pid.
     if holder_pid(path) != pid:
         os.close(descriptor)
         return None

@@ -1,8 +1,8 @@
-"""Who may enter a container: the decision table of ``Containers.ShellAccess``; and the mark that the first one leaves.
+"""Who may enter a container: the decision table of ``Containers.ShellAccess``; and the mark that the first user leaves.
 
 Pure: records come in, a refusal is raised. The order is the caller's promise: mode, then the token's scopes, then
-reading the record (404 is the API's answer), then :func:`check_allowed`, then :func:`check_state`. What a record does
-not say decides against the user.
+reading the record (404 is the API's answer), then :func:`check_allowed`, then :func:`check_state`. Anything missing
+from a record decides against the user.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ Record = Mapping[str, Any]
 FIRST_SESSION = "arv-ssh:interactive_session"
 """The key in a container's properties under which the first session is noted."""
 SUBMITTER = "submitted_by_user_uuid"
-"""The attribute of a container request in which the embedded API keeps who committed it; stock Arvados has none."""
+"""The container request's attribute in which the embedded API keeps who committed it; stock Arvados does not have
+it."""
 
 
 def check_enabled(policy: ShellAccess) -> None:
@@ -31,7 +32,7 @@ def check_enabled(policy: ShellAccess) -> None:
 
 
 def check_scopes(token: Record, purpose: str) -> None:
-    """Raise :class:`Forbidden` unless ``token``, the API's record of it, is good for every request.
+    """Raise :class:`Forbidden` unless ``token`` (the API's record of it) is good for every request.
 
     ``purpose`` is what the caller wants to do, such as "entering containers".
     """
@@ -41,13 +42,13 @@ def check_scopes(token: Record, purpose: str) -> None:
 
 
 def check_active(user: Record) -> None:
-    """Raise :class:`Forbidden` for a user who was deactivated: the API still says who that is, administrators too."""
+    """Raise :class:`Forbidden` for a deactivated user, even an administrator: the API still identifies that user."""
     if user.get("is_active", True) is not True:
         raise Forbidden(f"user {user['uuid']} is not active; ask an administrator")
 
 
 def request_attributes(*, embedded: bool) -> list[str]:
-    """Return the attributes of container requests that decide; stock Arvados refuses to select one it does not have."""
+    """Return the container request attributes that decide; stock Arvados refuses to select one it does not have."""
     return ["uuid", "container_uuid", "modified_by_user_uuid", *([SUBMITTER] if embedded else [])]
 
 
@@ -79,8 +80,8 @@ def check_allowed(policy: ShellAccess, user: Record, container: Record, requests
 def _submitted(request: Record, container: Record, user_uuid: str) -> bool:
     """Say whether the user submitted ``request``, which ``container`` serves.
 
-    Stock Arvados shows only who changed a request last, and any user who can write it can rename it. The user whom
-    the container was made for (and whose token is in it) never changes, so there both must be this one.
+    Stock Arvados shows only who last changed a request, and any user who can write it can rename it. The user for whom
+    the container was made (and whose token is in it) never changes, so there both must be this user.
     """
     if request.get(SUBMITTER) is not None:
         return bool(request[SUBMITTER] == user_uuid)
@@ -101,9 +102,9 @@ def check_state(container: Record, now: datetime | None = None) -> None:
 
 
 def mark(container: Record, user_uuid: str, request_id: str, now: datetime) -> dict[str, Any]:
-    """Return the attributes that mark ``container`` as entered, and by whom and when where its record has room for it.
+    """Return the attributes that mark ``container`` as entered, and by whom and when if its record has room for that.
 
-    Containers of stock Arvados have no ``properties``: who entered is in the controller's log and audit then.
+    Containers of stock Arvados have no ``properties``: there, only the controller's log and audit say who entered.
     """
     marked: dict[str, Any] = {"interactive_session_started": True}
     if isinstance(container.get("properties"), Mapping):
@@ -114,7 +115,7 @@ def mark(container: Record, user_uuid: str, request_id: str, now: datetime) -> d
 
 
 def _reason(container: Record) -> str:
-    """Return why a container was given up, as its runtime_status says: that no engine answers, for example."""
+    """Return why a container was given up, from its runtime_status: for example, that no engine answers."""
     status = container.get("runtime_status")
     error = status.get("error") if isinstance(status, Mapping) else None
     return f": {' '.join(str(error).split())}" if error and container["state"] == "Cancelled" else ""

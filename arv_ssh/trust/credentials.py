@@ -1,7 +1,7 @@
 """The credentials of a session, all derived by HMAC-SHA256 from the cluster's SystemRootToken.
 
 Every value is lower-case hex text, and the text (not the raw digest) is the next key. Pure: knows nothing of sockets,
-SSH or HTTP. Whoever compares two of them calls :func:`matches`, which takes constant time.
+SSH or HTTP. Compare two of them with :func:`matches`, which takes constant time.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import hmac
 
 CLOCK_SKEW = 60
-"""Seconds that the clocks of two hosts may differ where one judges the time that the other signed."""
+"""Seconds that the clocks of two hosts may differ when one judges the time that the other signed."""
 
 HOST_KEY_LABEL = b"arv-ssh host key v1"
 USER_CREDENTIAL_LABEL = b"arv-ssh user credential v1\n"
@@ -24,7 +24,7 @@ def _hex(key: str, message: bytes) -> str:
 
 
 def container_secret(system_root_token: str, container_uuid: str) -> str:
-    """Return what the controller, the dispatcher and one crunch-run share for one container."""
+    """Return the secret that the controller, the dispatcher and one crunch-run share for one container."""
     return _hex(system_root_token, container_uuid.encode())
 
 
@@ -59,7 +59,7 @@ def container_token(system_root_token: str, auth_uuid: str) -> str:
 
 
 def token_digest(system_root_token: str, token_secret: str) -> str:
-    """Return what the embedded API stores of an API token: no use to who has the database but not the root token."""
+    """Return the embedded API's stored digest of an API token: useless with the database but not the root token."""
     return _hex(system_root_token, (TOKEN_DIGEST_LABEL + token_secret).encode())
 
 

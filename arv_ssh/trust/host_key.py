@@ -13,11 +13,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from arv_ssh.trust import credentials
 
 REMEMBERED = 256
-"""Public keys kept: a controller compares one at each login, and deriving it is the dearest part of a dial but TLS."""
+"""Public keys kept: a controller compares one at each login, and after TLS, deriving it is a dial's most costly
+part."""
 
 
 def private_pem(secret: str) -> str:
-    """Return the host key as an unencrypted OpenSSH private key (what ``paramiko.Ed25519Key`` reads)."""
+    """Return the host key as an unencrypted OpenSSH private key, as ``paramiko.Ed25519Key`` reads it."""
     key = Ed25519PrivateKey.from_private_bytes(credentials.host_key_seed(secret))
     return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
 

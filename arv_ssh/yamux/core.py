@@ -2,8 +2,8 @@
 
 Owns streams, their windows both ways, half-close and reset, pings, and whose fault a breach is. Pure, in the manner of
 h11: :meth:`Core.receive_data` only stores, :meth:`Core.next_event` answers, :meth:`Core.data_to_send` is asked when the
-network has room. Memory is bounded: what has arrived counts against the window until :meth:`Core.consumed` is called;
-what waits to be sent is the caller's to bound by :meth:`Core.unsent`.
+network has room. Memory is bounded: bytes that have arrived count against the window until :meth:`Core.consumed` is
+called; the caller must bound the bytes waiting to be sent, by :meth:`Core.unsent`.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ WINDOW = 2 * 1024 * 1024
 LARGEST_WINDOW = 0xFFFFFFFF
 """The most that the length field can grant."""
 LARGEST_FRAME = 128 * 1024
-"""Bytes of payload sent in one frame: few headers, and another stream's turn comes within a millisecond."""
+"""Bytes of payload sent in one frame: large enough for few headers, yet another stream's turn comes within a
+millisecond."""
 MAX_STREAMS = 256
 """Streams that the peer may have open: the accept backlog of stock yamux."""
 MAX_CONTROL_FRAMES = 4096
-"""Answers that may wait to be sent; only a peer that asks and never reads gets that far."""
+"""Answers that may wait to be sent; only a peer that asks and never reads reaches this limit."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class PingAnswered:
 
 @dataclass(frozen=True)
 class GoneAway:
-    """The peer will open and accept no more streams; with another code than NORMAL it has given up the session."""
+    """The peer will open and accept no more streams; with any code but NORMAL it has given up the session."""
 
     code: int
 
@@ -107,8 +108,8 @@ class _Stream:
 class Core:
     """One end of a connection. ``client`` says which: it decides whose stream ids are odd.
 
-    ``max_streams`` is how many the peer may have open at once (0: none); one more is reset. ``window`` is what each of
-    them may have in flight towards us.
+    ``max_streams`` is how many streams the peer may have open at once (0: none); any beyond are reset. ``window`` is
+    how many bytes each of them may have in flight towards us.
     """
 
     def __init__(self, *, client: bool, max_streams: int = MAX_STREAMS, window: int = WINDOW) -> None:
@@ -129,7 +130,7 @@ class Core:
         self._going_away = False
         self._peer_gone = False
 
-    # What came.
+    # Incoming.
 
     def receive_data(self, data: Bytes) -> None:
         """Store what arrived; ``data`` must stay as it is until :meth:`next_event` has returned None."""
@@ -137,11 +138,11 @@ class Core:
 
     @property
     def inside_frame(self) -> bool:
-        """Say whether an end of the connection now would cut a frame."""
+        """Say whether the connection, if it ended now, would cut a frame."""
         return self._reader.inside_frame
 
     def next_event(self) -> Event | None:
-        """Return what happened next, None when nothing more for now.
+        """Return the next event, None when there are no more for now.
 
         Raises :class:`RemoteProtocolError` when the peer broke the protocol: a GO_AWAY that says so then waits in
         :meth:`data_to_send`, and there are no more events.
@@ -255,7 +256,7 @@ class Core:
             raise RemoteProtocolError("the peer asks for answers and does not read them")
         self._control.append(header)
 
-    # What to do.
+    # Commands.
 
     def open(self) -> int:
         """Begin a stream and return its number; data may be sent at once, the peer's refusal comes as a reset."""
@@ -280,20 +281,20 @@ class Core:
         self._turns[number] = None
 
     def send_eof(self, number: int) -> None:
-        """End this direction of a stream, after what is queued."""
+        """End this direction of a stream, after the queued data."""
         stream = self._streams.get(number)
         if stream is not None and not stream.eof_asked:
             stream.eof_asked = True
             self._turns[number] = None
 
     def reset(self, number: int) -> None:
-        """End a stream at once, both ways, and forget what is queued on it."""
+        """End a stream at once, both ways, and drop everything queued on it."""
         if number in self._streams:
             self._forget(number)
             self._control.append(Header(Type.WINDOW_UPDATE, Flag.RST, number, 0))
 
     def consumed(self, number: int, size: int) -> None:
-        """Take ``size`` bytes of a stream for done with, so that the peer may send as many more."""
+        """Mark ``size`` bytes of a stream as used up, so that the peer may send as many more."""
         stream = self._streams.get(number)
         if stream is None or stream.eof_received:
             return
@@ -310,12 +311,12 @@ class Core:
         return self._ping
 
     def go_away(self, code: GoAway = GoAway.NORMAL) -> None:
-        """Tell the peer that no more streams are taken; those that are open go on."""
+        """Tell the peer to open no more streams; the open ones go on."""
         if not self._going_away:
             self._going_away = True
             self._control.append(Header(Type.GO_AWAY, 0, 0, code))
 
-    # What goes out.
+    # Outgoing.
 
     def unsent(self, number: int) -> int:
         """Return the bytes queued on a stream that have not gone out; 0 when it has ended."""

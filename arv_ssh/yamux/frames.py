@@ -1,4 +1,4 @@
-"""yamux's frames: twelve bytes of header, and after a data frame's its payload (spec.md, "Framing").
+"""yamux's frames: twelve bytes of header, followed in a data frame by the payload (spec.md, "Framing").
 
 Pure. Knows the form of a frame and nothing of what it means for a stream.
 """
@@ -18,7 +18,7 @@ Bytes = bytes | bytearray | memoryview
 
 
 class Type(IntEnum):
-    """What a frame is."""
+    """The type of a frame."""
 
     DATA = 0
     WINDOW_UPDATE = 1
@@ -27,7 +27,7 @@ class Type(IntEnum):
 
 
 class Flag(IntFlag):
-    """What a frame says beside its type."""
+    """The flags of a frame."""
 
     SYN = 1
     ACK = 2
@@ -44,7 +44,7 @@ class GoAway(IntEnum):
 
 
 class LocalProtocolError(Exception):
-    """This side asked for what the protocol does not allow: a defect of ours."""
+    """This side asked for something that the protocol does not allow: a bug of ours."""
 
 
 class RemoteProtocolError(Exception):
@@ -53,7 +53,7 @@ class RemoteProtocolError(Exception):
 
 @dataclass(frozen=True)
 class Header:
-    """One frame's header. ``length`` is bytes that follow, window granted, a ping's value or a GoAway code."""
+    """One frame's header. ``length``: number of bytes to follow, window granted, a ping's value or a GoAway code."""
 
     type: Type
     flags: int
@@ -66,7 +66,7 @@ class Header:
 
 
 def decode(data: Bytes) -> Header:
-    """Read twelve bytes; raise :class:`RemoteProtocolError` when they are no header of this version."""
+    """Read twelve bytes; raise :class:`RemoteProtocolError` unless they are a header of this version."""
     version, number, flags, stream_id, length = _HEADER.unpack(data)
     if version != VERSION:
         raise RemoteProtocolError(f"a frame has version {version}; this is not yamux, or a later one")
@@ -86,7 +86,7 @@ def decode(data: Bytes) -> Header:
 class FrameReader:
     """Bytes in, in whatever pieces; headers and pieces of payload out.
 
-    A payload is not collected: what has come of it is handed on at once, so that a frame of any length costs no memory.
+    A payload is not collected: its bytes are handed on as they come, so that a frame of any length costs no memory.
     """
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ class FrameReader:
 
     @property
     def inside_frame(self) -> bool:
-        """Say whether an end of the stream now would cut a frame."""
+        """Say whether the stream, if it ended now, would cut a frame."""
         return bool(self._head or self._left)
 
     def receive(self, data: Bytes) -> None:

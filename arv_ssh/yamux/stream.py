@@ -1,7 +1,7 @@
 """One stream of a yamux connection as a transport like any other.
 
-Owns what a stream is to the protocol above it: back-pressure both ways, half-close, and an end that is reported once.
-Must not know the connection below; :class:`Carrier` is all that a stream needs of it.
+Owns a stream's side towards the protocol above it: back-pressure both ways, half-close, and an end reported once. Must
+not know the connection below; :class:`Carrier` is all that a stream needs of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from arv_ssh.yamux.core import Core
 logger = logging.getLogger(__name__)
 
 HIGH_WATER = 512 * 1024
-"""Unsent bytes of a stream above which its writer has to pause; as on a TLS connection."""
+"""Unsent bytes of a stream above which its writer must pause; as on a TLS connection."""
 
 
 class Carrier(Protocol):
@@ -33,11 +33,11 @@ class Carrier(Protocol):
         """Undo :meth:`watch`."""
 
     def forget(self, number: int) -> None:
-        """Let go of a stream whose protocol hears of it no more."""
+        """Let go of a stream whose protocol gets no more calls."""
 
 
 class Stream(asyncio.Transport):
-    """One stream as a transport; its methods are the standard's, and so is what it calls on its protocol."""
+    """One stream as a transport; its methods, and its calls to its protocol, are those of the standard library."""
 
     def __init__(self, carrier: Carrier, engine: Core, number: int, lower: asyncio.Transport | None) -> None:
         super().__init__()
@@ -64,18 +64,18 @@ class Stream(asyncio.Transport):
         self._guard(lambda: self._protocol.connection_made(self))
 
     def received(self, data: bytes) -> None:
-        """Take what came, now or when reading is resumed; until then it counts against the window."""
+        """Deliver bytes that came, now or when reading is resumed; until then they count against the window."""
         if not self._closing:
             self._held.append(data)
             self._deliver()
 
     def ended(self) -> None:
-        """Note the peer's end; the protocol hears of it after the bytes before it."""
+        """Note the peer's end; the protocol is notified after the bytes before it."""
         self._eof_came = True
         self._deliver()
 
     def lost(self, error: Exception | None) -> None:
-        """Let go of the stream and tell the protocol, once, when the loop comes to it."""
+        """Let go of the stream and notify the protocol, once, when the loop gets to it."""
         if self._lost:
             return
         self._lost = self._closing = True
@@ -85,7 +85,7 @@ class Stream(asyncio.Transport):
         asyncio.get_running_loop().call_soon(self._guard, lambda: self._protocol.connection_lost(error))
 
     def sent(self) -> None:
-        """Look what has gone out: a feeder may go on, a closed stream is done."""
+        """Check what has gone out: a paused writer may go on, a closed stream may be done."""
         unsent = self._core.unsent(self._number)
         if self._full and unsent <= self._low:
             self._full = False
@@ -116,7 +116,7 @@ class Stream(asyncio.Transport):
             self.close()
 
     def _guard(self, call: Callable[[], Any]) -> None:
-        """Call the protocol; what it raises ends this stream and not the others."""
+        """Call the protocol; an exception from it ends this stream and not the others."""
         try:
             call()
         except Exception:
@@ -133,7 +133,7 @@ class Stream(asyncio.Transport):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         if name == "socket":
-            return default  # the one below is that of all streams
+            return default  # the socket below is shared by all streams
         return self._lower.get_extra_info(name, default) if self._lower is not None else default
 
     def is_reading(self) -> bool:
@@ -172,7 +172,7 @@ class Stream(asyncio.Transport):
         return self._closing
 
     def close(self) -> None:
-        """Send what was written, then the end; drop what the peer still sends."""
+        """Send the bytes written so far, then the end; drop any that the peer still sends."""
         if self._closing:
             return
         self._closing = True

@@ -1,8 +1,8 @@
 """yamux in an event loop: a protocol over one connection, which carries many streams.
 
-Owns the joining of :class:`arv_ssh.yamux.core.Core` to the connection below: what is read and written there, the
-keepalive that finds a dead peer, and the end of every stream when the connection is lost. What a stream is to its
-protocol is :mod:`arv_ssh.yamux.stream`'s.
+Owns the joining of :class:`arv_ssh.yamux.core.Core` to the connection below: reading and writing there, the keepalive
+that finds a dead peer, and the end of every stream when the connection is lost. A stream's side towards its protocol
+belongs to :mod:`arv_ssh.yamux.stream`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from arv_ssh.yamux.stream import Stream
 KEEPALIVE = 15.0
 """Seconds of silence after which the peer is asked for a sign of life."""
 DEAD_AFTER = 45.0
-"""Seconds of silence after which it is taken for dead; three questions have gone unanswered then."""
+"""Seconds of silence after which the peer is considered dead, after three unanswered questions."""
 LINGER = 10.0
 """Seconds that the peer has to end its direction after a stream was closed here; then the stream is reset."""
 
@@ -30,9 +30,9 @@ Accept = Callable[[], asyncio.BaseProtocol]
 class YamuxSession(asyncio.Protocol):
     """One yamux connection. ``client`` says which end; ``accept`` makes the protocol of each stream the peer opens.
 
-    Without ``accept`` the peer can open none. ``closed`` is called once, with the reason or None when :meth:`close` was
-    it; every stream has heard of it before. ``dismissed`` is called when the peer opens and takes no more streams, and
-    lets those that are open go on.
+    Without ``accept`` the peer cannot open streams. ``closed`` is called once, with the reason, or None after
+    :meth:`close`, when every stream has already been notified. ``dismissed`` is called when the peer opens and takes no
+    more streams, but lets the open ones go on.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class YamuxSession(asyncio.Protocol):
         self._closed = closed
         self._dismissed = dismissed
         self._streams: dict[int, Stream] = {}
-        self._waiting: set[Stream] = set()  # what has gone out matters to them: full, or closed and not all sent
+        self._waiting: set[Stream] = set()  # streams that wait for bytes to go out: full, or closed and not all sent
         self._lower: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -60,7 +60,7 @@ class YamuxSession(asyncio.Protocol):
         self._error: Exception | None = None
 
     def take(self, transport: asyncio.Transport, early: bytes = b"") -> None:
-        """Begin on an open, paused transport; ``early`` are bytes that were read from it before."""
+        """Begin on an open, paused transport; ``early`` are bytes already read from it."""
         transport.set_protocol(self)
         self.connection_made(transport)
         if early:
@@ -89,13 +89,13 @@ class YamuxSession(asyncio.Protocol):
         return self._over
 
     def go_away(self) -> None:
-        """Tell the peer that no more streams are taken, and to look for another session; the open streams go on."""
+        """Tell the peer to open no more streams here and to look for another session; the open streams go on."""
         if not self._over:
             self._core.go_away()
             self.flush()
 
     def close(self) -> None:
-        """End every stream, and the session once what was written is sent."""
+        """End every stream, and the session once all written bytes are sent."""
         if self._lower is not None and not self._over:
             self._core.go_away()
             self.flush()
@@ -142,14 +142,14 @@ class YamuxSession(asyncio.Protocol):
         reason = exc or ConnectionResetError("the connection below it was closed")
         self._end(ConnectionResetError(f"the tunnel was lost: {reason}"))
 
-    # What the core saw.
+    # Events from the core.
 
     def _opened(self, event: core.StreamOpened) -> None:
         assert self._accept is not None  # noqa: S101 - for mypy: without it the core refuses streams
         self._add(event.stream_id, self._accept())
 
     def _accepted(self, event: core.StreamAccepted) -> None:
-        """Nothing waits for it: a stream may be written before."""
+        """Do nothing: a stream may be written before this."""
 
     def _data(self, event: core.DataReceived) -> None:
         if stream := self._streams.get(event.stream_id):
@@ -164,7 +164,7 @@ class YamuxSession(asyncio.Protocol):
             stream.lost(ConnectionResetError("the other end of the tunnel reset the connection"))
 
     def _pong(self, event: core.PingAnswered) -> None:
-        """That something came is noted for all bytes alike."""
+        """Do nothing: any bytes that arrive already count as a sign of life."""
 
     def _gone_away(self, event: core.GoneAway) -> None:
         if event.code != GoAway.NORMAL:
@@ -214,7 +214,7 @@ class YamuxSession(asyncio.Protocol):
         return stream
 
     def forget(self, number: int) -> None:
-        """Let go of a stream that its protocol will hear of no more."""
+        """Let go of a stream whose protocol will get no more calls."""
         self._streams.pop(number, None)
         if self._core.is_open(number) and not self._over:
             self._loop.call_later(LINGER, self._reset_lingering, number)

@@ -138,8 +138,7 @@ class Endpoint:
         return proof
 
     def _session(self, request: Request, proof: str) -> SessionClaim | None:
-        """Return the signed session, checked; None where the gateway accepts a controller that does not sign
-        sessions."""
+        """Return the signed session, checked; None where the gateway accepts controllers that do not sign sessions."""
         text = request.headers.get("x-arvados-session")
         if text is None:
             if self._accept_unsigned:
@@ -162,8 +161,7 @@ class Endpoint:
         return session
 
     def _use(self, text: str, until: int) -> None:
-        """Remember a session until it expires; raise if it is already known, so that a recorded request cannot be
-        replayed."""
+        """Remember a session until it expires; raise if it is known already: recorded requests cannot be replayed."""
         if text in self._used:
             raise Unauthorized("the session was used before; connect again")
         if len(self._used) >= MAX_REMEMBERED:

@@ -77,7 +77,7 @@ class Tunnel:
         self._task.add_done_callback(self._ended)
 
     def close(self, gone: Callable[[], Any]) -> None:
-        """Close the tunnel, after what was written to it is sent; ``gone`` is called then."""
+        """Close the tunnel once everything written to it is sent; then call ``gone``."""
         self._gone = gone
         if self._task is not None:
             self._task.cancel()

@@ -96,8 +96,7 @@ class Container:
 
     @property
     def lost_output(self) -> str:
-        """Why some of the container's output is lost, "" when all of it was kept. Known once :meth:`wait` has
-        returned."""
+        """Why some of the container's output is lost, "" if all was kept. Known once :meth:`wait` has returned."""
         return self._output.failure if self._output else ""
 
     def is_running(self) -> bool:

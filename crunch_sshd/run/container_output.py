@@ -124,8 +124,7 @@ class ContainerOutput:
             self._fail_to_write(stream, error)
 
     def _sync(self) -> None:
-        """Make the disk itself confirm that it took everything: a network file system may report only now that it is
-        full."""
+        """Make the disk itself confirm everything: a network file system may report only now that it is full."""
         for stream, file in self._files.items():
             try:
                 os.fsync(file.fileno())

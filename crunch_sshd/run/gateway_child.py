@@ -99,8 +99,7 @@ class GatewayChild:
         return self._address
 
     def stop(self, reason: str) -> None:
-        """End the gateway and its sessions, showing ``reason`` to their users. May be called twice, or before the
-        start."""
+        """End the gateway and its sessions, showing ``reason`` to users. May be called twice, or before the start."""
         with self._changed:
             first, self._stopping = not self._stopping, True
             self._changed.notify_all()

@@ -45,8 +45,7 @@ class Settings:
 
 
 class OutputLost(ArvSshError):
-    """The command has ended, but its output is incomplete, so its result must not count. ``exit_code`` is the
-    command's."""
+    """The command has ended, but its output is incomplete: it must not count. ``exit_code`` is the command's."""
 
     def __init__(self, sentence: str, exit_code: int) -> None:
         super().__init__(sentence)

@@ -76,8 +76,9 @@ DIRECT = TcpDialer()
 
 @dataclass(frozen=True)
 class Target:
-    """The target of a dial: the container's gateway, for one session, reached by ``dialer``. ``client`` is the user's
-    address.
+    """The target of a dial: the container's gateway, for one session, reached by ``dialer``.
+
+    ``client`` is the user's address.
     """
 
     secret: str

@@ -41,8 +41,9 @@ SIBLING_TIMEOUT = 5.0
 
 
 class Tunnels:
-    """The gateway tunnels of one controller process; a :class:`dial.Dialer`. Event loop only. ``config`` may be
-    replaced.
+    """The gateway tunnels of one controller process; a :class:`dial.Dialer`. Event loop only.
+
+    ``config`` may be replaced.
     """
 
     def __init__(self, config: ClusterConfig, peers: Peers) -> None:

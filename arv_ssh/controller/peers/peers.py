@@ -45,8 +45,7 @@ class Peers:
         return url.rstrip("/") in self.internal_urls
 
     def own_name(self, *, host: bool) -> str:
-        """Return the name by which others ask this one: its host's URL ("" where that is not known), or its private
-        socket."""
+        """Return the name by which others ask this one: its host's URL ("" if unknown), or its private socket."""
         return self.own_url if host else str(self.own_socket)
 
     def others(self) -> tuple[str, ...]:

@@ -56,8 +56,7 @@ class Acceptor:
         return TlsLayer(self.context, http, server_side=True)
 
     async def stop_accepting(self) -> None:
-        """Accept the connections in the listening sockets' queues, close the sockets, and close connections between
-        requests.
+        """Accept the connections queued at the listening sockets, close these, and close connections between requests.
 
         Closing resets the connections that the kernel has queued there and no other process shares, so the queue is
         emptied first: a connection whose handshake completes in the microseconds between is lost, unless

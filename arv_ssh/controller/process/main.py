@@ -94,7 +94,7 @@ class _Life:
             loop.add_reader(self._process.supervisor, self._supervisor_ended)
 
     def _terminate(self) -> None:
-        # SIGTERMs are counted separately: a departing supervisor sends one just before, and its end may be seen first.
+        # SIGTERMs are counted separately: a departing supervisor sends one first, but we may see it gone before that.
         if self._terminated:
             self._leave_now.set()
         self._terminated = True

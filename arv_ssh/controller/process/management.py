@@ -8,8 +8,7 @@ from arv_ssh.trust import credentials
 
 
 def check(request: Request, management_token: str) -> None:
-    """Raise the error to answer with unless ``request`` carries the token (with the statuses of Arvados' own
-    services)."""
+    """Raise the error to answer with unless ``request`` carries the token (statuses as in Arvados' own services)."""
     if not management_token:
         raise NotFound(f"{request.path} is switched off: the cluster's config has no ManagementToken")
     if not request.token():

@@ -1,7 +1,7 @@
 """A controller's metrics in Prometheus' text format, for its own process and those beside it.
 
-Owns what is counted and its names, in a registry of its own. Bytes and open sessions are read on request: a packet
-costs nothing. Each process's samples carry its pid, so a restarted process begins its counters afresh.
+Owns the metrics and their names, in a registry of its own. Bytes and open sessions are read on request: a packet costs
+nothing. Each process's samples carry its pid, so a restarted process begins its counters afresh.
 """
 
 from __future__ import annotations

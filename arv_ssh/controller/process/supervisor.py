@@ -158,8 +158,7 @@ class Supervisor:
 
 
 async def _ended(process: subprocess.Popen[bytes]) -> None:
-    """Wait until a process has ended. Not in asyncio's own way, which kills running processes when the loop is
-    closed."""
+    """Wait until a process has ended. Not asyncio's own way, which kills running processes when the loop is closed."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     descriptor = os.pidfd_open(process.pid)  # readable once it has ended (pidfd_open(2))

@@ -21,8 +21,7 @@ LAST_ENDS = 2.0
 
 
 class SessionAudit(Observer):
-    """Writes each session's beginning and end, and each refusal. Where a record is required, a session cannot begin
-    without it."""
+    """Writes each session's beginning and end, and each refusal. A session cannot begin without a required record."""
 
     def __init__(self, trail: Trail) -> None:
         self._trail = trail

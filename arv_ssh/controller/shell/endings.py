@@ -1,5 +1,6 @@
-"""How a session is ended before its user ends it: the gateway gives the client the reason, or the relay is cut. Owns
-the order of these steps and their time-outs. Knows nothing of the causes.
+"""How a session is ended before its user ends it: the gateway gives the client the reason, or the relay is cut.
+
+Owns the order of these steps and their time-outs. Knows nothing of the causes.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ async def end(session: LiveConnection, reason: str, sentence: str, system_root_t
 
 
 async def _close(session: LiveConnection) -> None:
-    """Close what is still open, whether or not the gateway kept its word."""
+    """Close anything still open, whether or not the gateway kept its word."""
     if session.closed.is_set():
         return
     session.end(session.reason)

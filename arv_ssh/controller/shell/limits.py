@@ -117,8 +117,7 @@ class SessionLimits(Observer):
         part.replace(self._path("json"))
 
     def _others(self) -> Iterator[Slot]:
-        """Return the slots of the other living processes, and remove the files of dead ones. Under the directory's
-        lock."""
+        """Return the slots of the other living processes; remove the files of dead ones. Under the directory's lock."""
         for alive in self._run_dir.glob(f"{STEM}*.alive"):
             if alive == self._path("alive"):
                 continue

@@ -174,7 +174,7 @@ class Revocation:
         access.check_allowed(self.config.shell_access, view.user, container, requests.get(uuid, []))
 
     def _bear(self, session: LiveConnection, failure: HttpError) -> None:
-        """Let a session go on though the API could not be asked, for a time."""
+        """Let a session go on for a time although the API could not be asked."""
         event(logger, "cannot check whether a session may continue", level=logging.WARNING, session_id=session.id,
               request_id=session.request_id, error=str(failure))  # fmt: skip
         if time.monotonic() - session.checked > API_GRACE:

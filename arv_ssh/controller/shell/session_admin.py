@@ -48,7 +48,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class PeerAnswers:
-    """What other controllers answered, and sentences about those that did not."""
+    """Other controllers' answers, and sentences about those that did not answer."""
 
     records: list[Record]
     missing: list[str]

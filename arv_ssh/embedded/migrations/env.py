@@ -1,4 +1,5 @@
 """The module that Alembic runs for each command: the steps, on the connection that :func:`migrations.migrate` gives.
+
 The transaction belongs to the caller, who holds the writer's lock.
 """
 
