@@ -293,7 +293,7 @@ def test_the_container_ends(start: StartDocker, how: tuple[str, ...]) -> None:
     assert asked.resolve("127.0.0.1")
     place.engine(*how, place.container)
     assert process.read() == (Output.STDERR, KILLED.encode())
-    with pytest.raises(BrokerError, match="the process inside the container has ended"):
+    with pytest.raises(BrokerError, match="the container has ended"):
         asked.resolve("127.0.0.1")
     asked.close()
     process.close()

@@ -101,7 +101,7 @@ def test_what_is_refused(repository: Repository) -> None:
 def test_a_wheel_that_does_not_work(repository: Repository) -> None:
     """A program that does not say its version stops the release before the tag."""
     program = repository.path / "proxycommand" / "__main__.py"
-    program.write_text(program.read_text(encoding="utf-8").replace("arvados-client {__version__}", "something else"))
+    program.write_text(program.read_text(encoding="utf-8").replace("{described.prog} {__version__}", "something else"))
     repository.commit()
     done = repository.release()
     assert done.returncode == 1
