@@ -279,8 +279,8 @@ def test_wrong_detach_keys() -> None:
 @pytest.mark.parametrize(
     ("one", "kind", "sentence"),
     [
-        (request({}, path="/"), NotFound, "nothing at /"),
-        (request({}, path="/ssh/"), NotFound, "nothing at /ssh/"),
+        (request({}, path="/"), NotFound, "no such path: /"),
+        (request({}, path="/ssh/"), NotFound, "no such path: /ssh/"),
         (request({}, method="GET"), BadRequest, "takes POST /ssh"),
         (request({"upgrade": "websocket"}), BadRequest, "Upgrade: ssh"),
         (request({"upgrade": "absent"}), BadRequest, "Upgrade: ssh"),
