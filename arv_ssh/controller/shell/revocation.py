@@ -155,7 +155,7 @@ class Revocation:
                 self._end(session, CONTAINER_ENDED, str(ended))
             except (Unauthorized, Forbidden, NotFound) as refusal:
                 self._end(session, REVOKED, str(refusal))
-            except Exception as error:
+            except Exception as error:  # one session's odd answer must not spare the others a look
                 self._bear(session, error if isinstance(error, HttpError) else _no_answer(error))
 
     def _check(self, session: LiveConnection, view: View, requests: dict[str, list[Record]]) -> None:
@@ -196,7 +196,7 @@ class Revocation:
                 return await asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
         except TimeoutError:
             return GatewayTimeout(f"the API has not answered for {HUNG:g} s")
-        except Exception as error:
+        except Exception as error:  # in the thread pool, where it would be lost
             return error if isinstance(error, HttpError) else _no_answer(error)
 
     # The threads' questions.
