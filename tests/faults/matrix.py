@@ -118,7 +118,7 @@ CLOSED = r"closed|reset|broken pipe|cut|failed"
 SSH_TIMES_OUT = r"timeout, server|timed out|closed|cut"
 VANISHED = r"has vanished|timeout, server|timed out"
 LOST = r"connection to .* (was cut|failed)|closed by remote host|connection closed"
-CONTAINER_ENDED = r"has ended|was cancelled|connection to .* (was cut|failed)|closed"
+CONTAINER_ENDED = r"has ended|was cancelled|is gone|connection to .* (was cut|failed)|closed"
 UNREACHABLE = r"arvados-client: .*(connect|reach|answer|refused)"
 GATEWAY_AWAY = r"arvados-client: .*(gateway.*(reach|answer|refused|failed)|ended|not running|Queued|Cancelled)"
 
