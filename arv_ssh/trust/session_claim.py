@@ -16,6 +16,8 @@ from arv_ssh.errors import BadRequest
 LIFETIME = 60
 """Seconds that a session text stays valid; it covers the dial of the gateway and the SSH handshake's start."""
 
+LONGEST_REASON = 400
+"""Characters of the reason for ending a session early; OpenSSH shows no more."""
 
 
 @dataclass(frozen=True)

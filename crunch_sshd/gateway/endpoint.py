@@ -16,7 +16,7 @@ from arv_ssh.net.http_server import Request, Response, Upgrade
 from arv_ssh.trust import credentials, session_claim
 from arv_ssh.trust.credentials import CLOCK_SKEW
 from arv_ssh.trust.host_key import public_line
-from arv_ssh.trust.session_claim import SessionClaim
+from arv_ssh.trust.session_claim import LONGEST_REASON, SessionClaim
 from crunch_sshd.gateway.connection import Login
 from crunch_sshd.runtimes import Runtime
 from crunch_sshd.session import detach
@@ -31,8 +31,6 @@ Opened = Callable[[asyncio.Transport, bytes, Login], None]
 End = Callable[[SessionClaim, str], int]
 """Ends a session's connections, giving the reason that the client shows; returns how many there were."""
 Refused = Callable[[Request, HttpError], None]
-LONGEST_REASON = 400
-"""Characters of a reason that OpenSSH shows."""
 
 
 @dataclass(frozen=True)

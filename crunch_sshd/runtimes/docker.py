@@ -15,12 +15,12 @@ import struct
 import tarfile
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from arv_ssh.errors import ArvSshError, NotFound
 from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, Terminal, accounts, bundle, host_processes
+from crunch_sshd.runtimes.control_thread import ControlThread
 from crunch_sshd.runtimes.docker_engine import DockerClient, engine_errors, open_stream, path_exists
 from crunch_sshd.runtimes.host_container import LIMIT, HostContainer
 from crunch_sshd.runtimes.start_failure import start_failed
@@ -43,8 +43,6 @@ FAILED_STARTS = (b"OCI runtime exec failed", b"cannot exec", b"failed to create"
 """How the output begins when an exec never started; the last two are Podman's."""
 FAILED_START_PATIENCE = 1.0
 """Seconds for an engine to learn that an exec has ended, once its output says that it did not start."""
-MAX_CONTROLS = 64
-"""Signals that may wait for the engine; a client that sends more at once loses the rest, as a terminal merges them."""
 _FRAME = struct.Struct(">BxxxL")
 
 
@@ -176,7 +174,7 @@ class DockerProcess(Process):
         # Reused for every read: a new object of this size would be made, faulted in and given back for each key.
         self._room = untouched(READ_SIZE)
         self._tty = terminal is not None
-        self._controls = _Controls()
+        self._controls = ControlThread()
         self._heard = False
         self._closed = threading.Event()
 
@@ -350,55 +348,3 @@ class DockerProcess(Process):
         with engine_errors("ending the session's processes"):
             created = self._client.api.exec_create(self._container, ["/bin/sh", "-c", script], user="0")
             self._client.api.exec_start(created["Id"])
-
-
-class _Controls:
-    """Calls that must not be made on the transport thread, made one after the other in a thread of their own.
-
-    However fast a client asks, little waits: only the newest resize, and :data:`MAX_CONTROLS` of the rest.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._calls: deque[Callable[[], None]] = deque()
-        self._newest: Callable[[], None] | None = None
-        self._thread: threading.Thread | None = None
-        self._closed = False
-
-    def put(self, call: Callable[[], None]) -> None:
-        """Queue ``call``, unless too many calls are waiting."""
-        with self._lock:
-            if not self._closed and len(self._calls) < MAX_CONTROLS:
-                self._calls.append(call)
-                self._start()
-
-    def put_newest(self, call: Callable[[], None]) -> None:
-        """Queue ``call`` in place of an earlier one of its kind that is waiting."""
-        with self._lock:
-            if not self._closed:
-                self._newest = call
-                self._start()
-
-    def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            self._calls.clear()
-            self._newest = None
-
-    def _start(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="controls", daemon=True)
-            self._thread.start()
-
-    def _work(self) -> None:
-        while (call := self._next()) is not None:
-            call()
-
-    def _next(self) -> Callable[[], None] | None:
-        with self._lock:
-            if self._calls:
-                return self._calls.popleft()
-            newest, self._newest = self._newest, None
-            if newest is None:
-                self._thread = None
-            return newest

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from arv_ssh.api.client import ApiClient
+from arv_ssh.cli import cluster_up
 from arv_ssh.cli.cluster_dir import ClusterDir
 from arv_ssh.config import cluster_config
 from arv_ssh.processes import process_lock
@@ -49,6 +50,17 @@ class EmbeddedCluster:
     def down(self) -> dict[str, Any]:
         """Stop the cluster; return what it printed."""
         return self._json(self.arv_ssh("down", timeout=2 * DEADLINE))
+
+    def configure_watching(self, audit: Path, recordings: Path) -> None:
+        """Write the config with an audit that is required, and terminals recorded."""
+        self.directory.prepare()
+        cluster_up._write_config(self.directory)
+        written = yaml.safe_load(self.directory.config.read_text())
+        (section,) = written["Clusters"].values()
+        section["Containers"]["ShellAccess"] |= {
+            "Audit": "required", "AuditDirectory": str(audit), "Recording": "tty", "RecordingDirectory": str(recordings)
+        }  # fmt: skip
+        self.directory.config.write_text(yaml.safe_dump(written))
 
     def run(self, *command: str, options: tuple[str, ...] = (), image: str = BUSYBOX) -> str:
         """Run a command in a new container; return the container's UUID once it is Running."""

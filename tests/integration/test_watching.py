@@ -17,14 +17,13 @@ from typing import Any
 
 import pytest
 import requests
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 import config_templates
 from arv_ssh.cli import cluster_up, main
 from arv_ssh.config import cluster_config
 from tests.integration.conftest import FOREVER, Ssh
-from tests.integration.controllers import CLUSTER_ID, controller, started
+from tests.integration.controllers import controller, started
 from tests.integration.embedded_cluster import EmbeddedCluster
 from tests.integration.inside import SERVER, running
 from tests.integration.terminal import TerminalSession
@@ -74,13 +73,7 @@ class Watched:
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     root = tmp_path_factory.mktemp("watched")
     cluster = EmbeddedCluster(root / "cluster")
-    cluster.directory.prepare()
-    cluster_up._write_config(cluster.directory)
-    written = yaml.safe_load(cluster.directory.config.read_text())
-    access = written["Clusters"][CLUSTER_ID]["Containers"]["ShellAccess"]
-    access |= {"Audit": "required", "AuditDirectory": str(root / "audit")}
-    access |= {"Recording": "tty", "RecordingDirectory": str(root / "recordings")}
-    cluster.directory.config.write_text(yaml.safe_dump(written))
+    cluster.configure_watching(root / "audit", root / "recordings")
     cluster.up()
     try:
         uuid = cluster.run(*FOREVER, image="arv-ssh/debian:test")

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import yaml
 
-from arv_ssh.cli import cluster_up
 from arv_ssh.config import cluster_config
 from arv_ssh.trust import credentials
 from tests.integration.conftest import FOREVER, Ssh
-from tests.integration.controllers import CLUSTER_ID, Controller
+from tests.integration.controllers import Controller
 from tests.integration.embedded_cluster import EmbeddedCluster
 
 
@@ -53,13 +51,7 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     root = tmp_path_factory.mktemp("site")
     cluster = EmbeddedCluster(root / "cluster")
-    cluster.directory.prepare()
-    cluster_up._write_config(cluster.directory)
-    written = yaml.safe_load(cluster.directory.config.read_text())
-    access = written["Clusters"][CLUSTER_ID]["Containers"]["ShellAccess"]
-    access |= {"Audit": "required", "AuditDirectory": str(root / "audit")}
-    access |= {"Recording": "tty", "RecordingDirectory": str(root / "recordings")}
-    cluster.directory.config.write_text(yaml.safe_dump(written))
+    cluster.configure_watching(root / "audit", root / "recordings")
     cluster.up()
     try:
         debian = cluster.run(*FOREVER, image="arv-ssh/debian:test")

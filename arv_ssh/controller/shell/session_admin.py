@@ -28,6 +28,7 @@ from arv_ssh.errors import BadRequest, Forbidden, HttpError, MethodNotAllowed, N
 from arv_ssh.log import event
 from arv_ssh.net.http_server import Request, Response
 from arv_ssh.trust import access
+from arv_ssh.trust.session_claim import LONGEST_REASON
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +41,6 @@ for "all", so that no two of them keep asking each other."""
 LIST_PATIENCE = 5.0
 KILL_PATIENCE = 20.0
 """Seconds for another controller's answer, which waits for a session's end."""
-LONGEST_REASON = 400
-"""Characters of an administrator's reason; a gateway passes on no more."""
 
 Record = dict[str, Any]
 

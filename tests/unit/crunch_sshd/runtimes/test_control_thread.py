@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 
-from crunch_sshd.runtimes.docker import MAX_CONTROLS, _Controls
+from crunch_sshd.runtimes.control_thread import MAX_CONTROLS, ControlThread
 from tests.timing import DEADLINE
 
 
 def test_little_waits_for_a_slow_engine() -> None:
     """Of a thousand resizes the newest is made, of a thousand signals no more than the limit."""
-    controls, made, begun, go = _Controls(), [], threading.Event(), threading.Event()
+    controls, made, begun, go = ControlThread(), [], threading.Event(), threading.Event()
 
     def slow() -> None:
         begun.set()
@@ -30,7 +30,7 @@ def test_little_waits_for_a_slow_engine() -> None:
 
 def test_nothing_after_the_end() -> None:
     """Closed, it makes none that waited and none that comes."""
-    controls, made = _Controls(), []
+    controls, made = ControlThread(), []
     controls.close()
     controls.put(lambda: made.append(1))
     controls.put_newest(lambda: made.append(2))
