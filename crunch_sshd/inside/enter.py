@@ -11,6 +11,7 @@ imports (``dataclasses``, ``json`` and ``typing`` alone would double its start-u
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found] # the module signal imports enum, which costs milliseconds
+import errno
 import marshal
 import os
 import sys
@@ -29,7 +30,7 @@ def load(descriptor: str) -> dict[str, Any]:
     """Return the job with this descriptor, and keep all of the job's descriptors from being inherited any further."""
     with open(int(descriptor), "rb") as file:
         job: dict[str, Any] = marshal.loads(file.read())  # noqa: S302 - written by the gateway, into memory of its own
-    for number in job["descriptors"]:
+    for number in (job["joined"], *job["descriptors"]):
         os.set_inheritable(number, False)
     _reset_signals()
     return job
@@ -56,7 +57,7 @@ def enter(job: dict[str, Any]) -> None:
     os.fchdir(job["root"])
     os.chroot(".")
     os.chdir("/")
-    for descriptor in (job["root"], *job["namespaces"].values(), *job["cgroups"]):
+    for descriptor in (job["root"], *job["namespaces"].values()):
         os.close(descriptor)
     for number, soft, hard in job["limits"]:
         linux.set_limit(number, soft, hard)
@@ -79,12 +80,19 @@ def _forget_paths() -> None:
     sys.tracebacklimit = 0
 
 
+def wait_until_joined(job: dict[str, Any]) -> None:
+    """Block until the gateway has put this process into the container's control groups."""
+    if not os.read(job["joined"], 1):
+        raise OSError(errno.ECANCELED, "the gateway ended")
+    os.close(job["joined"])
+
+
 def stay_within(job: dict[str, Any]) -> None:
-    """Take on what needs the gateway's privileges and namespaces: control groups, limits, groups.
+    """Take on what needs the gateway's privileges and namespaces: limits, groups, once in the control groups.
 
     The control groups come first: from then on everything that this process uses counts as the container's.
     """
-    linux.join_control_groups(job["cgroups"])
+    wait_until_joined(job)
     for number, _, hard in job["limits"]:
         linux.set_limit(number, hard, hard)
     linux.set_out_of_memory_score(job["oom_score_adj"])

@@ -13,7 +13,7 @@ import resource
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
 NAMESPACES = {
     "cgroup": 0x02000000, "ipc": 0x08000000, "uts": 0x04000000, "net": 0x40000000, "pid": 0x20000000,
@@ -51,15 +51,6 @@ def hide() -> None:
 def forbid_new_privileges() -> None:
     """Give up gaining privileges by executing a program (PR_SET_NO_NEW_PRIVS, prctl(2))."""
     _check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "give up gaining privileges")
-
-
-def join_control_groups(descriptors: Iterable[int]) -> None:
-    """Move to the control groups whose ``cgroup.procs`` files ``descriptors`` refer to (cgroups(7))."""
-    for descriptor in descriptors:
-        try:
-            os.write(descriptor, b"0")
-        except OSError as error:
-            raise OSError(error.errno, f"cannot join the container's control group: {error.strerror}") from error
 
 
 def leave_keyring() -> None:

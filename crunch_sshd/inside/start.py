@@ -1,7 +1,7 @@
 """Starting a process that will run this package's code in a container's namespaces: only this module does so.
 
-Owns how Python is started for it, and the job that it reads first (:func:`crunch_sshd.inside.enter.load`). Knows
-nothing of containers: the caller decides what is in the job.
+Owns how Python is started for it, the job that it reads first (:func:`crunch_sshd.inside.enter.load`), and putting it
+into control groups. Knows nothing of containers: the caller decides what is in the job.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import marshal
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from arv_ssh.errors import Unavailable
 
 PACKAGES = str(Path(__file__).resolve().parents[2])
 """Where the process finds this package: it runs without ``site``, which knows installed packages."""
@@ -27,6 +29,8 @@ ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC0"}
 
 With TZ set, the C library has no reason to look at /etc/localtime, which is later the container's.
 """
+JOINED = b"1"
+"""What the process reads once it is in its control groups; the end of the pipe without it means that it never will."""
 
 
 def start(
@@ -34,21 +38,48 @@ def start(
     job: Mapping[str, Any],
     arguments: Sequence[str] = (),
     pass_fds: Sequence[int] = (),
+    control_groups: Iterable[int] = (),
     **popen: Any,
 ) -> subprocess.Popen[bytes]:
     """Start ``module.main()`` in a fresh process that can read ``job`` and has its ``descriptors``.
 
     In that process ``sys.argv[1]`` is for :func:`enter.load`, and ``arguments`` follow; the module may import the
     standard library and this package's own modules, no installed ones. ``popen`` goes to :class:`subprocess.Popen`.
-    Raises OSError.
+
+    ``control_groups`` are the open ``cgroup.procs`` files of those that the process joins. The kernel makes the first
+    move wait for some 10 ms (an RCU grace period), so it happens from here, while the process still imports;
+    :func:`enter.wait_until_joined` waits for its end. Raises OSError, or :class:`Unavailable` when the process cannot
+    join.
     """
-    with _in_memory(marshal.dumps(dict(job))) as words:
-        return subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-I", "-S", "-c", BOOTSTRAP, PACKAGES, module, str(words), *arguments],
-            pass_fds=[words, *job["descriptors"], *pass_fds],
-            env=ENVIRONMENT,
-            **popen,
-        )
+    joined, tell = os.pipe()
+    try:
+        with _in_memory(marshal.dumps({**job, "joined": joined})) as words:
+            child = subprocess.Popen(  # noqa: S603 - our own module
+                [sys.executable, "-I", "-S", "-c", BOOTSTRAP, PACKAGES, module, str(words), *arguments],
+                pass_fds=[words, joined, *job["descriptors"], *pass_fds],
+                env=ENVIRONMENT,
+                **popen,
+            )
+        try:
+            _join(child.pid, control_groups)
+            os.write(tell, JOINED)
+        except BaseException:
+            child.kill()
+            child.wait()
+            raise
+    finally:
+        os.close(joined)
+        os.close(tell)
+    return child
+
+
+def _join(pid: int, control_groups: Iterable[int]) -> None:
+    """Move a process to control groups (cgroups(7))."""
+    for descriptor in control_groups:
+        try:
+            os.write(descriptor, str(pid).encode())
+        except OSError as error:
+            raise Unavailable(f"the container's control group cannot be joined: {error.strerror}") from error
 
 
 @contextmanager

@@ -44,14 +44,14 @@ def enter(
     engine's exec is; OSError when this host has no room for another process.
     """
     try:
-        with _opened(container, account, profile) as job:
+        with _opened(container, account, profile) as (job, groups):
             watched = container.open_pidfd()
             try:
-                child = start(module, job, arguments, pass_fds, **popen)
+                child = start(module, job, arguments, pass_fds, groups, **popen)
             except BaseException:
                 os.close(watched)
                 raise
-    except (FileNotFoundError, ProcessLookupError) as error:
+    except (FileNotFoundError, ProcessLookupError, Unavailable) as error:
         if container.has_ended():
             raise Unavailable("the container has ended") from error
         raise
@@ -60,8 +60,11 @@ def enter(
 
 
 @contextmanager
-def _opened(container: HostContainer, account: Account, profile: Profile) -> Iterator[dict[str, Any]]:
-    """Yield the job for :func:`crunch_sshd.inside.enter.enter`; its descriptors are closed at the end."""
+def _opened(container: HostContainer, account: Account, profile: Profile) -> Iterator[tuple[dict[str, Any], list[int]]]:
+    """Yield the job for :func:`crunch_sshd.inside.enter.enter`, and the control groups to join.
+
+    All their descriptors are closed at the end.
+    """
     held = container.confinement(account)
     own = seccomp.compiled(profile)
     opened: list[int] = []
@@ -69,16 +72,16 @@ def _opened(container: HostContainer, account: Account, profile: Profile) -> Ite
         namespaces = container.open_namespaces(NAMESPACES)
         opened += namespaces.values()
         opened.append(root := container.open_root())
-        opened += (groups := container.open_control_groups())
-        yield {
+        job = {
             **asdict(held),
             # Ours first: the container's filter might not allow another.
             "filters": [(own.program, own.flags), *((one.program, one.flags) for one in held.filters)],
             "namespaces": namespaces,
             "root": root,
-            "cgroups": groups,
             "descriptors": list(opened),
         }
+        opened += (groups := container.open_control_groups())
+        yield job, groups
     finally:
         _close(opened)
 

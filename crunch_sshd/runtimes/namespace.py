@@ -131,7 +131,6 @@ class NamespaceRuntime(Runtime):
             "namespaces": opened.all_of(contained.open_namespaces(NAMESPACES)),
             "root": opened.one(contained.open_root()),
             "cwd": opened.one(contained.open_process("cwd", os.O_PATH | os.O_DIRECTORY)),
-            "cgroups": [opened.one(descriptor) for descriptor in contained.open_control_groups()],
         }
 
     def _start_with_pipes(self, job: dict[str, Any], credentials: Contained, opened: _Opened) -> Process:
@@ -193,9 +192,11 @@ class NamespaceRuntime(Runtime):
         reader, writer = (opened.closing(descriptor) for descriptor in os.pipe())
         program = opened.one(os.dup(self._program))
         job = job | {"report": opened.pass_on(writer), "descriptors": list(opened.passed)}
+        groups = [opened.closing(descriptor) for descriptor in self._contained.open_control_groups()]
         child = start(
-            CHILD, job, executable=f"/proc/self/fd/{program}", stdin=stdin, stdout=stdout, stderr=stderr
-        )
+            CHILD, job, control_groups=groups, executable=f"/proc/self/fd/{program}",
+            stdin=stdin, stdout=stdout, stderr=stderr,
+        )  # fmt: skip
         opened.close_writer(writer)
         try:
             report = _read_report(reader)

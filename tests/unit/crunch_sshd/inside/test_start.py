@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from arv_ssh.errors import Unavailable
 from crunch_sshd.inside import start
 from tests.timing import DEADLINE
 
@@ -17,6 +20,7 @@ from crunch_sshd.inside import enter
 
 def main():
     job = enter.load(sys.argv[1])
+    enter.wait_until_joined(job)
     print(job["words"], sys.argv[2:], sorted(os.environ))
     print([os.get_inheritable(one) for one in job["descriptors"]], {"site", "json"} & set(sys.modules))
     os.write(job["descriptors"][0], b"open")
@@ -40,6 +44,37 @@ def test_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert (child.returncode, os.read(reader, 10)) == (3, b"open")
     finally:
         os.close(reader)
+
+
+def test_joining(tmp_path: Path) -> None:
+    """It is put into each control group, by its pid, before it goes on."""
+    group = tmp_path / "cgroup.procs"
+    descriptor = os.open(group, os.O_WRONLY | os.O_CREAT)
+    try:
+        child = start.start("crunch_sshd.inside.namespace_child", {"descriptors": []}, control_groups=[descriptor],
+                            stderr=subprocess.DEVNULL)  # fmt: skip
+        child.wait(DEADLINE)
+        assert group.read_text() == str(child.pid)
+    finally:
+        os.close(descriptor)
+
+
+def test_a_group_that_cannot_be_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process is ended and reaped, the error says why, and nothing is left open."""
+    before = os.listdir("/proc/self/fd")
+    started: list[subprocess.Popen[bytes]] = []
+    real = subprocess.Popen
+
+    def recorded(*words: Any, **more: Any) -> subprocess.Popen[bytes]:
+        started.append(real(*words, **more))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", recorded)
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    with pytest.raises(Unavailable, match="control group cannot be joined: Bad file descriptor"):
+        start.start("crunch_sshd.inside.namespace_child", {"descriptors": []}, control_groups=[descriptor])
+    os.close(descriptor)
+    assert started[0].returncode == -signal.SIGKILL and os.listdir("/proc/self/fd") == before
 
 
 def test_nothing_left_open() -> None:
