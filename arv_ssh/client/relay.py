@@ -218,9 +218,7 @@ class PollRelay:
                 except OSError:
                     pass  # its reader has closed it already
             return
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, self._stdout)
-        os.close(null)
+        os.dup2(self._stdin, self._stdout)  # which needs no new descriptor: there may be none
 
     def _check_alive(self) -> None:
         """Raise when the peer has acknowledged nothing for long.

@@ -87,10 +87,11 @@ class HostProcess(Process):
             ready = {descriptor for descriptor, _ in self._poll.poll()}
             if self._wake_reader in ready:
                 return None
-            for descriptor in ready:
+            for descriptor in [one for one in self._outputs if one in ready]:
                 data = self._read_one(descriptor)
                 if data:
-                    return self._outputs[descriptor], data
+                    stream = self._outputs[descriptor] = self._outputs.pop(descriptor)  # the other's turn comes next
+                    return stream, data
                 if data is not None:
                     self._end_output(descriptor)
         return None

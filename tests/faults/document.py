@@ -54,11 +54,9 @@ CLOSING = """## What cannot be held
 - **Bytes in flight are lost with whoever carries them.** If ssh-proxy or the controller is killed in mid-transfer, what
   has not reached ssh by then is gone: what those processes and the buffers between them hold, some MiB at most. SSH
   cannot ask for a packet again, so nothing can be repeated. ssh ends with 255 and never with 0, so scripts notice.
-- **stderr is not ahead of stdout.** They are two pipes, which the gateway reads in two threads and sends as they come:
-  a line that a program writes to stderr before 200 MB of stdout can be behind the first of these on the wire. If
-  ssh-proxy is killed then, the line is gone. Killed right after the first byte of stdout, no line was missing in 24
-  tries on a quiet machine, and 8 of 9 were on one with 20 busy processes a core. Once ssh has the line, it is safe.
-  ssh-proxy cannot help that, since it sees only ciphertext; the gateway could send what waits on stderr first.
+- **stderr is not ahead of stdout.** They are two pipes, which the gateway reads in turns, at most 256 KiB at a time: a
+  line that a program writes to stderr before 200 MB of stdout is behind the first of these pieces on the wire. If
+  ssh-proxy is killed before that, the line is gone; once ssh has written 1 MiB of stdout, it has the line.
 - **A process that hangs is not a dead one.** Until ssh's own time is over (150 s) it says nothing.
 - **A killed crunch-run ends its container.** The dispatcher records Cancelled and says why; output that was written
   before stays.

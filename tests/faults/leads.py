@@ -22,6 +22,8 @@ BIG = 192 << 20
 ANSWERED = 20.0
 """Seconds in which forwarding has to be back, or ssh to say that it is gone."""
 TRIES = 9
+AHEAD = 1 << 20
+"""Bytes of stdout after which ssh has a line of stderr that came before them: more than the gateway reads at a time."""
 HELPERS = {"broker": "crunch_sshd.inside.broker", "file server": "crunch_sshd.inside.sftp"}
 
 
@@ -120,7 +122,7 @@ def early_stderr(stage: Stage) -> Outcome:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         ) as ssh:  # fmt: skip
             assert ssh.stdout is not None
-            ssh.stdout.read(1)  # which may be ahead of the line: they are two streams
+            ssh.stdout.read(AHEAD)  # which may be ahead of the line: they are two streams, read in turns
             (proxy,) = [pid for pid in processes.descendants(ssh.pid) if "ssh-proxy" in processes.command_line(pid)]
             processes.send([proxy], signal.SIGKILL)
             while ssh.stdout.read(1 << 20):

@@ -219,10 +219,5 @@ WHY: dict[str, str] = {
     "OCI runtime of the machine's own engine, and its sessions do not pass through the engine.",
     "engine without descriptors/handshake": "The engine takes the command, waits for descriptors for a minute and a "
     "half, and then reports exit status 126 without a word; only its log says that it could not open a FIFO.",
-    "ssh-proxy without descriptors/*": "ssh-proxy leads its stdout to /dev/null as the session ends, and cannot open "
-    "that; the session itself is whole.",
-    "gateway killed/*": "The gateway was a part of crunch-run when this was played, and crunch-run died with it.",
-    "lead: a line on stderr*": "See below: stderr is not ahead of stdout.",
-    "lead: the file server*": "When this was played, the gateway said nothing of its file server's death.",
 }
 """Sentences for cells that differ, by patterns of their names; the first that matches counts."""

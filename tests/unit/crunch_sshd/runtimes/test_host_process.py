@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -83,6 +84,20 @@ def test_output_and_status() -> None:
     assert process.wait() == 7
     assert process.death_signal() is None
     process.close()
+
+
+def test_neither_output_waits_for_the_end_of_the_other() -> None:
+    """While one never pauses, the other is read after at most one piece of it."""
+    for other, flooded in ((Output.STDERR, Output.STDOUT), (Output.STDOUT, Output.STDERR)):
+        process, _ = with_pipes(f"echo early >&{other.value + 1}; exec cat /dev/zero >&{flooded.value + 1}")
+        flood = next(descriptor for descriptor, one in process._outputs.items() if one is flooded)
+        read = []
+        for _ in range(2):
+            wait_for(lambda flood=flood: select.select([flood], [], [], 0)[0], "the flood")
+            read.append(process.read())
+        process.signal("KILL")
+        process.close()
+        assert (other, b"early\n") in read, flooded
 
 
 def test_death_by_signal() -> None:
