@@ -1,6 +1,6 @@
 """Diffie-Hellman over the integers modulo a prime (RFC 4253 §8, RFC 8268), with OpenSSH's bounds.
 
-Owns what a client may cost here: Python calculates, and each exchange of group 16 takes 50 ms in which no other thread
+Owns what a client may cost here: Python calculates, and each exchange of group 16 takes 55 ms in which no other thread
 of the gateway runs. Paramiko's exponents would take twice as long, and a number of 256 KB would take seconds to read.
 Each exponent serves for one exchange, so the time it took says nothing of the next.
 """
