@@ -1,23 +1,30 @@
-"""What real clients end up with: those of today with what is modern, those that may do nothing newer with what they have."""
+"""What real clients end up with: today's with what is modern, those that may do nothing newer with what they have."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from arv_ssh.trust.host_key import ECDSA, ED25519
+from arv_ssh.trust.host_key import ECDSA, ED25519, public_line
 from crunch_sshd.gateway.algorithms import COMPATIBLE, MODERN, PLAIN_MACS
+from crunch_sshd.gateway.connection import Connection, Login
+from crunch_sshd.runtimes.choose import choose
+from crunch_sshd.runtimes.docker_engine import connect
 from tests.integration.clients import USER, Way
 from tests.integration.conftest import FOREVER, Ssh
-from tests.integration.embedded_cluster import EmbeddedCluster
+from tests.integration.embedded_cluster import EmbeddedCluster, docker_container
 from tests.integration.test_clients import ok, run
+from tests.timing import DEADLINE
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="sftp and the clients' packages need root")
 
@@ -156,6 +163,31 @@ class TestFips:
         ok(run(*self.command(cluster, config, "scp", f"{debian}:/tmp/fips", str(tmp_path / "back"))))
         assert (tmp_path / "back").read_bytes() == (tmp_path / "source").read_bytes()
 
+    def test_with_the_runtime_docker(self, busybox: str, config: Path, tmp_path: Path) -> None:
+        """The same client gets into a container by the engine's API."""
+        known = tmp_path / "known"
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = str(listener.getsockname()[1])
+            known.write_text(f"[127.0.0.1]:{port} {public_line('secret', ECDSA)}\n")
+            serving = threading.Thread(target=self.serve, args=(listener, busybox))
+            serving.start()
+            options = ["-v", "-o", f"UserKnownHostsFile={known}", "-o", "StrictHostKeyChecking=yes", "-p", port]
+            done = run("ssh", "-F", str(config), *options, f"{USER}@127.0.0.1", "cat; exit 3", input=b"docker")
+            serving.join(DEADLINE)
+        assert (done.returncode, done.stdout) == (3, b"docker"), done.stderr
+        got = Negotiated(done.stderr.decode())
+        assert (got.kex, got.host_key, got.cipher) == ("ecdh-sha2-nistp256", ECDSA, "aes256-gcm@openssh.com")
+
+    def serve(self, listener: socket.socket, uuid: str) -> None:
+        """Serve one connection as a gateway with the runtime docker does."""
+        ended = threading.Event()
+        client, _ = listener.accept()
+        with closing(connect()) as engine:
+            runtime = choose("docker", engine, docker_container(uuid), uuid)
+            login = Login("", runtime.account(""), "", b"", "req-1")
+            Connection(client, "secret", login, runtime, lambda connection: ended.set()).start()
+            ended.wait(DEADLINE)
+
     def test_modern_refuses(self, modern: EmbeddedCluster, modern_way: Way, config: Path) -> None:
         """Where the cluster offers only what is modern, ssh says what is missing."""
         done = run(*self.command(modern, config, "ssh", modern_way.uuid, "echo in"))
@@ -249,6 +281,7 @@ class TestAudit:
         marked, seen = self.audit(way)
         added = {*COMPATIBLE.kex, *COMPATIBLE.host_keys, *PLAIN_MACS} - {*MODERN.kex, *MODERN.host_keys}
         assert {*marked} == added
-        assert {name for name, kinds in marked.items() if "fail" in kinds} == {name for name in added if "nistp" in name}
+        failed = {name for name, kinds in marked.items() if "fail" in kinds}
+        assert failed == {name for name in added if "nistp" in name}
         assert seen["enc"] == list(MODERN.ciphers) and seen["key"] == list(COMPATIBLE.host_keys)
         assert STRICT in seen["kex"] and {*seen["kex"]} <= {*COMPATIBLE.kex, STRICT, "ext-info-s"}
