@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import paramiko
 from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL
@@ -212,17 +213,22 @@ class Connection(GatewayServer):
         reply(False, ())
 
 
-_HOST_KEYS: dict[str, type[paramiko.Ed25519Key] | type[paramiko.ECDSAKey]] = {
+_READERS: dict[str, type[paramiko.Ed25519Key] | type[paramiko.ECDSAKey]] = {
     ED25519: paramiko.Ed25519Key,
     ECDSA: paramiko.ECDSAKey,
 }
+
+
+@lru_cache(maxsize=len(_READERS))  # a gateway has one secret, and reading both keys takes half a millisecond
+def _host_key(secret: str, kind: str) -> paramiko.PKey:
+    return _READERS[kind](file_obj=io.StringIO(private_pem(secret, kind)))
 
 
 def _transport(sock: socket.socket | BufferedSocket, secret: str, offer: Algorithms) -> GatewayTransport:
     transport = GatewayTransport(sock)
     transport.local_version = "SSH-2.0-arv-ssh"
     for kind in offer.host_keys:
-        transport.add_server_key(_HOST_KEYS[kind](file_obj=io.StringIO(private_pem(secret, kind))))
+        transport.add_server_key(_host_key(secret, kind))
     _offer(transport, offer)
     return transport
 
