@@ -128,8 +128,8 @@ class Diagnosis:
             raise
         with client:
             client.log_in()
-            kind = stream.host_key.split(" ")[0]
-            self._pass("SSH handshake", f"the {kind} key that the controller vouches for, login {self._user}")
+            key = f"the {client.host_key_kind} key that the controller vouches for"
+            self._pass("SSH handshake", f"{key}, login {self._user}")
             self._pass("exec", _exec(client))
 
     def _open(self, controller: Controller, container: str) -> AcceptedUpgrade:

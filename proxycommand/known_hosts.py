@@ -29,19 +29,19 @@ def default_dir() -> str:
     return cache_dir()
 
 
-def record(directory: str, host: str, public_key: str) -> None:
-    """Make ``directory/host`` say only that ``host``, on any port, has ``public_key``.
+def record(directory: str, host: str, *public_keys: str) -> None:
+    """Make ``directory/host`` say only that ``host``, on any port, has ``public_keys``, a line for each.
 
     ``host`` is a UUID, so it is safe as a file name. Raise :class:`ArvSshError` when it cannot be written.
     """
-    if not _PUBLIC_KEY.fullmatch(public_key):
+    if not all(map(_PUBLIC_KEY.fullmatch, public_keys)):
         raise BadGateway(f"the controller sent a malformed host key for {host}; report this to its administrator")
-    line = f"{host},[{host}]:* {public_key}\n".encode()
+    lines = "".join(f"{host},[{host}]:* {key}\n" for key in public_keys).encode()
     path = os.path.join(directory, host)
     temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
     try:
         make_private(directory)
-        _write(temporary, line)
+        _write(temporary, lines)
         os.replace(temporary, path)
     except OSError as error:
         raise ArvSshError(

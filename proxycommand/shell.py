@@ -31,11 +31,11 @@ def run(options: argparse.Namespace) -> NoReturn:
         controller.Controller(site), target, user, options.detach_keys, wait=options.wait
     )
     session.connection.close()
-    if not session.host_key and not any("stricthostkeychecking" in option.lower() for option in ssh_options):
+    if not session.host_keys and not any("stricthostkeychecking" in option.lower() for option in ssh_options):
         raise ArvSshError(controller.unvouched(container))
     directory = options.known_hosts_dir or known_hosts.default_dir()
-    if session.host_key:  # ssh-proxy does it again, but ssh's own messages would bury its error
-        known_hosts.record(directory, container, session.host_key)
+    if session.host_keys:  # ssh-proxy does it again, but ssh's own messages would bury its error
+        known_hosts.record(directory, container, *session.host_keys)
     block = ssh_config.block(options.settings, directory, options.detach_keys, host=container)
     _become(ssh_command(block, container, user, ssh_options, command))
 

@@ -58,8 +58,8 @@ def run(argv: list[str]) -> int:
         return 0
     if given.values["--control-dir"]:
         known_hosts.make_private(given.values["--control-dir"])
-    if session.host_key:
-        known_hosts.record(given.values["--known-hosts-dir"] or known_hosts.cache_dir(), host, session.host_key)
+    if session.host_keys:
+        known_hosts.record(given.values["--known-hosts-dir"] or known_hosts.cache_dir(), host, *session.host_keys)
     else:
         tell(unvouched(host))
     greeted = _client_check(given.values["--needs-openssh"]) if given.values["--needs-openssh"] else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 
 import paramiko
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from arv_ssh.client.stream import CLOSE_TIMEOUT, SessionStream, open_stream
 from arv_ssh.errors import BadGateway
@@ -23,13 +24,19 @@ class ContainerClient(paramiko.SSHClient):
         super().__init__()
         self._stream = stream
         self.set_missing_host_key_policy(paramiko.RejectPolicy())
-        key = host_key(stream)
-        self.get_host_keys().add(stream.container, key.get_name(), key)
+        for key in host_keys(stream):
+            self.get_host_keys().add(stream.container, key.get_name(), key)
 
     @property
     def container(self) -> str:
         """The UUID of the container."""
         return self._stream.container
+
+    @property
+    def host_key_kind(self) -> str:
+        """The kind of host key by which the gateway has proven itself, such as ``ssh-ed25519``."""
+        transport = self.get_transport()
+        return transport.get_remote_server_key().get_name() if transport else ""
 
     def close(self) -> None:
         """End the session and wait for its threads."""
@@ -83,11 +90,28 @@ def silence_paramiko() -> None:
     own.propagate = False
 
 
-def host_key(stream: SessionStream) -> paramiko.PKey:
-    """Return the key that the controller vouches for; raise :class:`BadGateway` when it is none."""
-    entry = paramiko.hostkeys.HostKeyEntry.from_line(f"{stream.container} {stream.host_key}")
+def host_keys(stream: SessionStream) -> list[paramiko.PKey]:
+    """Return the keys that the controller vouches for, without those of a kind that this machine may not use.
+
+    Raise :class:`BadGateway` when none is left, or when one is malformed.
+    """
+    found = [key for line in stream.host_keys if (key := _host_key(stream.container, line))]
+    if not found:
+        kinds = ", ".join(line.split(" ")[0] for line in stream.host_keys)
+        raise BadGateway(
+            f"the host keys of {stream.container} are of kinds that this machine may not use: {kinds}; "
+            "ask the cluster's administrator for Sessions: {Algorithms: compatible}"
+        )
+    return found
+
+
+def _host_key(container: str, line: str) -> paramiko.PKey | None:
+    try:
+        entry = paramiko.hostkeys.HostKeyEntry.from_line(f"{container} {line}")
+    except UnsupportedAlgorithm:  # Ed25519 under FIPS 140
+        return None
     if entry is None or entry.key is None:
-        raise BadGateway(f"the controller sent a malformed host key for {stream.container}; report this")
+        raise BadGateway(f"the controller sent a malformed host key for {container}; report this")
     return entry.key
 
 

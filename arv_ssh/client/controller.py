@@ -22,6 +22,7 @@ DEFAULT_LOGIN = "_"
 """The login name that stands for the image's default user; ssh has no way to give none."""
 
 HOST_KEY_HEADER = "x-arvados-ssh-host-key"
+OTHER_HOST_KEYS_HEADER = "x-arvados-ssh-other-host-keys"
 USER_CREDENTIAL_HEADER = "x-arvados-ssh-user-credential"
 _REQUEST_ID_HEADER = "x-request-id"
 
@@ -40,14 +41,16 @@ _SERVERS_FAULT = (500, 502, 504)
 class AcceptedUpgrade:
     """An accepted session: the connection now carries SSH, beginning with ``first``.
 
-    ``host_key`` is None when the controller cannot vouch for the gateway's key (a stock Arvados gateway), and so is
-    ``user_credential``, the password of this one session for libraries that cannot log in without any.
-    ``timing`` is what took the controller how long, as the Server-Timing header has it; "" where it does not say.
+    ``host_keys`` are the gateway's, Ed25519 first; none where the controller cannot vouch for the key (a stock Arvados
+    gateway), and then ``user_credential``, the password of this one session for libraries that cannot log in without
+    any, is None. ``timing`` is what took the controller how long, as the Server-Timing header has it; "" where it does
+    not say.
     """
 
     def __init__(self, connection: Connection, answer: UpgradeAnswer) -> None:
         self.connection = connection
-        self.host_key = answer.headers.get(HOST_KEY_HEADER)
+        named = (answer.headers.get(name) for name in (HOST_KEY_HEADER, OTHER_HOST_KEYS_HEADER))
+        self.host_keys = [key for text in named if text for key in text.split(", ")]
         self.user_credential = answer.headers.get(USER_CREDENTIAL_HEADER)
         self.first = answer.trailing
         self.timing = answer.headers.get("server-timing", "")

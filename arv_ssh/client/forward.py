@@ -17,7 +17,7 @@ from typing import Any
 import paramiko
 import sshtunnel  # type: ignore[import-untyped]
 
-from arv_ssh.client.connect import handshake_failure, host_key
+from arv_ssh.client.connect import handshake_failure, host_keys
 from arv_ssh.client.stream import CLOSE_TIMEOUT, SessionStream, open_stream
 from arv_ssh.errors import ArvSshError, Unavailable, UsageError
 
@@ -118,7 +118,7 @@ class _Forwarder(sshtunnel.SSHTunnelForwarder):  # type: ignore[misc]
             ssh_config_file=None,
             ssh_username=stream.user,
             ssh_password=stream.user_credential,
-            ssh_host_key=host_key(stream),
+            ssh_host_key=host_keys(stream)[0],
             ssh_proxy=_Connected(fileno=stream.socket.detach()),
             # Not the user's own keys: they are tried first, and say to the gateway who else the user is.
             allow_agent=False,

@@ -23,16 +23,16 @@ CLOSE_TIMEOUT = 10.0
 class SessionStream:
     """The bytes of one session in ``container``, at ``socket``; the library that gets it may close it.
 
-    ``host_key`` is the gateway's, as ``ssh-ed25519 AAAA…``, and ``user_credential`` the password for ``user``.
+    ``host_keys`` are the gateway's, as ``ssh-ed25519 AAAA…``, and ``user_credential`` the password for ``user``.
     ``ended`` is set when no more bytes will come; ``failure`` then says why, unless the end was in order.
     """
 
     def __init__(self, container: str, user: str, session: AcceptedUpgrade) -> None:
-        if session.host_key is None or session.user_credential is None:
+        if not session.host_keys or session.user_credential is None:
             session.connection.close()
             raise ArvSshError(unvouched(container))
         self.container, self.user = container, user
-        self.host_key, self.user_credential = session.host_key, session.user_credential
+        self.host_keys, self.user_credential = session.host_keys, session.user_credential
         self.socket, self._inner = socket.socketpair()
         self.ended = threading.Event()
         self.failure: ArvSshError | None = None

@@ -17,7 +17,10 @@ from arv_ssh.errors import ConfigError
 INTERNAL_SFTP = "internal-sftp"
 """In place of a subsystem's command: the gateway's own SFTP server, which needs nothing in the image."""
 
-_KEYS = ("AcceptEnv", "MaxSessionChannels", "Subsystems")
+ALGORITHMS = ("modern", "compatible")
+"""What a gateway may offer: what a current client takes, or also what one takes that may do nothing newer."""
+
+_KEYS = ("AcceptEnv", "MaxSessionChannels", "Subsystems", "Algorithms")
 _OLD_NAMES = {"MaxSessions": "MaxSessionChannels"}
 
 
@@ -26,16 +29,18 @@ class SessionOptions:
     """The options of sessions, named as in sshd_config(5).
 
     ``accept_env``: variables a client may set, with shell wildcards. ``max_sessions``: session channels open at once
-    on one connection. ``subsystems``: from a name to the command it runs in the container.
+    on one connection. ``subsystems``: from a name to the command it runs in the container. ``algorithms``: one of
+    :data:`ALGORITHMS`.
     """
 
     accept_env: tuple[str, ...] = ("LANG", "LC_*", "TERM")
     max_sessions: int = 10
     subsystems: Mapping[str, str] = field(default_factory=lambda: {"sftp": INTERNAL_SFTP})
+    algorithms: str = "compatible"
 
     def to_json(self) -> str:
         """Return the text that :func:`from_json` reads."""
-        values = (list(self.accept_env), self.max_sessions, dict(self.subsystems))
+        values = (list(self.accept_env), self.max_sessions, dict(self.subsystems), self.algorithms)
         return json.dumps(dict(zip(_KEYS, values, strict=True)))
 
 
@@ -49,10 +54,11 @@ def from_json(text: str) -> SessionOptions:
 
 
 def parse(section: Any, where: str) -> SessionOptions:
-    """Read a section with the keys AcceptEnv (a list), MaxSessionChannels (from 1) and Subsystems (name: command).
+    """Read a section whose keys are those of :data:`_KEYS`.
 
-    Omitted keys have their defaults; AcceptEnv replaces the default list, Subsystems adds to the default ones. Raises
-    :class:`ConfigError` naming the key, prefixed with ``where``.
+    AcceptEnv is a list, MaxSessionChannels a number from 1, Subsystems a table of name: command, Algorithms one of
+    :data:`ALGORITHMS`. Omitted keys have their defaults; AcceptEnv replaces the default list, Subsystems adds to the
+    default ones. Raises :class:`ConfigError` naming the key, prefixed with ``where``.
     """
     if isinstance(section, dict):
         section = with_new_names(section, _OLD_NAMES, where)
@@ -68,4 +74,7 @@ def parse(section: Any, where: str) -> SessionOptions:
     subsystems = section.get("Subsystems", {})
     if not isinstance(subsystems, dict) or not all(isinstance(one, str) for pair in subsystems.items() for one in pair):
         raise ConfigError(f"{where}.Subsystems is {subsystems!r}; it must name a command for each subsystem")
-    return SessionOptions(tuple(names), limit, {**default.subsystems, **subsystems})
+    algorithms = section.get("Algorithms", default.algorithms)
+    if algorithms not in ALGORITHMS:
+        raise ConfigError(f"{where}.Algorithms is {algorithms!r}; it must be {' or '.join(ALGORITHMS)}")
+    return SessionOptions(tuple(names), limit, {**default.subsystems, **subsystems}, algorithms)

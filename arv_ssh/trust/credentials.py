@@ -1,6 +1,7 @@
-"""The credentials of a session, all derived by HMAC-SHA256 from the cluster's SystemRootToken.
+"""The credentials of a session, all derived by HMAC from the cluster's SystemRootToken.
 
-Every value is lower-case hex text, and the text (not the raw digest) is the next key. Pure: knows nothing of sockets,
+The hash is SHA-256. Every value is lower-case hex text, and the text (not the raw digest) is the next key; only host
+keys are made of raw digests. Pure: knows nothing of sockets,
 SSH or HTTP. Compare two of them with :func:`matches`, which takes constant time.
 """
 
@@ -13,10 +14,14 @@ CLOCK_SKEW = 60
 """Seconds that the clocks of two hosts may differ when one judges the time that the other signed."""
 
 HOST_KEY_LABEL = b"arv-ssh host key v1"
+ECDSA_HOST_KEY_LABEL = b"arv-ssh ECDSA host key v1"
 USER_CREDENTIAL_LABEL = b"arv-ssh user credential v1\n"
 CONTAINER_TOKEN_LABEL = "arv-ssh container token v1\n"  # noqa: S105 - a label, not a token
 CONTROLLER_AUTH_LABEL = "arv-ssh controller v2\n"
 TOKEN_DIGEST_LABEL = "arv-ssh token digest v1\n"  # noqa: S105
+
+P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+"""The order n of the base point of NIST P-256 (SP 800-186 §3.2.1.3): a private key is a number from 1 to n - 1."""
 
 
 def _hex(key: str, message: bytes) -> str:
@@ -51,6 +56,15 @@ def user_credential(secret: str, session: str) -> str:
 def host_key_seed(secret: str) -> bytes:
     """Return the 32-byte seed of the gateway's Ed25519 host key (RFC 8032 §5.1.5)."""
     return hmac.new(secret.encode(), HOST_KEY_LABEL, hashlib.sha256).digest()
+
+
+def ecdsa_host_key_number(secret: str) -> int:
+    """Return the private number of the gateway's ECDSA P-256 host key.
+
+    512 bits modulo n - 1, plus 1: all numbers are equally likely, but for one part in 2^256 (FIPS 186-5 A.2.1).
+    """
+    digest = hmac.new(secret.encode(), ECDSA_HOST_KEY_LABEL, hashlib.sha512).digest()
+    return int.from_bytes(digest, "big") % (P256_ORDER - 1) + 1
 
 
 def container_token(system_root_token: str, auth_uuid: str) -> str:

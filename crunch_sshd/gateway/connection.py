@@ -1,7 +1,6 @@
 """One SSH connection to the gateway: its transport, the login, and the channels that are open.
 
-Owns the algorithms offered and who is let in: exactly the session that the controller proved. Knows nothing of how the
-bytes got here.
+Owns who is let in: exactly the session that the controller proved. Knows nothing of how the bytes got here.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import paramiko
 from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL
@@ -20,10 +20,12 @@ from paramiko.message import Message
 
 from arv_ssh.config.session_options import SessionOptions
 from arv_ssh.trust import credentials
-from arv_ssh.trust.host_key import private_pem
+from arv_ssh.trust.host_key import ECDSA, ED25519, private_pem
 from crunch_sshd.audit.channel_audit import ConnectionAudit
 from crunch_sshd.forwarding.forward import Forwarding
 from crunch_sshd.forwarding.policy import DEFAULT_POLICY, Policy
+from crunch_sshd.gateway import algorithms
+from crunch_sshd.gateway.algorithms import Algorithms
 from crunch_sshd.runtimes import Account, Runtime
 from crunch_sshd.session.session import SessionChannel
 from crunch_sshd.session.watch import SessionWatch
@@ -48,13 +50,6 @@ DISCONNECT_GRACE = 2.0
 
 DEFAULT_USER = "_"
 """The SSH user name that stands for the image's default user."""
-
-# ssh-audit flags none of these; each list is in order of preference, fastest first.
-KEX = ("mlkem768x25519-sha256", "curve25519-sha256", "curve25519-sha256@libssh.org")
-CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes256-ctr", "aes128-ctr")
-MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com")
-DROPBEAR_MACS = ("hmac-sha2-256",)
-"""For dropbear's dbclient alone, which supports none of the MACs above."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +93,7 @@ class Connection(GatewayServer):
         self._lock = threading.Lock()
         self._sessions: set[SessionChannel] = set()
         self._no_more_sessions = False
-        self._transport = _transport(sock, secret)
+        self._transport = _transport(sock, secret, algorithms.offered(self._options.algorithms))
         self._forwarding = Forwarding(self._transport, runtime.host(), login.account, policy, self._audit)
         self._openers: dict[str, Callable[[ChannelOpen], None]] = {
             "session": self._open_session,
@@ -142,9 +137,7 @@ class Connection(GatewayServer):
         return self._transport.is_authenticated()
 
     def client_identified(self, version: str) -> None:
-        # The host key's signature covers both versions (RFC 4253 §8): a machine in the middle cannot pose as dropbear.
-        if version.startswith("SSH-2.0-dropbear"):
-            self._transport.get_security_options().digests = MACS + DROPBEAR_MACS
+        _offer(self._transport, algorithms.offered(self._options.algorithms, version))
 
     def transport_ended(self) -> None:
         self._forwarding.close()
@@ -220,12 +213,29 @@ class Connection(GatewayServer):
         reply(False, ())
 
 
-def _transport(sock: socket.socket | BufferedSocket, secret: str) -> GatewayTransport:
+_READERS: dict[str, type[paramiko.Ed25519Key] | type[paramiko.ECDSAKey]] = {
+    ED25519: paramiko.Ed25519Key,
+    ECDSA: paramiko.ECDSAKey,
+}
+
+
+@lru_cache(maxsize=len(_READERS))  # a gateway has one secret, and reading both keys takes half a millisecond
+def _host_key(secret: str, kind: str) -> paramiko.PKey:
+    return _READERS[kind](file_obj=io.StringIO(private_pem(secret, kind)))
+
+
+def _transport(sock: socket.socket | BufferedSocket, secret: str, offer: Algorithms) -> GatewayTransport:
     transport = GatewayTransport(sock)
     transport.local_version = "SSH-2.0-arv-ssh"
-    transport.add_server_key(paramiko.Ed25519Key(file_obj=io.StringIO(private_pem(secret))))
-    options = transport.get_security_options()
-    options.kex = [name for name in KEX if name in transport._kex_info]  # an older cryptography has no ML-KEM
-    options.ciphers = CIPHERS
-    options.digests = MACS
+    for kind in offer.host_keys:
+        transport.add_server_key(_host_key(secret, kind))
+    _offer(transport, offer)
     return transport
+
+
+def _offer(transport: GatewayTransport, offer: Algorithms) -> None:
+    options = transport.get_security_options()
+    options.kex = [name for name in offer.kex if name in transport._kex_info]  # an older cryptography has no ML-KEM
+    options.key_types = offer.host_keys
+    options.ciphers = offer.ciphers
+    options.digests = offer.macs

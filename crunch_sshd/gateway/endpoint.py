@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from arv_ssh.errors import BadGateway, BadRequest, HttpError, NotFound, Unauthorized, Unavailable
 from arv_ssh.net.http_server import Request, Response, Upgrade
 from arv_ssh.trust import credentials, session_claim
 from arv_ssh.trust.credentials import CLOCK_SKEW
-from arv_ssh.trust.host_key import public_line
+from arv_ssh.trust.host_key import ED25519, public_line
 from arv_ssh.trust.session_claim import LONGEST_REASON, SessionClaim
 from crunch_sshd.gateway.connection import Login
 from crunch_sshd.runtimes import Runtime
@@ -47,7 +47,8 @@ class Endpoint:
     """The handler of a gateway's HTTP requests.
 
     ``opened`` takes over the connection of each proven session, and ``end`` ends it early; ``refused`` is called with
-    every request that fails. ``check`` raises an error when there is no room for a session.
+    every request that fails. ``check`` raises an error when there is no room for a session. ``host_keys`` are the kinds
+    of keys that sessions are offered, the first one Ed25519.
     """
 
     def __init__(
@@ -60,7 +61,9 @@ class Endpoint:
         end: End,
         refused: Refused = lambda request, error: None,
         check: Callable[[], None] = lambda: None,
+        host_keys: Sequence[str] = (ED25519,),
     ) -> None:
+        self._other_host_keys = host_keys[1:]
         self._refused = refused
         self._check_room = check
         self._used: dict[str, int] = {}
@@ -109,6 +112,9 @@ class Endpoint:
             ("X-Arvados-Authorization-Response", credentials.respond_auth(secret, proof)),
             ("X-Arvados-Ssh-Host-Key", public_line(secret)),
         ]
+        if self._other_host_keys:  # apart: older controllers and clients expect one key above
+            others = ", ".join(public_line(secret, kind) for kind in self._other_host_keys)
+            headers.append(("X-Arvados-Ssh-Other-Host-Keys", others))
         return Upgrade("ssh", headers, lambda transport, early: self._opened(transport, early, login))
 
     def _end_session(self, request: Request) -> Response:

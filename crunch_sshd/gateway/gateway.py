@@ -31,7 +31,7 @@ from arv_ssh.trust.session_claim import SessionClaim
 from crunch_sshd.audit.channel_audit import GatewayAudit
 from crunch_sshd.audit.recording import Recordings
 from crunch_sshd.forwarding.policy import DEFAULT_POLICY, Policy
-from crunch_sshd.gateway import certificate
+from crunch_sshd.gateway import algorithms, certificate
 from crunch_sshd.gateway.connection import Connection, Login
 from crunch_sshd.gateway.connections import Connections
 from crunch_sshd.gateway.endpoint import Endpoint, Identity
@@ -137,6 +137,7 @@ class Gateway:
             end=self._end_session,
             refused=self._refused,
             check=lambda: self._memory.check(self._container_uuid),
+            host_keys=algorithms.offered(self._options.algorithms).host_keys,
         )
 
         def accept() -> TlsLayer:

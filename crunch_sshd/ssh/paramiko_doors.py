@@ -43,6 +43,8 @@ METHODS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "paramiko.transport:ChannelMap": {"get": ("chanid",), "put": ("chanid", "chan")},
     "paramiko.kex_curve25519:KexCurve25519": {"parse_next": ("ptype", "m")},
+    "paramiko.kex_group14:KexGroup14SHA256": {"_generate_x": (), "_parse_kexdh_init": ("m",)},
+    "paramiko.kex_group16:KexGroup16SHA512": {"_generate_x": (), "_parse_kexdh_init": ("m",)},
     CHANNEL: {
         "_feed_extended": ("m",),
         "_handle_close": ("m",),

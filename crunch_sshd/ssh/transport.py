@@ -37,6 +37,7 @@ from paramiko.message import Message
 
 from crunch_sshd.ssh.buffered_socket import BufferedSocket
 from crunch_sshd.ssh.channel import PACKET_SIZE, ChannelHandler, GatewayChannel
+from crunch_sshd.ssh.diffie_hellman import Group14, Group16
 from crunch_sshd.ssh.limits import REPLIES_WAITING, REQUEST_SIZE, WINDOW_SIZE
 from crunch_sshd.ssh.packetizer import GatewayPacketizer, Packet
 from crunch_sshd.ssh.replies import (
@@ -95,8 +96,12 @@ class GatewayTransport(paramiko.Transport):
         common.MSG_CHANNEL_CLOSE: lambda channel, message: channel._handle_close(message),
     }
 
-    # Paramiko knows this exchange only by its original name; RFC 8731 gave it this one.
-    _kex_info = {**paramiko.Transport._kex_info, "curve25519-sha256": KexCurve25519}  # type: ignore[attr-defined]
+    _kex_info = {
+        **paramiko.Transport._kex_info,  # type: ignore[attr-defined]
+        "curve25519-sha256": KexCurve25519,  # paramiko knows only its original name; RFC 8731 gave it this one
+        Group14.name: Group14,
+        Group16.name: Group16,
+    }
 
     def __init__(self, sock: socket.socket | BufferedSocket) -> None:
         adapter: Any = sock if isinstance(sock, BufferedSocket) else BufferedSocket(sock)

@@ -59,10 +59,14 @@ class Way:
         """The proxy command's words."""
         return shlex.split(self.proxy_line)
 
-    def host_key(self) -> str:
-        """Return ``ssh-ed25519 AAAA…``; the proxy writes it down each time that ssh connects."""
+    def host_keys(self) -> list[str]:
+        """Return ``ssh-ed25519 AAAA…`` and the others; the proxy writes them down each time that ssh connects."""
         assert self.ssh(self.uuid, "true").returncode == 0
-        return " ".join(self.known_hosts.read_text().split()[1:3])
+        return [line.split(" ", 1)[1] for line in self.known_hosts.read_text().splitlines()]
+
+    def host_key(self) -> str:
+        """Return the Ed25519 key."""
+        return self.host_keys()[0]
 
     def fingerprint(self) -> str:
         """Return the host key's fingerprint, ``SHA256:…``."""

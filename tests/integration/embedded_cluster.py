@@ -53,13 +53,17 @@ class EmbeddedCluster:
 
     def configure_watching(self, audit: Path, recordings: Path) -> None:
         """Write the config with an audit that is required, and terminals recorded."""
+        self.configure_access(
+            Audit="required", AuditDirectory=str(audit), Recording="tty", RecordingDirectory=str(recordings)
+        )
+
+    def configure_access(self, **keys: Any) -> None:
+        """Write the config with ``keys`` of ``Containers.ShellAccess``."""
         self.directory.prepare()
         cluster_up._write_config(self.directory)
         written = yaml.safe_load(self.directory.config.read_text())
         (section,) = written["Clusters"].values()
-        section["Containers"]["ShellAccess"] |= {
-            "Audit": "required", "AuditDirectory": str(audit), "Recording": "tty", "RecordingDirectory": str(recordings)
-        }  # fmt: skip
+        section["Containers"]["ShellAccess"] |= keys
         self.directory.config.write_text(yaml.safe_dump(written))
 
     def run(self, *command: str, options: tuple[str, ...] = (), image: str = BUSYBOX) -> str:

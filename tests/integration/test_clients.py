@@ -17,7 +17,6 @@ from typing import Any
 import paramiko
 import pytest
 
-from crunch_sshd.gateway.connection import CIPHERS, KEX, MACS
 from tests.integration.clients import USER, Way, transport_over, with_credential
 from tests.integration.conftest import Ssh
 from tests.integration.embedded_cluster import EmbeddedCluster
@@ -28,8 +27,6 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="sftp and the clients'
 
 SCRIPTS = Path(sys.executable).parent
 """Where PyPI's clients have their programs."""
-NO_POST_QUANTUM = "does not provide protection against post-quantum attacks"
-"""What newer versions of ssh-audit say of curve25519: the best that the gateway and OpenSSH before 9.9 both have."""
 
 
 def run(
@@ -290,27 +287,3 @@ class TestTmux:
             second.expect("still alive")
             second.expect("[exited]")
             assert second.wait() == 0
-
-
-class TestAudit:
-    """What an auditor sees."""
-
-    def test_ssh_audit(self, way: Way) -> None:
-        """ssh-audit marks nothing with fail or warn but the age of curve25519, and sees what is offered."""
-        with way.port() as port:
-            done = run(str(SCRIPTS / "ssh-audit"), "-jj", "--skip-rate-test", "-p", str(port), "127.0.0.1")
-        report = json.loads(done.stdout)
-        marked = [
-            (one["algorithm"], kind, notes)
-            for section in ("kex", "key", "enc", "mac")
-            for one in report[section]
-            for kind, notes in one["notes"].items()
-            if kind in ("fail", "warn") and not (one["algorithm"] in KEX and notes == [NO_POST_QUANTUM])
-        ]
-        assert marked == []
-        assert [one["algorithm"] for one in report["enc"]] == list(CIPHERS)
-        assert [one["algorithm"] for one in report["mac"]] == list(MACS)
-        assert [one["algorithm"] for one in report["key"]] == ["ssh-ed25519"]
-        offered = [one["algorithm"] for one in report["kex"]]
-        assert "kex-strict-s-v00@openssh.com" in offered
-        assert set(offered) <= {*KEX, "kex-strict-s-v00@openssh.com", "ext-info-s"}

@@ -18,7 +18,7 @@ from arv_ssh.net.tls import client_context
 from arv_ssh.net.tls_transport import TlsLayer
 from arv_ssh.net.upgraded import UpgradeRequest
 from arv_ssh.trust import credentials, session_claim
-from arv_ssh.trust.host_key import public_line
+from arv_ssh.trust.host_key import KINDS, public_line
 from arv_ssh.trust.session_claim import SessionClaim
 
 CONNECT_TIMEOUT = 10.0
@@ -33,13 +33,15 @@ REFUSAL_TIMEOUT = 5.0
 class GatewayConnection:
     """A proven connection to a gateway: a paused transport and the SSH bytes that came with its answer.
 
-    ``host_key`` is None for a stock Arvados gateway, whose host key cannot be known in advance. ``dialled`` and
-    ``proven`` are the seconds that TCP and TLS took, and the exchange of the proofs after them.
+    ``host_key`` is None for a stock Arvados gateway, whose host key cannot be known in advance. ``other_host_keys`` are
+    those that the gateway has besides, as one header's text. ``dialled`` and ``proven`` are the seconds that TCP and
+    TLS took, and the exchange of the proofs after them.
     """
 
     transport: asyncio.Transport
     early: bytes
     host_key: str | None
+    other_host_keys: str = ""
     dialled: float = 0.0
     proven: float = 0.0
 
@@ -236,7 +238,16 @@ class _Answer:
         await self.check(101)
         uuid, secret = self.target.session.container_uuid, self.target.secret
         host_key = self.head.fields().get("x-arvados-ssh-host-key")
-        if host_key is not None and host_key != public_line(secret):
+        others = self.head.fields().get("x-arvados-ssh-other-host-keys", "")
+        if not _are_the_containers(secret, host_key, others):
             raise NotTheGateway(f"the gateway of container {uuid} announced a host key that is not the container's")
         transport, early = self.http.take_over()
-        return GatewayConnection(transport, early, host_key, self.dialled, self.proven)
+        return GatewayConnection(transport, early, host_key, others, self.dialled, self.proven)
+
+
+def _are_the_containers(secret: str, host_key: str | None, others: str) -> bool:
+    """Say whether the announced keys derive from the container's ``secret``; a gateway with none is a stock one."""
+    if host_key is None:
+        return not others
+    derived = {public_line(secret, kind) for kind in KINDS}
+    return host_key == public_line(secret) and (not others or derived.issuperset(others.split(", ")))

@@ -15,7 +15,9 @@ from arv_ssh.net.upgraded import Upgraded, UpgradeRequest, open_upgraded
 
 ANSWER_TIMEOUT = 60.0
 """Seconds for the other controller's answer: it asks the API and the gateway, as this one would have."""
-_HEADERS = ("X-Arvados-Ssh-Host-Key", "X-Arvados-Ssh-User-Credential", "Server-Timing")
+_HEADERS = (
+    "X-Arvados-Ssh-Host-Key", "X-Arvados-Ssh-Other-Host-Keys", "X-Arvados-Ssh-User-Credential", "Server-Timing",
+)  # fmt: skip
 _TRUE = ("1", "t", "true")
 
 

@@ -237,7 +237,9 @@ def _credential_headers(
     if connection.host_key is None:
         return []
     text = session_claim.encode(session)
+    others = connection.other_host_keys
     return [
         ("X-Arvados-Ssh-Host-Key", connection.host_key),
+        *([("X-Arvados-Ssh-Other-Host-Keys", others)] if others else []),
         ("X-Arvados-Ssh-User-Credential", credentials.user_credential(secret, text)),
     ]

@@ -31,9 +31,11 @@ def connect(runtime: MemoryRuntime) -> Iterator[Connect]:
     before = set(threading.enumerate())
     links: list[Link] = []
 
-    def start(name: str = "", *, credential: str | None = None, detach_keys: bytes = b"", audit: Any = None) -> Link:
+    def start(
+        name: str = "", *, credential: str | None = None, detach_keys: bytes = b"", audit: Any = None, **more: Any
+    ) -> Link:
         how = {} if credential is None else {"credential": credential}
-        links.append(Link(runtime, login(name, detach_keys=detach_keys, **how), audit))
+        links.append(Link(runtime, login(name, detach_keys=detach_keys, **how), audit, **more))
         return links[-1]
 
     yield start

@@ -10,6 +10,7 @@ from typing import Any
 
 import paramiko
 
+from arv_ssh.config.session_options import SessionOptions
 from arv_ssh.errors import Forbidden
 from crunch_sshd.audit.channel_audit import ConnectionAudit
 from crunch_sshd.forwarding.broker import BrokerError, Found, Listening
@@ -213,15 +214,29 @@ class LocalBroker:
 
 
 class Link:
-    """One SSH connection: the gateway's server on one end of a socketpair, paramiko's client on the other."""
+    """One SSH connection: the gateway's server on one end of a socketpair, paramiko's client on the other.
 
-    def __init__(self, runtime: Runtime, login: Login, audit: ConnectionAudit | None = None) -> None:
+    ``wanted`` are the client's own lists, by their names in paramiko's SecurityOptions.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        login: Login,
+        audit: ConnectionAudit | None = None,
+        options: SessionOptions | None = None,
+        wanted: dict[str, tuple[str, ...]] | None = None,
+    ) -> None:
         self.ended = threading.Event()
         near, far = socket.socketpair()
-        self.server = Connection(far, SECRET, login, runtime, lambda connection: self.ended.set(), audit=audit)
+        self.server = Connection(
+            far, SECRET, login, runtime, lambda connection: self.ended.set(), audit=audit, options=options
+        )
         self.server.start()
         # The packet size of OpenSSH; paramiko's window is smaller, which is no matter.
         self.client = paramiko.Transport(near, default_max_packet_size=32 * 1024)
+        for kind, names in (wanted or {}).items():
+            setattr(self.client.get_security_options(), kind, names)
         self.client.start_client(timeout=DEADLINE)
 
     @property

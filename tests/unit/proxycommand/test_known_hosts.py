@@ -24,6 +24,13 @@ def test_an_older_key_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "k" / HOST).stat().st_mode & 0o777 == 0o600
 
 
+def test_several_keys(tmp_path: Path) -> None:
+    """Each key has a line of its own, in the order given."""
+    known_hosts.record(str(tmp_path), HOST, KEY, "ecdsa-sha2-nistp256 BBBB")
+    name = f"{HOST},[{HOST}]:*"
+    assert (tmp_path / HOST).read_text() == f"{name} {KEY}\n{name} ecdsa-sha2-nistp256 BBBB\n"
+
+
 def test_parallel_connections(tmp_path: Path) -> None:
     """Writers of one host at the same time leave one whole file, and a reader never meets a half-written one."""
     directory = str(tmp_path)
@@ -61,8 +68,9 @@ def test_directory_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("key", ["", "ssh-ed25519", "ssh-ed25519 AAAA\n* ssh-rsa BBBB", "ssh-rsa A A", "@ca * x y"])
 def test_malformed_key(tmp_path: Path, key: str) -> None:
     """What is not a public key is not written: a second line could vouch for other hosts."""
-    with pytest.raises(BadGateway, match="malformed host key"):
-        known_hosts.record(str(tmp_path / "k"), HOST, key)
+    for keys in ((key,), (KEY, key), (key, KEY)):
+        with pytest.raises(BadGateway, match="malformed host key"):
+            known_hosts.record(str(tmp_path / "k"), HOST, *keys)
     assert not (tmp_path / "k").exists()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from crunch_sshd.gateway.algorithms import MODERN
 from proxycommand import ssh_config
 from tests.unit.conftest import Run
 from tests.unit.controller_double import UNIT
@@ -43,6 +44,16 @@ def test_block_is_read_back(tmp_path: Path, name: str) -> None:
     assert found["proxycommand"].endswith("--user '%r' '%h'")
 
 
+def test_the_fastest_cipher_is_first(tmp_path: Path) -> None:
+    """ssh asks for all that gateways have, the fastest first, in words that every OpenSSH since 6.2 understands."""
+    config = tmp_path / "config"
+    config.write_text(ssh_config.block("", str(tmp_path)))
+    assert read(config, UUID)["ciphers"] == ",".join(MODERN.ciphers)
+    assert read(config, "example.org")["ciphers"] != ",".join(MODERN.ciphers)
+    (line,) = (line for line in config.read_text().splitlines() if "Ciphers" in line)
+    assert not set("^+-") & {line.split()[1][0]}, "a list that only newer versions can read breaks ssh to every host"
+
+
 def test_other_hosts_are_left_alone(tmp_path: Path) -> None:
     """The block says nothing about hosts that are no containers, and speaks for container requests too."""
     config = tmp_path / "config"
@@ -71,7 +82,7 @@ def test_output_dir(tmp_path: Path, client: Run) -> None:
     text = (tmp_path / "ssh_config").read_text()
     assert f"ssh-proxy --settings {tmp_path}/env --known-hosts-dir {tmp_path}/known_hosts" in text
     assert f" --control-dir {tmp_path}/.cache/arvados/cm --user '%r' '%h'" in text
-    assert "@" not in text.replace("LOGIN@UUID", "")
+    assert "@" not in text.replace("LOGIN@UUID", "").replace("@openssh.com", "")
     assert [path.name for path in tmp_path.iterdir()] == ["ssh_config"]
 
 

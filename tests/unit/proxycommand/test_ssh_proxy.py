@@ -44,6 +44,19 @@ def test_host_key_is_written_before_the_first_byte(double: Start, client: Run, t
     hold.set()
 
 
+def test_every_host_key_is_written(double: Start, client: Run, tmp_path: Path) -> None:
+    """The file has a line for each key that the controller vouches for."""
+    other = "ecdsa-sha2-nistp256 BBBB"
+
+    def script(peer: Peer) -> None:
+        peer.switch(KEY_HEADER, f"X-Arvados-Ssh-Other-Host-Keys: {other}", glued=b"S")
+        peer.recv_all()
+        peer.end()
+
+    finish(client("ssh-proxy", UUID, "--known-hosts-dir", str(tmp_path), env=double(script).environment()))
+    assert (tmp_path / UUID).read_text().splitlines() == [f"{UUID},[{UUID}]:* {key}" for key in (KEY, other)]
+
+
 def test_no_host_key_from_a_stock_gateway(double: Start, client: Run, tmp_path: Path) -> None:
     """Without a host key header nothing is written, the bytes flow, and one line says what ssh will do."""
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable
 
 import paramiko
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from paramiko import common
 
 import arv_ssh
@@ -41,6 +45,11 @@ def key() -> paramiko.PKey:
     return paramiko.ECDSAKey.generate()
 
 
+def ed25519() -> paramiko.PKey:
+    pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    return paramiko.Ed25519Key(file_obj=io.StringIO(pem.decode()))
+
+
 def line(key: paramiko.PKey) -> str:
     return f"{key.get_name()} {key.get_base64()}"
 
@@ -61,7 +70,8 @@ def settings(server: Double, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def connect() -> None:
-    arv_ssh.connect(UUID)
+    with arv_ssh.connect(UUID):
+        pass
 
 
 def forward() -> None:
@@ -77,6 +87,54 @@ def test_the_credential_logs_in(double: Start, key: paramiko.PKey, monkeypatch: 
         stdin, stdout, _ = client.exec_command("date")
         stdin.channel.shutdown_write()
         assert stdout.read() == b"ann: date\n"
+
+
+def vouched(*keys: paramiko.PKey) -> tuple[str, ...]:
+    """Return the headers of a controller that vouches for ``keys``."""
+    first, *others = map(line, keys)
+    return (
+        f"X-Arvados-Ssh-Host-Key: {first}",
+        f"X-Arvados-Ssh-Other-Host-Keys: {', '.join(others)}",
+        f"X-Arvados-Ssh-User-Credential: {CREDENTIAL}",
+    )
+
+
+@pytest.mark.parametrize("enter", [connect, forward])
+def test_the_second_key(
+    double: Start, key: paramiko.PKey, monkeypatch: pytest.MonkeyPatch, enter: Enter
+) -> None:
+    """Where this machine may not use Ed25519, as under FIPS 140, the gateway proves itself by its other key."""
+    headers = vouched(ed25519(), key)
+    settings(gateway(double, key, *headers), monkeypatch)
+
+    def refuse(self: object, *arguments: object, **named: object) -> None:
+        raise UnsupportedAlgorithm("not approved")
+
+    monkeypatch.setattr(paramiko.Ed25519Key, "__init__", refuse)
+    enter()
+
+
+def test_the_kind_of_the_host_key(double: Start, key: paramiko.PKey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client says which of the keys it was shown."""
+    settings(gateway(double, key, *vouched(key)), monkeypatch)
+    with arv_ssh.connect(UUID) as client:
+        assert client.host_key_kind == "ecdsa-sha2-nistp256"
+
+
+@pytest.mark.parametrize("enter", [connect, forward])
+def test_no_key_that_may_be_used(
+    double: Start, key: paramiko.PKey, monkeypatch: pytest.MonkeyPatch, enter: Enter
+) -> None:
+    """Where no key is left, nothing is sent to the gateway, and the sentence names the kinds there are."""
+    headers = f"X-Arvados-Ssh-Host-Key: {line(ed25519())}", f"X-Arvados-Ssh-User-Credential: {CREDENTIAL}"
+    settings(gateway(double, key, *headers), monkeypatch)
+
+    def refuse(self: object, *arguments: object, **named: object) -> None:
+        raise UnsupportedAlgorithm("not approved")
+
+    monkeypatch.setattr(paramiko.Ed25519Key, "__init__", refuse)
+    with pytest.raises(BadGateway, match=f"of {UUID} are of kinds that this machine may not use: ssh-ed25519; ask"):
+        enter()
 
 
 @pytest.mark.parametrize("enter", [connect, forward])

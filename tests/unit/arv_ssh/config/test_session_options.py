@@ -17,19 +17,23 @@ def test_nothing_said_is_the_default() -> None:
     assert options == session_options.from_json("{}") == SessionOptions()
     assert options.accept_env == ("LANG", "LC_*", "TERM") and options.max_sessions == 10
     assert options.subsystems == {"sftp": session_options.INTERNAL_SFTP}
+    assert options.algorithms == "compatible"
 
 
 def test_every_key() -> None:
     """AcceptEnv replaces the list, Subsystems adds to the table."""
-    section = {"AcceptEnv": ["EDITOR"], "MaxSessionChannels": 2, "Subsystems": {"echo": "cat"}}
+    section = {
+        "AcceptEnv": ["EDITOR"], "MaxSessionChannels": 2, "Subsystems": {"echo": "cat"}, "Algorithms": "modern"
+    }  # fmt: skip
     options = session_options.parse(section, "here")
     assert options.accept_env == ("EDITOR",) and options.max_sessions == 2
     assert options.subsystems == {"sftp": session_options.INTERNAL_SFTP, "echo": "cat"}
+    assert options.algorithms == "modern"
 
 
 def test_json_brings_back_the_same() -> None:
     """What the dispatcher hands over is what crunch-run reads."""
-    options = SessionOptions(("A", "B_*"), 3, {"sftp": "internal-sftp", "x": "y z"})
+    options = SessionOptions(("A", "B_*"), 3, {"sftp": "internal-sftp", "x": "y z"}, "modern")
     assert session_options.from_json(options.to_json()) == options
 
 
@@ -49,8 +53,10 @@ def test_old_name() -> None:
         ({"MaxSessions": True}, "here.MaxSessionChannels"),
         ({"Subsystems": {"sftp": 1}}, "here.Subsystems"),
         ({"Subsystems": ["sftp"]}, "here.Subsystems"),
-        ({"MaxSession": 3}, "AcceptEnv, MaxSessionChannels, Subsystems"),
-        ([], "AcceptEnv, MaxSessionChannels, Subsystems"),
+        ({"Algorithms": "old"}, "here.Algorithms is 'old'; it must be modern or compatible"),
+        ({"Algorithms": ["modern"]}, "here.Algorithms"),
+        ({"MaxSession": 3}, "AcceptEnv, MaxSessionChannels, Subsystems, Algorithms"),
+        ([], "AcceptEnv, MaxSessionChannels, Subsystems, Algorithms"),
     ],
 )
 def test_mistakes_are_named(section: Any, key: str) -> None:

@@ -7,11 +7,14 @@ import logging
 import paramiko
 import pytest
 
+from arv_ssh.config.session_options import SessionOptions
 from arv_ssh.trust import host_key
+from crunch_sshd.gateway import algorithms
 from crunch_sshd.gateway import connection as connection_module
-from crunch_sshd.gateway.connection import MACS
+from crunch_sshd.gateway.algorithms import COMPATIBLE, MODERN, PLAIN_MACS
+from crunch_sshd.ssh.transport import GatewayTransport
 from tests.unit.crunch_sshd.conftest import Connect
-from tests.unit.crunch_sshd.double import CREDENTIAL, DEADLINE, SECRET, Link, MemoryRuntime
+from tests.unit.crunch_sshd.double import CREDENTIAL, DEADLINE, SECRET, Link, MemoryRuntime, login
 
 
 @pytest.mark.parametrize(("proven", "given"), [("", "_"), ("crunch", "crunch"), ("root", "root")])
@@ -83,19 +86,46 @@ def test_host_key(link: Link) -> None:
     assert f"{key.get_name()} {key.get_base64()}" == host_key.public_line(SECRET)
 
 
-def test_algorithms(link: Link) -> None:
-    """Only the exchanges, ciphers and MACs of the lists are offered: nothing old slips in with a new paramiko."""
-    options = link.transport.get_security_options()
-    assert options.ciphers[0] == "aes128-gcm@openssh.com"
-    assert not [name for name in (*options.ciphers, *options.digests, *options.kex) if "cbc" in name or "sha1" in name]
-    assert link.client.local_cipher == options.ciphers[-1] or link.client.local_cipher in options.ciphers
+def test_ecdsa_host_key(connect: Connect) -> None:
+    """A client that may not use Ed25519 is shown the ECDSA key that derives from the container's secret."""
+    key = connect(wanted={"key_types": (host_key.ECDSA,)}).client.get_remote_server_key()
+    assert f"{key.get_name()} {key.get_base64()}" == host_key.public_line(SECRET, host_key.ECDSA)
 
 
-def test_dropbear_alone_gets_a_plain_mac(link: Link) -> None:
+@pytest.mark.parametrize("choice", ["modern", "compatible"])
+def test_algorithms(connect: Connect, choice: str) -> None:
+    """What is offered is what the lists say: nothing slips in with a new paramiko, and nothing is missing."""
+    link = connect(options=SessionOptions(algorithms=choice))
+    options, offer = link.transport.get_security_options(), algorithms.offered(choice, link.client.local_version)
+    assert (options.kex, options.key_types) == (offer.kex, offer.host_keys)
+    assert (options.ciphers, options.digests) == (offer.ciphers, offer.macs)
+
+
+@pytest.mark.parametrize("name", COMPATIBLE.kex)
+def test_each_key_exchange(connect: Connect, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that wants just this exchange logs in, and changes keys by it later."""
+    monkeypatch.setattr(paramiko.Transport, "_kex_info", GatewayTransport._kex_info)
+    link = connect(wanted={"kex": (name,)})
+    link.client.auth_none("_")
+    link.client.renegotiate_keys()
+    assert link.client.is_active() and link.client.global_request("keepalive@openssh.com") is None
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [{"kex": ("ecdh-sha2-nistp256",)}, {"kex": ("diffie-hellman-group16-sha512",)}, {"key_types": (host_key.ECDSA,)}],
+)
+def test_modern_has_nothing_else(runtime: MemoryRuntime, wanted: dict[str, tuple[str, ...]]) -> None:
+    """With Algorithms: modern, a client that cannot do what is modern is not let in."""
+    with pytest.raises((paramiko.SSHException, EOFError)):
+        Link(runtime, login(), options=SessionOptions(algorithms="modern"), wanted=wanted)
+
+
+def test_a_plain_mac_is_for_some_clients(link: Link) -> None:
     """A client that says it is dropbear is offered the MAC it has; what others are offered is as before."""
     assert "hmac-sha2-256" not in link.transport.get_security_options().digests
     link.server.client_identified("SSH-2.0-dropbear_2022.83")
-    assert link.transport.get_security_options().digests == (*MACS, "hmac-sha2-256")
+    assert link.transport.get_security_options().digests == MODERN.macs + PLAIN_MACS
 
 
 def test_keepalive_is_answered(link: Link) -> None:

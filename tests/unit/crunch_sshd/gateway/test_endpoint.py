@@ -63,15 +63,16 @@ def end(one: Request, known: int = 1) -> tuple[Response, list[tuple[str, str, st
 
 
 def ask(
-    one: Request, *, unsigned: bool = False, refused: Callable[[Request, HttpError], None] = lambda request, error: None
-) -> tuple[Upgrade, Login]:
+    one: Request, *, unsigned: bool = False,
+    refused: Callable[[Request, HttpError], None] = lambda request, error: None, **more: Any,
+) -> tuple[Upgrade, Login]:  # fmt: skip
     """Return the answer and the login that would be opened; ``refused`` is told what comes to nothing."""
     logins: list[Login] = []
     identity = Identity(UUID, SECRET, CERTIFICATE, ADDRESS)
     front = Endpoint(
         identity, MemoryRuntime(), accept_unsigned=unsigned,
         opened=lambda transport, early, login: logins.append(login), end=lambda session, reason: 0,
-        refused=refused,
+        refused=refused, **more,
     )  # fmt: skip
     answer = asyncio.run(front.handle(one))
     assert isinstance(answer, Upgrade)
@@ -107,6 +108,15 @@ def test_proven_session() -> None:
     assert (login.login_username, login.account, login.request_id) == ("crunch", CRUNCH, "req-1")
     assert login.user_credential == credentials.user_credential(SECRET, text)
     assert login.detach_keys == b"\x10\x11"
+
+
+def test_other_host_keys() -> None:
+    """Keys besides Ed25519 have a header of their own: who expects one key in the first header finds one."""
+    text = session_claim.encode(session())
+    answer, _ = ask(request(signed(text)), host_keys=host_key.KINDS)
+    headers = dict(answer.headers)
+    assert headers["X-Arvados-Ssh-Host-Key"] == host_key.public_line(SECRET)
+    assert headers["X-Arvados-Ssh-Other-Host-Keys"] == host_key.public_line(SECRET, host_key.ECDSA)
 
 
 @pytest.mark.parametrize("target", ["absent", "", "zzzzz-dz642-000000000000000", UUID.upper()])

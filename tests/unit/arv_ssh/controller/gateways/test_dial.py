@@ -100,6 +100,7 @@ def test_proven_both_ways(address: str) -> None:
 
     async def use(connection: GatewayConnection) -> None:
         assert connection.host_key == host_key.public_line(SECRET)
+        assert connection.other_host_keys == host_key.public_line(SECRET, host_key.ECDSA)
         assert not connection.transport.is_reading()
 
     reach(target(address), use)
@@ -178,9 +179,25 @@ def test_unproven_gateway(headers: str) -> None:
     impostor(target(""), (HEAD + headers + key + "\r\n").encode(), NotTheGateway, "is not its gateway")
 
 
-def test_wrong_host_key() -> None:
-    """A proven gateway that announces another host key is refused."""
-    headers = f"X-Arvados-Authorization-Response: {RESPOND}\r\nX-Arvados-Ssh-Host-Key: ssh-ed25519 AAAA\r\n"
+OWN, ECDSA = host_key.public_line(SECRET), host_key.public_line(SECRET, host_key.ECDSA)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"Host-Key": "ssh-ed25519 AAAA"},
+        {"Host-Key": ECDSA},
+        {"Host-Key": f"{OWN}, {ECDSA}"},
+        {"Host-Key": OWN, "Other-Host-Keys": "ecdsa-sha2-nistp256 AAAA"},
+        {"Host-Key": OWN, "Other-Host-Keys": f"{ECDSA}, ssh-rsa AAAA"},
+        {"Host-Key": OWN, "Other-Host-Keys": host_key.public_line(SECRET[::-1], host_key.ECDSA)},
+        {"Other-Host-Keys": ECDSA},
+    ],
+)
+def test_wrong_host_key(keys: dict[str, str]) -> None:
+    """A proven gateway that announces a key that is not the container's, or only others, is refused."""
+    named = "".join(f"X-Arvados-Ssh-{name}: {key}\r\n" for name, key in keys.items())
+    headers = f"X-Arvados-Authorization-Response: {RESPOND}\r\n{named}"
     impostor(target(""), (HEAD + headers + "\r\n").encode(), NotTheGateway, "host key that is not the container's")
 
 

@@ -60,17 +60,20 @@ def run(scenario: Coroutine[Any, Any, Any]) -> Any:
         return runner.run(asyncio.wait_for(scenario, DEADLINE))
 
 
+KEYS = [("X-Arvados-Ssh-Host-Key", "ssh-ed25519 AAAA"), ("X-Arvados-Ssh-Other-Host-Keys", "ecdsa-sha2-nistp256 AAAA")]
+
+
 def switching(transports: list[asyncio.Transport]) -> Upgrade:
     def start(transport: asyncio.Transport, early: bytes) -> None:
         transports.append(transport)
         transport.write(b"SSH-2.0-x\r\n")
 
-    return Upgrade("ssh", [("X-Arvados-Ssh-Host-Key", "ssh-ed25519 AAAA"), ("X-Other", "not the client's")], start)
+    return Upgrade("ssh", [*KEYS, ("X-Other", "not the client's")], start)
 
 
 @pytest.mark.parametrize("tls", [True, False])
 def test_what_goes_along(tls: bool) -> None:
-    """The user's own token, form, address and request id go along; the host key comes back, once, marked as passed."""
+    """The user's own token, form, address and request id go along; the host keys come back, once, marked as passed."""
 
     async def scenario() -> None:
         transports: list[asyncio.Transport] = []
@@ -80,7 +83,7 @@ def test_what_goes_along(tls: bool) -> None:
         assert seen.path == f"/arvados/v1/containers/{UUID}/ssh" and seen.token() == "v2/token/secret"
         assert seen.form() == {"login_username": "crunch", "detach_keys": "", "no_forward": "true"}
         assert seen.headers["x-forwarded-for"] == "203.0.113.9" and seen.request_id == REQUEST.request_id
-        assert forward_session.headers_for_client(passed) == [("X-Arvados-Ssh-Host-Key", "ssh-ed25519 AAAA")]
+        assert forward_session.headers_for_client(passed) == KEYS
         for transport in (passed.transport, *transports):
             transport.abort()
         await asyncio.sleep(0)
