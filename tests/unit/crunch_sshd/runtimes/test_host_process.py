@@ -93,7 +93,7 @@ def test_neither_output_waits_for_the_end_of_the_other() -> None:
         flood = next(descriptor for descriptor, one in process._outputs.items() if one is flooded)
         read = []
         for _ in range(2):
-            wait_for(lambda flood=flood: select.select([flood], [], [], 0)[0], "the flood")
+            wait_for(partial(select.select, [flood], [], [], DEADLINE), "the flood")
             read.append(process.read())
         process.signal("KILL")
         process.close()
