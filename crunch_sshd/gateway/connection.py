@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
+import shlex
 import socket
 import threading
 import time
@@ -50,6 +51,9 @@ DISCONNECT_GRACE = 2.0
 
 DEFAULT_USER = "_"
 """The SSH user name that stands for the image's default user."""
+
+SHOWN = 100
+"""Characters of a user name in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,8 @@ class Connection(GatewayServer):
     # Login (RFC 4252). The transport thread calls these.
 
     def get_allowed_auths(self, username: str) -> str:
-        return "none,password"
+        # No password makes another user of this session's: ssh should not ask for one.
+        return "none,password" if self._is_sessions(username) else "none"
 
     def check_auth_none(self, username: str) -> int:
         return self._answer(username, True)
@@ -157,10 +162,22 @@ class Connection(GatewayServer):
         return self._answer(username, known)
 
     def _answer(self, username: str, known: bool) -> int:
-        if known and username == (self._login.login_username or DEFAULT_USER):
+        if known and self._is_sessions(username):
             return AUTH_SUCCESSFUL
         self._audit.refuse(f"the login as {username!r} failed")
+        if not self._is_sessions(username):
+            self._transport.send_banner(
+                f"arv-ssh: the ProxyCommand asked for the user {self._ssh_username!r}, but ssh logs in as "
+                f"{username[:SHOWN]!r}; name the same one to both, e.g. ssh -l {shlex.quote(self._ssh_username)}\n"
+            )
         return AUTH_FAILED
+
+    def _is_sessions(self, username: str) -> bool:
+        return username == self._ssh_username
+
+    @property
+    def _ssh_username(self) -> str:
+        return self._login.login_username or DEFAULT_USER
 
     # Channels (RFC 4254 §5.1).
 

@@ -17,7 +17,7 @@ from arv_ssh.trust import credentials, session_claim
 from arv_ssh.trust.credentials import CLOCK_SKEW
 from arv_ssh.trust.host_key import ED25519, public_line
 from arv_ssh.trust.session_claim import LONGEST_REASON, SessionClaim
-from crunch_sshd.gateway.connection import Login
+from crunch_sshd.gateway.connection import DEFAULT_USER, Login
 from crunch_sshd.runtimes import Runtime
 from crunch_sshd.session import detach
 
@@ -96,7 +96,8 @@ class Endpoint:
         form = request.form()
         session = self._session(request, proof)
         self._check_room()
-        login_username = session.login_username if session else form.get("login_username", "")
+        asked = session.login_username if session else form.get("login_username", "")
+        login_username = "" if asked == DEFAULT_USER else asked  # a client that leaves it to us what the name means
         account = await asyncio.to_thread(self._runtime.account, login_username)
         secret = self._identity.secret
         login = Login(

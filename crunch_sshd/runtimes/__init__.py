@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from crunch_sshd.runtimes.host_container import HostContainer
 
 
+SH = "/bin/sh"
+"""The shell that every image with a shell has (POSIX's sh)."""
+
+
 class Output(Enum):
     """Where output came from; the value is the SSH extended data type (RFC 4254 §5.2), 0 for plain data."""
 
@@ -25,10 +29,12 @@ class Output(Enum):
 
 @dataclass(frozen=True)
 class Account:
-    """A user inside the container: one line of its /etc/passwd, or the image's default user.
+    """A user inside the container: one line of its /etc/passwd, a number without one, or the image's default user.
 
-    ``runtime_user`` is passed to the runtime ("" keeps the image's default); ``shell`` is None when the image has no
-    file at the path that its passwd names. ``groups`` are for runtimes that set the supplementary groups themselves.
+    ``runtime_user`` is passed to the runtime ("" keeps the image's default). ``shell`` runs the user's commands: it is
+    the one that passwd names, or else /bin/sh, with the one that is not there in ``missing_shell``; None when the image
+    has neither. ``sh`` is /bin/sh, None when the image has none. ``groups`` are for runtimes that set the supplementary
+    groups themselves.
     """
 
     name: str
@@ -38,6 +44,8 @@ class Account:
     shell: str | None
     runtime_user: str
     groups: tuple[int, ...] = ()
+    missing_shell: str = ""
+    sh: str | None = SH
 
 
 @dataclass(frozen=True)
@@ -132,9 +140,9 @@ class Runtime(ABC):
 
     @abstractmethod
     def account(self, login_username: str) -> Account:
-        """Look up a login name in the container ("" is the image's default user).
+        """Look up a login name, USER[:GROUP] as for ``docker exec --user``; "" is the image's default user.
 
-        Raises :class:`arv_ssh.errors.Forbidden`, naming the user, when the container has no such user.
+        Raises :class:`arv_ssh.errors.Forbidden`, naming the user, when the container has no such user or group.
         """
 
     @abstractmethod

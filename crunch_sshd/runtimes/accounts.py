@@ -1,20 +1,27 @@
 """Accounts of a container, from the text of its own /etc/passwd and /etc/group (passwd(5), group(5)). Pure.
 
+Users are named as for ``docker exec --user``: USER[:GROUP], each by name or by number, and a number is always an id.
 A line counts if the C library accepts it (:mod:`crunch_sshd.inside.nss_files`), so one bad line locks no user out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from arv_ssh.errors import Forbidden
 from crunch_sshd.inside import nss_files
-from crunch_sshd.runtimes import Account
+from crunch_sshd.runtimes import SH, Account
 from crunch_sshd.runtimes.bundle import Bundle
 
-DEFAULT_SHELL = "/bin/sh"
 ROOT = "root"
+HIGHEST_ID = 2**31 - 1
+"""The highest id that the engines take by number; a line of passwd or group may have a higher one."""
+SHOWN = 100
+"""Characters of a name in a sentence."""
+_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
+"""A user or group that the engines take for a number (Go's strconv.Atoi); a longer one is above any id."""
 
 
 @dataclass(frozen=True)
@@ -33,37 +40,86 @@ class _Group:
     members: tuple[str, ...]
 
 
-_ROOT = _Entry(ROOT, 0, 0, "/root", "")
+_ROOT = _Entry("", 0, 0, "/", "")
 
 
-def find(passwd: str, login_username: str, default_user: str, container: str) -> Account:
-    """Return the account of ``login_username``, or of the image's ``default_user`` (``USER[:GROUP]``, "" is root).
+def find(passwd: str, group_file: str, default_user: str, container: str, login_username: str) -> Account:
+    """Return the account of ``login_username``, or of the container's ``default_user``; "" is root.
 
-    Raises :class:`Forbidden`, naming the user, for a login name that the container does not have. Root and a default
-    user need no entry: images often have no /etc/passwd, or name a bare uid.
+    Raises :class:`Forbidden`, naming the user or the group, for a login name that the container does not have. Root
+    and numbers need no entry: images often have no /etc/passwd. An unknown default user counts as root, since the
+    engine started the container with it.
     """
-    entries = list(_entries(passwd))
-    if login_username:
-        entry = next((one for one in entries if one.name == login_username), None)
-        if entry is None and login_username == ROOT:
-            return _account(_ROOT, "0")
-        if entry is None:
-            raise Forbidden(
-                f"container {container} has no user {login_username!r}; log in as one that its /etc/passwd has, "
-                "or without a name as its default user"
-            )
-        return _account(entry, login_username)
-    name = default_user.partition(":")[0] or "0"
-    entry = next((one for one in entries if name in (one.name, str(one.uid))), None)
-    if entry is None:
-        uid = nss_files.number(name) or 0
-        entry = _Entry(name, uid, 0, "/", "") if uid else _ROOT
-    return _account(entry, "")
+    user, _, group = (login_username or default_user or "0").partition(":")
+    groups = list(_groups(group_file))
+    entry = _user(list(_entries(passwd)), user)
+    gid = _gid(groups, group) if group else None
+    if login_username and entry is None:
+        raise Forbidden(_unknown("user", user, container))
+    if login_username and group and gid is None:
+        raise Forbidden(_unknown("group", group, container))
+    if user == ROOT and entry is _ROOT and login_username:
+        login_username = "0" + login_username.removeprefix(ROOT)  # the engine knows no name without an entry
+    return _account(entry or _ROOT, groups, gid, login_username)
 
 
-def without_shell(account: Account) -> Account:
-    """Return ``account`` marked as having no file at its shell's path in the image."""
-    return replace(account, shell=None)
+def _unknown(kind: str, name: str, container: str) -> str:
+    return (
+        f"container {container} has no {kind} {name[:SHOWN]!r}; log in as _@{container}, its default user, as one that "
+        f"its /etc/passwd has, or by number (UID or UID:GID, up to {HIGHEST_ID})"
+    )
+
+
+def _user(entries: Iterable[_Entry], user: str) -> _Entry | None:
+    number = _number(user)
+    for one in entries:
+        if (one.name == user) if number is None else (one.uid == number):
+            return one
+    if user == ROOT or number == 0:
+        return _ROOT
+    return _Entry("", number, 0, "/", "") if number is not None and _is_id(number) else None
+
+
+def _gid(groups: Iterable[_Group], group: str) -> int | None:
+    number = _number(group)
+    for one in groups:
+        if (one.name == group) if number is None else (one.gid == number):
+            return one.gid
+    return number if number is not None and _is_id(number) else None
+
+
+def _number(text: str) -> int | None:
+    return int(text) if _NUMBER.fullmatch(text) else None
+
+
+def _is_id(number: int) -> bool:
+    return 0 <= number <= HIGHEST_ID
+
+
+def _account(entry: _Entry, groups: Iterable[_Group], gid: int | None, runtime_user: str) -> Account:
+    """Return the account in the group ``gid`` alone, or, without one, in its own and in those that list it."""
+    found = [gid] if gid is not None else [entry.gid, *(one.gid for one in groups if entry.name in one.members)]
+    name = entry.name or (str(entry.uid) if entry.uid else ROOT)
+    ids = tuple(dict.fromkeys(found))
+    return Account(name, entry.uid, ids[0], entry.home or "/", entry.shell or SH, runtime_user, ids)
+
+
+def with_home(account: Account, environment: Mapping[str, str], own: Account | None = None) -> Account:
+    """Return ``account`` with the home that the container's own environment says, if it does; as the engine's exec.
+
+    ``own`` is the container's default user where the engine writes that one's home into the environment (Podman): it is
+    not another user's then.
+    """
+    home = environment.get("HOME", "")
+    return account if not home or own is not None and home == own.home else replace(account, home=home)
+
+
+def with_shell(account: Account, is_program: Callable[[str], bool]) -> Account:
+    """Return ``account`` with a shell that is there: its own, else /bin/sh, else none."""
+    sh = SH if is_program(SH) else None
+    if account.shell is None or is_program(account.shell):
+        return replace(account, sh=sh)
+    return replace(account, shell=sh, missing_shell=account.shell, sh=sh)
 
 
 def with_ids(account: Account, uid: int, gid: int, groups: tuple[int, ...]) -> Account:
@@ -71,41 +127,22 @@ def with_ids(account: Account, uid: int, gid: int, groups: tuple[int, ...]) -> A
     return replace(account, uid=uid, gid=gid, groups=groups)
 
 
-def groups(group_file: str, account: Account) -> tuple[int, ...]:
-    """Return the account's groups from the text of /etc/group (group(5)): its own, then those that list it."""
-    found = [account.gid, *(one.gid for one in _groups(group_file) if account.name in one.members)]
-    return tuple(dict.fromkeys(found))
-
-
 def with_groups(account: Account, passwd: str, group_file: str, bundle: Bundle) -> Account:
     """Return ``account`` with the ids that the engine's exec gives it in the container of ``bundle``.
 
-    For the image's default user they are those that the container runs as; any other user gets the groups of
-    /etc/group and, with Docker, the container's additional groups (``--group-add``).
+    For the image's default user they are those that the container runs as; any other user gets, with Docker, the
+    container's additional groups (``--group-add``) too.
     """
     own = bundle.process["user"]
     given = tuple(own.get("additionalGids") or ())
     if not account.runtime_user:
         return with_ids(account, own["uid"], own["gid"], given)
     if not bundle.is_dockers:
-        return with_ids(account, account.uid, account.gid, groups(group_file, account))
+        return account
     names = {entry.name for entry in _entries(passwd) if entry.uid == own["uid"]}
     by_file = {own["gid"], *(one.gid for one in _groups(group_file) if names.intersection(one.members))}
-    found = (*groups(group_file, account), *(gid for gid in given if gid not in by_file))
-    return with_ids(account, account.uid, account.gid, tuple(dict.fromkeys(found)))
-
-
-def in_groups(account: Account, group_file: str, group: str) -> Account:
-    """Return ``account`` with the groups that Docker gives it: GROUP of its user ``USER:GROUP`` alone, else all."""
-    if not group:
-        return with_ids(account, account.uid, account.gid, groups(group_file, account))
-    named = next((one.gid for one in _groups(group_file) if one.name == group), nss_files.number(group))
-    gid = account.gid if named is None else named
-    return with_ids(account, account.uid, gid, (gid,))
-
-
-def _account(entry: _Entry, runtime_user: str) -> Account:
-    return Account(entry.name, entry.uid, entry.gid, entry.home or "/", entry.shell or DEFAULT_SHELL, runtime_user)
+    found = (*account.groups, *(gid for gid in given if gid not in by_file))
+    return replace(account, groups=tuple(dict.fromkeys(found)))
 
 
 def _entries(passwd: str) -> Iterator[_Entry]:

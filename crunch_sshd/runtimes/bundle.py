@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,11 @@ class Bundle:
     seccomp: dict[str, Any] | None
     is_dockers: bool = False
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of the container's programs."""
+        return environment(self.process.get("env"))
+
 
 @dataclass(frozen=True)
 class State:
@@ -52,6 +58,11 @@ class State:
     program: str
     root: str
     facts: dict[str, Any]
+
+
+def environment(words: Iterable[str] | None) -> dict[str, str]:
+    """Return the variables of an engine's list of NAME=VALUE; the last one of a name counts."""
+    return dict(word.partition("=")[::2] for word in words or ())
 
 
 def read(directory: str) -> Bundle:

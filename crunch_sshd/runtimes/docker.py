@@ -16,12 +16,23 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from arv_ssh.errors import ArvSshError, NotFound
-from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, Terminal, accounts, bundle, host_processes
+from crunch_sshd.runtimes import (
+    Account,
+    Command,
+    Output,
+    Process,
+    Runtime,
+    Terminal,
+    accounts,
+    bundle,
+    host_processes,
+)
 from crunch_sshd.runtimes.control_thread import ControlThread
-from crunch_sshd.runtimes.docker_engine import DockerClient, engine_errors, open_stream, path_exists
+from crunch_sshd.runtimes.docker_engine import DockerClient, engine_errors, is_program, open_stream
 from crunch_sshd.runtimes.host_container import LIMIT, HostContainer
 from crunch_sshd.runtimes.start_failure import start_failed
 from crunch_sshd.ssh.memory import untouched
@@ -71,19 +82,19 @@ class DockerRuntime(Runtime):
     def account(self, login_username: str) -> Account:
         with engine_errors(f"container {self._name}"):
             config = self._client.api.inspect_container(self._container)["Config"]
-        passwd = self._read_file("/etc/passwd")
-        account = accounts.find(passwd, login_username, config.get("User") or "", self._name)
-        if self._host is None:
-            exists = path_exists(self._client, self._container, account.shell or "")
-            # The engine sets the groups; nothing else starts processes as this user.
-            return account if exists else accounts.without_shell(account)
-        if not self._host.exists(account.shell or ""):
-            account = accounts.without_shell(account)
-        group_file = self._host.read_text("/etc/group")
-        if self._host.bundle is not None:
-            return accounts.with_groups(account, passwd, group_file, self._host.bundle)
-        group = "" if login_username else (config.get("User") or "").partition(":")[2]
-        return accounts.in_groups(account, group_file, group)
+        passwd, group_file = self._read_file("/etc/passwd"), self._read_file("/etc/group")
+        find = partial(accounts.find, passwd, group_file, config.get("User") or "", self._name)
+        own = find("") if self._is_podman else None
+        account = accounts.with_home(find(login_username), bundle.environment(config.get("Env")), own)
+        account = accounts.with_shell(account, self._is_program)
+        if self._host is None or self._host.bundle is None:
+            return account
+        return accounts.with_groups(account, passwd, group_file, self._host.bundle)
+
+    def _is_program(self, path: str) -> bool:
+        if self._host is not None:
+            return self._host.is_program(path)
+        return is_program(self._client, self._container, path)
 
     def _read_file(self, path: str) -> str:
         """Return the beginning of a regular file of the container, or "" where it has none."""
@@ -105,8 +116,8 @@ class DockerRuntime(Runtime):
     def start(self, command: Command) -> Process:
         terminal = command.terminal
         argv = list(command.argv)
-        if terminal is not None and path_exists(self._client, self._container, "/bin/sh"):
-            argv = ["/bin/sh", "-c", BOOTSTRAP, "sh", str(terminal.rows), str(terminal.columns), *argv]
+        if terminal is not None and command.account.sh is not None:
+            argv = [command.account.sh, "-c", BOOTSTRAP, "sh", str(terminal.rows), str(terminal.columns), *argv]
         with engine_errors(f"container {self._container}"):
             created = self._client.api.exec_create(
                 self._container,

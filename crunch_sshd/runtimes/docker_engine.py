@@ -6,6 +6,7 @@ Docker-compatible socket is reached the same way (``DOCKER_HOST``).
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
 from collections.abc import Iterator
@@ -22,6 +23,10 @@ from arv_ssh.errors import ArvSshError, BadGateway, NotFound, Unavailable
 
 TIMEOUT = 60.0
 """Seconds for one answer from the engine; ``wait`` calls pass their own."""
+
+GO_LINK = 1 << 27
+GO_NOT_REGULAR = 1 << 31 | GO_LINK | 1 << 26 | 1 << 25 | 1 << 24 | 1 << 21 | 1 << 19
+"""Bits of a file's mode as the engine reports it (Go's io/fs.FileMode)."""
 
 DockerClient = docker.DockerClient
 """The SDK's client, for annotations elsewhere."""
@@ -55,17 +60,26 @@ def engine_errors(what: str) -> Iterator[None]:
         ) from error
 
 
-def path_exists(client: DockerClient, container: str, path: str) -> bool:
-    """Say whether the container has something at ``path`` (API ``HEAD /containers/{id}/archive``).
+def is_program(client: DockerClient, container: str, path: str) -> bool:
+    """Say whether ``path``, followed through its links, is a file of the container that somebody may execute."""
+    found = _stat(client, container, path)
+    if found is not None and found["mode"] & GO_LINK:
+        found = _stat(client, container, found["linkTarget"])  # which the engine has followed to its end
+    return found is not None and not found["mode"] & GO_NOT_REGULAR and bool(found["mode"] & 0o111)
 
-    The SDK has no call for it: its ``get_archive`` would have the engine pack the file, and send it.
+
+def _stat(client: DockerClient, container: str, path: str) -> dict[str, Any] | None:
+    """Return what the engine says of a path, None where it finds nothing (API ``HEAD /containers/{id}/archive``).
+
+    The SDK has no call for it: its ``get_archive`` would have the engine pack the file, and send it. For a loop of
+    links, or a name that is too long, the engine answers 500: the container's own doing, and no failure of the engine.
     """
     with engine_errors(f"container {container}"):
         answer = client.api.head(_url(client, f"/containers/{container}/archive"), params={"path": path})
-        if answer.status_code == 404:
-            return False
-        answer.raise_for_status()
-    return True
+    if answer.status_code != 200:
+        return None
+    found: dict[str, Any] = json.loads(base64.b64decode(answer.headers["X-Docker-Container-Path-Stat"]))
+    return found
 
 
 def open_stream(client: DockerClient, path: str, body: dict[str, Any]) -> tuple[socket.socket, bytes]:

@@ -253,10 +253,10 @@ class HostContainer:
             with open(descriptor, "rb") as file:
                 return (file.read(LIMIT) or b"").decode("utf-8", "replace")
 
-    def exists(self, path: str) -> bool:
-        """Say whether ``path``, followed through its links, is there."""
+    def is_program(self, path: str) -> bool:
+        """Say whether ``path``, followed through its links, is a file that somebody may execute, as sshd asks."""
         with self._found(path) as place:
-            return place is not None
+            return place is not None and is_executable(os.fstat(place).st_mode)
 
     @contextmanager
     def _found(self, path: str) -> Iterator[int | None]:
@@ -279,6 +279,11 @@ class HostContainer:
     def close(self) -> None:
         """Let go of the container."""
         os.close(self._proc)
+
+
+def is_executable(mode: int) -> bool:
+    """Say whether a file's mode (inode(7)) is that of a program."""
+    return stat.S_ISREG(mode) and bool(mode & 0o111)
 
 
 def _raise_shortage(error: OSError) -> None:

@@ -79,14 +79,24 @@ class NamespaceRuntime(Runtime):
 
     def account(self, login_username: str) -> Account:
         own = self._credentials().inside
-        account = accounts.find(self._contained.read_text("/etc/passwd"), login_username, str(own.uid), self._name)
-        if account.uid != own.uid:
+        passwd, group_file = (self._contained.read_text(f"/etc/{name}") for name in ("passwd", "group"))
+        account = accounts.find(passwd, group_file, str(own.uid), self._name, login_username)
+        other_group = bool(login_username.partition(":")[2]) and account.gid != own.gid
+        if account.uid != own.uid or other_group:
             raise Forbidden(
-                f"container {self._name} runs as the user {own.uid}, and only that one can log in, not "
-                f"{login_username!r}; log in without a name"
+                f"container {self._name} runs as the user {own.uid}:{own.gid}, and only that one can log in, not "
+                f"{login_username!r}; log in as _@{self._name}"
             )
         account = accounts.with_ids(account, own.uid, own.gid, own.groups)
-        return account if self._contained.exists(account.shell or "") else accounts.without_shell(account)
+        account = accounts.with_home(account, self._environment())
+        return accounts.with_shell(account, self._contained.is_program)
+
+    def _environment(self) -> dict[str, str]:
+        try:
+            found = self._contained.environment()
+        except OSError as error:
+            raise self._unavailable(error) from error
+        return {os.fsdecode(name): os.fsdecode(value) for name, value in found.items()}
 
     def _credentials(self) -> Contained:
         try:

@@ -16,6 +16,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -104,9 +105,10 @@ class OciRuntime(Runtime):
 
     def account(self, login_username: str) -> Account:
         passwd, group_file = self._host.read_text("/etc/passwd"), self._host.read_text("/etc/group")
-        account = accounts.find(passwd, login_username, str(self._process["user"]["uid"]), self._name)
-        if not self._host.exists(account.shell or ""):
-            account = accounts.without_shell(account)
+        find = partial(accounts.find, passwd, group_file, str(self._process["user"]["uid"]), self._name)
+        own = None if self._bundle.is_dockers else find("")
+        account = accounts.with_home(find(login_username), self._bundle.environment, own)
+        account = accounts.with_shell(account, self._host.is_program)
         return accounts.with_groups(account, passwd, group_file, self._bundle)
 
     def start(self, command: Command) -> Process:
@@ -126,10 +128,8 @@ class OciRuntime(Runtime):
         """Return the OCI process (runtime-spec, config.md "process"): the container's own, with exec's changes."""
         account, terminal = command.account, command.terminal
         process = dict(confinement.without_more_than_bounding(self._process, account.uid))
-        environment = dict(word.partition("=")[::2] for word in process.get("env") or ())
-        if account.uid != self._process["user"]["uid"]:
-            environment["HOME"] = account.home  # Podman writes its own user's into the description
-        process["env"] = [f"{name}={value}" for name, value in (environment | command.environment).items()]
+        environment = self._bundle.environment | {"HOME": account.home} | command.environment
+        process["env"] = [f"{name}={value}" for name, value in environment.items()]
         process["args"] = list(command.argv)
         process["cwd"] = command.directory or process.get("cwd") or "/"
         process["user"] = {"uid": account.uid, "gid": account.gid, "additionalGids": list(account.groups)}

@@ -61,6 +61,7 @@ class SessionChannel:
         self._command: Command | None = None
         self._start: Callable[[Command], Process] = runtime.start
         self._refusal: StartFailed | None = None
+        self._notice = ""
         self._started = False
         self._gone = threading.Event()
         self._lock = threading.Lock()
@@ -152,7 +153,11 @@ class SessionChannel:
         return self._agent is not None
 
     def _shell(self, message: Message) -> bool:
-        return self._program(lambda: commands.login_shell(self._account), "shell")
+        return self._program(self._login_shell, "shell")
+
+    def _login_shell(self) -> list[str]:
+        self._notice = commands.shell_notice(self._account)
+        return commands.login_shell(self._account)
 
     def _exec(self, message: Message) -> bool:
         text = message.get_binary()
@@ -247,6 +252,8 @@ class SessionChannel:
             if self._refusal is not None:
                 raise self._refusal
             assert self._command is not None  # noqa: S101 - replied() starts this thread with one of the two
+            if self._notice:
+                self._say(self._notice)
             status = self._pump(self._started_program(self._with_agent(self._command)))
             self._watch.check()
         except StartFailed as error:

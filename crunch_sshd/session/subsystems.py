@@ -54,6 +54,6 @@ def _start_sftp(command: Command, runtime: Runtime) -> Process:
 
 def _start_image_sftp(command: Command, runtime: Runtime) -> Process:
     """Start the image's own sftp-server, for a gateway without the privilege to bring its own."""
-    if command.account.shell is None:
+    if command.account.sh is None:
         raise StartFailed(MISSING, NOT_FOUND)
-    return runtime.start(replace(command, argv=["/bin/sh", "-c", FALLBACK], terminal=None))
+    return runtime.start(replace(command, argv=[command.account.sh, "-c", FALLBACK], terminal=None))

@@ -125,6 +125,14 @@ class GatewayTransport(paramiko.Transport):
         finally:
             self.server_object.transport_ended()
 
+    def send_banner(self, text: str) -> None:
+        """Send a text for the client to show before the login succeeds (RFC 4252 §5.4). Transport thread."""
+        message = Message()
+        message.add_byte(common.cMSG_USERAUTH_BANNER)
+        message.add_string(text)
+        message.add_string("en")
+        self._send_user_message(message)
+
     def disconnect(self, text: str) -> None:
         """Tell the client why (RFC 4253 §11.1), after anything already being sent, and close.
 

@@ -9,7 +9,8 @@ import threading
 import pytest
 
 from arv_ssh.errors import ArvSshError, Forbidden
-from crunch_sshd.runtimes import StartFailed, Terminal
+from crunch_sshd.runtimes import StartFailed, Terminal, docker_engine
+from crunch_sshd.runtimes.docker import DockerRuntime
 from tests.conformance.conftest import StartPlace
 from tests.conformance.places import Place, start_failure
 from tests.timing import DEADLINE, wait_for
@@ -206,17 +207,33 @@ def test_accounts(place: Place, kind: str) -> None:
     default = place.runtime.account("")
     assert (default.name, default.uid, default.gid, default.home) == ("root", 0, 0, "/root")
     assert place.runtime.account("root").uid == 0
-    for wrong in ("nobody-here", "0", "../root", "root:x"):
-        with pytest.raises(Forbidden) as refused:
+    assert place.runtime.account("0:0").uid == 0
+    for wrong, named in (("nobody-here", "nobody-here"), ("../root", "../root"), ("root:x", "x"), (":root", "")):
+        with pytest.raises(Forbidden, match=f"has no (user|group) '{named}'"):
             place.runtime.account(wrong)
-        assert wrong in str(refused.value)
     if kind == "namespace":
-        with pytest.raises(Forbidden, match="runs as the user 0"):
-            place.runtime.account("crunch")
+        for other in ("crunch", "1000", "0:1000", "root:crunch"):
+            with pytest.raises(Forbidden, match="runs as the user 0:0, and only that one"):
+                place.runtime.account(other)
     else:
         crunch = place.runtime.account("crunch")
         assert (crunch.uid, crunch.gid, crunch.home, crunch.shell) == (1000, 1000, "/home/crunch", "/bin/sh")
         assert place.shell("id -u; id -g", account=crunch).result().out == b"1000\n1000\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "yes"),
+    [("/bin/sh", True), ("/bin/busybox", True), ("/etc/passwd", False), ("/etc", False), ("/dev/null", False),
+     ("/none", False), ("/etc/passwd/x", False), ("", False), ("/x" * 5000, False), ("/dangling", False),
+     ("/loop", False)],
+)  # fmt: skip
+def test_programs(place: Place, path: str, yes: bool) -> None:
+    """What is a program is seen alike from the host and through the engine, which some gateways must ask."""
+    place.shell("ln -sfn /nowhere /dangling; ln -sfn /loop /loop").result()
+    host = place.runtime.host()
+    assert host is not None and host.is_program(path) is yes
+    if isinstance(place.runtime, DockerRuntime):
+        assert docker_engine.is_program(place.engine.client, place.container, path) is yes
 
 
 def test_close_wakes_a_reader(place: Place) -> None:

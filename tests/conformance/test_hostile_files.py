@@ -93,11 +93,12 @@ def test_everybody_gets_in(start_place: StartPlace, name: str, script: str) -> N
 
 @pytest.mark.parametrize("target", ["/loop", "/dev/zero", "/etc", "/" + "x" * 300, "/proc/self/exe/x"])
 def test_hostile_shell(start_place: StartPlace, target: str) -> None:
-    """A shell that is a loop of links, or a path that cannot be, is a shell that is missing; logging in goes on."""
+    """A shell that is no program, a loop of links, or a path that cannot be, is missing; logging in goes on."""
     place = start_place("--hostname", "spoiled-shell")
     script = f"ln -sfn loop /loop; echo root:x:0:0::/:{target} > /etc/passwd"
     place.engine.exec("--user", "0", place.container, "sh", "-c", script)
-    assert place.runtime.account("").shell == (target if target in ("/dev/zero", "/etc") else None)
+    account = place.runtime.account("")
+    assert (account.shell, account.missing_shell) == ("/bin/sh", target)
 
 
 def opened(place: Place, path: str, flags: int) -> tuple[int, str]:

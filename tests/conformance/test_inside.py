@@ -140,8 +140,11 @@ def engines_exec(place: Place, account: Account, user: str) -> Iterator[int]:
 CASES = [
     *((options, "") for options in VARIANTS.values()),
     ((), "crunch"), (VARIANTS["crunch"], "root"), (VARIANTS["groups"], "root"),
+    ((), "4711:4711"), ((), "4711"), ((), "crunch:root"),
+    (VARIANTS["groups"], "1000"), (VARIANTS["groups"], "4711:50"),
 ]  # fmt: skip
-IDS = [*VARIANTS, "another user", "root in crunch's", "root with a group added"]
+IDS = [*VARIANTS, "another user", "root in crunch's", "root with a group added",
+       "by number", "without a group", "by another group", "number with a group added", "group with a group added"]
 
 
 @pytest.mark.parametrize(("options", "user"), CASES, ids=IDS)

@@ -145,11 +145,14 @@ def ps() -> list[str]:
 
 
 def test_only_its_own_user(contain: Contain) -> None:
-    """The contained user may log in by name; nobody else may."""
+    """The contained user may log in, by number too, and is at home where its environment says; nobody else may."""
     runtime = NamespaceRuntime(contain(*SETUID_APPTAINER), NAME)
-    assert (runtime.account("").uid, runtime.account("").groups) == (1000, (1000, 2000))
-    with pytest.raises(Forbidden, match="runs as the user 1000"):
-        runtime.account("root")
+    for own in ("", "1000", "1000:1000"):
+        account = runtime.account(own)
+        assert (account.uid, account.gid, account.groups, account.home) == (1000, 1000, (1000, 2000), "/srv")
+    for other in ("root", "0", "1001", "1000:2000", "0:1000"):
+        with pytest.raises(Forbidden, match="runs as the user 1000:1000, and only that one can log in"):
+            runtime.account(other)
 
 
 def test_seccomp_is_refused(contain: Contain) -> None:

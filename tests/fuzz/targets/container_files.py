@@ -70,10 +70,10 @@ def passwd(data: bytes) -> None:
     ]  # fmt: skip
     ours = [(one.name.encode(), one.uid, one.gid, one.home.encode()) for one in accounts._entries(text)]
     assert not _whole(text, 6) or ours == theirs, (ours, theirs)
-    assert accounts.find(text, "root", "", "c").name == "root"
-    accounts.find(text, "", "", "c")
+    assert accounts.find(text, text, "", "c", "root").name == "root"
+    accounts.find(text, text, "", "c", "")
     try:
-        accounts.find(text, data[:8].decode("utf-8", "replace"), "", "c")
+        accounts.find(text, text, "", "c", data[:8].decode("utf-8", "replace"))
     except Forbidden:
         pass
 

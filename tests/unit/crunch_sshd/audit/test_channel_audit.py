@@ -89,13 +89,12 @@ def test_exec(audited: Callable[..., Audited], runtime: MemoryRuntime) -> None:
     assert end["started"] <= end["time"] and end["seconds"] >= 0
 
 
-def test_text_forges_nothing(audited: Callable[..., Audited], runtime: MemoryRuntime) -> None:
+def test_text_forges_nothing(audited: Callable[..., Audited]) -> None:
     """Whatever a client's text holds, it is the text of one record, and the file is whole."""
     command = b'true\n{"event":"channel.end","command":"forged"}\r\xff\x00\xe2\x80\xa8'
     audit = audited()
     channel = audit.link.open(command)
-    runtime.next().end()
-    assert read_to_end(channel)[2] == 0
+    assert read_to_end(channel)[2] == 127  # no program can be given the NUL
     begin, end = audit.records()
     assert begin["command"] == end["command"] == command.decode("utf-8", "backslashreplace")
     assert main.main(["audit", "verify", str(audit.directory)]) == 0

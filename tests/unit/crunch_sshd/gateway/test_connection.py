@@ -41,6 +41,18 @@ def test_other_user(connect: Connect, proven: str, given: str, method: str) -> N
     assert not link.server.authenticated
 
 
+@pytest.mark.parametrize(("proven", "typed"), [("", "_"), ("crunch", "crunch"), ("4711:4711", "4711:4711")])
+def test_other_user_is_told(connect: Connect, proven: str, typed: str) -> None:
+    """Another user is told in one line which name to give ssh, and that no password will help."""
+    link = connect(proven)
+    with pytest.raises(paramiko.BadAuthenticationType) as caught:
+        link.client.auth_password("alice\x1b[2J" + "x" * 1000, "anything")
+    assert caught.value.allowed_types == ["none"]
+    banner = (link.client.get_banner() or b"").decode()
+    assert f"asked for the user {typed!r}, but ssh logs in as 'alice\\x1b[2Jxx" in banner
+    assert banner.endswith(f"ssh -l {typed}\n") and len(banner) < 300 and banner[:-1].isprintable()
+
+
 def test_password(connect: Connect) -> None:
     """The session's credential is accepted as a password."""
     link = connect("crunch")

@@ -143,6 +143,13 @@ def test_unsigned_session() -> None:
     refused(request({}, "login_username=crunch"), Unauthorized, "no X-Arvados-Session")
     _, login = ask(request({}, "login_username=crunch&detach_keys="), unsigned=True)
     assert (login.login_username, login.account, login.request_id) == ("crunch", CRUNCH, "req-of-http")
+
+
+def test_name_of_the_default_user() -> None:
+    """A controller may pass on the name that stands for the default user: clients of stock Arvados send it as it is."""
+    for headers in (signed(session_claim.encode(session(login_username="_"))), {}):
+        _, login = ask(request(headers, "login_username=_"), unsigned=True)
+        assert (login.login_username, login.account) == ("", ROOT)
     assert login.user_credential == ""
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from crunch_sshd.runtimes import StartFailed, Terminal
+from crunch_sshd.runtimes import Account, StartFailed, Terminal
 from crunch_sshd.session import commands
 from tests.unit.crunch_sshd.double import CRUNCH, ROOT
 
@@ -20,13 +21,53 @@ def test_shell_command(command: str) -> None:
     assert commands.shell_command(CRUNCH, command.encode()) == ["/bin/sh", "-c", command]
 
 
-@pytest.mark.parametrize("raw", [b"\xff\xfe", b"na\xefve 'x' \\ $y `z` \"", b"caf\xe9\n", bytes(range(1, 256))])
-def test_bytes_that_are_no_text(raw: bytes) -> None:
-    """Bytes that the runtime's API cannot carry as text reach the program exactly."""
+RAW = [b"\xff\xfe", b"na\xefve 'x' \\ $y `z` \"", b"caf\xe9\n\n", bytes(range(1, 256)), b"-n \xe9 %s \\0", b"\xe9_"]
+
+
+@pytest.mark.parametrize("raw", RAW)
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+@pytest.mark.parametrize("sh", ["/bin/sh", "/bin/bash"])
+def test_bytes_that_are_no_text(sh: str, locale: str, raw: bytes) -> None:
+    """Bytes that the runtime's API cannot carry as text reach the program exactly, whatever /bin/sh is."""
     command = b"printf %s '" + raw.replace(b"'", b"'\\''") + b"'"
-    vector = commands.shell_command(ROOT, command)
+    vector = commands.shell_command(replace(ROOT, sh=sh), command)
     assert all(word.isascii() for word in vector)
-    assert subprocess.run(vector, capture_output=True, check=True).stdout == raw
+    done = subprocess.run(vector, capture_output=True, check=True, env={"LC_ALL": locale})
+    assert (done.stdout, done.stderr) == (raw, b"")
+
+
+def test_bytes_for_any_shell(tmp_path: Path) -> None:
+    """The login shell gets the very bytes, the line breaks at the end included, and nothing else of the command."""
+    shell = tmp_path / "shell"
+    shell.write_text('#!/bin/sh\nprintf "%s|" "$#" "$@"\nenv | grep -v -e ^PWD= -e ^_= -e ^SHLVL= -e ^OLDPWD=\n')
+    shell.chmod(0o755)
+    vector = commands.shell_command(replace(ROOT, shell=str(shell)), b"\xe9;\n\n")
+    done = subprocess.run(vector, capture_output=True, check=True, env={"PATH": "/usr/bin:/bin"})
+    assert done.stdout == b"2|-c|\xe9;\n\n|PATH=/usr/bin:/bin\n"
+
+
+@pytest.mark.parametrize("account", [NO_SHELL, replace(ROOT, sh=None), replace(ROOT, shell="/bin/bash", sh=None)])
+def test_bytes_that_cannot_be_made(account: Account) -> None:
+    """Where nothing could make the bytes, the command is refused; it never runs as another one."""
+    with pytest.raises(StartFailed, match="not UTF-8, and this container's image has no /bin/sh") as caught:
+        commands.shell_command(account, b"caf\xe9")
+    assert caught.value.exit_status == 127
+
+
+def test_bytes_without_printf() -> None:
+    """A /bin/sh that has no printf says so, and runs nothing."""
+    vector = commands.shell_command(ROOT, b"caf\xe9")
+    vector[2] = vector[2].replace("printf", "no-printf-here", 1)
+    done = subprocess.run(vector, capture_output=True)
+    assert (done.returncode, done.stdout) == (127, b"")
+    assert b"not UTF-8" in done.stderr and done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("account", [ROOT, NO_SHELL])
+def test_nul(account: Account) -> None:
+    """A NUL is refused: no program can be given one, and what stands before it is another command."""
+    with pytest.raises(StartFailed, match="NUL"):
+        commands.shell_command(account, b"echo a\0b")
 
 
 @pytest.mark.parametrize(
@@ -40,8 +81,9 @@ def test_without_a_shell(command: str, words: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("command", "status", "sentence"),
-    [("", 127, "the command is empty"), ("  ", 127, "the command is empty"), ("a 'b", 2, "cannot be split into words")],
-)
+    [("", 127, "the command is empty"), ("  ", 127, "the command is empty"), ("a 'b", 2, "cannot be split into words"),
+     ("/p >/out", 127, "which the command needs for the operator '>'")],
+)  # fmt: skip
 def test_impossible_without_a_shell(command: str, status: int, sentence: str) -> None:
     """What only a shell could understand is refused by a sentence that says so."""
     with pytest.raises(StartFailed, match=sentence) as caught:
@@ -55,6 +97,14 @@ def test_login_shell() -> None:
     with pytest.raises(StartFailed, match="image has no shell; give a command") as caught:
         commands.login_shell(NO_SHELL)
     assert caught.value.exit_status == 127
+
+
+def test_shell_notice() -> None:
+    """A shell that is not the user's own is announced, within a line whatever passwd says; else nothing is."""
+    assert commands.shell_notice(ROOT) == ""
+    notice = commands.shell_notice(replace(ROOT, missing_shell="/bin/zsh\x1b[2J" + "x" * 1000))
+    assert notice.startswith("using /bin/sh: the shell of 'root', '/bin/zsh\\x1b[2Jxx")
+    assert len(notice) < 200 and notice.isprintable()
 
 
 def test_environment() -> None:

@@ -47,9 +47,9 @@ def test_no_server_anywhere() -> None:
 
 
 def test_no_shell_to_look_with() -> None:
-    """An image without a shell has no sftp-server either."""
+    """An image without /bin/sh has no sftp-server either."""
     with pytest.raises(StartFailed, match="sftp needs an sftp-server") as failure:
-        subsystems.start(INTERNAL_SFTP, Command(["name"], replace(ROOT, shell=None)), MemoryRuntime())
+        subsystems.start(INTERNAL_SFTP, Command(["name"], replace(ROOT, sh=None)), MemoryRuntime())
     assert failure.value.exit_status == 127
 
 
