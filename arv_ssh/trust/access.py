@@ -143,7 +143,9 @@ def _what_is_left(container: Record) -> str:
 def _place(value: Any) -> str:
     """Return a place for reading: a collection's address, or a directory of the node, where there is no Keep."""
     text = str(value)
-    return f"in {unquote(text.removeprefix('file://'))} on its node" if text.startswith("file://") else f"collection {text}"
+    if text.startswith("file://"):
+        return f"in {unquote(text.removeprefix('file://'))} on its node"
+    return f"collection {text}"
 
 
 def _how_to_hold(container: Record, longest: float) -> str:

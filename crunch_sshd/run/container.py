@@ -108,16 +108,19 @@ class Container:
         except NotFound:
             return False
 
-    def watch_for_kill(self, told: Callable[[], Any]) -> None:
-        """Call ``told``, from a thread of its own, when anybody has the engine signal or stop the container."""
+    def watch_for_kill(self, since: int, told: Callable[[], Any]) -> None:
+        """Call ``told``, from a thread of its own, if anybody has the engine signal or stop the container.
+
+        That counts from ``since`` on, in seconds since the epoch (Docker API ``events``).
+        """
         filters = {"container": self.docker_id, "event": "kill"}
 
         def watch() -> None:
             try:
                 with engine_errors(f"cannot watch container {self._uuid}"):
-                    for _ in self._client.api.events(filters=filters, decode=True):
-                        return told()
-            except ArvSshError as error:
+                    next(iter(self._client.api.events(since=since, filters=filters, decode=True)))
+                told()
+            except (ArvSshError, StopIteration) as error:
                 log.event(logger, "who stops the container is not watched any more", level=logging.WARNING,
                           container_uuid=self._uuid, error=str(error))  # fmt: skip
 

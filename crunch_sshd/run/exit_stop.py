@@ -1,14 +1,15 @@
 """Stopping a container's first process on its way out, with everything of the container still there (ptrace(2)).
 
-Owns the tracing: a process stopped at PTRACE_EVENT_EXIT has an exit status already, and still its memory, files and
-namespaces, so the engine and the kernel take the container as running: its processes live on, and new ones can enter.
-Nothing else is stopped, and nothing is changed in the container. When the tracing thread or this process ends, the kernel
-lets the traced process go on, so a container cannot outlive its crunch-run. Knows nothing of why and how long.
+Owns the tracing: a process stopped at PTRACE_EVENT_EXIT has its exit status, and still its memory, files and
+namespaces. So the engine and the kernel take the container as running: its other processes live on, and new ones can
+enter. Nothing is put into the container. When the tracing thread or this process ends, the kernel lets the traced
+process go on, so no container outlives its crunch-run. Knows nothing of why a container is kept up, and how long.
 
-Why not a program of ours as the first process: the image may have none to run it, and the job's would not be the first.
-Why not the namespaces alone: no process can be started in a pid namespace whose first process has ended. The cost: while
-the first process is traced, no debugger can trace it (but it can trace the processes below; the engine's init is such a
-first process).
+Why no program of ours that waits in the container: its image may have nothing to run one with, and it would be another
+first process. Why not the namespaces alone: a pid namespace whose first process has ended takes no new processes
+(pid_namespaces(7)), and the engine counts the container as stopped. The price: nobody else can trace the first process.
+Where that is the engine's init, and not the program itself, debuggers in the container work as before, and a program
+that crashes is kept up too.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ LOOK = 0.002
 """Seconds between looks for the first process: it exists for tens of milliseconds before it executes the program."""
 START_PATIENCE = 1.0
 """Seconds that a process which ends before it has executed anything waits for word that the container did start."""
+FAULTS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS)
+"""The kernel lets a first process survive these while it is traced (force_sig_info_to_task), and repeat the faulty
+instruction for ever."""
 WATCH = 0.25
 """Seconds between looks whether a stopped process has been killed from outside."""
 
@@ -65,9 +69,9 @@ class FirstProcess:
 class ExitStop:
     """Stops the process that ``find`` returns, once it does, where it fails. One use; any thread.
 
-    ``stopped`` is called on the tracing thread when it stands; then ``status`` is its exit status (128 + n after
-    signal n). A process that succeeds, or that is killed from outside with SIGKILL, is not stopped. ``failure`` says why
-    no process could be traced, "" if one is.
+    ``stopped`` is called on the tracing thread once it stands; then ``status`` is its exit status (128 + n after
+    signal n). A process that succeeds is not stopped. A stopped one takes no signals, since Linux 6.0 not even SIGKILL:
+    who hears that it should end calls :meth:`release`. ``failure`` says why no process could be traced, "" if one is.
     """
 
     def __init__(self, find: Callable[[], int | None], stopped: Callable[[], Any]) -> None:
@@ -122,6 +126,10 @@ class ExitStop:
             number, happened = os.WSTOPSIG(status), status >> 16
             if happened == PTRACE_EVENT_EXIT:
                 return self._at_exit(pid)
+            if not happened and number in FAULTS and not _catches(pid, number):
+                name = signal.Signals(number).name
+                self.failure = f"its program was the container's first process, and crashed ({name})"
+                return _ptrace(PTRACE_DETACH, pid, number)
             self._executed = self._executed or happened == PTRACE_EVENT_EXEC
             if happened == PTRACE_EVENT_STOP and number != signal.SIGTRAP:
                 _ptrace(PTRACE_LISTEN, pid)  # stopped as by SIGSTOP: it stays so until SIGCONT
@@ -132,7 +140,7 @@ class ExitStop:
         message = ctypes.c_ulong()
         _ptrace(PTRACE_GETEVENTMSG, pid, ctypes.addressof(message))
         code = os.waitstatus_to_exitcode(message.value)
-        if code not in (0, -signal.SIGKILL) and self._has_begun() and not self._released.is_set():
+        if code and self._has_begun() and not self._released.is_set():
             self.status = code if code > 0 else 128 - code
             self._stopped()
             while not self._released.wait(WATCH):
@@ -144,6 +152,13 @@ class ExitStop:
     def _has_begun(self) -> bool:
         """Say whether it was the program that ended, and not the runtime, which has yet to tell its own failure."""
         return self._executed or self._has_started.wait(START_PATIENCE)
+
+
+def _catches(pid: int, number: int) -> bool:
+    """Say whether a process has a handler for a signal (SigCgt of proc(5))."""
+    lines = (host_processes.PROC / str(pid) / "status").read_text(encoding="utf-8", errors="replace").splitlines()
+    caught = next(line.split()[1] for line in lines if line.startswith("SigCgt:"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 def _ptrace(request: int, pid: int, data: int = 0) -> None:

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from arv_ssh import log
@@ -98,20 +99,24 @@ class Hold:
                 return reason
             if left <= 0:
                 return "its time is over, with sessions in it" if count else "its time is over"
-            self._events.wait_for(lambda seen=count: ended() or self._open_sessions != seen, left)
+            self._events.wait_for(partial(self._changed, count, ended), left)
+
+    def _changed(self, count: int, ended: Callable[[], bool]) -> bool:
+        return ended() or self._open_sessions != count
 
     def _announce(self, uuid: str, exit_code: int | None) -> None:
         """Record the program's end; the container is kept up even if that fails, as the API may be away."""
         until = (datetime.now(UTC) + timedelta(seconds=self._asked)).strftime("%Y-%m-%dT%H:%M:%SZ")
         activity = (
-            f"kept up until {until} for its owner to look into, and longer while somebody is in it: ssh {uuid}; set its "
-            "request's priority to 0 to end it now"
+            f"kept up until {until} for its owner to look into, and longer while somebody is in it: ssh {uuid}; "
+            "set its request's priority to 0 to end it now"
         )
         shown = self._with_status({"error": f"the program failed (exit {exit_code})", "activity": activity})
         try:
             self._record.update({"exit_code": exit_code, **shown})
         except HttpError as error:
-            log.event(logger, "the failure is not recorded", level=logging.WARNING, container_uuid=uuid, error=str(error))
+            log.event(logger, "the failure is not recorded", level=logging.WARNING, container_uuid=uuid,
+                      error=str(error))  # fmt: skip
 
     def _with_status(self, keys: dict[str, str]) -> dict[str, Any]:
         """Return runtime_status with ``keys`` added; the program itself may have written to it, and goes first."""

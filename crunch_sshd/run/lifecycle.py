@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ logger = logging.getLogger(__name__)
 PATIENCE_AFTER_SIGNAL = 10.0
 """Seconds spent trying to record Cancelled after a signal: its sender waits, and otherwise the dispatcher records
 it."""
+
+KILL_BEFORE = 1
+"""Seconds before a program's failure in which an engine's signal counts as its cause: then nobody wants to look."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +188,7 @@ class Lifecycle:
         outcome = self._watch(container)
         self._wait_for(lambda: bool(outcome) or hold.is_due())
         if not outcome:
-            container.watch_for_kill(hold.release)
+            container.watch_for_kill(int(time.time()) - KILL_BEFORE, hold.release)
             hold.keep(self._settings.uuid, lambda: bool(outcome))
             self._wait_for(lambda: bool(outcome))
         ended = outcome[0]

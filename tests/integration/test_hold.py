@@ -1,7 +1,11 @@
-"""A container whose program failed: kept up for its owner, entered with stock ssh, and what is left when it has ended."""
+"""A container whose program failed: kept up for its owner, entered with stock ssh; and what is left of it then."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +15,14 @@ import pytest
 import yaml
 
 from arv_ssh.cli import cluster_up
+from arv_ssh.config import cluster_config
+from arv_ssh.trust import credentials
 from tests.integration.conftest import Ssh
 from tests.integration.embedded_cluster import EmbeddedCluster, docker, docker_container
 from tests.timing import DEADLINE, SECOND, wait_for
 
 FAILS = ("sh", "-c", "echo saved > /tmp/file; echo told; exit 3")
+A_THREADS_EXIT = "import os, threading; threading.Thread(target=lambda: os._exit(9)).start()"
 HOUR = 3600
 
 
@@ -84,11 +91,12 @@ def test_held_and_entered(cluster: EmbeddedCluster, ssh: Ssh) -> None:
     ("image", "command", "exit_code"),
     [
         ("arv-ssh/scratch:test", ("busybox", "false"), 1),
-        ("arv-ssh/debian:test", ("python3", "-c", "import os, threading as t; t.Thread(target=lambda: os._exit(9)).start()"), 9),
+        ("arv-ssh/debian:test", ("python3", "-c", A_THREADS_EXIT), 9),
         ("arv-ssh/debian:test", ("sh", "-c", "tail /dev/zero; exit $?"), 137),
+        ("arv-ssh/debian:test", ("tail", "/dev/zero"), 137),
         ("arv-ssh/busybox:test", ("sh", "-c", "sleep 1000 & exec /bin/sh -c 'exit 5'"), 5),
     ],
-    ids=["no shell", "a thread's exit", "out of memory", "a child left behind"],
+    ids=["no shell", "a thread's exit", "a child out of memory", "out of memory", "a child left behind"],
 )  # fmt: skip
 def test_every_failure(
     cluster: EmbeddedCluster, ssh: Ssh, tmp_path: Path, image: str, command: tuple[str, ...], exit_code: int
@@ -134,7 +142,7 @@ def test_not_for_ever(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("code", "hold"), [(0, HOUR), (3, 0)])
 def test_not_held(cluster: EmbeddedCluster, ssh: Ssh, code: int, hold: float) -> None:
-    """A program that succeeds, or that nobody wants to wait, ends as ever; entering it says what is left and how to wait."""
+    """A program that succeeds, or that was not asked to wait, ends as ever; who enters hears what is left."""
     uuid = run(cluster, "sh", "-c", f"exit {code}", hold=hold)
     record = cluster.wait_for_state(uuid, "Complete")
     assert (record["exit_code"], record["runtime_status"]) == (code, {})
@@ -149,9 +157,6 @@ def test_killed_crunch_run(cluster: EmbeddedCluster) -> None:
     """A hold does not outlive its crunch-run, however that ends."""
     uuid = run(cluster, *FAILS, hold=HOUR)
     wait_for_hold(cluster, uuid)
-    import os
-    import signal
-
     os.kill(cluster.crunch_run_pid(uuid), signal.SIGKILL)
     record = cluster.wait_for_state(uuid, "Cancelled")
     assert record["exit_code"] == 3
@@ -159,7 +164,44 @@ def test_killed_crunch_run(cluster: EmbeddedCluster) -> None:
 
 
 def test_a_command_that_does_not_exist(cluster: EmbeddedCluster) -> None:
-    """What fails before the program is executed is no failure of the program, and is not held up."""
-    uuid = run(cluster, "/no/such/command", hold=HOUR) if False else ""
+    """What the engine cannot start is an error as ever: there is nothing to keep up, and nothing waits for it."""
     done = cluster.arv_ssh("run", "--image", "arv-ssh/busybox:test", "--hold-on-failure", "60", "--", "/no/such")
-    assert uuid == "" and done.returncode == 1 and "/no/such" in done.stderr
+    assert done.returncode == 1 and "/no/such" in done.stderr
+
+
+def test_killed_from_outside(cluster: EmbeddedCluster) -> None:
+    """A container that an administrator kills is not kept up."""
+    uuid = run(cluster, "sleep", "1000", hold=HOUR)
+    docker("kill", docker_container(uuid))
+    record = cluster.wait_for_state(uuid, "Complete")
+    assert (record["exit_code"], record["runtime_status"]) == (137, {})
+
+
+@pytest.fixture
+def by_the_engine(cluster: EmbeddedCluster) -> Iterator[str]:
+    """A failed container that is kept up and whose gateway executes through the engine's API; its UUID."""
+    uuid = run(cluster, *FAILS, hold=HOUR)
+    wait_for_hold(cluster, uuid)
+    secret = credentials.container_secret(cluster_config.load(cluster.directory.config).system_root_token, uuid)
+    command = [
+        str(Path(sys.executable).with_name("crunch-sshd")), "--container-uuid", uuid, "--runtime", "docker",
+        "--docker-container", docker_container(uuid), "--gateway-auth-secret", "env:SECRET",
+    ]  # fmt: skip
+    environment = os.environ | {"SECRET": secret}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as gateway:
+        assert gateway.stdout is not None
+        cluster.api().update("containers", uuid, {"gateway_address": gateway.stdout.readline().strip()})
+        yield uuid
+        gateway.terminate()
+    cluster.api().update("containers", uuid, {"priority": 0})
+    cluster.wait_for_state(uuid, "Complete")
+
+
+def test_entered_through_the_engine(ssh: Ssh, by_the_engine: str, tmp_path: Path) -> None:
+    """The engine takes a container that is kept up as running: commands, terminals and files work."""
+    assert ssh(by_the_engine, "cat /tmp/file").stdout == b"saved\n"
+    with ssh.on_terminal("-tt", by_the_engine) as terminal:
+        terminal.expect("# ")
+    copied = ["scp", *ssh.command()[1:], f"{by_the_engine}:/tmp/file", str(tmp_path)]
+    assert subprocess.run(copied, timeout=DEADLINE).returncode == 0
+    assert (tmp_path / "file").read_text() == "saved\n"
