@@ -66,7 +66,7 @@ def from_record(record: Mapping[str, Any]) -> ContainerOptions:
 
 def _number(constraints: Mapping[str, Any], key: str) -> int | float:
     value = constraints.get(key) or 0
-    if not isinstance(value, int | float) or value < 0:
+    if not isinstance(value, int | float) or not value >= 0:  # as with NaN
         raise Unprocessable(f"runtime_constraints.{key} is {value!r}; it must be a number that is not negative")
     return value
 
