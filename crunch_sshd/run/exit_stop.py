@@ -47,9 +47,12 @@ _libc.ptrace.restype = ctypes.c_long
 
 
 class FirstProcess:
-    """Finds the first process of the container ``container_id`` while the engine makes it, in any pid namespace."""
+    """Finds the first process of a container while the engine makes it.
 
-    def __init__(self, container_id: str) -> None:
+    ``container_id`` gives the engine's full id of the container, which is in the names of its control groups.
+    """
+
+    def __init__(self, container_id: Callable[[], str]) -> None:
         self._id = container_id
         self._others: set[str] = set()
 
@@ -61,7 +64,7 @@ class FirstProcess:
             pid = int(entry)
             if host_processes.pid_inside(pid) != 1:
                 self._others.add(entry)
-            elif self._id in host_processes.control_groups(pid):
+            elif self._id() in host_processes.control_groups(pid):
                 return pid
         return None
 
@@ -113,7 +116,8 @@ class ExitStop:
             if pid is not None:
                 return pid
             if last:
-                raise ProcessLookupError
+                self.failure = "its first process was not found in time on crunch-run's host"
+                return None
             time.sleep(LOOK)
         return None
 

@@ -30,7 +30,7 @@ class Hold:
     """
 
     def __init__(
-        self, asked: float, longest: float, container_id: str, record: ContainerRecord, events: Events
+        self, asked: float, longest: float, container_id: Callable[[], str], record: ContainerRecord, events: Events
     ) -> None:
         self._asked, self._longest = min(asked, longest), longest
         self._record = record

@@ -151,7 +151,8 @@ class Lifecycle:
         return {"exit_code": exit_code} | self._log_uri() | hold.ending(exit_code)
 
     def _prepare_hold(self, asked: float, container: Container) -> Hold:
-        hold = Hold(asked, self._settings.hold_on_failure, container.docker_id, self._record, self._events)
+        longest = self._settings.hold_on_failure
+        hold = Hold(asked, longest, lambda: container.docker_id, self._record, self._events)
         hold.prepare()
         return hold
 

@@ -142,7 +142,7 @@ def test_too_late() -> None:
     stop = ExitStop(lambda: None, lambda: None)
     stop.started()
     stop.start()
-    assert wait_for(lambda: stop.failure) == "its program ended before it could be watched"
+    assert wait_for(lambda: stop.failure) == "its first process was not found in time on crunch-run's host"
 
 
 def test_not_allowed() -> None:

@@ -60,7 +60,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Hold, Record, E
     def hold(asked: float, longest: float, **status: str) -> tuple[Hold, Record, Events, Stop]:
         record, events, stop = Record(**status), Events(), Stop()
         monkeypatch.setattr(hold_module, "ExitStop", lambda find, stopped: stop)
-        return Hold(asked, longest, "an id", cast(ContainerRecord, record), events), record, events, stop
+        return Hold(asked, longest, lambda: "an id", cast(ContainerRecord, record), events), record, events, stop
 
     return hold
 
