@@ -17,6 +17,8 @@ from arv_ssh.errors import ContainerEnded, Forbidden, Unavailable
 
 Record = Mapping[str, Any]
 
+ENDED = ("Complete", "Cancelled")
+"""The states of a container that is over."""
 REASON = 300
 """Letters of a reason that are shown: a workflow may have put a log into its runtime_status."""
 
@@ -99,7 +101,7 @@ def check_state(container: Record, now: datetime | None = None, longest_hold: fl
     ``longest_hold`` is the time in seconds that containers of this cluster may ask to be kept up for after a failure.
     """
     uuid, state = container["uuid"], container["state"]
-    if state in ("Complete", "Cancelled"):
+    if state in ENDED:
         ending = _ending(container, now or datetime.now(UTC))
         raise ContainerEnded(
             f"container {uuid} has ended ({ending}){_reason(container)}{_what_is_left(container)}"
