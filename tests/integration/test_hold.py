@@ -153,6 +153,18 @@ def test_not_held(cluster: EmbeddedCluster, ssh: Ssh, code: int, hold: float) ->
     assert (hint in said) == bool(code)
 
 
+@pytest.mark.parametrize("hold", [0, HOUR])
+def test_who_is_traced(cluster: EmbeddedCluster, hold: float) -> None:
+    """Only a container that asks to be kept up has a first process that is traced, by its crunch-run."""
+    uuid = run(cluster, "sleep", "1000", hold=hold)
+    pid = docker("inspect", "--format", "{{.State.Pid}}", docker_container(uuid))
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (tracer,) = (int(line.split()[1]) for line in lines if line.startswith("TracerPid:"))
+    assert (tracer != 0) == bool(hold)
+    cluster.api().update("containers", uuid, {"priority": 0})
+    assert cluster.wait_for_state(uuid, "Cancelled")["runtime_status"] == {}
+
+
 def test_killed_crunch_run(cluster: EmbeddedCluster) -> None:
     """A hold does not outlive its crunch-run, however that ends."""
     uuid = run(cluster, *FAILS, hold=HOUR)
