@@ -55,10 +55,27 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--log-dir", type=Path, metavar="DIR", help="write the container's stdout.txt and stderr.txt there"
     )
+    result.add_argument(
+        "--hold-on-failure",
+        type=_seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="the longest time that a container may ask to be kept up for once its program has failed (default: 0)",
+    )
     # For the dispatcher and `arv-ssh cluster`, which do not talk to Docker themselves.
     result.add_argument("--clean-up", action="store_true", help=argparse.SUPPRESS)
     result.add_argument("--check-engine", action="store_true", help=argparse.SUPPRESS)
     return result
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError("it must be a number of seconds from 0")
+    return value
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -141,7 +158,8 @@ def _run_container(options: argparse.Namespace, gateway: GatewayChild | None) ->
     record = ContainerRecord(api_client(os.environ), options.uuid, events.pause)
     if gateway is not None:
         gateway.check()
-    Lifecycle(Settings(uuid=options.uuid, log_dir=options.log_dir), record, events, gateway).run()
+    settings = Settings(uuid=options.uuid, log_dir=options.log_dir, hold_on_failure=options.hold_on_failure)
+    Lifecycle(settings, record, events, gateway).run()
     return 0
 
 

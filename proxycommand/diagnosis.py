@@ -17,7 +17,7 @@ from arv_ssh.client import http_proxy, settings
 from arv_ssh.client.controller import DEFAULT_LOGIN, AcceptedUpgrade, Controller
 from arv_ssh.client.targets import resolve
 from arv_ssh.client.transport import dial
-from arv_ssh.errors import ArvSshError, ConfigError, ContainerEnded, HttpError, Unavailable
+from arv_ssh.errors import ArvSshError, ConfigError, HttpError, Unavailable
 from arv_ssh.net.upgrade import quote
 
 if TYPE_CHECKING:
@@ -188,11 +188,13 @@ def _openssh() -> str:
 
 def _running(controller: Controller, container: str) -> str:
     """Return the container's state; raise unless it is running."""
-    select = quote('["uuid","state","started_at","exit_code"]')
+    from arv_ssh.trust import access
+
+    select = quote('["uuid","state","started_at","finished_at","exit_code","runtime_status","log","output"]')
     record = controller.get(f"containers/{container}?select={select}", "container", container)
     state = record.get("state")
-    if state in ("Complete", "Cancelled"):
-        raise ContainerEnded(f"container {container} has ended: {state}, exit code {record.get('exit_code')}")
+    if state in access.ENDED:
+        access.check_state(record)
     if state != "Running":
         raise Unavailable(f"container {container} is not running yet: it is {state}")
     since = re.sub(r"\.\d+", "", str(record.get("started_at")))

@@ -52,6 +52,9 @@ def _add_run_options(run: argparse.ArgumentParser) -> None:
     run.add_argument("--env", action="append", default=[], metavar="K=V")
     run.add_argument("--vcpus", type=int, default=1)
     run.add_argument("--ram", type=int, default=256 << 20, metavar="BYTES")
+    run.add_argument(
+        "--hold-on-failure", type=float, default=0.0, metavar="SECONDS", help="keep it up so long if the command fails"
+    )
     run.add_argument("--reuse", action="store_true", help="reuse a container that already runs the same")
     run.add_argument(
         "--timeout", type=float, default=60.0, metavar="SECONDS", help="for Running (default: %(default)s)"

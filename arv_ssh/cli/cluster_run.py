@@ -53,6 +53,8 @@ def attributes(options: argparse.Namespace, command: list[str]) -> dict[str, Any
     constraints: dict[str, Any] = {"vcpus": options.vcpus, "ram": options.ram}
     if options.user:
         constraints["user"] = options.user
+    if options.hold_on_failure:
+        constraints["hold_on_failure"] = options.hold_on_failure
     return {
         "name": "arv-ssh cluster run",
         "state": "Committed",

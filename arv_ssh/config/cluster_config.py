@@ -72,7 +72,7 @@ class ClusterConfig:
 
     ``api`` is the base URL of the API to ask, or None when this process serves the embedded API from ``database``
     (an SQLAlchemy URL, which may hold a password). ``run_directory`` is where this host's controllers meet, None for a
-    default; ``drain_timeout`` is in seconds.
+    default; ``drain_timeout`` and ``hold_on_failure`` are in seconds.
     """
 
     cluster_id: str
@@ -98,6 +98,7 @@ class ClusterConfig:
     drain_timeout: float = DRAIN_TIMEOUT
     pass_through: bool = False
     gateway_memory: int = GATEWAY_MEMORY
+    hold_on_failure: float = 0.0
 
 
 def load(path: Path, cluster_id: str | None = None, *, overlays: Sequence[Path] = (), api: str = "") -> ClusterConfig:
@@ -195,6 +196,7 @@ def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
         ),
         pass_through=_flag(section, "PassThrough", where),
         gateway_memory=_gateway_memory(access, f"{where}.Containers.ShellAccess"),
+        hold_on_failure=_seconds(access, "HoldOnFailure", 0.0, f"{where}.Containers.ShellAccess"),
     )
 
 

@@ -28,7 +28,8 @@ _PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "DOCKER_HOST", "DOCKER_CERT_PATH
 class CrunchRun:
     """How to start it. ``log_dir`` gets one directory a container: crunch-run.txt, stdout.txt, stderr.txt.
 
-    ``gateway_tunnel`` is the controller to open a tunnel to, "" where gateways can be dialled.
+    ``gateway_tunnel`` is the controller to open a tunnel to, "" where gateways can be dialled; ``hold_on_failure`` is
+    in seconds.
     """
 
     program: Path
@@ -41,6 +42,7 @@ class CrunchRun:
     auditing: Auditing = Auditing()
     gateway_tunnel: str = ""
     gateway_memory: int = GATEWAY_MEMORY
+    hold_on_failure: float = 0.0
 
     def check(self) -> None:
         """Raise :class:`ConfigError` when the program cannot be executed."""
@@ -63,6 +65,8 @@ class CrunchRun:
                 arguments += ["--gateway-tunnel", self.gateway_tunnel]
             if self.gateway_memory != GATEWAY_MEMORY:
                 arguments += ["--gateway-memory", str(self.gateway_memory)]
+            if self.hold_on_failure:
+                arguments += ["--hold-on-failure", str(self.hold_on_failure)]
             arguments += [*self.auditing.to_arguments(), uuid]
             return self._spawn(lock, uuid, arguments, self._environment(token), (reader,))
 

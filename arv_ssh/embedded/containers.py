@@ -33,7 +33,7 @@ TRANSITIONS: dict[str, tuple[str, ...]] = {
 }
 
 _PROGRESS = frozenset({
-    "cost", "gateway_address", "log", "output", "output_properties", "progress", "runtime_status",
+    "cost", "exit_code", "gateway_address", "log", "output", "output_properties", "progress", "runtime_status",
 })  # fmt: skip
 _WAITING = frozenset({"log", "priority", "runtime_status"})
 PERMITTED: dict[str, frozenset[str]] = {
@@ -45,8 +45,8 @@ PERMITTED: dict[str, frozenset[str]] = {
 }
 """The attributes that may be recorded in each state of a container (the new one, when the same change sets it)."""
 ENDING: dict[str, frozenset[str]] = {
-    COMPLETE: _PROGRESS | {"exit_code", "finished_at"},
-    CANCELLED: _PROGRESS | {"exit_code", "finished_at"},
+    COMPLETE: _PROGRESS | {"finished_at"},
+    CANCELLED: _PROGRESS | {"finished_at"},
 }
 """The attributes that may be recorded together with the step to an end, and never after."""
 NOT_BY_ITSELF = frozenset({"interactive_session_started", "priority", "properties"})

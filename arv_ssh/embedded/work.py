@@ -63,6 +63,9 @@ def _check_constraints(constraints: dict[str, Any]) -> None:
         # 0 is Arvados' "none" for the two caches.
         if type(value) is not int or value < (0 if name.startswith("keep_") else 1):
             raise Unprocessable(f"{name} in runtime_constraints must be a positive integer, not {value!r}")
+    hold = constraints.get("hold_on_failure", 0)
+    if type(hold) not in (int, float) or not 0 <= hold < float("inf"):
+        raise Unprocessable(f"hold_on_failure in runtime_constraints must be a number of seconds from 0, not {hold!r}")
     if not isinstance(constraints.get("shell_access", True), bool):
         raise Unprocessable("shell_access in runtime_constraints must be true or false")
     user = constraints.get("user", "-")

@@ -10,11 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import unquote
 
 from arv_ssh.config.cluster_config import ShellAccess
 from arv_ssh.errors import ContainerEnded, Forbidden, Unavailable
 
 Record = Mapping[str, Any]
+
+ENDED = ("Complete", "Cancelled")
+"""The states of a container that is over."""
+REASON = 300
+"""Letters of a reason that are shown: a workflow may have put a log into its runtime_status."""
 
 FIRST_SESSION = "arv-ssh:interactive_session"
 """The key in a container's properties under which the first session is noted."""
@@ -89,14 +95,22 @@ def _submitted(request: Record, container: Record, user_uuid: str) -> bool:
     return changed_last == user_uuid and made_for in (None, user_uuid)
 
 
-def check_state(container: Record, now: datetime | None = None) -> None:
-    """Raise unless the container is running and has a gateway: 503 before that, 410 after."""
+def check_state(container: Record, now: datetime | None = None, longest_hold: float = 0) -> None:
+    """Raise unless the container is running and has a gateway: 503 before that, 410 after.
+
+    ``longest_hold`` is the time in seconds that containers of this cluster may ask to be kept up for after a failure.
+    """
     uuid, state = container["uuid"], container["state"]
-    if state in ("Complete", "Cancelled"):
+    if state in ENDED:
         ending = _ending(container, now or datetime.now(UTC))
-        raise ContainerEnded(f"container {uuid} has ended ({ending}){_reason(container)}")
+        raise ContainerEnded(
+            f"container {uuid} has ended ({ending}){_reason(container)}{_what_is_left(container)}"
+            f"{_how_to_hold(container, longest_hold)}"
+        )
     if state != "Running":
-        raise Unavailable(f"container {uuid} is not running yet (it is {state}); try again when it is Running")
+        raise Unavailable(
+            f"container {uuid} is not running yet (it is {state}){_reason(container)}; try again when it is Running"
+        )
     if not container.get("gateway_address"):
         raise Unavailable(f"container {uuid} is running without a gateway, so it cannot be entered")
 
@@ -115,10 +129,33 @@ def mark(container: Record, user_uuid: str, request_id: str, now: datetime) -> d
 
 
 def _reason(container: Record) -> str:
-    """Return why a container was given up, from its runtime_status: for example, that no engine answers."""
+    """Return what failed, from the runtime_status: for example, that no engine answers, or a workflow's failed step."""
     status = container.get("runtime_status")
     error = status.get("error") if isinstance(status, Mapping) else None
-    return f": {' '.join(str(error).split())}" if error and container["state"] == "Cancelled" else ""
+    text = " ".join(str(error or "").split())
+    return f": {text if len(text) <= REASON else text[: REASON - 1] + '…'}" if text else ""
+
+
+def _what_is_left(container: Record) -> str:
+    """Say where an ended container's log and output are, as its record has it."""
+    places = [f"its {name} is {_place(container[name])}" for name in ("log", "output") if container.get(name)]
+    return f"; {' and '.join(places)}" if places else ""
+
+
+def _place(value: Any) -> str:
+    """Return a place for reading: a collection's address, or a directory of the node, where there is no Keep."""
+    text = str(value)
+    if text.startswith("file://"):
+        return f"in {unquote(text.removeprefix('file://'))} on its node"
+    return f"collection {text}"
+
+
+def _how_to_hold(container: Record, longest: float) -> str:
+    """Say how the next container can be entered after a failure, where this one was not asked to wait."""
+    asked = (container.get("runtime_constraints") or {}).get("hold_on_failure")
+    if not longest or asked or not container.get("exit_code"):
+        return ""
+    return f"; with hold_on_failure: {longest:.0f} in its runtime_constraints, the next one that fails waits for you"
 
 
 def _ending(container: Record, now: datetime) -> str:

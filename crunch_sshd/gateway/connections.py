@@ -17,10 +17,14 @@ REASON_GRACE = 5.0
 
 
 class Connections:
-    """The open connections. Any thread; ``left`` is called on the thread of the one that has gone."""
+    """The open connections. Any thread; ``left`` is called on the thread of the one that has gone.
 
-    def __init__(self, left: Callable[[], Any]) -> None:
+    ``counted`` is called with their number at each change, in order: with the lock, so it must not come back here.
+    """
+
+    def __init__(self, left: Callable[[], Any], counted: Callable[[int], Any] = lambda count: None) -> None:
         self._left = left
+        self._counted = counted
         self._changed = threading.Condition()
         self._open: set[Connection] = set()
         self._ending = False
@@ -38,6 +42,7 @@ class Connections:
         with self._changed:
             if not self._ending:
                 self._open.add(connection)
+                self._counted(len(self._open))
             return not self._ending
 
     def ended(self, connection: Connection) -> None:
@@ -45,6 +50,7 @@ class Connections:
         self._left()  # first: the event loop ends once there are no connections
         with self._changed:
             self._open.discard(connection)
+            self._counted(len(self._open))
             self._changed.notify_all()
 
     def end_session(self, session: SessionClaim, reason: str) -> int:

@@ -60,7 +60,8 @@ class Gateway:
 
     ``port`` 0 takes a free one, and ``listener`` is a bound socket to use instead. ``advertise`` is the host to record
     where it differs from the one bound (0.0.0.0). With ``uplink`` there is no listening socket: controllers come
-    through a tunnel, and whenever one stands ``moved`` is called, in the event loop, with the address to record. With
+    through a tunnel, and whenever one stands ``moved`` is called, in the event loop, with the address to record.
+    ``counted`` is called with the number of connections when one is opened or ends, by any thread, in order. With
     ``memory`` (bytes) no session is opened while this process has nearly that much.
     """
 
@@ -80,6 +81,7 @@ class Gateway:
         auditing: Auditing = Auditing(),  # noqa: B008 - frozen
         uplink: Uplink | None = None,
         moved: Callable[[str], Any] | None = None,
+        counted: Callable[[int], Any] = lambda count: None,
         memory: int = 0,
     ) -> None:
         self._container_uuid = container_uuid
@@ -103,7 +105,7 @@ class Gateway:
         self._address = ""
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)
-        self._connections = Connections(lambda: self._loop.call_soon_threadsafe(self._tidy_later))
+        self._connections = Connections(lambda: self._loop.call_soon_threadsafe(self._tidy_later), counted)
         self._relays: set[Relay] = set()  # the event loop's own, as the next
         self._stopping = False  # the event loop's own
         self._tidying: asyncio.TimerHandle | None = None

@@ -2,7 +2,8 @@
 
 Owns the order in which crunch-run and the gateway talk (:mod:`crunch_sshd.gateway.control`): ``begin`` with the secret
 and the options is answered by ``ready``, ``serve`` with the container by ``serving`` with the address. ``moved`` says
-that a tunnel has changed the address, ``failed`` why there is no answer; ``stop`` has the reason to show to users.
+that a tunnel has changed the address, ``sessions`` how many are open now, ``failed`` why there is no answer; ``stop``
+has the reason to show to users.
 
 Started by :mod:`crunch_sshd.run.gateway_child`. It ends itself when crunch-run is gone.
 """
@@ -92,6 +93,7 @@ def _serve(control: Control, begin: dict[str, Any]) -> int:
         auditing=options.auditing,
         uplink=uplink,
         moved=lambda address: control.send("moved", address=address),
+        counted=lambda count: control.send("sessions", count=count),
         memory=options.memory,
     )
     control.send("serving", address=gateway.start())

@@ -9,8 +9,9 @@ from __future__ import annotations
 import io
 import logging
 import tarfile
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO
 
 from arv_ssh import log
@@ -106,6 +107,24 @@ class Container:
                 return bool(self._client.api.inspect_container(self.docker_id)["State"]["Running"])
         except NotFound:
             return False
+
+    def watch_for_kill(self, since: int, told: Callable[[], Any]) -> None:
+        """Call ``told``, from a thread of its own, if anybody has the engine signal or stop the container.
+
+        That counts from ``since`` on, in seconds since the epoch (Docker API ``events``).
+        """
+        filters = {"container": self.docker_id, "event": "kill"}
+
+        def watch() -> None:
+            try:
+                with engine_errors(f"cannot watch container {self._uuid}"):
+                    next(iter(self._client.api.events(since=since, filters=filters, decode=True)))
+                told()
+            except (ArvSshError, StopIteration) as error:
+                log.event(logger, "who stops the container is not watched any more", level=logging.WARNING,
+                          container_uuid=self._uuid, error=str(error))  # fmt: skip
+
+        threading.Thread(target=watch, name="kill-watch", daemon=True).start()
 
     def stop(self) -> None:
         """End the container's processes: SIGTERM, then SIGKILL after the grace; does nothing if it has ended."""

@@ -25,7 +25,8 @@ class Bind:
 class ContainerOptions:
     """``directory`` None and ``user`` "" leave the image's default; ``memory`` (bytes) and ``cpus`` 0 mean no limit.
 
-    ``scratch`` are the targets of ``tmp`` mounts: empty directories that every user may write to.
+    ``scratch`` are the targets of ``tmp`` mounts: empty directories that every user may write to. ``hold`` is the time
+    in seconds for which the owner wants the container kept up if its program fails.
     """
 
     image: str
@@ -37,6 +38,7 @@ class ContainerOptions:
     cpus: float
     scratch: tuple[str, ...]
     binds: tuple[Bind, ...]
+    hold: float = 0.0
 
 
 def from_record(record: Mapping[str, Any]) -> ContainerOptions:
@@ -58,12 +60,13 @@ def from_record(record: Mapping[str, Any]) -> ContainerOptions:
         cpus=float(_number(constraints, "vcpus")),
         scratch=tuple(target for target, mount in mounts.items() if _kind(target, mount) == "tmp"),
         binds=tuple(_bind(target, mount) for target, mount in mounts.items() if _kind(target, mount) == "bind"),
+        hold=float(_number(constraints, "hold_on_failure")),
     )
 
 
 def _number(constraints: Mapping[str, Any], key: str) -> int | float:
     value = constraints.get(key) or 0
-    if not isinstance(value, int | float) or value < 0:
+    if not isinstance(value, int | float) or not value >= 0:  # as with NaN
         raise Unprocessable(f"runtime_constraints.{key} is {value!r}; it must be a number that is not negative")
     return value
 

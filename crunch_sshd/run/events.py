@@ -40,12 +40,15 @@ class Events:
         """Forget the signal that came, so that later waits work again."""
         self.signalled = None
 
-    def wait_for(self, condition: Callable[[], bool]) -> bool:
-        """Block until ``condition`` holds (True) or a signal asks to stop (False)."""
+    def wait_for(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Block until ``condition`` holds (True), or a signal asks to stop or ``timeout`` seconds are over (False)."""
+        deadline = None if timeout is None else time.monotonic() + timeout
         while not condition():
-            if self.signalled:
+            left = None if deadline is None else deadline - time.monotonic()
+            if self.signalled or (left is not None and left <= 0):
                 return False
-            self._queue.get()
+            with suppress(Empty):
+                self._queue.get(timeout=left)
         return True
 
     def pause(self, seconds: float) -> bool:

@@ -67,6 +67,7 @@ class GatewayChild:
         self._changed = threading.Condition()
         self._container = ""
         self._moved: Callable[[str], Any] = lambda address: None
+        self._sessions: Callable[[int], Any] = lambda count: None
         self._control: control.Control | None = None
         self._ready = self._serving = self._stopping = False
         self._failure: ArvSshError | None = None
@@ -84,14 +85,16 @@ class GatewayChild:
             if not self._ready:
                 raise self._failure or ArvSshError(f"the gateway's process was not ready within {START_TIMEOUT:g} s")
 
-    def serve(self, container_id: str, moved: Callable[[str], Any]) -> str:
+    def serve(
+        self, container_id: str, moved: Callable[[str], Any], sessions: Callable[[int], Any] = lambda count: None
+    ) -> str:
         """Serve the engine's container with this full id; return the address to record, "" while there is none yet.
 
-        ``moved`` is called with each new address, on a thread of its own. Raises the gateway's error when it cannot
-        serve that container.
+        ``moved`` is called with each new address, on a thread of its own, and ``sessions`` with the number of sessions
+        whenever one is opened or ends. Raises the gateway's error when it cannot serve that container.
         """
         with self._changed:
-            self._container, self._moved, self._failure = container_id, moved, None
+            self._container, self._moved, self._sessions, self._failure = container_id, moved, sessions, None
             self._tell_container()
             self._changed.wait_for(lambda: self._serving or self._failure, SERVE_TIMEOUT)
             if self._failure and not self._serving:
@@ -158,6 +161,7 @@ class GatewayChild:
             with self._changed:
                 self._control, self._ready, self._serving = None, False, False
             ours.close()
+            self._sessions(0)
         self._leftovers.end(self._container)
         return child.returncode
 
@@ -216,6 +220,8 @@ class GatewayChild:
             self._changed.notify_all()
         if kind == "moved":
             self._moved(message["address"])
+        elif kind == "sessions":
+            self._sessions(message["count"])
         elif kind == "failed":
             event(logger, "the gateway cannot serve", level=logging.ERROR, container_uuid=self._uuid,
                   error=message["sentence"])  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from crunch_sshd.run.container import Container
 from crunch_sshd.run.container_record import PATIENCE, ContainerRecord
 from crunch_sshd.run.events import Events
 from crunch_sshd.run.gateway_child import GatewayChild
+from crunch_sshd.run.hold import Hold
 from crunch_sshd.runtimes import docker_engine
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,9 @@ PATIENCE_AFTER_SIGNAL = 10.0
 """Seconds spent trying to record Cancelled after a signal: its sender waits, and otherwise the dispatcher records
 it."""
 
+KILL_BEFORE = 1
+"""Seconds before a program's failure in which an engine's signal counts as its cause: then nobody wants to look."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -37,11 +42,13 @@ class Settings:
 
     With ``log_dir`` the output goes to ``stdout.txt`` and ``stderr.txt`` there, and the record's ``log`` is that
     directory as a ``file:`` URI (an Arvados cluster has a collection there; this one has no Keep to put it in).
-    Without it the output goes to crunch-run's own stdout and stderr, and ``log`` stays empty.
+    Without it the output goes to crunch-run's own stdout and stderr, and ``log`` stays empty. ``hold_on_failure`` is
+    the longest time in seconds that a container may ask to be kept up for after its program has failed.
     """
 
     uuid: str
     log_dir: Path | None
+    hold_on_failure: float = 0.0
 
 
 class OutputLost(ArvSshError):
@@ -124,30 +131,40 @@ class Lifecycle:
             container = Container.create(client, self._settings.uuid, options)
             stack.callback(self._release, container.remove)
             self._check_signal()
+            hold = self._prepare_hold(options.hold, container)
+            stack.callback(hold.release)
             container.start(stdout, stderr)
+            hold.started()
             stack.callback(self._release, container.stop)
-            address = "" if self._gateway is None else self._open_gateway(stack, self._gateway, container)
+            stack.callback(hold.release)  # first of all: a container that is kept up cannot be stopped
+            address = "" if self._gateway is None else self._open_gateway(stack, self._gateway, container, hold)
             self._announce(address)
             self._addresses.start(address)
             stack.callback(self._addresses.stop)
-            exit_code = self._wait(container)
+            exit_code = self._wait(container, hold)
             self._farewell = f"container {self._settings.uuid} has ended (exit {exit_code})"
         if container.lost_output:
             raise OutputLost(
                 f"{container.lost_output}; the command itself ended with exit status {exit_code}; "
                 "make room for its output, then submit the container request again", exit_code,
             )  # fmt: skip
-        return {"exit_code": exit_code} | self._log_uri()
+        return {"exit_code": exit_code} | self._log_uri() | hold.ending(exit_code)
+
+    def _prepare_hold(self, asked: float, container: Container) -> Hold:
+        longest = self._settings.hold_on_failure
+        hold = Hold(asked, longest, lambda: container.docker_id, self._record, self._events)
+        hold.prepare()
+        return hold
 
     def _log_uri(self) -> dict[str, str]:
         log_dir = self._settings.log_dir
         return {"log": log_dir.absolute().as_uri()} if log_dir else {}
 
-    def _open_gateway(self, stack: ExitStack, gateway: GatewayChild, container: Container) -> str:
+    def _open_gateway(self, stack: ExitStack, gateway: GatewayChild, container: Container, hold: Hold) -> str:
         """Have the gateway serve and return its address; "" when the container has already ended."""
         stack.callback(lambda: gateway.stop(self._farewell))
         try:
-            return gateway.serve(container.docker_id, self._addresses.moved)
+            return gateway.serve(container.docker_id, self._addresses.moved, hold.sessions)
         except ArvSshError as error:
             # A runtime looks into the container's first process: a short command may be over by then.
             if container.is_running():
@@ -164,8 +181,24 @@ class Lifecycle:
         self._record.update(attributes)
         log.event(logger, "container is running", container_uuid=self._settings.uuid, **attributes)
 
-    def _wait(self, container: Container) -> int:
-        """Block until the container has ended; raise :class:`Interrupted` when a signal comes first."""
+    def _wait(self, container: Container, hold: Hold) -> int:
+        """Block until the container has ended, which may be held up if its program failed.
+
+        Raises :class:`Interrupted` when a signal comes before the program's end.
+        """
+        outcome = self._watch(container)
+        self._wait_for(lambda: bool(outcome) or hold.is_due())
+        if not outcome:
+            container.watch_for_kill(int(time.time()) - KILL_BEFORE, hold.release)
+            hold.keep(self._settings.uuid, lambda: bool(outcome))
+            self._wait_for(lambda: bool(outcome))
+        ended = outcome[0]
+        if isinstance(ended, Exception):
+            raise ended
+        return ended
+
+    def _watch(self, container: Container) -> list[int | Exception]:
+        """Return a list that will have the container's exit status, or the failure to learn it."""
         outcome: list[int | Exception] = []
 
         def watch() -> None:
@@ -176,12 +209,11 @@ class Lifecycle:
             self._events.notify()
 
         threading.Thread(target=watch, name="container-wait", daemon=True).start()
-        if not self._events.wait_for(lambda: bool(outcome)):
+        return outcome
+
+    def _wait_for(self, condition: Callable[[], bool]) -> None:
+        if not self._events.wait_for(condition):
             self._check_signal()
-        ended = outcome[0]
-        if isinstance(ended, Exception):
-            raise ended
-        return ended
 
     def _check_signal(self) -> None:
         if self._events.signalled:

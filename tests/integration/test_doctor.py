@@ -197,7 +197,7 @@ def test_not_running(doctor: Doctor, queued_and_ended: tuple[dict[str, str], str
     """A container that waits, and one that is over, fail at the record with their state."""
     where, queued, ended = queued_and_ended
     doctor(queued, **where).stopped_at("record", f"{queued} is not running yet: it is Queued")
-    doctor(ended, **where).stopped_at("record", f"{ended} has ended: Complete, exit code 3")
+    doctor(ended, **where).stopped_at("record", f"{ended} has ended (Complete, exit 3, ")
 
 
 @pytest.mark.parametrize(

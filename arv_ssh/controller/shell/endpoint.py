@@ -176,7 +176,7 @@ class ShellEndpoint:
         access.check_scopes(as_user.get("api_client_authorizations", "current"), "entering containers")
         container = as_user.get("containers", uuid)
         access.check_allowed(self._config.shell_access, user, container, self._requests(uuid, attempt.request_id))
-        access.check_state(container)
+        access.check_state(container, longest_hold=self._config.hold_on_failure)
         return Grant(user["uuid"], container)
 
     def _requests(self, uuid: str, request_id: str) -> list[dict[str, Any]]:

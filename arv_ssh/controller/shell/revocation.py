@@ -167,7 +167,7 @@ class Revocation:
         container = view.containers.get(uuid)
         if container is None:
             raise NotFound(f"you may not read container {uuid} any more")
-        if container["state"] in ("Complete", "Cancelled"):
+        if container["state"] in access.ENDED:
             access.check_state(container)
         if container["state"] != "Running":
             raise ContainerEnded(f"container {uuid} is not running any more (it is {container['state']})")

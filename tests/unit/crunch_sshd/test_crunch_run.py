@@ -17,6 +17,9 @@ UUID = "zzzzz-dz642-abcdeabcdeabcde"
         ([UUID, "--runtime", "magic"], "invalid choice"),
         ([UUID, "--gateway-address", "host:port"], "is not HOST or HOST:PORT"),
         ([UUID, "--gateway-memory", "64MiB"], "is not a size of at least 128MiB"),
+        ([UUID, "--hold-on-failure", "-1"], "--hold-on-failure: it must be a number of seconds from 0"),
+        ([UUID, "--hold-on-failure", "nan"], "--hold-on-failure: it must be a number of seconds from 0"),
+        ([UUID, "--hold-on-failure", "soon"], "--hold-on-failure: it must be a number of seconds from 0"),
     ],
 )
 def test_a_wrong_command_line_gets_one_sentence(

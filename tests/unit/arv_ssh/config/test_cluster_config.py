@@ -270,6 +270,19 @@ def test_gateway_memory(keys: dict[str, Any], size: int) -> None:
     assert cluster_config.parse("zzzzz", shell_access(**keys)).gateway_memory == size
 
 
+@pytest.mark.parametrize(("keys", "seconds"), [({}, 0.0), ({"HoldOnFailure": 3600}, 3600.0)])
+def test_hold_on_failure(keys: dict[str, Any], seconds: float) -> None:
+    """Failed containers are kept up only where the site says how long at most."""
+    assert cluster_config.parse("zzzzz", shell_access(**keys)).hold_on_failure == seconds
+
+
+@pytest.mark.parametrize("value", [-1, "1h", None, True])
+def test_a_wrong_hold_on_failure(value: object) -> None:
+    """A time that is none is refused."""
+    with pytest.raises(ConfigError, match=r"ShellAccess.HoldOnFailure is .*a number of seconds from 0"):
+        cluster_config.parse("zzzzz", shell_access(HoldOnFailure=value))
+
+
 @pytest.mark.parametrize("value", ["64MiB", 0, "lots", None, True])
 def test_too_little_gateway_memory(value: object) -> None:
     """A size below what a gateway needs, or none, is refused."""

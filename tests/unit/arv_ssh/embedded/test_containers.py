@@ -117,7 +117,7 @@ def test_too_many_attempts(cluster: Cluster) -> None:
         ("Queued", {"gateway_address": "x:1"}),
         ("Queued", {"exit_code": 0}),
         ("Queued", {"interactive_session_started": True}),
-        ("Running", {"exit_code": 0}),
+        ("Locked", {"exit_code": 0}),
         ("Running", {"command": ["false"]}),
         ("Running", {"locked_by_uuid": None}),
         ("Running", {"auth_uuid": None}),

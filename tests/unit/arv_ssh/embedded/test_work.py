@@ -27,6 +27,8 @@ BIND = {"/data": {"kind": "bind", "path": "/srv/data", "writable": True}}
         ("mounts", {"/data": {"kind": "bind", "path": "/srv", "writable": "no"}}),
         ("runtime_constraints", {"vcpus": 0}), ("runtime_constraints", {"ram": "1G"}),
         ("runtime_constraints", {"ram": None}), ("runtime_constraints", {"vcpus": True}),
+        ("runtime_constraints", {"hold_on_failure": -1}), ("runtime_constraints", {"hold_on_failure": "1h"}),
+        ("runtime_constraints", {"hold_on_failure": True}),
         ("runtime_constraints", {"shell_access": "no"}), ("runtime_constraints", {"shell_access": None}),
         ("runtime_constraints", {"user": ""}), ("runtime_constraints", {"user": 1000}),
     ],

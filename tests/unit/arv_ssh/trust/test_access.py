@@ -195,6 +195,44 @@ def test_ended(record: dict[str, Any], ending: str) -> None:
     assert str(caught.value) == f"container {CONTAINER} has ended {ending}"
 
 
+LOG = "file:///var/log/arv-ssh/containers/a%20b"
+COLLECTION = "d41d8cd98f00b204e9800998ecf8427e+0"
+HINT = "; with hold_on_failure: 3600 in its runtime_constraints, the next one that fails waits for you"
+
+
+@pytest.mark.parametrize(
+    ("record", "longest_hold", "sentence"),
+    [
+        ({"state": "Complete", "exit_code": 0, "log": LOG}, 3600,
+         "(Complete, exit 0); its log is in /var/log/arv-ssh/containers/a b on its node"),
+        ({"state": "Complete", "exit_code": 3, "log": COLLECTION, "output": COLLECTION}, 3600,
+         f"(Complete, exit 3); its log is collection {COLLECTION} and its output is collection {COLLECTION}{HINT}"),
+        ({"state": "Complete", "exit_code": 3}, 3600, f"(Complete, exit 3){HINT}"),
+        ({"state": "Complete", "exit_code": 3}, 0, "(Complete, exit 3)"),
+        ({"state": "Complete", "exit_code": 3, "runtime_constraints": {"hold_on_failure": 60}}, 3600,
+         "(Complete, exit 3)"),
+        ({"state": "Complete", "exit_code": 1, "runtime_status": {"error": "step\n 2 failed"}}, 0,
+         "(Complete, exit 1): step 2 failed"),
+        ({"state": "Cancelled", "exit_code": None, "log": LOG, "runtime_status": {"error": "x" * 1000}}, 3600,
+         f"(Cancelled): {'x' * 299}…; its log is in /var/log/arv-ssh/containers/a b on its node"),
+        ({"state": "Cancelled", "runtime_status": None}, 3600, "(Cancelled)"),
+    ],
+    ids=lambda value: value[:30] if isinstance(value, str) else "",
+)  # fmt: skip
+def test_what_is_left(record: dict[str, Any], longest_hold: float, sentence: str) -> None:
+    """Who comes too late hears where log and output are, what failed, and how the next failure could be looked into."""
+    with pytest.raises(ContainerEnded) as caught:
+        access.check_state(container(**record), longest_hold=longest_hold)
+    assert str(caught.value) == f"container {CONTAINER} has ended {sentence}"
+
+
+def test_not_yet_running_for_a_reason() -> None:
+    """A container that waits for something its record names says so."""
+    record = container(state="Queued", runtime_status={"error": "no node has 64 GiB"})
+    with pytest.raises(Unavailable, match="not running yet .it is Queued.: no node has 64 GiB; try again"):
+        access.check_state(record)
+
+
 def test_mark_says_who_and_when() -> None:
     """The first session is noted beside what the container's properties hold already."""
     container = {"uuid": CONTAINER, "properties": {"mine": 1}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import queue
 import socket
 import ssl
 import time
@@ -85,6 +86,17 @@ def test_stop_ends_connections(gateway: Gateway) -> None:
     gateway.stop()
     with pytest.raises(OSError):
         connected(address)
+
+
+def test_connections_are_counted() -> None:
+    """Whoever runs the container hears how many connections are open, whenever one comes or goes."""
+    counts: queue.Queue[int] = queue.Queue()
+    gateway = Gateway(container_uuid=UUID, secret=SECRET, runtime=MemoryRuntime(), counted=counts.put)
+    connection, _ = opened(gateway.start())
+    with connection:
+        assert counts.get(timeout=DEADLINE) == 1
+    assert counts.get(timeout=DEADLINE) == 0
+    gateway.stop()
 
 
 def test_plain_http(gateway: Gateway) -> None:

@@ -1,7 +1,7 @@
 """A gateway's process for tests: does what ``SCRIPT`` says, one word a start, and then serves until it is told to stop.
 
 The words: ``die`` before it is ready; ``fail`` then; ``refuse`` to serve; ``die-serving``; ``eat`` memory for ever;
-``deaf`` to its end.
+``deaf`` to its end; ``entered`` by two sessions, then killed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def main() -> None:
     control.send("serving", address="")
     if begin["options"]["tunnel"]:
         control.send("moved", address=f"tunnel https://c{os.getpid()}/")
-    if what == "die-serving":
+    if what == "entered":
+        control.send("sessions", count=2)
+    if what in ("die-serving", "entered"):
         os.kill(os.getpid(), signal.SIGKILL)
     eaten = []
     while what == "eat":

@@ -26,6 +26,8 @@ def test_runtime_constraints() -> None:
     """ram is in bytes, vcpus in cores, user is the user the command runs as."""
     options = from_record(RECORD | {"runtime_constraints": {"ram": 1 << 30, "vcpus": 2, "user": "crunch"}})
     assert (options.memory, options.cpus, options.user) == (1 << 30, 2.0, "crunch")
+    assert options.hold == 0.0
+    assert from_record(RECORD | {"runtime_constraints": {"hold_on_failure": 60}}).hold == 60.0
 
 
 def test_mounts() -> None:
@@ -49,6 +51,8 @@ def test_mounts() -> None:
         ({"mounts": {"/k": {"kind": "bind", "path": "relative"}}}, "no absolute path of the host"),
         ({"runtime_constraints": {"ram": "much"}}, "runtime_constraints.ram is 'much'"),
         ({"runtime_constraints": {"vcpus": -1}}, "runtime_constraints.vcpus is -1"),
+        ({"runtime_constraints": {"hold_on_failure": "1h"}}, "runtime_constraints.hold_on_failure is '1h'"),
+        ({"runtime_constraints": {"hold_on_failure": float("nan")}}, "runtime_constraints.hold_on_failure is nan"),
     ],
 )
 def test_what_cannot_be_honoured_is_named(change: dict[str, Any], sentence: str) -> None:

@@ -31,6 +31,12 @@ def test_wait_for_ends_with_the_condition(events: Events) -> None:
     assert events.wait_for(lambda: bool(done))
 
 
+def test_a_wait_ends_in_time(events: Events) -> None:
+    """A wait for what does not come ends after its time, whatever notifications come meanwhile."""
+    events.notify()
+    assert not events.wait_for(lambda: False, timeout=0.05)
+
+
 def test_a_signal_ends_the_waits(events: Events) -> None:
     """SIGTERM ends a wait and every pause after it, until it is acknowledged."""
     threading.Timer(0, os.kill, (os.getpid(), signal.SIGTERM)).start()

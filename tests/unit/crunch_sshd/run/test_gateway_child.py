@@ -101,6 +101,14 @@ def test_it_dies(start: Start, words: list[str]) -> None:
     assert one.serve() == address or one.child._listener is None
 
 
+def test_sessions_are_counted(start: Start) -> None:
+    """crunch-run hears how many sessions are open, and that none is when their process has died."""
+    counts: queue.Queue[int] = queue.Queue()
+    one = start("entered")
+    one.child.serve("a container", one.moves.put, counts.put)
+    assert [counts.get(timeout=DEADLINE) for _ in range(2)] == [2, 0]
+
+
 def test_a_tunnel_moves(start: Start) -> None:
     """Where the gateway has a tunnel, each new process's address is recorded."""
     one = start("die-serving", tunnel="https://c")
