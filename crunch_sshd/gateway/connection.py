@@ -19,11 +19,13 @@ from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL
 from paramiko.message import Message
 
 from arv_ssh.config.session_options import SessionOptions
+from arv_ssh.errors import Unavailable
 from arv_ssh.trust import credentials
 from arv_ssh.trust.host_key import private_pem
 from crunch_sshd.audit.channel_audit import ConnectionAudit
 from crunch_sshd.forwarding.forward import Forwarding
 from crunch_sshd.forwarding.policy import DEFAULT_POLICY, Policy
+from crunch_sshd.gateway.memory_limit import MemoryLimit
 from crunch_sshd.runtimes import Account, Runtime
 from crunch_sshd.session.session import SessionChannel
 from crunch_sshd.session.watch import SessionWatch
@@ -48,6 +50,9 @@ DISCONNECT_GRACE = 2.0
 
 DEFAULT_USER = "_"
 """The SSH user name that stands for the image's default user."""
+
+IDENTIFICATION = "SSH-2.0-OpenSSH_9.9 arv-ssh"
+"""Clients decide by it (docs/ssh-reference.md): what OpenSSH's sshd does is what the gateway does."""
 
 # ssh-audit flags none of these; each list is in order of preference, fastest first.
 KEX = ("mlkem768x25519-sha256", "curve25519-sha256", "curve25519-sha256@libssh.org")
@@ -88,6 +93,7 @@ class Connection(GatewayServer):
         options: SessionOptions | None = None,
         container_ended: Callable[[], bool] = lambda: False,
         audit: ConnectionAudit | None = None,
+        memory: MemoryLimit = MemoryLimit(0),  # noqa: B008 - it never changes
     ) -> None:
         self._audit = audit or ConnectionAudit()
         self._options = options or SessionOptions()
@@ -99,7 +105,10 @@ class Connection(GatewayServer):
         self._sessions: set[SessionChannel] = set()
         self._no_more_sessions = False
         self._transport = _transport(sock, secret)
-        self._forwarding = Forwarding(self._transport, runtime.host(), login.account, policy, self._audit)
+        self._memory = memory
+        self._forwarding = Forwarding(
+            self._transport, runtime.host(), login.account, policy, self._audit, memory.check_forward
+        )
         self._openers: dict[str, Callable[[ChannelOpen], None]] = {
             "session": self._open_session,
             **self._forwarding.openers,
@@ -185,6 +194,11 @@ class Connection(GatewayServer):
             limit = self._options.max_sessions
             self._refuse(opening, OPEN_RESOURCE_SHORTAGE, f"this connection has {limit} sessions open, its limit")
         else:
+            try:
+                self._memory.check_session()
+            except Unavailable as error:
+                self._refuse(opening, OPEN_RESOURCE_SHORTAGE, str(error))
+                return
             opening.accept(self._new_session)
 
     def _refuse(self, opening: ChannelOpen, reason: int, sentence: str) -> None:
@@ -222,7 +236,7 @@ class Connection(GatewayServer):
 
 def _transport(sock: socket.socket | BufferedSocket, secret: str) -> GatewayTransport:
     transport = GatewayTransport(sock)
-    transport.local_version = "SSH-2.0-arv-ssh"
+    transport.local_version = IDENTIFICATION
     transport.add_server_key(paramiko.Ed25519Key(file_obj=io.StringIO(private_pem(secret))))
     options = transport.get_security_options()
     options.kex = [name for name in KEX if name in transport._kex_info]  # an older cryptography has no ML-KEM

@@ -12,7 +12,7 @@ from paramiko import common
 from paramiko.message import Message
 
 from arv_ssh.config.session_options import SessionOptions
-from crunch_sshd.gateway.connection import Connection
+from crunch_sshd.gateway.connection import IDENTIFICATION, Connection
 from crunch_sshd.ssh import transport
 from crunch_sshd.ssh.buffered_socket import BufferedSocket
 from crunch_sshd.ssh.channel import PACKET_SIZE, GatewayChannel
@@ -423,7 +423,7 @@ def test_offers(link: Link) -> None:
     channel = link.open()
     assert channel.out_window_size == WINDOW_SIZE == 2 << 20
     assert channel.out_max_packet_size == PACKET_SIZE == 32 << 10
-    assert link.client.remote_version == "SSH-2.0-arv-ssh"
+    assert link.client.remote_version == IDENTIFICATION
     assert link.transport.remote_cipher == link.transport.local_cipher
     assert link.client.host_key is not None and link.client.host_key.get_name() == "ssh-ed25519"
     channel.close()
