@@ -21,12 +21,16 @@ from tests.integration.clients import USER
 from tests.integration.embedded_cluster import docker
 from tests.integration.inside import SERVER, running_in
 from tests.integration.proxies import free_port
-from tests.timing import DEADLINE, SECOND, wait_for
+from tests.timing import DEADLINE, wait_for
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the runtime oci needs root on the container's host")
 
 MANY = 450
 """Connections at once: more than a gateway had room for when each of its limits was a number."""
+
+
+STUBBORN = 'trap : HUP; trap "" TERM; while :; do sleep 0.2; done'
+"""What ends by the last of the signals of a hang-up."""
 
 
 class Gateway:
@@ -75,6 +79,10 @@ class Gateway:
     def inside(self, script: str) -> str:
         """Return what a script prints that the engine executes in the container."""
         return docker("exec", self.container, "sh", "-c", script)
+
+    def kill(self, command_line: str) -> None:
+        """End the container's processes with exactly this command line."""
+        self.inside(f"ps -eo pid=,args= | grep ' {command_line}$' | sed 's/^ *//; s/ .*//' | xargs kill")
 
     def state(self, command_line: str) -> str:
         """Return the state (proc(5)) of the container's process with exactly this command line; "" for none."""
@@ -157,34 +165,31 @@ class TestReaderThatLeaves:
 class TestGoneClient:
     """What a client that is killed leaves."""
 
-    def kill(self, gateway: Gateway, command: str, *running: str, options: tuple[str, ...] = ()) -> None:
-        """Kill a client whose command has started the programs ``running``."""
-        with gateway.start(*options, command, stdin=subprocess.DEVNULL) as process:
-            for one in running:
+    def hang_up(self, gateway: Gateway, command: str, *running: str, options: tuple[str, ...] = ()) -> None:
+        """Kill a client whose command has started the programs ``running``; return once its session is hung up."""
+        with gateway.start(*options, f"sh -c '{STUBBORN}' & {command}", stdin=subprocess.DEVNULL) as process:
+            for one in (*running, f"sh -c {STUBBORN}"):
                 wait_for(lambda one=one: gateway.state(one), one)  # type: ignore[misc]
             process.kill()
+        wait_for(lambda: not gateway.state(f"sh -c {STUBBORN}"), "the end")
 
     @pytest.mark.parametrize("options", [(), ("-tt",)], ids=["pipes", "terminal"])
     def test_nohup(self, gateway: Gateway, options: tuple[str, ...]) -> None:
         """What ignores SIGHUP goes on, with what it starts; the rest of the session ends."""
         command = "nohup sh -c 'sleep 8101; sleep 8102' >/dev/null 2>&1 & sleep 8103 & sleep 8104"
-        self.kill(gateway, command, "sleep 8101", "sleep 8103", "sleep 8104", options=options)
-        wait_for(lambda: not gateway.state("sleep 8104") and not gateway.state("sleep 8103"), "the end", 10 * SECOND)
+        self.hang_up(gateway, command, "sleep 8101", "sleep 8103", "sleep 8104", options=options)
+        assert not gateway.state("sleep 8104") and not gateway.state("sleep 8103")
         assert gateway.state("sleep 8101")
-        gateway.inside("kill $(ps -eo pid=,args= | grep '[s]leep 8101$' | sed 's/^ *//; s/ .*//')")
+        gateway.kill("sleep 8101")
         wait_for(lambda: gateway.state("sleep 8102"), "its next program")
-        gateway.inside("kill $(ps -eo pid=,args= | grep '[s]leep 8102$' | sed 's/^ *//; s/ .*//')")
+        gateway.kill("sleep 8102")
 
     def test_foreground(self, gateway: Gateway) -> None:
         """A program in the foreground of a terminal that ignores SIGHUP goes on, and leaves no zombie at its end."""
-        self.kill(gateway, "exec nohup sleep 8105", "sleep 8105", options=("-tt",))
-        with gateway.start("sleep 8106") as process:  # hung up later than the first, and gone for sure
-            wait_for(lambda: gateway.state("sleep 8106"), "the second")
-            process.kill()
-        wait_for(lambda: not gateway.state("sleep 8106"), "the second one's end")
+        self.hang_up(gateway, "exec nohup sleep 8105", "sleep 8105", options=("-tt",))
         assert gateway.state("sleep 8105")
-        gateway.inside("kill $(ps -eo pid=,args= | grep '[s]leep 8105$' | sed 's/^ *//; s/ .*//')")
-        wait_for(lambda: "8105" not in gateway.inside("ps -eo args=") and not _zombies(gateway.pid), "its end")
+        gateway.kill("sleep 8105")
+        wait_for(lambda: not gateway.state("sleep 8105") and not zombies(gateway.pid), "its end")
 
 
 def can_connect(port: int) -> bool:
@@ -193,7 +198,7 @@ def can_connect(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _zombies(parent: int) -> list[str]:
+def zombies(parent: int) -> list[str]:
     """Return the states of the zombies that are children of a process."""
     listed = subprocess.run(["ps", "-o", "stat=", "--ppid", str(parent)], capture_output=True, text=True).stdout
     return [line for line in listed.splitlines() if line.startswith("Z")]

@@ -85,13 +85,13 @@ def test_what_ignores_a_hang_up(cluster: EmbeddedCluster, ssh: Ssh, job: str) ->
     """What ignores SIGHUP goes on, as when only the client is gone, and leaves no zombie when it ends."""
     command = "nohup sleep 12346 >/dev/null 2>&1 & echo in; trap '' HUP; exec sleep 12347"
     crunch_run = cluster.crunch_run_pid(job)
-    with ssh.start(job, command) as session, ssh.start(job, "echo in; exec sleep 12345") as other:
-        for one in (session, other):
+    with ssh.start(job, command) as session, ssh.start(job, STUBBORN) as stubborn:
+        for one in (session, stubborn):
             assert one.stdout and one.stdout.readline() == b"in\n"
         wait_for(lambda: "sleep 12347" in inside(job), "the program")
         killed(cluster, job)
         works_again(ssh, job)
-    wait_for(lambda: "12345" not in inside(job), "the other session's program to end")
+    wait_for(lambda: "trap :" not in inside(job), "the last step of the hang-up")
     wait_for(lambda: len(children(crunch_run)) == 2, "the rest to be reaped")
     assert "sleep 12346" in inside(job) and "sleep 12347" in inside(job)
     ssh(job, "kill $(ps -eo pid=,args= | grep '[s]leep 1234[67]$' | sed 's/^ *//; s/ .*//')")
