@@ -46,8 +46,9 @@ def _serve(options: argparse.Namespace) -> int:
 
     setproctitle(f"crunch-sshd {options.container_uuid}")
     from crunch_sshd.forwarding import policy
-    from crunch_sshd.ssh import paramiko_doors
+    from crunch_sshd.ssh import descriptors, paramiko_doors
 
+    descriptors.raise_limit()
     paramiko_doors.check()  # before what opens the doors is imported
     from crunch_sshd.gateway.gateway import Gateway
     from crunch_sshd.run.events import Events

@@ -34,7 +34,7 @@ class SessionOptions:
     """
 
     accept_env: tuple[str, ...] = ("LANG", "LC_*", "TERM")
-    max_sessions: int = 10
+    max_sessions: int = 100
     subsystems: Mapping[str, str] = field(default_factory=lambda: {"sftp": INTERNAL_SFTP})
     algorithms: str = "compatible"
 

@@ -6,6 +6,7 @@ the channel is closed when both are over. Each direction waits only for its own 
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import threading
@@ -14,8 +15,9 @@ from contextlib import suppress
 
 from paramiko.message import Message
 
+from arv_ssh.errors import Unavailable
 from crunch_sshd.audit.channel_audit import ChannelAudit, ConnectionAudit
-from crunch_sshd.ssh import threads
+from crunch_sshd.ssh import descriptors, threads
 from crunch_sshd.ssh.channel_input import ChannelInput
 from crunch_sshd.ssh.memory import untouched
 from crunch_sshd.ssh.transport import GatewayChannel
@@ -146,7 +148,11 @@ class ChannelRelay:
         self._stdin.eof_received()
 
     def request(self, kind: str, message: Message) -> bool:
-        return False
+        if kind != "eow@openssh.com":
+            return False
+        self._channel.stop_data()
+        shut_down(self._sock, socket.SHUT_RD)
+        return True
 
     def replied(self) -> None:
         pass
@@ -167,31 +173,40 @@ def shut_down(sock: socket.socket, how: int) -> None:
 
 
 class Relays:
-    """The relays of one connection: how many there may be, and their common end."""
+    """The relays of one connection: whether there is room for another, and their common end.
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    ``check`` raises :class:`Unavailable` when this process has no memory for another.
+    """
+
+    def __init__(self, check: Callable[[], None] = lambda: None) -> None:
+        self._check = check
         self._lock = threading.Lock()
-        self._reserved = 0
+        self._places: list[int] = []
         self._running: set[ChannelRelay] = set()
         self._closed = False
 
-    def reserve(self) -> bool:
-        """Reserve a place for a future relay; False when all are taken, or the connection is over."""
+    def reserve(self) -> None:
+        """Reserve a place for a future relay; raise :class:`Unavailable` with the reason when there is none."""
+        self._check()
         with self._lock:
-            if self._closed or self._reserved >= self._limit:
-                return False
-            self._reserved += 1
-            return True
+            if self._closed:
+                raise Unavailable("the connection is closed")
+            try:
+                self._places.append(descriptors.reserve())
+            except OSError as error:
+                raise Unavailable(f"the gateway has no room for another connection ({error.strerror}); close some first"
+                                  ) from error  # fmt: skip
 
     def release(self) -> None:
         """Give back a place that no relay used."""
         with self._lock:
-            self._reserved -= 1
+            os.close(self._places.pop())
 
     def join(self, channel: GatewayChannel, sock: socket.socket, audit: ChannelAudit | None = None) -> ChannelRelay:
-        """Return the relay for a reserved place; when it ends, it gives the place back and notifies ``audit``."""
-        relay = ChannelRelay(channel, sock, self._over, audit)
+        """Return the relay of ``sock``, which moves to a reserved place; when it ends, it notifies ``audit``."""
+        with self._lock:
+            place = self._places.pop()
+        relay = ChannelRelay(channel, descriptors.fill(place, sock), self._over, audit)
         with self._lock:
             self._running.add(relay)
             closed = self._closed
@@ -202,7 +217,6 @@ class Relays:
     def _over(self, relay: ChannelRelay) -> None:
         with self._lock:
             self._running.discard(relay)
-            self._reserved -= 1
 
     def close(self) -> None:
         """End all relays; those still to come end at once."""

@@ -15,6 +15,7 @@ from paramiko.message import Message
 
 from arv_ssh.audit.trail import NotRecorded, text
 from arv_ssh.config.destination import MAX_PORT
+from arv_ssh.errors import Unavailable
 from arv_ssh.log import event
 from crunch_sshd.audit.channel_audit import ChannelAudit, ConnectionAudit
 from crunch_sshd.forwarding.agent import CHANNEL_TYPE, Agent
@@ -25,7 +26,7 @@ from crunch_sshd.forwarding.remote_forward import RemoteForwards, Reply
 from crunch_sshd.runtimes import Account
 from crunch_sshd.runtimes.host_container import HostContainer
 from crunch_sshd.ssh import threads
-from crunch_sshd.ssh.limits import MAX_FORWARDS, NAME_LENGTH, PATH_LENGTH
+from crunch_sshd.ssh.limits import NAME_LENGTH, PATH_LENGTH
 from crunch_sshd.ssh.transport import (
     OPEN_CONNECT_FAILED,
     OPEN_PROHIBITED,
@@ -57,12 +58,13 @@ class Forwarding:
         account: Account,
         policy: Policy,
         audit: ConnectionAudit | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._audit = audit or ConnectionAudit()
         self._transport = transport
         self._policy = policy
         self._broker = BrokerClient(container, account) if container is not None else None
-        self._relays = Relays(MAX_FORWARDS)
+        self._relays = Relays(check)
         self._remote = (
             RemoteForwards(transport, self._relays, self._broker, self._audit) if self._broker is not None else None
         )
@@ -136,19 +138,21 @@ class Forwarding:
         if refusal or self._broker is None:
             audit.refuse(refusal)
             opening.refuse(OPEN_PROHIBITED, refusal)
-        elif not self._relays.reserve():
-            shortage = f"this connection has {MAX_FORWARDS} forwardings open, its limit"
-            audit.refuse(shortage)
-            opening.refuse(OPEN_RESOURCE_SHORTAGE, shortage)
-        else:
-            work = partial(self._relay, opening, name, partial(connect, self._broker), audit)
-            try:
-                threads.start(work, "forward")
-            except OSError as error:
-                self._relays.release()
-                sentence = f"the gateway has no room for a connection: {error.strerror}"
-                audit.refuse(sentence)
-                opening.refuse(OPEN_RESOURCE_SHORTAGE, sentence)
+            return
+        try:
+            self._start(partial(self._relay, opening, name, partial(connect, self._broker), audit))
+        except Unavailable as error:
+            audit.refuse(str(error))
+            opening.refuse(OPEN_RESOURCE_SHORTAGE, str(error))
+
+    def _start(self, work: Callable[[], None]) -> None:
+        """Run ``work``, which relays one connection, in a thread. Raises :class:`Unavailable` when there is no room."""
+        self._relays.reserve()
+        try:
+            threads.start(work, "forward")
+        except OSError as error:
+            self._relays.release()
+            raise Unavailable(f"the gateway has no room for another connection: {error.strerror}") from error
 
     def _connect(self, broker: BrokerClient, host: str, port: int) -> socket.socket:
         if not 0 < port <= MAX_PORT:

@@ -15,6 +15,7 @@ from typing import Any
 from paramiko import SSHException
 
 from arv_ssh.audit.trail import NotRecorded, text
+from arv_ssh.errors import Unavailable
 from arv_ssh.log import event
 from crunch_sshd.audit.channel_audit import ChannelAudit, ConnectionAudit
 from crunch_sshd.forwarding.broker import BrokerClient, BrokerError, Listening
@@ -105,9 +106,12 @@ class Listener:
     def _accepted(self, connection: socket.socket, peer: Any) -> None:
         fields = self._fields(peer)
         audit = self._audit.channel(self._kind, target=text(" ".join(map(str, fields))))
-        if not self._relays.reserve():
+        try:
+            self._relays.reserve()
+        except Unavailable as error:
+            self._event("a connection cannot be relayed", logging.WARNING, str(error))
             connection.close()
-            audit.refuse("this connection has as many forwardings open as it may")
+            audit.refuse(str(error))
             return
         try:
             audit.begin()

@@ -20,6 +20,7 @@ from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL
 from paramiko.message import Message
 
 from arv_ssh.config.session_options import SessionOptions
+from arv_ssh.errors import Unavailable
 from arv_ssh.trust import credentials
 from arv_ssh.trust.host_key import ECDSA, ED25519, private_pem
 from crunch_sshd.audit.channel_audit import ConnectionAudit
@@ -27,6 +28,7 @@ from crunch_sshd.forwarding.forward import Forwarding
 from crunch_sshd.forwarding.policy import DEFAULT_POLICY, Policy
 from crunch_sshd.gateway import algorithms
 from crunch_sshd.gateway.algorithms import Algorithms
+from crunch_sshd.gateway.memory_limit import MemoryLimit
 from crunch_sshd.runtimes import Account, Runtime
 from crunch_sshd.session.session import SessionChannel
 from crunch_sshd.session.watch import SessionWatch
@@ -54,6 +56,9 @@ DEFAULT_USER = "_"
 
 SHOWN = 100
 """Characters of a user name in a sentence."""
+
+IDENTIFICATION = "SSH-2.0-OpenSSH_9.9 arv-ssh"
+"""Clients decide by it (docs/ssh-reference.md): what OpenSSH's sshd does is what the gateway does."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ class Connection(GatewayServer):
         options: SessionOptions | None = None,
         container_ended: Callable[[], bool] = lambda: False,
         audit: ConnectionAudit | None = None,
+        memory: MemoryLimit = MemoryLimit(0),  # noqa: B008 - it never changes
     ) -> None:
         self._audit = audit or ConnectionAudit()
         self._options = options or SessionOptions()
@@ -98,7 +104,10 @@ class Connection(GatewayServer):
         self._sessions: set[SessionChannel] = set()
         self._no_more_sessions = False
         self._transport = _transport(sock, secret, algorithms.offered(self._options.algorithms))
-        self._forwarding = Forwarding(self._transport, runtime.host(), login.account, policy, self._audit)
+        self._memory = memory
+        self._forwarding = Forwarding(
+            self._transport, runtime.host(), login.account, policy, self._audit, memory.check_forward
+        )
         self._openers: dict[str, Callable[[ChannelOpen], None]] = {
             "session": self._open_session,
             **self._forwarding.openers,
@@ -195,6 +204,11 @@ class Connection(GatewayServer):
             limit = self._options.max_sessions
             self._refuse(opening, OPEN_RESOURCE_SHORTAGE, f"this connection has {limit} sessions open, its limit")
         else:
+            try:
+                self._memory.check_session()
+            except Unavailable as error:
+                self._refuse(opening, OPEN_RESOURCE_SHORTAGE, str(error))
+                return
             opening.accept(self._new_session)
 
     def _refuse(self, opening: ChannelOpen, reason: int, sentence: str) -> None:
@@ -243,7 +257,7 @@ def _host_key(secret: str, kind: str) -> paramiko.PKey:
 
 def _transport(sock: socket.socket | BufferedSocket, secret: str, offer: Algorithms) -> GatewayTransport:
     transport = GatewayTransport(sock)
-    transport.local_version = "SSH-2.0-arv-ssh"
+    transport.local_version = IDENTIFICATION
     for kind in offer.host_keys:
         transport.add_server_key(_host_key(secret, kind))
     _offer(transport, offer)

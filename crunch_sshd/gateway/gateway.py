@@ -89,7 +89,7 @@ class Gateway:
         self._runtime = runtime
         self._listen_on = (host, port)
         self._listener = listener
-        self._memory = MemoryLimit(memory)
+        self._memory = MemoryLimit(memory, container_uuid)
         self._advertise = advertise or host
         self._accept_unsigned = accept_unsigned_sessions
         self._policy = policy
@@ -138,7 +138,7 @@ class Gateway:
             opened=self._opened,
             end=self._end_session,
             refused=self._refused,
-            check=lambda: self._memory.check(self._container_uuid),
+            check=self._memory.check_session,
             host_keys=algorithms.offered(self._options.algorithms).host_keys,
         )
 
@@ -230,6 +230,7 @@ class Gateway:
             self._options,
             self._container_ended,
             self._audit.connection(**self._fields(login), client=login.client),
+            self._memory,
         )
         if not self._connections.add(connection):
             sock.close()

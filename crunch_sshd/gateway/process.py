@@ -65,8 +65,9 @@ def _serve(control: Control, begin: dict[str, Any]) -> int:
 
     uuid, options = begin["container_uuid"], GatewayOptions.from_fields(begin["options"])
     setproctitle(f"crunch-run gateway of {uuid}")
-    from crunch_sshd.ssh import paramiko_doors
+    from crunch_sshd.ssh import descriptors, paramiko_doors
 
+    descriptors.raise_limit()
     paramiko_doors.check()  # before what opens the doors is imported
     from crunch_sshd.gateway.gateway import Gateway
     from crunch_sshd.run.events import Events

@@ -18,6 +18,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from arv_ssh.errors import ArvSshError
 from arv_ssh.log import event
@@ -71,23 +72,24 @@ class Leftovers:
     def _end_orphans(self, container_id: str) -> None:
         marks = ContainerIdentity(container_id or "no container")
         began = time.monotonic()
-        sent: dict[int, str] = {}
-        while orphans := self._orphans():
+        sent: dict[int, int] = {}
+        while ending := {one: pids for one in self._orphans() if (pids := _to_end(one, marks))}:
             waited = time.monotonic() - began
             if waited > PATIENCE:
                 event(logger, "a dead gateway's processes do not end", level=logging.WARNING,
-                      pids=[one.pid for one in orphans])  # fmt: skip
+                      pids=[one.pid for one in ending])  # fmt: skip
                 return
-            step = ("HUP", "TERM", "KILL")[min(int(waited / STEP), 2)]
-            for orphan in orphans:
+            step = host_processes.HANG_UP_STEPS[min(int(waited / STEP), 2)]
+            for orphan, pids in ending.items():
                 if _is_inside(orphan.pid):
                     if sent.get(orphan.pid) != step:
                         sent[orphan.pid] = step
-                        found = [one.pid for one in host_processes.members(orphan.session, marks)] or [orphan.pid]
-                        host_processes.kill(found, host_processes.NAMES[step])
+                        host_processes.kill(pids, step)
                 elif waited > HELPER_GRACE:
-                    host_processes.kill([orphan.pid], signal.SIGKILL)
+                    host_processes.kill(pids, signal.SIGKILL)
             time.sleep(LOOK)
+        for spared in self._orphans():
+            threading.Thread(target=_reap, args=(spared.pid,), name="spared", daemon=True).start()
 
     def _orphans(self) -> list[Stat]:
         """Return this process's living children except the gateway, and reap those that have ended."""
@@ -95,13 +97,28 @@ class Leftovers:
             found = [one for one in _children() if one.pid not in {self._gateway, *self._others}]
             for one in found:
                 if one.state == "Z":
-                    os.waitpid(one.pid, os.WNOHANG)
+                    _reap(one.pid)
         return [one for one in found if one.state != "Z"]
 
 
 def _children() -> list[Stat]:
     own = os.getpid()
     return [one for one in host_processes.processes() if one.parent == own]
+
+
+def _to_end(orphan: Stat, marks: ContainerIdentity) -> list[int]:
+    """Return the processes of an orphan's session that a hang-up ends, or the helper that the orphan is."""
+    if not _is_inside(orphan.pid):
+        return [orphan.pid]
+    if host_processes.members(orphan.session, marks):
+        return [one.pid for one in host_processes.to_hang_up(orphan.session, marks)]
+    return [] if host_processes.ignores(orphan.pid, signal.SIGHUP) else [orphan.pid]
+
+
+def _reap(pid: int) -> None:
+    """Wait for a child, which another thread may have done."""
+    with suppress(ChildProcessError):
+        os.waitpid(pid, 0)
 
 
 def _is_inside(pid: int) -> bool:

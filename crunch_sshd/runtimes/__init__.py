@@ -101,6 +101,13 @@ class Process(ABC):
         """Give the process end-of-file on its stdin, and close nothing else."""
 
     @abstractmethod
+    def close_output(self) -> None:
+        """Read no more of the process's stdout soon, without blocking: who writes it gets SIGPIPE, stderr goes on.
+
+        On a terminal the writer waits, as with sshd.
+        """
+
+    @abstractmethod
     def resize(self, terminal: Terminal) -> None:
         """Set the terminal's size soon, without blocking; the process gets SIGWINCH. Without a terminal, do nothing."""
 
@@ -119,6 +126,10 @@ class Process(ABC):
         """Return the signal (RFC 4254 §6.10 name) that ended the process, if the runtime knows. After :meth:`wait`."""
         return None
 
+    def dumped_core(self) -> bool:
+        """Say whether the process left a core dump when a signal ended it, if the runtime knows. After :meth:`wait`."""
+        return False
+
     def send_break(self) -> bool:
         """Send a break on the terminal (RFC 4335) and say whether that could be done. Never blocks."""
         return False
@@ -127,7 +138,8 @@ class Process(ABC):
     def hang_up(self) -> None:
         """End everything in the process's session: SIGHUP, then SIGTERM, then SIGKILL, 2 s apart.
 
-        Processes that left the session with setsid(2) are spared. Returns once none is left or all three were sent.
+        Spares processes that left the session with setsid(2), and those that ignore SIGHUP. Returns once no other is
+        left, or all three were sent.
         """
 
     @abstractmethod

@@ -46,7 +46,7 @@ class ChildProcess(HostProcess):
 
     def read(self) -> tuple[Output, bytes] | None:
         output = super().read()
-        if output is None and not self._is_ending and not self._closed:
+        if output is None and not self._is_ending and not self._closed and not self._output_closed:
             self._is_ending = True
             self.wait()
             return self._last_words()

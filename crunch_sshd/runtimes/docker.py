@@ -187,16 +187,33 @@ class DockerProcess(Process):
         self._tty = terminal is not None
         self._controls = ControlThread()
         self._heard = False
+        self._output_closed = False
+        self._breaks = 0
+        self._next_break = 0.0
         self._closed = threading.Event()
 
     # Output.
 
     def read(self) -> tuple[Output, bytes] | None:
-        output = self._next_output()
-        if output is not None and not self._heard:
-            self._heard = True
-            self._raise_if_never_started(output[1])
-        return output
+        while (output := self._next_output()) is not None:
+            if not self._heard:
+                self._heard = True
+                self._raise_if_never_started(output[1])
+            if not self._output_closed or output[0] is Output.STDERR:
+                return output
+            if self._tty:
+                return None  # what is not read any more holds its writer up, as with sshd
+            self._break_pipe()
+        return None
+
+    def _break_pipe(self) -> None:
+        """Do to the writer of this output what the kernel would do if we, and not the engine, had the pipe."""
+        if time.monotonic() < self._next_break or (leader := self._pid()) is None:
+            return
+        session = host_processes.session_of(leader)
+        host_processes.break_pipe(session, self._identity, self._kill, self._breaks)
+        self._breaks += 1
+        self._next_break = time.monotonic() + host_processes.HANG_UP_STEP
 
     def _next_output(self) -> tuple[Output, bytes] | None:
         if self._tty:
@@ -273,6 +290,9 @@ class DockerProcess(Process):
 
     # Control.
 
+    def close_output(self) -> None:
+        self._output_closed = True
+
     def resize(self, terminal: Terminal) -> None:
         if self._tty:
             self._controls.put_newest(lambda: self._resize(terminal))
@@ -305,6 +325,8 @@ class DockerProcess(Process):
         while state["Running"]:
             if self._closed.wait(pause):
                 break
+            if self._tty and self._output_closed and not host_processes.is_alive(state.get("Pid") or 0):
+                self._discard_output()  # Podman says that the exec has ended once all of it has been read
             pause = min(2 * pause, POLL_LONGEST)
             state = self._inspect()
         if state["ExitCode"] is None:
@@ -324,6 +346,10 @@ class DockerProcess(Process):
         except OSError:
             pass  # the engine was faster
         self._stream.close()
+
+    def _discard_output(self) -> None:
+        while self._receive():
+            self._buffer.clear()
 
     def _inspect(self) -> dict[str, Any]:
         with engine_errors("the command's state"):

@@ -59,12 +59,14 @@ class HostProcess(Process):
         self._wake_reader, self._wake_writer = os.pipe()
         self._closed = False
         self._reading = False
+        self._output_closed = False
         self._poll = select.poll()
         for descriptor in (*outputs, self._wake_reader):
             self._poll.register(descriptor, select.POLLIN)
         os.set_blocking(stdin, False)
         self._status: int | None = None
         self._killed_by: int | None = None
+        self._dumped_core = False
         self._pidfd = _pidfd(pid)
         self._holders = 0
         self._is_lost = False
@@ -83,10 +85,13 @@ class HostProcess(Process):
                     self._release()
 
     def _next_output(self) -> tuple[Output, bytes] | None:
-        while self._outputs:
+        while self._remaining_outputs():
             ready = {descriptor for descriptor, _ in self._poll.poll()}
             if self._wake_reader in ready:
-                return None
+                os.read(self._wake_reader, 1)
+                if self._closed:
+                    return None
+                continue
             for descriptor in [one for one in self._outputs if one in ready]:
                 data = self._read_one(descriptor)
                 if data:
@@ -95,6 +100,12 @@ class HostProcess(Process):
                 if data is not None:
                     self._end_output(descriptor)
         return None
+
+    def _remaining_outputs(self) -> bool:
+        if self._output_closed:
+            for descriptor in [one for one, stream in self._outputs.items() if stream is Output.STDOUT]:
+                self._end_output(descriptor)
+        return bool(self._outputs)
 
     def _read_one(self, descriptor: int) -> bytes | None:
         try:
@@ -106,9 +117,9 @@ class HostProcess(Process):
 
     def _end_output(self, descriptor: int) -> None:
         self._poll.unregister(descriptor)
-        del self._outputs[descriptor]
         if not self._tty:  # a terminal's one descriptor is stdin's too, and closed with it
             os.close(descriptor)
+        del self._outputs[descriptor]
 
     def write(self, data: bytes | memoryview) -> int:
         with self._lock:
@@ -136,6 +147,13 @@ class HostProcess(Process):
             if self._stdin_open:
                 self._stdin_open = False
                 os.close(self._stdin)
+
+    def close_output(self) -> None:
+        with self._lock:
+            if not self._closed and not self._output_closed:
+                self._output_closed = True
+                if self._reading:
+                    os.write(self._wake_writer, b"x")  # the reader lets go of the descriptor
 
     def resize(self, terminal: Terminal) -> None:
         with self._lock:
@@ -177,6 +195,7 @@ class HostProcess(Process):
                     self._status = found.si_status
                 else:
                     self._killed_by = found.si_status
+                    self._dumped_core = found.si_code == os.CLD_DUMPED
                     self._status = 128 + found.si_status
 
     def _has_ended_within(self, seconds: float) -> bool:
@@ -206,7 +225,12 @@ class HostProcess(Process):
         return self._status is not None or self._is_lost
 
     def death_signal(self) -> str | None:
-        return None if self._killed_by is None else host_processes.SIGNAL_NAMES.get(self._killed_by)
+        if self._killed_by is None:
+            return None
+        return host_processes.SIGNAL_NAMES.get(self._killed_by, host_processes.OTHER_SIGNAL)
+
+    def dumped_core(self) -> bool:
+        return self._dumped_core
 
     def send_break(self) -> bool:
         with self._lock:

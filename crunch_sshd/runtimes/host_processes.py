@@ -19,8 +19,11 @@ NAMES = {name: getattr(signal, f"SIG{name}") for name in (
 )}  # fmt: skip
 """The signals of RFC 4254 §6.10 by their names there."""
 SIGNAL_NAMES = {number: name for name, number in NAMES.items()}
+OTHER_SIGNAL = "SIG@openssh.com"
+"""sshd's name for a signal that has none in RFC 4254."""
+HANG_UP_STEPS = (signal.SIGHUP, signal.SIGTERM, signal.SIGKILL)
 HANG_UP_STEP = 2.0
-"""Seconds between SIGHUP, SIGTERM and SIGKILL."""
+"""Seconds between two of :data:`HANG_UP_STEPS`."""
 HANG_UP_LOOK = 0.05
 """Seconds between checks whether all are gone."""
 
@@ -47,6 +50,12 @@ def stat(pid: int) -> Stat | None:
     # The command's name may hold spaces and parentheses; the fields after the last one do not.
     fields = text[text.rindex(")") + 2 :].split()
     return Stat(pid, fields[0], int(fields[1]), int(fields[2]), int(fields[3]), int(fields[5]), int(fields[19]))
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether a process runs, and is no zombie."""
+    facts = stat(pid)
+    return facts is not None and facts.state not in "ZX"
 
 
 def pid_namespace(pid: int) -> int | None:
@@ -89,6 +98,19 @@ def members(session: int, identity: ContainerIdentity) -> list[Stat]:
     return [one for one in processes() if one.session == session and one.state not in "ZX" and identity.covers(one.pid)]
 
 
+def to_hang_up(session: int, identity: ContainerIdentity) -> list[Stat]:
+    """Return the members that a lost client's session ends: all but those that ignore SIGHUP, as nohup(1) asks.
+
+    A process inherits that from its parent, and may begin or cease to ignore it; what it does now counts.
+    """
+    return [one for one in members(session, identity) if not ignores(one.pid, signal.SIGHUP)]
+
+
+def ignores(pid: int, number: int) -> bool:
+    """Say whether a process ignores a signal (SigIgn of /proc/PID/status, a mask with bit 0 for signal 1)."""
+    return bool(int(_status_field(pid, "SigIgn") or "0", 16) & 1 << (number - 1))
+
+
 def processes() -> list[Stat]:
     """Return the facts of all processes of this host."""
     found = (stat(int(entry)) for entry in os.listdir(PROC) if entry.isdigit())
@@ -116,12 +138,16 @@ def namespace_depth(pid: int) -> int:
 
 def _pids(pid: int) -> list[int]:
     """Return NSpid of /proc/PID/status: a process's pids, from the namespace of that /proc to its innermost."""
+    return [int(word) for word in _status_field(pid, "NSpid").split()]
+
+
+def _status_field(pid: int, name: str) -> str:
+    """Return a field of /proc/PID/status; "" when the process is gone."""
     try:
         text = (PROC / str(pid) / "status").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return []
-    line = next((line for line in text.splitlines() if line.startswith("NSpid:")), "")
-    return [int(word) for word in line.split()[1:]]
+        return ""
+    return next((value for line in text.splitlines() for key, _, value in [line.partition(":")] if key == name), "")
 
 
 def signal_targets(leader: int, identity: ContainerIdentity) -> list[int]:
@@ -149,12 +175,28 @@ def kill(pids: list[int], number: int) -> None:
 
 
 def hang_up(session: int, identity: ContainerIdentity, send: Callable[[list[int], int], None]) -> None:
-    """End a session's processes: SIGHUP, then SIGTERM, then SIGKILL, :data:`HANG_UP_STEP` apart, by ``send``."""
-    for name in ("HUP", "TERM", "KILL"):
-        found = members(session, identity)
+    """End a session's processes that do not ignore SIGHUP, with :data:`HANG_UP_STEPS`, by ``send``."""
+    for number in HANG_UP_STEPS:
+        found = to_hang_up(session, identity)
         if not found:
             return
-        send([one.pid for one in found], NAMES[name])
+        send([one.pid for one in found], number)
         deadline = time.monotonic() + HANG_UP_STEP
-        while time.monotonic() < deadline and members(session, identity):
+        while time.monotonic() < deadline and to_hang_up(session, identity):
             time.sleep(HANG_UP_LOOK)
+
+
+def break_pipe(session: int, identity: ContainerIdentity, send: Callable[[list[int], int], None], tries: int) -> None:
+    """End who writes to an output that nobody reads, where the pipe itself cannot be closed.
+
+    The first of ``tries`` sends SIGPIPE to processes without children: a shell that waits for another is no writer. The
+    second sends it to all, and from then on they are hung up, since what ignores SIGPIPE got no error from its write.
+    """
+    found = members(session, identity)
+    parents = {one.parent for one in found}
+    if tries == 0:
+        send([one.pid for one in found if one.pid not in parents], signal.SIGPIPE)
+    elif tries == 1:
+        send([one.pid for one in found], signal.SIGPIPE)
+    else:
+        hang_up(session, identity, send)

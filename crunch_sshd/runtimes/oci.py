@@ -10,6 +10,7 @@ import ctypes
 import fcntl
 import json
 import os
+import resource
 import socket
 import subprocess
 import tempfile
@@ -133,10 +134,20 @@ class OciRuntime(Runtime):
         process["args"] = list(command.argv)
         process["cwd"] = command.directory or process.get("cwd") or "/"
         process["user"] = {"uid": account.uid, "gid": account.gid, "additionalGids": list(account.groups)}
+        process["rlimits"] = self._limits()
         process["terminal"] = terminal is not None
         if terminal is not None:
             process["consoleSize"] = {"height": terminal.rows, "width": terminal.columns}
         return process
+
+    def _limits(self) -> list[dict[str, Any]]:
+        """Return the description's limits, and that of descriptors in any case: this process has raised its own."""
+        described: list[dict[str, Any]] = self._process.get("rlimits") or []
+        if any(one["type"] == "RLIMIT_NOFILE" for one in described):
+            return described
+        inherited = {number: values for number, *values in self._host.inherited_limits()}
+        soft, hard = inherited[resource.RLIMIT_NOFILE]
+        return [*described, {"type": "RLIMIT_NOFILE", "soft": soft % 2**64, "hard": hard % 2**64}]
 
     def _start_with_pipes(self, place: _ExecFiles) -> Process:
         ours, theirs = [], []

@@ -66,7 +66,9 @@ class SessionChannel:
         self._gone = threading.Event()
         self._lock = threading.Lock()
         self._process: Process | None = None
+        self._output_unread = False
         self._death_signal: str | None = None
+        self._dumped_core = False
         self._stdin = ChannelInput(channel)
         self._resizes = Resizes(self._resize)
         self._make_agent = make_agent
@@ -83,6 +85,7 @@ class SessionChannel:
             "window-change": self._window_change,
             "signal": self._signal,
             "break": self._break,
+            "eow@openssh.com": self._end_of_write,
         }
 
     # The channel's handler.
@@ -215,6 +218,15 @@ class SessionChannel:
             process = self._process
         return process is not None and process.send_break()
 
+    def _end_of_write(self, message: Message) -> bool:
+        """Close the program's stdout: the client's own is closed (OpenSSH's PROTOCOL §2.1)."""
+        with self._lock:
+            self._output_unread, process = True, self._process
+        self._channel.stop_data()
+        if process is not None:
+            process.close_output()
+        return True
+
     def _detach(self) -> None:
         """End the session and leave the program running; :meth:`_relay` keeps reading its output."""
         self._gone.set()
@@ -287,7 +299,9 @@ class SessionChannel:
 
     def _pump(self, process: Process) -> int:
         with self._lock:
-            self._process = process
+            self._process, unread = process, self._output_unread
+        if unread:
+            process.close_output()
         try:
             return self._relay(process)
         except OSError:
@@ -321,7 +335,7 @@ class SessionChannel:
                 if self._detach_keys is None or not self._detach_keys.complete:
                     raise
         status = process.wait()
-        self._death_signal = process.death_signal()
+        self._death_signal, self._dumped_core = process.death_signal(), process.dumped_core()
         return status
 
     def _finish(self, status: int) -> None:
@@ -331,7 +345,7 @@ class SessionChannel:
             return
         self._gone.set()  # the program has ended by itself: anything it left running may stay, as with sshd
         if self._death_signal is not None:
-            self._channel.send_request("exit-signal", self._death_signal, False, "", "en")
+            self._channel.send_request("exit-signal", self._death_signal, self._dumped_core, "", "en")
         # After exit-signal too: stock ssh knows only this one, and would otherwise end with 255.
         self._channel.send_request("exit-status", status)
         # Not before: a client without more input closes the channel at once, and has no use for a status after that.

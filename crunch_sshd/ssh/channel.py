@@ -1,8 +1,8 @@
 """A channel (RFC 4254 §5) whose input goes straight to its handler, and whose output leaves in large pieces.
 
 Owns the windows of both directions. Opens private doors of paramiko's channel, each held by a test in
-``tests/unit/crunch_sshd/ssh/test_transport.py``: the methods through which a transport passes it messages, and the one
-that waits for the client's window. Does not know what the data is.
+``tests/unit/crunch_sshd/ssh/test_transport.py``: the methods through which a transport passes it messages, and the
+condition that the client's window has changed. Does not know what the data is.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class GatewayChannel(paramiko.Channel):
         self.handler: ChannelHandler
         self._may_receive = WINDOW_SIZE
         self._untold = 0
+        self._data_unread = False
 
     def consumed(self, size: int) -> None:
         """Let the client send ``size`` more bytes. Any thread."""
@@ -82,13 +83,16 @@ class GatewayChannel(paramiko.Channel):
     def send_data(self, data: bytes | memoryview, data_type: int = 0) -> None:
         """Send all of ``data``, waiting for the client's window; ``data_type`` 1 is stderr (RFC 4254 §5.2).
 
-        Raises OSError when the channel is closed. Any thread, but not the transport's.
+        After :meth:`stop_data`, plain data is dropped. Raises OSError when the channel is closed. Any thread, but not
+        the transport's.
         """
         rest = memoryview(data)
         kind = common.cMSG_CHANNEL_EXTENDED_DATA if data_type else common.cMSG_CHANNEL_DATA
         head = kind + self.remote_chanid.to_bytes(4, "big") + (data_type.to_bytes(4, "big") if data_type else b"")
         while rest:
-            size = self._take_window(len(rest))
+            size = self._take_window(len(rest), is_plain=not data_type)
+            if not size:
+                return
             self.transport.send_on(self, partial(_send_data, head, rest[:size], self._packet_size))
             rest = rest[size:]
 
@@ -96,15 +100,29 @@ class GatewayChannel(paramiko.Channel):
     def _packet_size(self) -> int:
         return min(self.out_max_packet_size, PACKET_SIZE)
 
-    def _take_window(self, wanted: int) -> int:
-        """Return how much of ``wanted`` may be sent now, perhaps several packets; waits for at least one byte."""
+    def _take_window(self, wanted: int, is_plain: bool) -> int:
+        """Return how much of ``wanted`` may be sent now, perhaps several packets; waits for at least one byte.
+
+        0 means that the client reads no more of it.
+        """
         with self.lock:
-            first: int = self._wait_for_send_window(wanted)  # type: ignore[attr-defined]
-            if first == 0:
+            while not (self.out_window_size or self._is_over or (is_plain and self._data_unread)):
+                self.out_buffer_cv.wait()
+            if self._is_over:
                 raise BrokenPipeError(errno.EPIPE, "the channel is closed")
-            more = min(self.out_window_size, wanted - first)
-            self.out_window_size -= more
-            return first + more
+            size = 0 if is_plain and self._data_unread else min(self.out_window_size, wanted)
+            self.out_window_size -= size
+            return size
+
+    @property
+    def _is_over(self) -> bool:
+        return bool(self.closed or self.eof_sent)
+
+    def stop_data(self) -> None:
+        """Drop all plain data that is not sent yet: the client reads no more of it. Any thread."""
+        with self.lock:
+            self._data_unread = True
+            self.out_buffer_cv.notify_all()
 
     def send_request(self, kind: str, *values: int | str | bytes | bool) -> None:
         """Send a channel request that wants no reply, e.g. ``exit-signal`` (RFC 4254 §6.10). Any thread."""

@@ -29,9 +29,8 @@ WAITING_FORWARDS = 100
 sshd: none, it handles each at once."""
 MAX_LISTENERS = 100
 """Places to listen at on one connection. sshd: as many as it has descriptors."""
-MAX_FORWARDS = 400
-"""Forwarded connections on one SSH connection, including those being made: each takes a thread and one of a process's
-1,024 descriptors. sshd: as many as it has descriptors."""
+# Forwarded connections have no limit but the gateway's memory and its descriptors, of which some are kept for logins
+# (crunch_sshd/ssh/descriptors.py). sshd: as many as it has descriptors.
 
 REPLIES_WAITING = 1000
 """Replies that wait to be sent, or for an earlier one; a client that reads lets only a few pile up, and one that does

@@ -57,7 +57,6 @@ METHODS: dict[str, dict[str, tuple[str, ...]]] = {
         "_set_transport": ("transport",),
         "_set_window": ("window_size", "max_packet_size"),
         "_unlink": (),
-        "_wait_for_send_window": ("size",),
         "_window_adjust": ("m",),
     },
     PACKETIZER: {
@@ -105,7 +104,9 @@ ATTRIBUTES: dict[str, dict[str, tuple[type, ...]]] = {
         "chanid": (int,),
         "closed": (bool,),
         "eof_received": (bool, int),
+        "eof_sent": (bool, int),
         "lock": (_LOCK,),
+        "out_buffer_cv": (threading.Condition,),
         "out_max_packet_size": (int,),
         "out_window_size": (int,),
         "remote_chanid": (int,),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import threading
 
 import pytest
@@ -250,27 +251,51 @@ def test_close_wakes_a_reader(place: Place) -> None:
 
 @pytest.mark.parametrize("terminal", [None, TERMINAL], ids=["pipes", "terminal"])
 def test_hang_up(place: Place, terminal: Terminal | None) -> None:
-    """Hanging up ends what the session runs, in the background too, and spares what left it with setsid."""
+    """Hanging up ends what the session runs, in the background too, and spares what left it or ignores SIGHUP."""
     running = place.shell(
-        "sleep 7001 & setsid sleep 7002 >/dev/null 2>&1 </dev/null & (trap '' HUP; echo ready; sleep 7003)",
+        "sleep 7001 & setsid sleep 7002 >/dev/null 2>&1 </dev/null & "
+        "(trap '' HUP; exec sleep 7008) >/dev/null 2>&1 </dev/null & "
+        "(trap : HUP; echo ready; sleep 7003)",
         terminal=terminal,
     )
     running.says(b"ready")
-    wait_for(lambda: lives(place, "sleep 7002") and lives(place, "sleep 7003"), "the programs")
+    wait_for(lambda: all(lives(place, f"sleep {number}") for number in (7002, 7003, 7008)), "the programs")
     running.process.hang_up()
     assert not lives(place, "sleep 7001")
     assert not lives(place, "sleep 7003")
-    assert lives(place, "sleep 7002")
+    assert lives(place, "sleep 7002") and lives(place, "sleep 7008")
     running.result()
     end(place, "sleep 7002")
+    end(place, "sleep 7008")
 
 
 def test_hang_up_of_the_stubborn(place: Place) -> None:
-    """What ignores SIGHUP and SIGTERM gets SIGKILL."""
-    running = place.shell("trap '' HUP TERM; echo ready; while :; do sleep 0.2; done")
+    """What catches SIGHUP and ignores SIGTERM gets SIGKILL."""
+    running = place.shell("trap : HUP; trap '' TERM; echo ready; while :; do sleep 0.2; done")
     running.says(b"ready")
     running.process.hang_up()
     assert running.result().status == 137
+
+
+def test_close_output(place: Place) -> None:
+    """A program whose stdout nobody reads any more is ended by SIGPIPE; its stderr and its shell go on."""
+    running = place.shell("yes 7009; echo $? >&2; exit 3")
+    running.says(b"7009")
+    running.process.close_output()
+    running.process.close_output()
+    result = running.result()
+    assert (result.err, result.status) == (b"141\n", 3)
+
+
+def test_close_output_of_a_terminal(place: Place) -> None:
+    """On a terminal nothing more is read, and hanging up still ends the program that waits for it."""
+    running = place.shell("exec yes 7010", terminal=TERMINAL)
+    running.says(b"7010")
+    running.process.close_output()
+    assert running.is_read_to_its_end()
+    assert lives(place, "yes 7010")
+    running.process.hang_up()
+    assert running.result().status in (128 + signal.SIGHUP, 128 + signal.SIGTERM)
 
 
 def test_hang_up_after_the_end(place: Place) -> None:

@@ -123,7 +123,14 @@ sys.stdout.buffer.write(b"".join(iter(lambda: sock.recv(65536), b"")))
 @contextmanager
 def running(uuid: str, program: str, *arguments: str) -> Iterator[int]:
     """Run ``program`` in a container of Debian; give the number it prints when it is ready (its port)."""
-    command = ["docker", "exec", "-i", docker_container(uuid), "python3", "-c", program, *arguments]
+    with running_in(docker_container(uuid), program, *arguments) as number:
+        yield number
+
+
+@contextmanager
+def running_in(container: str, program: str, *arguments: str) -> Iterator[int]:
+    """Run ``program`` as :func:`running` does, in the engine's container with that id."""
+    command = ["docker", "exec", "-i", container, "python3", "-c", program, *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin and process.stdout
         try:

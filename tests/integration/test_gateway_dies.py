@@ -18,7 +18,7 @@ from tests.timing import DEADLINE, wait_for
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="forwarding and the gateway's own SFTP need root")
 
 JOB = ("sh", "-c", "i=0; while :; do i=$((i+1)); echo $i >/tmp/count; sleep 0.1; done")
-STUBBORN = "trap '' HUP TERM; echo in; while :; do sleep 1; done"
+STUBBORN = "trap : HUP; trap '' TERM; echo in; while :; do sleep 1; done"
 
 
 @pytest.fixture
@@ -79,6 +79,24 @@ def test_killed_in_mid_session(cluster: EmbeddedCluster, ssh: Ssh, job: str) -> 
     wait_for(lambda: count(job) > before, "the job to go on")
     wait_for(lambda: "12345" not in inside(job) and "trap" not in inside(job), "the sessions' programs to end")
     wait_for(lambda: children(crunch_run[0]) == [cluster.gateway_pid(job)], "the rest to be reaped")
+
+
+def test_what_ignores_a_hang_up(cluster: EmbeddedCluster, ssh: Ssh, job: str) -> None:
+    """What ignores SIGHUP goes on, as when only the client is gone, and leaves no zombie when it ends."""
+    command = "nohup sleep 12346 >/dev/null 2>&1 & echo in; trap '' HUP; exec sleep 12347"
+    crunch_run = cluster.crunch_run_pid(job)
+    with ssh.start(job, command) as session, ssh.start(job, STUBBORN) as stubborn:
+        for one in (session, stubborn):
+            assert one.stdout and one.stdout.readline() == b"in\n"
+        wait_for(lambda: "sleep 12347" in inside(job), "the program")
+        killed(cluster, job)
+        works_again(ssh, job)
+    wait_for(lambda: "trap :" not in inside(job), "the last step of the hang-up")
+    wait_for(lambda: len(children(crunch_run)) == 2, "the rest to be reaped")
+    assert "sleep 12346" in inside(job) and "sleep 12347" in inside(job)
+    ssh(job, "kill $(ps -eo pid=,args= | grep '[s]leep 1234[67]$' | sed 's/^ *//; s/ .*//')")
+    wait_for(lambda: children(crunch_run) == [cluster.gateway_pid(job)], "the last one to be reaped")
+    assert "1234" not in inside(job)
 
 
 @pytest.fixture

@@ -31,8 +31,8 @@ from tests.timing import DEADLINE, wait_for
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="exit-signal and break need the runtime oci, and it root")
 
-SESSIONS = 10
-"""Sessions that one connection may have by default."""
+SESSIONS = 20
+"""Sessions at once, more than sshd allows by default."""
 OPEN_PROHIBITED, OPEN_UNKNOWN_TYPE = 1, 3
 
 
@@ -310,20 +310,16 @@ class TestConnection:
                 yield ["-S", path, "-o", "ProxyCommand=false"]
 
     def test_control_master(self, ssh: Ssh, container: str, tmp_path: Path) -> None:
-        """Ten sessions at once have each its own input, output and status; the eleventh is refused in words."""
-        log = tmp_path / "log"
-        with self.master(ssh, container, log) as shared, ExitStack() as stack:
+        """Twenty sessions at once have each its own input, output and status, and there is room for another."""
+        with self.master(ssh, container, tmp_path / "log") as shared, ExitStack() as stack:
             commands = [f"echo ready; cat; exit {number}" for number in range(SESSIONS)]
             sessions = [stack.enter_context(ssh.start(*shared, container, command)) for command in commands]
             for session in sessions:
                 assert session.stdout and session.stdout.readline() == b"ready\n"
-            refused = ssh(*shared, container, "echo reached")
-            assert (refused.returncode, refused.stdout) == (255, b"")
-            assert b"this connection has 10 sessions open, its limit" in log.read_bytes()
+            assert ssh(*shared, container, "echo room").stdout == b"room\n"
             for number, session in enumerate(sessions):
                 out, _ = session.communicate(b"input %d" % number, timeout=DEADLINE)
                 assert (out, session.returncode) == (b"input %d" % number, number)
-            assert ssh(*shared, container, "echo room").stdout == b"room\n"
 
     def test_keepalive(self, ssh: Ssh, container: str) -> None:
         """A client that wants a sign of life each second gets it, and its quiet session goes on."""

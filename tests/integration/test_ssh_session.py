@@ -189,9 +189,10 @@ class TestGoneClient:
         assert _pids(ssh, container, "sleep 4455") == spared
         ssh(container, f"kill {' '.join(spared)}")
 
-    def test_what_ignores_a_hang_up_is_ended_too(self, ssh: Ssh, container: str) -> None:
-        """A program that ignores SIGHUP and SIGTERM is killed."""
-        with ssh.start(container, "trap '' HUP TERM; echo ready; sleep 5566; sleep 5566") as process:
+    def test_what_does_not_end_is_killed(self, ssh: Ssh, container: str) -> None:
+        """A program that catches SIGHUP and ignores SIGTERM is killed."""
+        program = "trap '' TERM; trap : HUP; echo ready; while :; do sleep 5566; done"
+        with ssh.start(container, program) as process:
             assert process.stdout and process.stdout.readline() == b"ready\n"
             wait_for(lambda: _pids(ssh, container, "sleep 5566"), "its child to start")
             process.kill()

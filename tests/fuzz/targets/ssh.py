@@ -130,7 +130,7 @@ def remote_forwards(data: bytes) -> None:
     """Each request to listen, or to listen no more, is answered once (in order: ``ssh.replies``); the thread ends."""
     transport: Any = None
     broker: Any = _Broker()
-    forwards = RemoteForwards(transport, Relays(4), broker, ConnectionAudit())
+    forwards = RemoteForwards(transport, Relays(), broker, ConnectionAudit())
     kinds = tuple(RemoteForwards.KINDS)
     choices, asked, answered = Choices(data), 0, list[int]()
     while choices and asked < 200:

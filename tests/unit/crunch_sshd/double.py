@@ -92,6 +92,9 @@ class ScriptedProcess(Process):
         self.stdin_closed.set()
         self._note("close_stdin")
 
+    def close_output(self) -> None:
+        self._note("close_output")
+
     def resize(self, terminal: Terminal) -> None:
         self._note(f"resize {terminal.columns}x{terminal.rows}")
 

@@ -15,7 +15,7 @@ def test_nothing_said_is_the_default() -> None:
     """An empty section and an empty JSON object are the defaults: Debian's AcceptEnv, sshd's MaxSessions, sftp."""
     options = session_options.parse({}, "here")
     assert options == session_options.from_json("{}") == SessionOptions()
-    assert options.accept_env == ("LANG", "LC_*", "TERM") and options.max_sessions == 10
+    assert options.accept_env == ("LANG", "LC_*", "TERM") and options.max_sessions == 100
     assert options.subsystems == {"sftp": session_options.INTERNAL_SFTP}
     assert options.algorithms == "compatible"
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from arv_ssh.errors import Unavailable
 from crunch_sshd.audit.channel_audit import ConnectionAudit
 from crunch_sshd.forwarding.agent import VARIABLE, Agent
 from crunch_sshd.forwarding.broker import BrokerError
@@ -26,10 +27,14 @@ def broker(tmp_path: Path) -> LocalBroker:
     return one
 
 
+def no_room() -> None:
+    raise Unavailable("no room")
+
+
 @pytest.fixture
 def agent(broker: LocalBroker) -> Agent:
     """An agent that is not open yet."""
-    return Agent(cast(Any, None), Relays(0), cast(Any, broker), ConnectionAudit())
+    return Agent(cast(Any, None), Relays(no_room), cast(Any, broker), ConnectionAudit())
 
 
 def threads_end() -> None:

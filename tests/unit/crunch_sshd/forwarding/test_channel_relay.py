@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import threading
 from typing import Any, cast
 
 import pytest
+from paramiko.message import Message
 
+from arv_ssh.errors import Unavailable
 from crunch_sshd.forwarding.channel_relay import ChannelRelay, Relays, SocketSink
+from crunch_sshd.ssh import descriptors
+from tests.timing import DEADLINE, wait_for
 
 
 def test_sink_that_nobody_reads() -> None:
@@ -49,6 +55,12 @@ class Channel:
     def send_data(self, data: bytes | memoryview) -> None:
         self.sent += data
 
+    def consumed(self, size: int) -> None:
+        pass
+
+    def stop_data(self) -> None:
+        self.ends.append("stop")
+
     def shutdown_write(self) -> None:
         self.ends.append("eof")
 
@@ -72,12 +84,46 @@ def test_relay() -> None:
     far.close()
 
 
-def test_places() -> None:
-    """There are as many places as the limit says; one that is given back can be taken again, until the end."""
-    relays = Relays(2)
-    assert relays.reserve() and relays.reserve() and not relays.reserve()
+def test_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are places while there are descriptors beside the reserve; one keeps its own until it is given back."""
+    before = os.listdir("/proc/self/fd")
+    relays = Relays()
+    relays.reserve()
+    with monkeypatch.context() as patched:
+        patched.setattr(descriptors, "RESERVE", 1 << 40)
+        with pytest.raises(Unavailable, match=r"no room for another connection \(Too many open"):
+            relays.reserve()
+    assert len(os.listdir("/proc/self/fd")) == len(before) + 1
     relays.release()
-    assert relays.reserve()
     relays.close()
-    relays.release()
-    assert not relays.reserve()
+    with pytest.raises(Unavailable, match="the connection is closed"):
+        relays.reserve()
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_no_memory_for_another() -> None:
+    """A gateway without memory has no place."""
+
+    def check() -> None:
+        raise Unavailable("no memory")
+
+    with pytest.raises(Unavailable, match="no memory"):
+        Relays(check).reserve()
+
+
+def test_client_that_reads_no_more() -> None:
+    """After eow@openssh.com what the socket's far end sends is not sent on, and the other direction continues."""
+    near, far = socket.socketpair()
+    channel = Channel()
+    relay = ChannelRelay(cast(Any, channel), near, lambda relay: None)
+    thread = threading.Thread(target=relay.run)
+    thread.start()
+    assert not relay.request("nonsense", Message())
+    assert relay.request("eow@openssh.com", Message())
+    wait_for(lambda: channel.ends == ["stop", "eof"], "the direction's end")
+    relay.data_received(b"still")
+    assert far.recv(10) == b"still"
+    relay.eof_received()
+    thread.join(DEADLINE)
+    assert channel.ends == ["stop", "eof", "close"]
+    far.close()

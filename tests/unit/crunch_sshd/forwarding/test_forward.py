@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import socket
 import threading
@@ -18,7 +19,7 @@ from crunch_sshd.forwarding.broker import BrokerError
 from crunch_sshd.forwarding.channel_relay import ChannelRelay, Relays
 from crunch_sshd.forwarding.forward import Forwarding
 from crunch_sshd.forwarding.policy import Policy
-from crunch_sshd.ssh import transport
+from crunch_sshd.ssh import descriptors, transport
 from crunch_sshd.ssh.limits import NAME_LENGTH
 from tests.unit.crunch_sshd.conftest import Connect
 from tests.unit.crunch_sshd.double import DEADLINE, ROOT, Link, LocalBroker, MemoryRuntime
@@ -128,20 +129,24 @@ def test_policy(broker: LocalBroker, link: Link, refusals: list[tuple[int, str]]
     ]
 
 
-def test_too_many(broker: LocalBroker, link: Link, refusals: list[tuple[int, str]]) -> None:
-    """Over the limit a connection is refused as a shortage; when one ends there is room again."""
-    cast(Any, link.server._forwarding)._relays = Relays(1)
+def test_too_many(
+    broker: LocalBroker, link: Link, refusals: list[tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without descriptors beside the reserve a connection is refused as a shortage; open ones go on."""
     channel = direct(link)
-    refused(link)
-    assert refusals[0][0] == transport.OPEN_RESOURCE_SHORTAGE
-    broker.next().close()
+    with monkeypatch.context() as patched:
+        patched.setattr(descriptors, "RESERVE", 1 << 40)
+        refused(link)
+    assert refusals == [
+        (transport.OPEN_RESOURCE_SHORTAGE,
+         "the gateway has no room for another connection (Too many open files); close some first")
+    ]  # fmt: skip
+    far = broker.next()
+    far.sendall(b"open")
+    assert channel.recv(10) == b"open"
+    far.close()
     channel.close()
-    while True:  # until its thread has given the place back
-        try:
-            direct(link).close()
-            break
-        except paramiko.ChannelException:
-            continue
+    direct(link).close()
     broker.next().close()
 
 
@@ -328,16 +333,17 @@ def test_agent_that_is_not_allowed(broker: LocalBroker, link: Link, runtime: Mem
 
 def test_relay_that_ends_before_it_runs() -> None:
     """A relay may be ended before its thread begins: the socket is closed, and the place given back once."""
+    before = os.listdir("/proc/self/fd")
     near, far = socket.socketpair()
-    relays = Relays(1)
-    assert relays.reserve() and not relays.reserve()
+    relays = Relays()
+    relays.reserve()
     relays.close()
     relay = relays.join(cast(Any, _NoChannel()), near)
     assert isinstance(relay, ChannelRelay)
     relay.run()
     assert far.recv(10) == b""
-    assert not relays.reserve(), "the connection is over"
     far.close()
+    assert os.listdir("/proc/self/fd") == before
 
 
 class _NoChannel:
@@ -355,14 +361,13 @@ def test_no_room_for_a_thread(
     broker: LocalBroker, link: Link, refusals: list[tuple[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection for which there is no thread is refused as a shortage, and keeps no place."""
-    cast(Any, link.server._forwarding)._relays = Relays(1)
     with monkeypatch.context() as patched:
         fail_to_start(patched, "forward")
         for _ in range(2):
             refused(link)
     assert refusals == [
         (transport.OPEN_RESOURCE_SHORTAGE,
-         "the gateway has no room for a connection: Resource temporarily unavailable")
+         "the gateway has no room for another connection: Resource temporarily unavailable")
     ] * 2  # fmt: skip
     direct(link).close()
     broker.next().close()
@@ -370,7 +375,6 @@ def test_no_room_for_a_thread(
 
 def test_system_without_room(broker: LocalBroker, link: Link, refusals: list[tuple[int, str]]) -> None:
     """An error of the system's where the broker should be is an answer, and keeps no place."""
-    cast(Any, link.server._forwarding)._relays = Relays(1)
     broker.error = cast(Any, OSError(24, "Too many open files"))
     for _ in range(2):
         refused(link)

@@ -61,7 +61,7 @@ def dropped(port: int) -> None:
 
 def test_no_room_for_a_thread(listening: Listening, monkeypatch: pytest.MonkeyPatch) -> None:
     """When a thread cannot be started all sockets are closed, and the caller hears why."""
-    one = listener(listening, Relays(1), lambda kind, answered: None)
+    one = listener(listening, Relays(), lambda kind, answered: None)
     fail_to_start(monkeypatch, "listener")
     with pytest.raises(OSError, match="Resource temporarily unavailable"):
         one.start()
@@ -69,7 +69,7 @@ def test_no_room_for_a_thread(listening: Listening, monkeypatch: pytest.MonkeyPa
 
 def test_closed_before_it_opens(listening: Listening) -> None:
     """What is closed before it begins to accept never does."""
-    one = listener(listening, Relays(1), lambda kind, answered: None)
+    one = listener(listening, Relays(), lambda kind, answered: None)
     one.start()
     one.close()
 
@@ -80,7 +80,7 @@ def test_client_that_has_gone(listening: Listening) -> None:
     def gone(kind: str, answered: Any) -> None:
         raise BrokenPipeError("the connection is closed")
 
-    one = listener(listening, Relays(1), gone)
+    one = listener(listening, Relays(), gone)
     one.start()
     one.open()
     for _ in range(3):
@@ -90,7 +90,7 @@ def test_client_that_has_gone(listening: Listening) -> None:
 
 def test_no_room_for_a_relay(listening: Listening, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection for which there is no thread is closed, and its place given back."""
-    one = listener(listening, Relays(1), lambda kind, answered: answered(""))
+    one = listener(listening, Relays(), lambda kind, answered: answered(""))
     one.start()
     one.open()
     fail_to_start(monkeypatch, "forward")

@@ -25,7 +25,7 @@ class Asker:
     """A client's requests, and the replies in the order in which they come."""
 
     def __init__(self, broker: LocalBroker) -> None:
-        self.forwards = RemoteForwards(cast(Any, None), Relays(1), cast(Any, broker), ConnectionAudit())
+        self.forwards = RemoteForwards(cast(Any, None), Relays(), cast(Any, broker), ConnectionAudit())
         self.replies: queue.Queue[tuple[bool, tuple[int, ...]]] = queue.Queue()
 
     def ask(self, kind: str, place: bytes, port: int = 0, reply: Callable[..., None] | None = None) -> None:

@@ -18,17 +18,28 @@ MIB = 1 << 20
 def test_room(monkeypatch: pytest.MonkeyPatch, used: int, full: bool) -> None:
     """From four fifths of the limit on a session is refused, with what is used and what there is."""
     monkeypatch.setattr(memory_limit, "resident", lambda: used * MIB)
-    limit = MemoryLimit(100 * MIB)
+    limit = MemoryLimit(100 * MIB, "c")
     if full:
-        with pytest.raises(Unavailable, match=rf"container c has no memory .* uses {used} of 100 MiB"):
-            limit.check("c")
+        with pytest.raises(Unavailable, match=rf"container c has no memory .* session .* uses {used} of 100 MiB"):
+            limit.check_session()
     else:
-        limit.check("c")
+        limit.check_session()
+
+
+def test_room_for_a_forwarded_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forwarded connections are refused while there is still room for sessions."""
+    limit = MemoryLimit(100 * MIB, "c")
+    monkeypatch.setattr(memory_limit, "resident", lambda: 59 * MIB)
+    limit.check_forward()
+    monkeypatch.setattr(memory_limit, "resident", lambda: 60 * MIB)
+    with pytest.raises(Unavailable, match="container c has no memory for another forwarded connection .*60 of 100 MiB"):
+        limit.check_forward()
+    limit.check_session()
 
 
 def test_no_limit() -> None:
     """Without a limit there is always room."""
-    MemoryLimit(0).check("c")
+    MemoryLimit(0).check_session()
 
 
 def test_resident() -> None:

@@ -9,8 +9,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -98,6 +101,57 @@ def test_neither_output_waits_for_the_end_of_the_other() -> None:
         process.signal("KILL")
         process.close()
         assert (other, b"early\n") in read, flooded
+@pytest.mark.parametrize("reading", [False, True], ids=["before a read", "during a read"])
+def test_close_output(reading: bool) -> None:
+    """A closed stdout is a broken pipe to who writes it; stderr goes on to its end."""
+    process, _ = with_pipes("read line; echo lost; echo $? >&2; read line; exit 3")
+    said: list[tuple[bytes, bytes]] = []
+    reader = threading.Thread(target=lambda: said.append(read_all(process)))
+    if reading:
+        reader.start()
+        wait_for(lambda: process._reading, "the reader")
+    process.close_output()
+    process.close_output()
+    if not reading:
+        reader.start()
+    wait_for(lambda: Output.STDOUT not in process._outputs.values(), "the output's end")
+    process.write(b"go\n")
+    reader.join(DEADLINE)
+    assert said == [(b"", b"")]
+    assert (process.wait(), process.death_signal()) == (128 + signal.SIGPIPE, "PIPE")
+    process.close()
+
+
+def test_close_output_of_a_terminal() -> None:
+    """Nothing more is read from the terminal, which takes input and a hang-up as before."""
+    process, _ = with_terminal("echo ready; read line; exit 4")
+    assert process.read() == (Output.STDOUT, b"ready\r\n")
+    process.close_output()
+    assert process.read() is None
+    process.write(b"go\n")
+    assert process.wait() == 4
+    process.close()
+
+
+def test_core_dump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A core dump is noted, and a signal without a name in RFC 4254 has sshd's name for such."""
+    process, _ = with_pipes(f"cd {tmp_path}; ulimit -c 0; kill -BUS $$")
+    assert read_all(process) == (b"", b"")
+    assert (process.wait(), process.death_signal(), process.dumped_core()) == (135, "SIG@openssh.com", False)
+    process.close()
+    monkeypatch.setattr(os, "waitid", partial(_dumped, os.waitid))
+    process, _ = with_pipes("kill -SEGV $$")
+    assert read_all(process) == (b"", b"")
+    assert (process.wait(), process.death_signal(), process.dumped_core()) == (139, "SEGV", True)
+    process.close()
+
+
+def _dumped(waitid: Callable[..., Any], *arguments: int) -> Any:
+    """Say of a process that a signal has ended that it dumped core, which this machine may not let it do."""
+    found = waitid(*arguments)
+    if found is None or found.si_code != os.CLD_KILLED:
+        return found
+    return SimpleNamespace(si_code=os.CLD_DUMPED, si_status=found.si_status)
 
 
 def test_death_by_signal() -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import Any, cast
 
 import paramiko
 import pytest
+from paramiko import common
+from paramiko.message import Message
 
 from arv_ssh.errors import ArvSshError
 from crunch_sshd.runtimes import Output, StartFailed
@@ -180,6 +184,74 @@ def test_resize_while_the_program_starts(link: Link, runtime: MemoryRuntime) -> 
     runtime.gate.set()
     process = runtime.next()
     process.until(lambda: process.calls == ["resize 100x50"])
+
+
+def test_a_window_that_never_rests(link: Link, runtime: MemoryRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a thousand sizes in a moment the first and the newest reach the terminal, and nothing else waits for them."""
+    channel = link.open()
+    channel.get_pty("xterm", 80, 24)
+    channel.invoke_shell()
+    process = runtime.next()
+    later: list[Callable[[], None]] = []
+
+    def timer(pause: float, work: Callable[[], None]) -> threading.Thread:
+        later.append(work)
+        return threading.Thread(target=int)
+
+    monkeypatch.setattr(threading, "Timer", timer)
+    for columns in range(100, 1100):
+        channel.resize_pty(columns, 24)
+    channel.sendall(b"key")
+    process.until(lambda: bytes(process.stdin) == b"key")
+    assert process.calls == ["resize 100x24"]
+    (newest,) = later
+    newest()
+    assert process.calls == ["resize 100x24", "resize 1099x24"]
+
+
+@pytest.mark.parametrize("when", ["while the program starts", "while it runs"])
+def test_client_that_reads_no_more(link: Link, runtime: MemoryRuntime, when: str) -> None:
+    """eow@openssh.com closes the program's stdout and nothing else: its stderr and its status still come."""
+    if when == "while the program starts":
+        runtime.gate.clear()
+    channel = link.open("yes; echo over >&2")
+    if when == "while it runs":
+        process = runtime.next()
+        process.say(bytes(5_000_000))  # fills the window, and keeps the program's thread in the middle of it
+    end_of_write(link, channel)
+    link.client.global_request("keepalive@openssh.com")  # its answer says that the request has been read
+    runtime.gate.set()
+    if when == "while the program starts":
+        process = runtime.next()
+    process.until(lambda: "close_output" in process.calls)
+    process.say(b"dropped")
+    process.end(3)
+    while channel.recv(65536):
+        pass  # what was sent before
+    assert channel.recv_exit_status() == 3
+    assert "hang_up" not in process.calls
+
+
+def test_stderr_of_a_client_that_reads_no_more(link: Link, runtime: MemoryRuntime) -> None:
+    """Only plain data is dropped."""
+    channel = link.open("yes; echo over >&2")
+    process = runtime.next()
+    end_of_write(link, channel)
+    process.until(lambda: "close_output" in process.calls)
+    process.say(b"dropped")
+    process.say(b"over", Output.STDERR)
+    process.end(0)
+    assert read_to_end(channel) == (b"", b"over", 0)
+
+
+def end_of_write(link: Link, channel: paramiko.Channel) -> None:
+    """Say what OpenSSH's client says when its stdout is closed."""
+    message = Message()
+    message.add_byte(common.cMSG_CHANNEL_REQUEST)
+    message.add_int(channel.remote_chanid)
+    message.add_string("eow@openssh.com")
+    message.add_boolean(False)
+    cast(Any, link.client)._send_user_message(message)
 
 
 def test_signal(link: Link, runtime: MemoryRuntime) -> None:

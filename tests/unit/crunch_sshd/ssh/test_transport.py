@@ -12,7 +12,8 @@ from paramiko import common
 from paramiko.message import Message
 
 from arv_ssh.config.session_options import SessionOptions
-from crunch_sshd.gateway.connection import Connection
+from crunch_sshd.gateway.connection import IDENTIFICATION, Connection
+from crunch_sshd.gateway.memory_limit import MemoryLimit
 from crunch_sshd.ssh import transport
 from crunch_sshd.ssh.buffered_socket import BufferedSocket
 from crunch_sshd.ssh.channel import PACKET_SIZE, GatewayChannel
@@ -191,6 +192,16 @@ def test_too_many_sessions(link: Link, runtime: MemoryRuntime, monkeypatch: pyte
     process.end(0)
     over = next(channel for channel in channels if _ends(channel))
     assert over.recv_exit_status() == 0
+    link.open("sleep").close()
+
+
+def test_no_memory_for_a_session(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway without memory for another session says so, and the connection goes on."""
+    monkeypatch.setattr(link.server, "_memory", MemoryLimit(1, "c"))
+    code, text = _open_failure(link, "session")
+    assert code == transport.OPEN_RESOURCE_SHORTAGE
+    assert text.startswith("the gateway of container c has no memory for another session")
+    monkeypatch.undo()
     link.open("sleep").close()
 
 
@@ -423,7 +434,7 @@ def test_offers(link: Link) -> None:
     channel = link.open()
     assert channel.out_window_size == WINDOW_SIZE == 2 << 20
     assert channel.out_max_packet_size == PACKET_SIZE == 32 << 10
-    assert link.client.remote_version == "SSH-2.0-arv-ssh"
+    assert link.client.remote_version == IDENTIFICATION
     assert link.transport.remote_cipher == link.transport.local_cipher
     assert link.client.host_key is not None and link.client.host_key.get_name() == "ssh-ed25519"
     channel.close()
