@@ -95,7 +95,8 @@ def add_arguments(parser: argparse.ArgumentParser, runtimes: Sequence[str]) -> N
         "--sessions",
         default="{}",
         metavar="JSON",
-        help="options of sessions: AcceptEnv (a list), MaxSessionChannels, Subsystems (name: command in the container)",
+        help="options of sessions: AcceptEnv (a list), MaxSessionChannels, Subsystems (name: command in the container)"
+        ", WorkingDirectory (container or home)",
     )
     audit_options.add_arguments(parser)
 

@@ -17,7 +17,10 @@ from arv_ssh.errors import ConfigError
 INTERNAL_SFTP = "internal-sftp"
 """In place of a subsystem's command: the gateway's own SFTP server, which needs nothing in the image."""
 
-_KEYS = ("AcceptEnv", "MaxSessionChannels", "Subsystems")
+WORKING_DIRECTORIES = ("container", "home")
+"""Where programs start: in the container's working directory, or in the user's home as with sshd."""
+
+_KEYS = ("AcceptEnv", "MaxSessionChannels", "Subsystems", "WorkingDirectory")
 _OLD_NAMES = {"MaxSessions": "MaxSessionChannels"}
 
 
@@ -26,16 +29,18 @@ class SessionOptions:
     """The options of sessions, named as in sshd_config(5).
 
     ``accept_env``: variables a client may set, with shell wildcards. ``max_sessions``: session channels open at once
-    on one connection. ``subsystems``: from a name to the command it runs in the container.
+    on one connection. ``subsystems``: from a name to the command it runs in the container. ``working_directory``: one
+    of :data:`WORKING_DIRECTORIES`.
     """
 
     accept_env: tuple[str, ...] = ("LANG", "LC_*", "TERM")
     max_sessions: int = 10
     subsystems: Mapping[str, str] = field(default_factory=lambda: {"sftp": INTERNAL_SFTP})
+    working_directory: str = "container"
 
     def to_json(self) -> str:
         """Return the text that :func:`from_json` reads."""
-        values = (list(self.accept_env), self.max_sessions, dict(self.subsystems))
+        values = (list(self.accept_env), self.max_sessions, dict(self.subsystems), self.working_directory)
         return json.dumps(dict(zip(_KEYS, values, strict=True)))
 
 
@@ -49,7 +54,8 @@ def from_json(text: str) -> SessionOptions:
 
 
 def parse(section: Any, where: str) -> SessionOptions:
-    """Read a section with the keys AcceptEnv (a list), MaxSessionChannels (from 1) and Subsystems (name: command).
+    """Read a section with the keys AcceptEnv (a list), MaxSessionChannels (from 1), Subsystems (name: command) and
+    WorkingDirectory (a word).
 
     Omitted keys have their defaults; AcceptEnv replaces the default list, Subsystems adds to the default ones. Raises
     :class:`ConfigError` naming the key, prefixed with ``where``.
@@ -68,4 +74,7 @@ def parse(section: Any, where: str) -> SessionOptions:
     subsystems = section.get("Subsystems", {})
     if not isinstance(subsystems, dict) or not all(isinstance(one, str) for pair in subsystems.items() for one in pair):
         raise ConfigError(f"{where}.Subsystems is {subsystems!r}; it must name a command for each subsystem")
-    return SessionOptions(tuple(names), limit, {**default.subsystems, **subsystems})
+    directory = section.get("WorkingDirectory", default.working_directory)
+    if directory not in WORKING_DIRECTORIES:
+        raise ConfigError(f"{where}.WorkingDirectory is {directory!r}; it must be {' or '.join(WORKING_DIRECTORIES)}")
+    return SessionOptions(tuple(names), limit, {**default.subsystems, **subsystems}, directory)

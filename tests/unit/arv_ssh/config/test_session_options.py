@@ -21,15 +21,16 @@ def test_nothing_said_is_the_default() -> None:
 
 def test_every_key() -> None:
     """AcceptEnv replaces the list, Subsystems adds to the table."""
-    section = {"AcceptEnv": ["EDITOR"], "MaxSessionChannels": 2, "Subsystems": {"echo": "cat"}}
+    section = {"AcceptEnv": ["EDITOR"], "MaxSessionChannels": 2, "Subsystems": {"echo": "cat"},
+               "WorkingDirectory": "home"}  # fmt: skip
     options = session_options.parse(section, "here")
-    assert options.accept_env == ("EDITOR",) and options.max_sessions == 2
+    assert options.accept_env == ("EDITOR",) and options.max_sessions == 2 and options.working_directory == "home"
     assert options.subsystems == {"sftp": session_options.INTERNAL_SFTP, "echo": "cat"}
 
 
 def test_json_brings_back_the_same() -> None:
     """What the dispatcher hands over is what crunch-run reads."""
-    options = SessionOptions(("A", "B_*"), 3, {"sftp": "internal-sftp", "x": "y z"})
+    options = SessionOptions(("A", "B_*"), 3, {"sftp": "internal-sftp", "x": "y z"}, "home")
     assert session_options.from_json(options.to_json()) == options
 
 
@@ -49,8 +50,10 @@ def test_old_name() -> None:
         ({"MaxSessions": True}, "here.MaxSessionChannels"),
         ({"Subsystems": {"sftp": 1}}, "here.Subsystems"),
         ({"Subsystems": ["sftp"]}, "here.Subsystems"),
-        ({"MaxSession": 3}, "AcceptEnv, MaxSessionChannels, Subsystems"),
-        ([], "AcceptEnv, MaxSessionChannels, Subsystems"),
+        ({"WorkingDirectory": "/tmp"}, "here.WorkingDirectory is '/tmp'; it must be container or home"),
+        ({"WorkingDirectory": ["home"]}, "here.WorkingDirectory"),
+        ({"MaxSession": 3}, "AcceptEnv, MaxSessionChannels, Subsystems, WorkingDirectory"),
+        ([], "AcceptEnv, MaxSessionChannels, Subsystems, WorkingDirectory"),
     ],
 )
 def test_mistakes_are_named(section: Any, key: str) -> None:
