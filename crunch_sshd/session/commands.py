@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Sequence
 
 from crunch_sshd.runtimes import Account, StartFailed, Terminal
+from crunch_sshd.session import profiles
 
 NO_SHELL = 127
 """The exit status that a shell gives for "command not found"."""
@@ -20,7 +21,7 @@ def login_shell(account: Account) -> list[str]:
     """Return the vector of a login shell; raise :class:`StartFailed` when the image has no shell."""
     if account.shell is None:
         raise StartFailed("this container's image has no shell; give a command, e.g. ssh UUID /program", NO_SHELL)
-    return [account.shell, "-l"]
+    return profiles.login_shell(account.shell)
 
 
 def shell_command(account: Account, command: bytes) -> list[str]:
@@ -55,6 +56,7 @@ def environment(account: Account, terminal: Terminal | None, requested: dict[str
     own["SHELL"] = account.shell or "/bin/sh"
     if terminal is not None:
         own["TERM"] = terminal.term
+    own["MAIL"] = f"/var/mail/{account.name}"
     return requested | own
 
 

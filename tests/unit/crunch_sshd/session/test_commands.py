@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from crunch_sshd.runtimes import StartFailed, Terminal
-from crunch_sshd.session import commands
+from crunch_sshd.session import commands, profiles
 from tests.unit.crunch_sshd.double import CRUNCH, ROOT
 
 NO_SHELL = replace(ROOT, shell=None)
@@ -51,7 +51,8 @@ def test_impossible_without_a_shell(command: str, status: int, sentence: str) ->
 
 def test_login_shell() -> None:
     """A shell request is a login shell, or says clearly that the image has none."""
-    assert commands.login_shell(replace(ROOT, shell="/bin/bash")) == ["/bin/bash", "-l"]
+    assert commands.login_shell(replace(ROOT, shell="/bin/zsh")) == ["/bin/zsh", "-l"]
+    assert commands.login_shell(replace(ROOT, shell="/bin/bash")) == profiles.login_shell("/bin/bash")
     with pytest.raises(StartFailed, match="image has no shell; give a command") as caught:
         commands.login_shell(NO_SHELL)
     assert caught.value.exit_status == 127
@@ -63,6 +64,7 @@ def test_environment() -> None:
     environment = commands.environment(CRUNCH, Terminal("vt100", 80, 24), requested)
     assert environment == {
         "LANG": "C", "HOME": "/home/crunch", "USER": "crunch", "LOGNAME": "crunch", "SHELL": "/bin/sh", "TERM": "vt100",
+        "MAIL": "/var/mail/crunch",
     }  # fmt: skip
     assert "TERM" not in commands.environment(CRUNCH, None, {})
     assert commands.environment(NO_SHELL, None, {})["SHELL"] == "/bin/sh"
