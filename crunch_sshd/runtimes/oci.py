@@ -34,6 +34,7 @@ from crunch_sshd.runtimes import (
     confinement,
     host_processes,
     terminal_modes,
+    terminal_name,
 )
 from crunch_sshd.runtimes.bundle import State
 from crunch_sshd.runtimes.host_container import HostContainer
@@ -130,7 +131,8 @@ class OciRuntime(Runtime):
         if account.uid != self._process["user"]["uid"]:
             environment["HOME"] = account.home  # Podman writes its own user's into the description
         process["env"] = [f"{name}={value}" for name, value in (environment | command.environment).items()]
-        process["args"] = list(command.argv)
+        has_shell = terminal is not None and self._host.exists(terminal_name.SHELL)
+        process["args"] = terminal_name.naming(command.argv) if has_shell else list(command.argv)
         process["cwd"] = command.directory or process.get("cwd") or "/"
         process["user"] = {"uid": account.uid, "gid": account.gid, "additionalGids": list(account.groups)}
         process["terminal"] = terminal is not None
