@@ -55,6 +55,11 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--log-dir", type=Path, metavar="DIR", help="write the container's stdout.txt and stderr.txt there"
     )
+    result.add_argument(
+        "--no-container-init",
+        action="store_true",
+        help="start the container without an init; its own program must then reap the orphans of sessions",
+    )
     # For the dispatcher and `arv-ssh cluster`, which do not talk to Docker themselves.
     result.add_argument("--clean-up", action="store_true", help=argparse.SUPPRESS)
     result.add_argument("--check-engine", action="store_true", help=argparse.SUPPRESS)
@@ -141,7 +146,8 @@ def _run_container(options: argparse.Namespace, gateway: GatewayChild | None) ->
     record = ContainerRecord(api_client(os.environ), options.uuid, events.pause)
     if gateway is not None:
         gateway.check()
-    Lifecycle(Settings(uuid=options.uuid, log_dir=options.log_dir), record, events, gateway).run()
+    settings = Settings(uuid=options.uuid, log_dir=options.log_dir, with_init=not options.no_container_init)
+    Lifecycle(settings, record, events, gateway).run()
     return 0
 
 

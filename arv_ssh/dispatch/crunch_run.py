@@ -41,6 +41,7 @@ class CrunchRun:
     auditing: Auditing = Auditing()
     gateway_tunnel: str = ""
     gateway_memory: int = GATEWAY_MEMORY
+    container_init: bool = True
 
     def check(self) -> None:
         """Raise :class:`ConfigError` when the program cannot be executed."""
@@ -63,6 +64,8 @@ class CrunchRun:
                 arguments += ["--gateway-tunnel", self.gateway_tunnel]
             if self.gateway_memory != GATEWAY_MEMORY:
                 arguments += ["--gateway-memory", str(self.gateway_memory)]
+            if not self.container_init:
+                arguments.append("--no-container-init")
             arguments += [*self.auditing.to_arguments(), uuid]
             return self._spawn(lock, uuid, arguments, self._environment(token), (reader,))
 

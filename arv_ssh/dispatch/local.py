@@ -94,6 +94,7 @@ def _run(options: argparse.Namespace, cluster: ClusterConfig) -> None:
         auditing=cluster.auditing,
         gateway_tunnel=cluster.gateway_tunnel,
         gateway_memory=cluster.gateway_memory,
+        container_init=cluster.container_init,
     )
     runner.check()
     if not runner.api_host:

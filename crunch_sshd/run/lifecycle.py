@@ -37,11 +37,13 @@ class Settings:
 
     With ``log_dir`` the output goes to ``stdout.txt`` and ``stderr.txt`` there, and the record's ``log`` is that
     directory as a ``file:`` URI (an Arvados cluster has a collection there; this one has no Keep to put it in).
-    Without it the output goes to crunch-run's own stdout and stderr, and ``log`` stays empty.
+    Without it the output goes to crunch-run's own stdout and stderr, and ``log`` stays empty. ``with_init``: the
+    container's first process is the engine's init, which reaps what sessions leave behind.
     """
 
     uuid: str
     log_dir: Path | None
+    with_init: bool = True
 
 
 class OutputLost(ArvSshError):
@@ -121,7 +123,7 @@ class Lifecycle:
         client = docker_engine.connect()
         with ExitStack() as stack:
             stdout, stderr = self._outputs(stack)
-            container = Container.create(client, self._settings.uuid, options)
+            container = Container.create(client, self._settings.uuid, options, self._settings.with_init)
             stack.callback(self._release, container.remove)
             self._check_signal()
             container.start(stdout, stderr)
