@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from crunch_sshd.runtimes import Account, StartFailed, Terminal
 from crunch_sshd.session import profiles
 
+OURS = "SSH_"
+"""How the names of variables begin that say what the connection is: only the gateway knows that."""
 NO_SHELL = 127
 """The exit status that a shell gives for "command not found"."""
 
@@ -61,5 +63,5 @@ def environment(account: Account, terminal: Terminal | None, requested: dict[str
 
 
 def accepted(name: str, patterns: Sequence[str]) -> bool:
-    """Say whether a client may set the variable ``name`` (AcceptEnv of sshd_config(5))."""
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    """Say whether a client may set the variable ``name`` (AcceptEnv of sshd_config(5)); never one of :data:`OURS`."""
+    return not name.startswith(OURS) and any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

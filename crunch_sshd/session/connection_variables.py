@@ -29,9 +29,10 @@ def variables(client: str, gateway: str) -> dict[str, str]:
 
 
 def _address(text: str) -> str:
-    """Return an IP address as it was written; programs take this field for one, and hand it on."""
+    """Return an IP address as it was written, or as IPv4 where it is that (as sshd); programs hand the field on."""
     try:
-        ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text)
     except ValueError:
         return UNKNOWN
-    return text
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped) if mapped else text

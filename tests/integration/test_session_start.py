@@ -12,6 +12,7 @@ import pytest
 
 from arv_ssh.config.session_options import SessionOptions
 from crunch_sshd.runtimes import Runtime
+from crunch_sshd.runtimes.docker import DockerRuntime
 from tests.conformance import engines
 from tests.conformance.places import KINDS
 from tests.integration.bare_sshd import CLIENT, BareSshd, serving
@@ -138,6 +139,18 @@ class TestWorkingDirectory:
         assert batch.stdout.endswith(b"Remote working directory: /\n")
         assert gone.strip() in batch.stderr
 
+    def test_engine_far_away(self, start_container: StartContainer) -> None:
+        """A gateway that may not look into the container asks the engine."""
+        container = start_container("--workdir", "/work", image=BUSYBOX)
+        docker("exec", "--workdir", "/", container, "rmdir", "/work")
+        engine = engines.docker()
+        runtime = DockerRuntime(engine.client, container, "zzzzz-dz642-xxxxxxxxxxxxxxx")
+        runtime._host = None
+        with serving(runtime) as server:
+            done = server("pwd; exit 3")
+        assert (done.returncode, done.stdout, done.stderr) == (3, b"/\n", GONE)
+        engine.client.close()
+
     def test_not_for_the_user(self, serve: StartServer) -> None:
         """A directory that the user may not enter, or may not come to, is no place to begin in; root goes there."""
         done = serve("--workdir", "/root/deep", "--user", "crunch")("pwd")
@@ -215,8 +228,8 @@ class TestEnvironment:
     def test_client_cannot_lie(self, serve: StartServer) -> None:
         """Even where every variable is accepted, those of the connection are the gateway's."""
         server = serve(sessions=SessionOptions(accept_env=("*",)), image=BUSYBOX)
-        lies = ("-o", "SetEnv=SSH_CLIENT=lie SSH_CONNECTION=lie USER=lie HOME=/lie SHELL=lie")
-        seen = text(server("echo $SSH_CLIENT $SSH_CONNECTION $USER $HOME $SHELL", *lies))
+        lies = ("-o", "SetEnv=SSH_CLIENT=lie SSH_CONNECTION=lie SSH_TTY=lie USER=lie HOME=/lie SHELL=lie")
+        seen = text(server("echo $SSH_CLIENT $SSH_CONNECTION $SSH_TTY $USER $HOME $SHELL", *lies))
         assert "lie" not in seen
 
     def test_bashrc_is_read(self, serve: StartServer) -> None:

@@ -75,3 +75,9 @@ def test_environment() -> None:
 def test_accepted(name: str, yes: bool) -> None:
     """Patterns are matched against the whole name, case counts."""
     assert commands.accepted(name, ("LANG", "LC_*")) is yes
+
+
+@pytest.mark.parametrize(("name", "yes"), [("SSH_TTY", False), ("SSH_AUTH_SOCK", False), ("SSH", True), ("FOO", True)])
+def test_accepted_where_everything_is(name: str, yes: bool) -> None:
+    """A variable about the connection is never the client's to set."""
+    assert commands.accepted(name, ("*",)) is yes

@@ -12,6 +12,7 @@ from crunch_sshd.session.connection_variables import variables
     [
         ("192.0.2.7", "10.0.0.7:34567", ("192.0.2.7", "10.0.0.7", "34567")),
         ("2001:db8::7", "[fd00::1]:22", ("2001:db8::7", "fd00::1", "22")),
+        ("::ffff:192.0.2.7", "10.0.0.7:34567", ("192.0.2.7", "10.0.0.7", "34567")),
         ("fe80::1%eth0", "", ("fe80::1%eth0", "UNKNOWN", "65535")),
         ("", "tunnel https://zzzzz.example.org:443", ("UNKNOWN", "UNKNOWN", "65535")),
         ("a lie 1 2", "node7:80", ("UNKNOWN", "UNKNOWN", "65535")),
