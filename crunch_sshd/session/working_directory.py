@@ -28,8 +28,11 @@ def choose(wanted: str, account: Account) -> str | None:
 
 def settle(command: Command, runtime: Runtime) -> tuple[Command, str]:
     """Return the command with a directory that it can start in, and a sentence if that is not the one it was to be."""
-    directory = command.directory or runtime.directory()
-    reason = runtime.obstacle(directory, command.account)
+    try:
+        directory = command.directory or runtime.directory()
+        reason = runtime.obstacle(directory, command.account)
+    except OSError:
+        return command, ""  # the container is gone, and the start says so
     if not reason:
         return command, ""
     which = "home directory" if command.directory else "working directory"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import paramiko
 
 from arv_ssh.config.session_options import SessionOptions
 from crunch_sshd.gateway.connection import DEFAULT_USER, Connection, Login
@@ -70,6 +72,18 @@ class BareSshd:
         """Start ssh on a terminal, with options before the host and a command after it."""
         return TerminalSession(["ssh", *self.options(user), *arguments])
 
+    @contextmanager
+    def transport(self) -> Iterator[paramiko.Transport]:
+        """Connect with paramiko as the image's default user."""
+        self._user = ""
+        result = paramiko.Transport(self._listener.getsockname())
+        try:
+            result.start_client(timeout=DEADLINE)
+            result.auth_none(DEFAULT_USER)
+            yield result
+        finally:
+            result.close()
+
     def close(self) -> None:
         """End it and what its sessions run."""
         self._listener.shutdown(socket.SHUT_RDWR)
@@ -86,6 +100,3 @@ def serving(runtime: Runtime, options: SessionOptions | None = None) -> Iterator
         yield server
     finally:
         server.close()
-
-
-Serve = Callable[..., BareSshd]

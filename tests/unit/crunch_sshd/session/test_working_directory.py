@@ -19,6 +19,13 @@ class Denying(MemoryRuntime):
         return "Permission denied"
 
 
+class Gone(MemoryRuntime):
+    """A container that has ended."""
+
+    def directory(self) -> str:
+        raise FileNotFoundError("/proc/1/cwd")
+
+
 def test_choice() -> None:
     """The container's directory, or the user's home."""
     assert working_directory.choose("container", CRUNCH) is None
@@ -40,5 +47,6 @@ def test_settled() -> None:
     moved, sentence = working_directory.settle(command, Denying())
     assert moved.directory == "/"
     assert sentence == "could not chdir to working directory /work: Permission denied; going on in /"
+    assert working_directory.settle(command, Gone()) == (command, "")
     _, sentence = working_directory.settle(Command(["pwd"], CRUNCH, directory="/home/crunch"), Denying())
     assert sentence.startswith("could not chdir to home directory /home/crunch: ")
