@@ -27,7 +27,7 @@ case :${PATH-}: in
 *)  set -f
     IFS=:
     for _arv_place in ${PATH-}; do
-        case :$_arv_path: in *:"$_arv_place":*) ;; *) _arv_path=$_arv_path:$_arv_place ;; esac
+        case :$_arv_path: in *:"$_arv_place":*) ;; *) _arv_path=${_arv_path:+$_arv_path:}$_arv_place ;; esac
     done
     unset IFS
     set +f ;;

@@ -29,3 +29,11 @@ def test_script_is_quiet() -> None:
     """The shell that it becomes reads its commands from stdin, and nothing of ours is left in its environment."""
     done = subprocess.run(profiles.login_shell("/bin/sh"), input=b"set", capture_output=True, check=True)
     assert b"_arv" not in done.stdout and done.stderr == b""
+
+
+def test_no_path() -> None:
+    """A container without a PATH gets the profile's, in which no place is empty: that would be the current one."""
+    vector = profiles.login_shell("/bin/sh")
+    empty = {"PATH": "", "HOME": "/none"}
+    done = subprocess.run(vector, input=b"echo $PATH", capture_output=True, check=True, env=empty)
+    assert done.stdout.startswith(b"/") and b"::" not in done.stdout
