@@ -62,6 +62,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="the longest time that a container may ask to be kept up for once its program has failed (default: 0)",
     )
+    result.add_argument(
+        "--no-container-init",
+        action="store_true",
+        help="start the container without an init; its own program must then reap the orphans of sessions",
+    )
     # For the dispatcher and `arv-ssh cluster`, which do not talk to Docker themselves.
     result.add_argument("--clean-up", action="store_true", help=argparse.SUPPRESS)
     result.add_argument("--check-engine", action="store_true", help=argparse.SUPPRESS)
@@ -158,7 +163,10 @@ def _run_container(options: argparse.Namespace, gateway: GatewayChild | None) ->
     record = ContainerRecord(api_client(os.environ), options.uuid, events.pause)
     if gateway is not None:
         gateway.check()
-    settings = Settings(uuid=options.uuid, log_dir=options.log_dir, hold_on_failure=options.hold_on_failure)
+    settings = Settings(
+        uuid=options.uuid, log_dir=options.log_dir, hold_on_failure=options.hold_on_failure,
+        with_init=not options.no_container_init,
+    )  # fmt: skip
     Lifecycle(settings, record, events, gateway).run()
     return 0
 

@@ -99,6 +99,7 @@ class ClusterConfig:
     pass_through: bool = False
     gateway_memory: int = GATEWAY_MEMORY
     hold_on_failure: float = 0.0
+    container_init: bool = True
 
 
 def load(path: Path, cluster_id: str | None = None, *, overlays: Sequence[Path] = (), api: str = "") -> ClusterConfig:
@@ -183,6 +184,7 @@ def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
         api_insecure=_flag(tls, "Insecure", f"{where}.TLS"),
         dispatch_poll_interval=_positive(local, "PollInterval", 10.0, f"{where}.Containers.LocalDispatch"),
         gateway_tunnel=_tunnel(local, str(controller.get("ExternalURL") or ""), f"{where}.Containers.LocalDispatch"),
+        container_init=_flag(local, "ContainerInit", f"{where}.Containers.LocalDispatch", default=True),
         max_dispatch_attempts=int(_positive(containers, "MaxDispatchAttempts", 5, f"{where}.Containers")),
         limits=_limits(_section(access, "Limits", f"{where}.Containers.ShellAccess"), where),
         auditing=_auditing(access, f"{where}.Containers.ShellAccess"),

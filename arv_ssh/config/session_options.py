@@ -20,7 +20,10 @@ INTERNAL_SFTP = "internal-sftp"
 ALGORITHMS = ("modern", "compatible")
 """What a gateway may offer: what a current client takes, or also what one takes that may do nothing newer."""
 
-_KEYS = ("AcceptEnv", "MaxSessionChannels", "Subsystems", "Algorithms")
+WORKING_DIRECTORIES = ("container", "home")
+"""Where programs start: in the container's working directory, or in the user's home as with sshd."""
+
+_KEYS = ("AcceptEnv", "MaxSessionChannels", "Subsystems", "Algorithms", "WorkingDirectory")
 _OLD_NAMES = {"MaxSessions": "MaxSessionChannels"}
 
 
@@ -30,17 +33,19 @@ class SessionOptions:
 
     ``accept_env``: variables a client may set, with shell wildcards. ``max_sessions``: session channels open at once
     on one connection. ``subsystems``: from a name to the command it runs in the container. ``algorithms``: one of
-    :data:`ALGORITHMS`.
+    :data:`ALGORITHMS`. ``working_directory``: one of :data:`WORKING_DIRECTORIES`.
     """
 
     accept_env: tuple[str, ...] = ("LANG", "LC_*", "TERM")
     max_sessions: int = 100
     subsystems: Mapping[str, str] = field(default_factory=lambda: {"sftp": INTERNAL_SFTP})
     algorithms: str = "compatible"
+    working_directory: str = "container"
 
     def to_json(self) -> str:
         """Return the text that :func:`from_json` reads."""
-        values = (list(self.accept_env), self.max_sessions, dict(self.subsystems), self.algorithms)
+        subsystems = dict(self.subsystems)
+        values = (list(self.accept_env), self.max_sessions, subsystems, self.algorithms, self.working_directory)
         return json.dumps(dict(zip(_KEYS, values, strict=True)))
 
 
@@ -57,8 +62,8 @@ def parse(section: Any, where: str) -> SessionOptions:
     """Read a section whose keys are those of :data:`_KEYS`.
 
     AcceptEnv is a list, MaxSessionChannels a number from 1, Subsystems a table of name: command, Algorithms one of
-    :data:`ALGORITHMS`. Omitted keys have their defaults; AcceptEnv replaces the default list, Subsystems adds to the
-    default ones. Raises :class:`ConfigError` naming the key, prefixed with ``where``.
+    :data:`ALGORITHMS`, WorkingDirectory one of :data:`WORKING_DIRECTORIES`. Omitted keys have their defaults; AcceptEnv
+    replaces the default list, Subsystems adds to the default ones. Raises :class:`ConfigError` naming the key, prefixed with ``where``.
     """
     if isinstance(section, dict):
         section = with_new_names(section, _OLD_NAMES, where)
@@ -74,7 +79,14 @@ def parse(section: Any, where: str) -> SessionOptions:
     subsystems = section.get("Subsystems", {})
     if not isinstance(subsystems, dict) or not all(isinstance(one, str) for pair in subsystems.items() for one in pair):
         raise ConfigError(f"{where}.Subsystems is {subsystems!r}; it must name a command for each subsystem")
-    algorithms = section.get("Algorithms", default.algorithms)
-    if algorithms not in ALGORITHMS:
-        raise ConfigError(f"{where}.Algorithms is {algorithms!r}; it must be {' or '.join(ALGORITHMS)}")
-    return SessionOptions(tuple(names), limit, {**default.subsystems, **subsystems}, algorithms)
+    algorithms = _one_of("Algorithms", ALGORITHMS, section.get("Algorithms", default.algorithms), where)
+    directory = _one_of(
+        "WorkingDirectory", WORKING_DIRECTORIES, section.get("WorkingDirectory", default.working_directory), where
+    )
+    return SessionOptions(tuple(names), limit, {**default.subsystems, **subsystems}, algorithms, directory)
+
+
+def _one_of(key: str, words: tuple[str, ...], value: Any, where: str) -> str:
+    if value not in words:
+        raise ConfigError(f"{where}.{key} is {value!r}; it must be {' or '.join(words)}")
+    return str(value)

@@ -43,6 +43,7 @@ class CrunchRun:
     gateway_tunnel: str = ""
     gateway_memory: int = GATEWAY_MEMORY
     hold_on_failure: float = 0.0
+    container_init: bool = True
 
     def check(self) -> None:
         """Raise :class:`ConfigError` when the program cannot be executed."""
@@ -67,6 +68,8 @@ class CrunchRun:
                 arguments += ["--gateway-memory", str(self.gateway_memory)]
             if self.hold_on_failure:
                 arguments += ["--hold-on-failure", str(self.hold_on_failure)]
+            if not self.container_init:
+                arguments.append("--no-container-init")
             arguments += [*self.auditing.to_arguments(), uuid]
             return self._spawn(lock, uuid, arguments, self._environment(token), (reader,))
 

@@ -95,6 +95,7 @@ def _run(options: argparse.Namespace, cluster: ClusterConfig) -> None:
         gateway_tunnel=cluster.gateway_tunnel,
         gateway_memory=cluster.gateway_memory,
         hold_on_failure=cluster.hold_on_failure,
+        container_init=cluster.container_init,
     )
     runner.check()
     if not runner.api_host:

@@ -30,9 +30,11 @@ from crunch_sshd.gateway import algorithms
 from crunch_sshd.gateway.algorithms import Algorithms
 from crunch_sshd.gateway.memory_limit import MemoryLimit
 from crunch_sshd.runtimes import Account, Runtime
+from crunch_sshd.session import connection_variables
 from crunch_sshd.session.session import SessionChannel
 from crunch_sshd.session.watch import SessionWatch
 from crunch_sshd.ssh.buffered_socket import BufferedSocket
+from crunch_sshd.ssh.limits import KIND_LENGTH
 from crunch_sshd.ssh.transport import (
     OPEN_PROHIBITED,
     OPEN_RESOURCE_SHORTAGE,
@@ -53,6 +55,7 @@ DISCONNECT_GRACE = 2.0
 
 DEFAULT_USER = "_"
 """The SSH user name that stands for the image's default user."""
+ENV_HINT = "a site sets which ones are, in Containers.ShellAccess.Sessions.AcceptEnv"
 
 SHOWN = 100
 """Characters of a user name in a sentence."""
@@ -66,7 +69,7 @@ class Login:
     """The user whom the controller proved: login name ("" is the default user), its account, the session's password.
 
     ``user_credential`` and ``user_uuid`` are "" where the session was not signed: then no password is right. ``client``
-    is the user's address as the controller reports it.
+    is the user's address as the controller reports it, ``gateway`` the gateway's own as it is on the record.
     """
 
     login_username: str
@@ -76,6 +79,7 @@ class Login:
     request_id: str
     user_uuid: str = ""
     client: str = ""
+    gateway: str = ""
 
 
 class Connection(GatewayServer):
@@ -103,6 +107,7 @@ class Connection(GatewayServer):
         self._lock = threading.Lock()
         self._sessions: set[SessionChannel] = set()
         self._no_more_sessions = False
+        self._told_of_env = False
         self._transport = _transport(sock, secret, algorithms.offered(self._options.algorithms))
         self._memory = memory
         self._forwarding = Forwarding(
@@ -226,10 +231,19 @@ class Connection(GatewayServer):
             self._forwarding.agent,
             self._container_ended,
             SessionWatch(self._audit.channel("session"), self._audit.recordings),
+            connection_variables.variables(self._login.client, self._login.gateway),
+            self._env_refused,
         )
         with self._lock:
             self._sessions.add(session)
         return session
+
+    def _env_refused(self, name: str) -> None:
+        """Tell a client that shows debug messages (``ssh -v``) about the first variable that was not set."""
+        if not self._told_of_env:
+            self._told_of_env = True
+            shown = "".join(char if " " < char <= "~" else "?" for char in name[:KIND_LENGTH])
+            self._transport.debug(f"the variable {shown} was not accepted; {ENV_HINT}")
 
     def _session_over(self, session: SessionChannel) -> None:
         with self._lock:

@@ -108,6 +108,7 @@ class Endpoint:
             request_id=session.request_id if session else request.request_id,
             user_uuid=session.user_uuid if session else "",
             client=request.headers.get("x-forwarded-for", "")[:MAX_ADDRESS],
+            gateway=self._identity.address,
         )
         headers = [
             ("X-Arvados-Authorization-Response", credentials.respond_auth(secret, proof)),

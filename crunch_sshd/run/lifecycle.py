@@ -43,12 +43,14 @@ class Settings:
     With ``log_dir`` the output goes to ``stdout.txt`` and ``stderr.txt`` there, and the record's ``log`` is that
     directory as a ``file:`` URI (an Arvados cluster has a collection there; this one has no Keep to put it in).
     Without it the output goes to crunch-run's own stdout and stderr, and ``log`` stays empty. ``hold_on_failure`` is
-    the longest time in seconds that a container may ask to be kept up for after its program has failed.
+    the longest time in seconds that a container may ask to be kept up for after its program has failed. ``with_init``:
+    the container's first process is the engine's init, which reaps what sessions leave behind.
     """
 
     uuid: str
     log_dir: Path | None
     hold_on_failure: float = 0.0
+    with_init: bool = True
 
 
 class OutputLost(ArvSshError):
@@ -128,7 +130,7 @@ class Lifecycle:
         client = docker_engine.connect()
         with ExitStack() as stack:
             stdout, stderr = self._outputs(stack)
-            container = Container.create(client, self._settings.uuid, options)
+            container = Container.create(client, self._settings.uuid, options, self._settings.with_init)
             stack.callback(self._release, container.remove)
             self._check_signal()
             hold = self._prepare_hold(options.hold, container)

@@ -166,6 +166,14 @@ class Runtime(ABC):
         container = self.host()
         return container.working_directory() if container is not None else "/"
 
+    def obstacle(self, directory: str, account: Account) -> str:
+        """Return why ``account`` cannot work in a directory, in the kernel's words; "" if it can or nobody knows.
+
+        Asked before each start, so it executes nothing.
+        """
+        container = self.host()
+        return container.obstacle(directory, account) if container is not None else ""
+
     def has_ended(self) -> bool:
         """Say whether the container has ended, or is ending; False if that cannot be known."""
         container = self.host()

@@ -7,8 +7,10 @@ container's shell.
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
+import os
 import select
 import socket
 import struct
@@ -32,9 +34,10 @@ from crunch_sshd.runtimes import (
     host_processes,
 )
 from crunch_sshd.runtimes.control_thread import ControlThread
-from crunch_sshd.runtimes.docker_engine import DockerClient, engine_errors, is_program, open_stream
+from crunch_sshd.runtimes.docker_engine import DockerClient, engine_errors, is_program, open_stream, path_exists
 from crunch_sshd.runtimes.host_container import LIMIT, HostContainer
 from crunch_sshd.runtimes.start_failure import start_failed
+from crunch_sshd.runtimes.terminal_name import NAME_TERMINAL
 from crunch_sshd.ssh.memory import untouched
 
 logger = logging.getLogger(__name__)
@@ -48,7 +51,7 @@ NEVER_TYPED = ",".join(["ctrl-^", "ctrl-_"] * 8)
 """A detach sequence that no user types. Docker has no "off": empty means its default, which would swallow Ctrl-P."""
 DETACH_BYTES = b"\x1e\x1f" * 8
 """The same as the engine reports it (API ``exec/{id}/json``, DetachKeys): an exec that has it is ours; no other has."""
-BOOTSTRAP = 'stty rows "$1" cols "$2" 2>/dev/null; shift 2; exec "$@"'
+BOOTSTRAP = f'stty rows "$1" cols "$2" 2>/dev/null; shift 2; {NAME_TERMINAL}'
 """Sets the size before the program's first look at it. Engines before API 1.42 can only resize a running exec."""
 FAILED_STARTS = (b"OCI runtime exec failed", b"cannot exec", b"failed to create", b"Error: runc: ", b"Error: crun: ")
 """How the output begins when an exec never started; the last two are Podman's."""
@@ -78,6 +81,11 @@ class DockerRuntime(Runtime):
 
     def directory(self) -> str:
         return self._directory
+
+    def obstacle(self, directory: str, account: Account) -> str:
+        if self._host is not None or directory == "/":
+            return super().obstacle(directory, account)
+        return "" if path_exists(self._client, self._container, directory) else os.strerror(errno.ENOENT)
 
     def account(self, login_username: str) -> Account:
         with engine_errors(f"container {self._name}"):

@@ -68,6 +68,11 @@ def is_program(client: DockerClient, container: str, path: str) -> bool:
     return found is not None and not found["mode"] & GO_NOT_REGULAR and bool(found["mode"] & 0o111)
 
 
+def path_exists(client: DockerClient, container: str, path: str) -> bool:
+    """Say whether the container has something at ``path``, perhaps a link that leads nowhere."""
+    return _stat(client, container, path) is not None
+
+
 def _stat(client: DockerClient, container: str, path: str) -> dict[str, Any] | None:
     """Return what the engine says of a path, None where it finds nothing (API ``HEAD /containers/{id}/archive``).
 

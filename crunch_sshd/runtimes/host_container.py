@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from arv_ssh.errors import Unavailable
-from crunch_sshd.runtimes import confinement, control_groups, seccomp
+from crunch_sshd.runtimes import confinement, control_groups, directories, seccomp
 from crunch_sshd.runtimes.confinement import CAPABILITY_SETS, Confinement, Limit
 
 if TYPE_CHECKING:
@@ -115,6 +115,10 @@ class HostContainer:
     def working_directory(self) -> str:
         """Return where the first process is now, as a path inside the container."""
         return os.readlink("cwd", dir_fd=self._proc)
+
+    def obstacle(self, directory: str, account: Account) -> str:
+        """Return why ``account`` cannot work in a directory, in the kernel's words; "" if it can or nobody knows."""
+        return directories.obstacle(self, directory, account)
 
     def open_pidfd(self) -> int:
         """Return a descriptor that is readable once the first process has ended (pidfd_open(2))."""
@@ -216,10 +220,17 @@ class HostContainer:
 
     def groups_outside(self, groups: Sequence[int]) -> list[int]:
         """Return this host's ids for groups of the container's user namespace (user_namespaces(7))."""
+        return self._ids_outside("gid_map", groups)
+
+    def user_outside(self, uid: int) -> int | None:
+        """Return this host's id for a user of the container's user namespace; None if it has none."""
+        return next(iter(self._ids_outside("uid_map", [uid])), None)
+
+    def _ids_outside(self, id_map: str, ids: Sequence[int]) -> list[int]:
         found = []
-        for line in self.read_process("gid_map").decode("ascii").splitlines():
+        for line in self.read_process(id_map).decode("ascii").splitlines():
             inside, outside, count = (int(word) for word in line.split())
-            found += [outside + group - inside for group in groups if inside <= group < inside + count]
+            found += [outside + one - inside for one in ids if inside <= one < inside + count]
         return found
 
     def open(self, path: str, flags: int) -> int:

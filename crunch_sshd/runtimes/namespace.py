@@ -34,6 +34,7 @@ from crunch_sshd.runtimes import (
     accounts,
     host_processes,
     terminal_modes,
+    terminal_name,
 )
 from crunch_sshd.runtimes.contained import Contained, ContainedProcess
 from crunch_sshd.runtimes.host_container import HostContainer
@@ -49,6 +50,8 @@ PTMX = (5, 2)
 POWER = os.uname().machine.startswith("ppc")
 TIOCSPTLCK = 0x80045431 if POWER else 0x40045431
 """Unlocks the other end of a new terminal (ioctl_tty(2))."""
+TIOCGPTN = 0x40045430 if POWER else 0x80045430
+"""Asks for a terminal's number among those of its /dev/pts (ioctl_tty(2))."""
 TIOCGPTPEER = 0x20005441 if POWER else 0x5441
 """Opens the other end by no path, which the container could have replaced (ioctl_tty(2))."""
 
@@ -124,10 +127,12 @@ class NamespaceRuntime(Runtime):
     def _describe(self, command: Command, credentials: Contained, opened: _Opened) -> dict[str, Any]:
         """Return the job for the child, except for the descriptors of this one session."""
         contained, inside = self._contained, credentials.inside
+        own = contained.environment()
+        own.pop(b"SHLVL", None)  # of the shell that started the contained process; a session's is none of its children
         wanted = {os.fsencode(name): os.fsencode(value) for name, value in command.environment.items()}
         return {
             "argv": [os.fsencode(word) for word in command.argv],
-            "environment": contained.environment() | wanted,
+            "environment": own | wanted,
             "directory": None if command.directory is None else os.fsencode(command.directory),
             "terminal": command.terminal is not None,
             "uid": inside.uid,
@@ -162,26 +167,29 @@ class NamespaceRuntime(Runtime):
         self, job: dict[str, Any], credentials: Contained, terminal: Terminal, opened: _Opened
     ) -> Process:
         with ExitStack() as ours:
-            master, slave = self._open_terminal()
+            master, slave, name = self._open_terminal()
             ours.enter_context(_Descriptor(master))
             opened.closing(slave)
             _give(slave, credentials)
             terminal_modes.apply(master, terminal.modes)
             terminal_modes.resize(master, terminal)
+            if name:
+                job["environment"][os.fsencode(terminal_name.VARIABLE)] = os.fsencode(name)
             pid = self._launch(job, opened, slave, slave, slave)
             ours.pop_all()
         outputs = {master: Output.STDOUT}
         return HostProcess(pid, master, outputs, lambda: self._hang_up(pid), tty=True, identity=self._identity())
 
-    def _open_terminal(self) -> tuple[int, int]:
-        """Return both ends of a new terminal: the container's own if it has them, so that it has a name there."""
+    def _open_terminal(self) -> tuple[int, int, str]:
+        """Return both ends of a new terminal, and its name in the container if it is the container's own, else ""."""
         found = self._open_ptmx()
         if found is None:
-            return os.openpty()
+            return *os.openpty(), ""
         with _Descriptor(found) as master:
             fcntl.ioctl(master.number, TIOCSPTLCK, struct.pack("i", 0))
             slave = fcntl.ioctl(master.number, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-            return master.release(), slave
+            number = struct.unpack("I", fcntl.ioctl(found, TIOCGPTN, bytes(4)))[0]
+            return master.release(), slave, f"/dev/pts/{number}"
 
     def _open_ptmx(self) -> int | None:
         try:

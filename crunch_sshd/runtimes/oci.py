@@ -36,6 +36,7 @@ from crunch_sshd.runtimes import (
     confinement,
     host_processes,
     terminal_modes,
+    terminal_name,
 )
 from crunch_sshd.runtimes.bundle import State
 from crunch_sshd.runtimes.host_container import HostContainer
@@ -131,7 +132,8 @@ class OciRuntime(Runtime):
         process = dict(confinement.without_more_than_bounding(self._process, account.uid))
         environment = self._bundle.environment | {"HOME": account.home} | command.environment
         process["env"] = [f"{name}={value}" for name, value in environment.items()]
-        process["args"] = list(command.argv)
+        has_shell = terminal is not None and account.sh is not None
+        process["args"] = terminal_name.naming(command.argv) if has_shell else list(command.argv)
         process["cwd"] = command.directory or process.get("cwd") or "/"
         process["user"] = {"uid": account.uid, "gid": account.gid, "additionalGids": list(account.groups)}
         process["rlimits"] = self._limits()

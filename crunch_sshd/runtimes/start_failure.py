@@ -17,6 +17,10 @@ _ENDINGS = (
 )  # fmt: skip
 
 
+_NO_DIRECTORY = ("chdir", "current working directory is outside of container mount namespace")
+"""How a text begins that is about the working directory; runc takes one that was removed for a break-out."""
+
+
 def start_failed(reason: str, program: str) -> StartFailed:
     """Return the failure that a runtime's error text means; ``program`` is named where the text names none (crun)."""
     lines = reason.strip().splitlines()
@@ -26,6 +30,8 @@ def start_failed(reason: str, program: str) -> StartFailed:
         text = text.removesuffix(ending)
     for noise in _NOISE:
         text = text.removeprefix(noise)
+    if text.startswith(_NO_DIRECTORY):
+        return StartFailed("the container's working directory is gone, or may not be entered", NOT_FOUND)
     missing = "not found" in text or "no such file" in text
     text = text.replace('"', "")
     return StartFailed(text if program in text else f"{program}: {text}", NOT_FOUND if missing else NOT_EXECUTABLE)

@@ -10,8 +10,10 @@ import fnmatch
 from collections.abc import Sequence
 
 from crunch_sshd.runtimes import SH, Account, StartFailed, Terminal
-from crunch_sshd.session import words
+from crunch_sshd.session import profiles, words
 
+OURS = "SSH_"
+"""How the names of variables begin that say what the connection is: only the gateway knows that."""
 NO_SHELL = 127
 """The exit status that a shell gives for "command not found"."""
 SYNTAX_ERROR = 2
@@ -34,7 +36,7 @@ def login_shell(account: Account) -> list[str]:
     """Return the vector of a login shell; raise :class:`StartFailed` when the image has no shell."""
     if account.shell is None:
         raise StartFailed("this container's image has no shell; give a command, e.g. ssh UUID /program", NO_SHELL)
-    return [account.shell, "-l"]
+    return profiles.login_shell(account.shell)
 
 
 def shell_notice(account: Account) -> str:
@@ -90,9 +92,10 @@ def environment(account: Account, terminal: Terminal | None, requested: dict[str
     own["SHELL"] = account.shell or SH
     if terminal is not None:
         own["TERM"] = terminal.term
+    own["MAIL"] = f"/var/mail/{account.name}"
     return requested | own
 
 
 def accepted(name: str, patterns: Sequence[str]) -> bool:
-    """Say whether a client may set the variable ``name`` (AcceptEnv of sshd_config(5))."""
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    """Say whether a client may set the variable ``name`` (AcceptEnv of sshd_config(5)); never one of :data:`OURS`."""
+    return not name.startswith(OURS) and any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

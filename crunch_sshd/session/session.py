@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from paramiko.message import Message
 
-from arv_ssh.config.session_options import SessionOptions
+from arv_ssh.config.session_options import WORKING_DIRECTORIES, SessionOptions
 from arv_ssh.errors import ArvSshError, Unavailable
 from arv_ssh.log import event
 from crunch_sshd.forwarding.agent import Agent
 from crunch_sshd.forwarding.broker import BrokerError
 from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, StartFailed, Terminal
-from crunch_sshd.session import commands, subsystems
+from crunch_sshd.session import commands, subsystems, working_directory
 from crunch_sshd.session.detach import DetachKeys
 from crunch_sshd.session.environment import Environment
 from crunch_sshd.session.resizes import Resizes
@@ -49,7 +50,11 @@ class SessionChannel:
         make_agent: Callable[[], Agent | None] = lambda: None,
         container_ended: Callable[[], bool] = lambda: False,
         watch: SessionWatch | None = None,
+        variables: Mapping[str, str] = MappingProxyType({}),
+        env_refused: Callable[[str], None] = lambda name: None,
     ) -> None:
+        self._variables = variables
+        self._env_refused = env_refused
         self._container_ended = container_ended
         self._channel = channel
         self._account = account
@@ -57,6 +62,7 @@ class SessionChannel:
         self._over = over
         self._options = options
         self._environment = Environment()
+        self._directory = options.working_directory
         self._terminal: Terminal | None = None
         self._command: Command | None = None
         self._start: Callable[[Command], Process] = runtime.start
@@ -146,9 +152,14 @@ class SessionChannel:
 
     def _env(self, message: Message) -> bool:
         name, value = _text(message), _text(message)
-        if self._started or not commands.accepted(name, self._options.accept_env):
-            return False
-        return self._environment.add(name, value)
+        if name == working_directory.VARIABLE and not self._started:
+            self._directory = value[: working_directory.SHOWN]
+            return value in WORKING_DIRECTORIES
+        accepted = not self._started and commands.accepted(name, self._options.accept_env)
+        if accepted and self._environment.add(name, value):
+            return True
+        self._env_refused(name)
+        return False
 
     def _agent_req(self, message: Message) -> bool:
         if not self._started and self._agent is None:
@@ -183,8 +194,12 @@ class SessionChannel:
             self._command = Command(
                 argv=arguments(),
                 account=self._account,
-                environment=commands.environment(self._account, self._terminal, self._environment.variables),
+                environment={
+                    **commands.environment(self._account, self._terminal, self._environment.variables),
+                    **self._variables,
+                },
                 terminal=self._terminal,
+                directory=working_directory.choose(self._directory, self._account),
             )
         except StartFailed as refusal:
             self._refusal = refusal
@@ -266,7 +281,8 @@ class SessionChannel:
             assert self._command is not None  # noqa: S101 - replied() starts this thread with one of the two
             if self._notice:
                 self._say(self._notice)
-            status = self._pump(self._started_program(self._with_agent(self._command)))
+            command = self._in_directory(self._with_agent(self._command))
+            status = self._pump(self._started_program(command))
             self._watch.check()
         except StartFailed as error:
             status = error.exit_status
@@ -296,6 +312,13 @@ class SessionChannel:
         except (BrokerError, OSError) as error:
             self._say(f"there is no agent forwarding: {error}")
             return command
+
+    def _in_directory(self, command: Command) -> Command:
+        """Return the command, to start in ``/`` if its own directory is gone or the user may not be there."""
+        settled, sentence = working_directory.settle(command, self._runtime)
+        if sentence:
+            self._say(sentence)
+        return settled
 
     def _pump(self, process: Process) -> int:
         with self._lock:

@@ -44,7 +44,7 @@ def _start_sftp(command: Command, runtime: Runtime) -> Process:
     container = runtime.host()
     if container is None:
         return _start_image_sftp(command, runtime)
-    arguments = [runtime.directory(), command.account.home]
+    arguments = [command.directory or runtime.directory(), command.account.home]
     try:
         child = entry.enter(container, command.account, MODULE, FILE_SERVER, arguments, **PIPES)
     except threads.NO_ROOM as error:

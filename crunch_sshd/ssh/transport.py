@@ -149,6 +149,15 @@ class GatewayTransport(paramiko.Transport):
             logger.debug("the client left before it could be notified: %s", error)
         self.close()
 
+    def debug(self, text: str) -> None:
+        """Send a text that the client shows only if its user asked for debug messages (RFC 4253 §11.3). Any thread."""
+        message = Message()
+        message.add_byte(common.cMSG_DEBUG)
+        message.add_boolean(False)
+        message.add_string(text)
+        message.add_string("en")
+        self._send_user_message(message)
+
     def _send_user_message(self, data: Message | Packet) -> None:
         """Send after any key exchange that is under way and after earlier messages.
 

@@ -121,6 +121,21 @@ def test_controlling_terminal(place: Place) -> None:
     assert result.out == b"/dev/pts/0\r\nhere\r\n"
 
 
+def test_name_of_the_terminal(place: Place) -> None:
+    """A program on a terminal has its name in SSH_TTY, and one without has no such variable."""
+    assert place.shell('test "$SSH_TTY" = "$(tty)"; exit $?', terminal=TERMINAL).result().status == 0
+    assert place.shell('echo "${SSH_TTY-none}"').result().out == b"none\n"
+
+
+def test_obstacle(start_place: StartPlace) -> None:
+    """A directory that is there is none, and one that is not is said in the kernel's words."""
+    place = start_place()
+    account = place.runtime.account("")
+    assert place.runtime.obstacle("/etc", account) == ""
+    assert place.runtime.obstacle("/no/such/place", account) == "No such file or directory"
+    assert place.runtime.obstacle("/etc/passwd", account) == "Not a directory"
+
+
 def test_controlling_terminal_of_a_user(start_place: StartPlace) -> None:
     """A user other than root may open its terminal and its pipes by name."""
     place = start_place("--user", "crunch")

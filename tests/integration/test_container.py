@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from docker import errors as docker_errors
 
 from arv_ssh import uuids
 from arv_ssh.errors import ArvSshError, Unprocessable
@@ -16,6 +17,7 @@ from crunch_sshd.run.container_options import from_record
 from crunch_sshd.runtimes import docker_engine
 from crunch_sshd.runtimes.docker_engine import DockerClient
 from tests.integration.embedded_cluster import BUSYBOX, docker, docker_container
+from tests.timing import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +35,11 @@ def uuid(client: DockerClient) -> Iterator[str]:
     container.clean_up(client, result)
 
 
-def create(client: DockerClient, uuid: str, *command: str, **record: Any) -> Container:
+def create(
+    client: DockerClient, uuid: str, *command: str, with_init: bool = True, **record: Any
+) -> Container:
     attributes = {"uuid": uuid, "container_image": BUSYBOX, "command": list(command)} | record
-    return Container.create(client, uuid, from_record(attributes))
+    return Container.create(client, uuid, from_record(attributes), with_init)
 
 
 def run(client: DockerClient, uuid: str, *command: str, **record: Any) -> tuple[int, bytes, bytes]:
@@ -124,6 +128,73 @@ def test_a_command_that_does_not_exist(client: DockerClient, uuid: str) -> None:
     with pytest.raises(ArvSshError, match="cannot start container .*/no/such/command"):
         made.start(io.BytesIO(), io.BytesIO())
     made.remove()
+
+
+@pytest.mark.parametrize("command", ["no-such-command", "./no-such-command"])
+def test_a_command_that_is_in_no_place(client: DockerClient, uuid: str, command: str) -> None:
+    """So is one that is looked for, although the init would start without it."""
+    made = create(client, uuid, command)
+    with pytest.raises(ArvSshError, match=f"cannot start container .*{command}.*(not found|no such file)"):
+        made.start(io.BytesIO(), io.BytesIO())
+    made.remove()
+
+
+@pytest.mark.parametrize("command", [["echo", "found"], ["./echo", "found"]])
+def test_a_command_that_is_looked_for(client: DockerClient, uuid: str, command: list[str]) -> None:
+    """A command is found in PATH, or where it is relative to the working directory."""
+    assert run(client, uuid, *command, cwd="/bin") == (0, b"found\n", b"")
+
+
+LEAVE_ORPHANS = "(sleep 0.1 &) ; (sleep 0.1 &)"
+ZOMBIES = "grep -l '^State:.Z' /proc/[0-9]*/status | wc -l"
+
+
+@pytest.mark.parametrize("with_init", [True, False])
+def test_orphans_are_reaped(client: DockerClient, uuid: str, with_init: bool) -> None:
+    """What a session leaves behind and nobody waits for is gone once it ends, thanks to the init alone."""
+    made = create(client, uuid, "sleep", "600", with_init=with_init)
+    made.start(io.BytesIO(), io.BytesIO())
+    docker("exec", uuid, "sh", "-c", LEAVE_ORPHANS)
+    wait_for(lambda: "sleep 0.1" not in docker("exec", uuid, "ps", "-o", "args"), "the orphans to end")
+    assert docker("exec", uuid, "sh", "-c", ZOMBIES) == ("0" if with_init else "2")
+
+
+@pytest.mark.parametrize(("number", "status"), [("TERM", 143), ("KILL", 137), ("SEGV", 139)])
+def test_death_by_signal(client: DockerClient, uuid: str, number: str, status: int) -> None:
+    """The status says which signal ended the command."""
+    assert run(client, uuid, "sh", "-c", f"kill -{number} $$")[0] == status
+
+
+def test_stop_tells_the_command(client: DockerClient, uuid: str) -> None:
+    """SIGTERM reaches the command behind the init, and its own status is the container's."""
+    made = create(client, uuid, "sh", "-c", "trap 'exit 5' TERM; echo up; while :; do sleep 0.1; done")
+    stdout = io.BytesIO()
+    made.start(stdout, io.BytesIO())
+    wait_for(lambda: b"up" in stdout.getvalue(), "the command")
+    made.stop()
+    assert made.wait() == 5
+
+
+@pytest.mark.parametrize(
+    "words",
+    ['exec: "docker-init": executable file not found in $PATH',
+     "lookup init binary: container-init binary not found on the host: stat /usr/libexec/podman/catatonit"],
+)  # fmt: skip
+@pytest.mark.parametrize("call", ["create_container", "start"])
+def test_an_engine_without_an_init(
+    client: DockerClient, uuid: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, words: str,
+    call: str,
+) -> None:  # fmt: skip
+    """The container then runs without one, and the log says so."""
+    real = getattr(client.api, call)
+
+    def refuse(*arguments: Any, **more: Any) -> Any:
+        monkeypatch.setattr(client.api, call, real)
+        raise docker_errors.APIError(words)
+
+    monkeypatch.setattr(client.api, call, refuse)
+    assert run(client, uuid, "cat", "/proc/1/comm") == (0, b"cat\n", b"")
+    assert "the engine has no init" in caplog.text
 
 
 def test_a_bind_source_that_does_not_exist(client: DockerClient, uuid: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 from pathlib import Path
 
@@ -241,6 +242,18 @@ class TestLogin:
     def test_environment_of_the_client(self, ssh: Ssh, container: str) -> None:
         """Variables that ssh sends are set."""
         assert text(ssh("-o", "SetEnv=LC_FLAVOUR=vanilla", container, "echo $LC_FLAVOUR")) == "vanilla"
+
+    def test_ends_of_the_connection(self, ssh: Ssh, container: str) -> None:
+        """SSH_CLIENT and SSH_CONNECTION name the user's machine as the controller sees it, and the gateway."""
+        client, connection = text(ssh(container, "echo $SSH_CLIENT; echo $SSH_CONNECTION")).splitlines()
+        assert re.fullmatch(r"127\.0\.0\.1 65535 \d+", client)
+        assert connection == client.replace(" 65535 ", " 65535 127.0.0.1 ")
+
+    def test_orphans_are_reaped(self, ssh: Ssh, container: str) -> None:
+        """What a session leaves behind is gone when it ends, although the container's own program waits for nothing."""
+        text(ssh(container, "(sleep 0.1 </dev/null >/dev/null 2>&1 &)"))
+        count = "grep -l '^State:.Z' /proc/[0-9]*/status | wc -l; grep -l '^Name:.sleep' /proc/[0-9]*/status | wc -l"
+        wait_for(lambda: text(ssh(container, count)) == "0\n1", "nothing but the container's own sleep")
 
     def test_environment_and_directory_of_the_container(self, ssh: Ssh, cluster: EmbeddedCluster) -> None:
         """The container's own environment and working directory are the session's."""

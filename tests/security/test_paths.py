@@ -11,8 +11,11 @@ from pathlib import Path
 import paramiko
 import pytest
 
+from crunch_sshd.runtimes import docker_engine
+from crunch_sshd.runtimes.choose import choose
+from tests.integration.bare_sshd import serving
 from tests.integration.clients import Way
-from tests.integration.embedded_cluster import docker, docker_container
+from tests.integration.embedded_cluster import docker
 from tests.integration.inside import execute, running
 from tests.security.conftest import Site
 from tests.timing import wait_for
@@ -49,6 +52,7 @@ def move(*_):
     os.chdir("/")
     os.mkdir("/moved")
 signal.signal(signal.SIGUSR1, move)
+print("ready", flush=True)
 while True:
     time.sleep(1000)
 """
@@ -131,15 +135,26 @@ def test_the_kernels_files(site: Site, path: str) -> None:
     assert str(os.getpid()) not in names
 
 
-def test_root_directory_replaced(site: Site, marker: Path) -> None:
+@pytest.fixture
+def jail() -> Iterator[str]:
+    """A container without an init, so that its first process is the program that takes another root directory."""
+    container = docker("run", "--detach", "--network", "none", "arv-ssh/debian:test", "python3", "-c", JAIL)
+    wait_for(lambda: docker("logs", container) == "ready", "the program")
+    yield container
+    docker("rm", "--force", container)
+
+
+def test_root_directory_replaced(jail: str, marker: Path) -> None:
     """A container whose first process takes another root: open sessions keep theirs, new ones are in the container."""
-    uuid = site.cluster.run("python3", "-c", JAIL, image="arv-ssh/debian:test")
-    with files(site, uuid) as before:
-        client_sees = set(before.listdir("/"))
-        docker("kill", "--signal", "USR1", docker_container(uuid))
-        wait_for(lambda: "moved" in before.listdir("/tmp/jail"), "the other root directory")
-        assert set(before.listdir("/")) == client_sees
-        with files(site, uuid) as after:
-            for target in ("/up", *ways_out(marker), *(f"/up{way}" for way in ways_out(marker))):
-                assert read(after, target) == b""
-            assert set(after.listdir("/up")) <= client_sees | {"etc", "up", "moved"}
+    client = docker_engine.connect()
+    with serving(choose("auto", client, jail, "zzzzz-dz642-xxxxxxxxxxxxxxx")) as server:
+        with server.transport() as first, first.open_sftp_client() as before:
+            client_sees = set(before.listdir("/"))
+            docker("kill", "--signal", "USR1", jail)
+            wait_for(lambda: "moved" in before.listdir("/tmp/jail"), "the other root directory")
+            assert set(before.listdir("/")) == client_sees
+            with server.transport() as second, second.open_sftp_client() as after:
+                for target in ("/up", *ways_out(marker), *(f"/up{way}" for way in ways_out(marker))):
+                    assert read(after, target) == b""
+                assert set(after.listdir("/up")) <= client_sees | {"etc", "up", "moved"}
+    client.close()

@@ -77,6 +77,7 @@ WITHOUT = {
     "crunch_sshd/runtimes/oci.py": "tests/conformance/test_conformance.py runs against it",
     "crunch_sshd/runtimes/orphans.py": "tests/conformance/test_conformance.py looks for what a session left",
     "crunch_sshd/runtimes/terminal_modes.py": "tests/integration/test_ssh_session.py compares terminals with sshd's",
+    "crunch_sshd/runtimes/terminal_name.py": "tests/integration/test_session_start.py compares the name with tty's",
     "crunch_sshd/ssh/limits.py": "tests/hostile/test_growth.py sends more than each of them",
     "proxycommand/completion.py": "tests/unit/test_completions.py has shells complete",
     "proxycommand/doctor.py": "tests/integration/test_doctor.py runs the command",

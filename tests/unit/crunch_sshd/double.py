@@ -138,6 +138,12 @@ class MemoryRuntime(Runtime):
     def host(self) -> None:
         return None
 
+    def directory(self) -> str:
+        return "/"
+
+    def obstacle(self, directory: str, account: Account) -> str:
+        return ""
+
     def account(self, login_username: str) -> Account:
         if login_username in ("", "root"):
             return ROOT

@@ -92,12 +92,13 @@ def test_own_keys() -> None:
             API="https://api.example.org:443/",
             EmbeddedAPI={"Database": "sqlite:////d/db.sqlite"},
             TLS={"Insecure": True},
-            Containers={"LocalDispatch": {"PollInterval": 0.2}},
+            Containers={"LocalDispatch": {"PollInterval": 0.2, "ContainerInit": False}},
         ),
     )
     assert cluster.api == "https://api.example.org:443"
     assert cluster.database == "sqlite:////d/db.sqlite"
     assert cluster.api_insecure and cluster.dispatch_poll_interval == 0.2
+    assert not cluster.container_init and cluster_config.parse("zzzzz", section()).container_init
 
 
 @pytest.mark.parametrize("what", ["User", "Container", "Controller"])
@@ -162,6 +163,7 @@ def test_mode(given: dict[str, Any], mode: str) -> None:
         ({"Services": {"Controller": {"InternalURLs": "http://x"}}}, "Controller.InternalURLs should be a section"),
         ({"Containers": {"LocalDispatch": {"GatewayTunnel": "http://c.example.org"}}}, "GatewayTunnel is 'http://c"),
         ({"Containers": {"LocalDispatch": {"GatewayTunnel": True}}}, "GatewayTunnel is True; it must be true"),
+        ({"Containers": {"LocalDispatch": {"ContainerInit": "yes"}}}, "LocalDispatch.ContainerInit is 'yes'"),
         ({"Containers": {"LocalDispatch": {"PollInterval": "fast"}}}, "LocalDispatch.PollInterval is 'fast'; it must"),
         ({"Containers": {"MaxDispatchAttempts": "many"}}, "Containers.MaxDispatchAttempts is 'many'; it must"),
     ],

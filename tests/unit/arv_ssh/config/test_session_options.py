@@ -23,17 +23,18 @@ def test_nothing_said_is_the_default() -> None:
 def test_every_key() -> None:
     """AcceptEnv replaces the list, Subsystems adds to the table."""
     section = {
-        "AcceptEnv": ["EDITOR"], "MaxSessionChannels": 2, "Subsystems": {"echo": "cat"}, "Algorithms": "modern"
+        "AcceptEnv": ["EDITOR"], "MaxSessionChannels": 2, "Subsystems": {"echo": "cat"}, "Algorithms": "modern",
+        "WorkingDirectory": "home",
     }  # fmt: skip
     options = session_options.parse(section, "here")
-    assert options.accept_env == ("EDITOR",) and options.max_sessions == 2
+    assert options.accept_env == ("EDITOR",) and options.max_sessions == 2 and options.working_directory == "home"
     assert options.subsystems == {"sftp": session_options.INTERNAL_SFTP, "echo": "cat"}
     assert options.algorithms == "modern"
 
 
 def test_json_brings_back_the_same() -> None:
     """What the dispatcher hands over is what crunch-run reads."""
-    options = SessionOptions(("A", "B_*"), 3, {"sftp": "internal-sftp", "x": "y z"}, "modern")
+    options = SessionOptions(("A", "B_*"), 3, {"sftp": "internal-sftp", "x": "y z"}, "modern", "home")
     assert session_options.from_json(options.to_json()) == options
 
 
@@ -55,8 +56,10 @@ def test_old_name() -> None:
         ({"Subsystems": ["sftp"]}, "here.Subsystems"),
         ({"Algorithms": "old"}, "here.Algorithms is 'old'; it must be modern or compatible"),
         ({"Algorithms": ["modern"]}, "here.Algorithms"),
-        ({"MaxSession": 3}, "AcceptEnv, MaxSessionChannels, Subsystems, Algorithms"),
-        ([], "AcceptEnv, MaxSessionChannels, Subsystems, Algorithms"),
+        ({"WorkingDirectory": "/tmp"}, "here.WorkingDirectory is '/tmp'; it must be container or home"),
+        ({"WorkingDirectory": ["home"]}, "here.WorkingDirectory"),
+        ({"MaxSession": 3}, "AcceptEnv, MaxSessionChannels, Subsystems, Algorithms, WorkingDirectory"),
+        ([], "AcceptEnv, MaxSessionChannels, Subsystems, Algorithms, WorkingDirectory"),
     ],
 )
 def test_mistakes_are_named(section: Any, key: str) -> None:

@@ -99,6 +99,15 @@ def test_the_hold(crunch_run: CrunchRun, tmp_path: Path) -> None:
     assert seen["argv"][-3:] == ["--hold-on-failure", "1234567.5", UUID]
 
 
+def test_without_init(crunch_run: CrunchRun, tmp_path: Path) -> None:
+    """crunch-run is told when containers are to have no init."""
+    lock = process_lock.acquire(tmp_path / "lock")
+    assert lock
+    assert replace(crunch_run, container_init=False).start(lock, UUID, "v2/its-own/token").wait(10) == 0
+    seen = json.loads((tmp_path / "log" / UUID / "crunch-run.txt").read_text())
+    assert seen["argv"][-2:] == ["--no-container-init", UUID]
+
+
 def test_no_descriptor_is_left(crunch_run: CrunchRun, tmp_path: Path) -> None:
     """Starting crunch-run leaves no pipe and no lock open in the dispatcher."""
     before = len(os.listdir("/proc/self/fd"))

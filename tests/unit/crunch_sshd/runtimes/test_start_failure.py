@@ -19,6 +19,14 @@ from crunch_sshd.runtimes.start_failure import start_failed
      "/x: permission denied", 126),
     ("Error: crun: executable file `/x` not found: No such file or directory: OCI runtime attempted to invoke a "
      "command that was not found\n", "executable file `/x` not found: No such file or directory", 127),
+    ('OCI runtime exec failed: exec failed: unable to start container process: chdir to cwd ("/work") set in '
+     "config.json failed: no such file or directory: unknown",
+     "the container's working directory is gone, or may not be entered", 127),
+    ("exec failed: unable to start container process: current working directory is outside of container mount "
+     "namespace root -- possible container breakout detected",
+     "the container's working directory is gone, or may not be entered", 127),
+    ('OCI runtime exec failed: exec failed: unable to start container process: exec: "chdir": executable file not '
+     "found in $PATH: unknown", "/x: chdir: executable file not found in $PATH", 127),
     ("open executable: Permission denied", "/x: open executable: Permission denied", 126),
 ])  # fmt: skip
 def test_texts(reason: str, text: str, status: int) -> None:

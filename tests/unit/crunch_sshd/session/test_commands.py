@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from crunch_sshd.runtimes import Account, StartFailed, Terminal
-from crunch_sshd.session import commands
+from crunch_sshd.session import commands, profiles
 from tests.unit.crunch_sshd.double import CRUNCH, ROOT
 
 NO_SHELL = replace(ROOT, shell=None)
@@ -93,7 +93,8 @@ def test_impossible_without_a_shell(command: str, status: int, sentence: str) ->
 
 def test_login_shell() -> None:
     """A shell request is a login shell, or says clearly that the image has none."""
-    assert commands.login_shell(replace(ROOT, shell="/bin/bash")) == ["/bin/bash", "-l"]
+    assert commands.login_shell(replace(ROOT, shell="/bin/zsh")) == ["/bin/zsh", "-l"]
+    assert commands.login_shell(replace(ROOT, shell="/bin/bash")) == profiles.login_shell("/bin/bash")
     with pytest.raises(StartFailed, match="image has no shell; give a command") as caught:
         commands.login_shell(NO_SHELL)
     assert caught.value.exit_status == 127
@@ -113,6 +114,7 @@ def test_environment() -> None:
     environment = commands.environment(CRUNCH, Terminal("vt100", 80, 24), requested)
     assert environment == {
         "LANG": "C", "HOME": "/home/crunch", "USER": "crunch", "LOGNAME": "crunch", "SHELL": "/bin/sh", "TERM": "vt100",
+        "MAIL": "/var/mail/crunch",
     }  # fmt: skip
     assert "TERM" not in commands.environment(CRUNCH, None, {})
     assert commands.environment(NO_SHELL, None, {})["SHELL"] == "/bin/sh"
@@ -123,3 +125,9 @@ def test_environment() -> None:
 def test_accepted(name: str, yes: bool) -> None:
     """Patterns are matched against the whole name, case counts."""
     assert commands.accepted(name, ("LANG", "LC_*")) is yes
+
+
+@pytest.mark.parametrize(("name", "yes"), [("SSH_TTY", False), ("SSH_AUTH_SOCK", False), ("SSH", True), ("FOO", True)])
+def test_accepted_where_everything_is(name: str, yes: bool) -> None:
+    """A variable about the connection is never the client's to set."""
+    assert commands.accepted(name, ("*",)) is yes

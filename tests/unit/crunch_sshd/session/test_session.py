@@ -13,6 +13,7 @@ from paramiko.message import Message
 
 from arv_ssh.errors import ArvSshError
 from crunch_sshd.runtimes import Output, StartFailed
+from crunch_sshd.session import profiles
 from tests.unit.crunch_sshd.conftest import Connect
 from tests.unit.crunch_sshd.double import DEADLINE, Link, MemoryRuntime, ScriptedProcess, read_to_end
 
@@ -50,7 +51,7 @@ def test_shell(link: Link, runtime: MemoryRuntime) -> None:
     channel = link.open()
     channel.invoke_shell()
     process = runtime.next()
-    assert process.command.argv == ["/bin/sh", "-l"]
+    assert process.command.argv == profiles.login_shell("/bin/sh")
     process.end(0)
     assert read_to_end(channel)[2] == 0
 
@@ -407,3 +408,35 @@ def test_program_that_finds_no_room(link: Link, runtime: MemoryRuntime, error: E
     reason = error.strerror if isinstance(error, OSError) else str(error)
     said = f"arv-ssh: the gateway cannot start the program: {reason}\r\n".encode()
     assert read_to_end(link.open("true")) == (b"", said, 255)
+
+
+@pytest.mark.parametrize(("word", "directory"), [("home", "/root"), ("container", None)])
+def test_working_directory(link: Link, runtime: MemoryRuntime, word: str, directory: str | None) -> None:
+    """ARV_CWD says where a program starts, whatever AcceptEnv says, and does not reach its environment."""
+    channel = link.open()
+    channel.set_environment_variable("ARV_CWD", word)
+    channel.exec_command("pwd")
+    process = runtime.next()
+    assert process.command.directory == directory and "ARV_CWD" not in process.command.environment
+    process.end(0)
+
+
+def test_unknown_working_directory(link: Link) -> None:
+    """A program does not start in a place that its user did not mean."""
+    channel = link.open()
+    channel.set_environment_variable("ARV_CWD", "hom" + 1000 * "e")
+    channel.exec_command("pwd")
+    out, err, status = read_to_end(channel)
+    assert (out, status) == (b"", 2)
+    assert b"ARV_CWD is 'home" in err and b"must be container or home" in err and len(err) < 200
+
+
+def test_directory_that_is_gone(link: Link, runtime: MemoryRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program starts in / instead, and a sentence says so before anything else."""
+    monkeypatch.setattr(MemoryRuntime, "obstacle", lambda self, directory, account: "No such file or directory")
+    channel = link.open("pwd")
+    process = runtime.next()
+    assert process.command.directory == "/"
+    process.end(0)
+    _, err, _ = read_to_end(channel)
+    assert err == b"arv-ssh: could not chdir to working directory /: No such file or directory; going on in /\r\n"
