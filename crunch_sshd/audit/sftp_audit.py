@@ -70,6 +70,8 @@ class SftpAudit:
     def _check(self) -> None:
         """End the session when a record could not be written: the server gets no more requests."""
         asked, self._asked = self._asked, []
+        if self._operations.lost:
+            self._refuse(f"the transfer cannot be followed: {self._operations.lost}")
         for future in asked:
             future.cancel()  # no effect on one that is done; the record of one that is late may still be written
             error = future.exception() if future.done() and not future.cancelled() else TimeoutError()
@@ -77,6 +79,12 @@ class SftpAudit:
                 self.refusal = self._audit.refusal(error)
                 self._server.close_stdin()
                 raise BrokenPipeError("the audit record could not be written") from error
+
+    def _refuse(self, reason: str) -> None:
+        """End the session: the server would go on with what is not recorded."""
+        self.refusal = NotRecorded(reason)
+        self._server.close_stdin()
+        raise BrokenPipeError(reason)
 
     def wait_writable(self, timeout: float) -> bool:
         """Wait for the disk, then for the server."""

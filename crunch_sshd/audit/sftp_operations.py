@@ -83,7 +83,8 @@ class _Request:
 class FileOperations:
     """Follows one SFTP session and notes what it does. ``requests`` is called by one thread, ``answers`` by another.
 
-    A stream that cannot be followed is noted once, then ignored: the server ends such a session itself.
+    A stream that cannot be followed is noted once, then ignored; ``lost`` says why. Whoever asks must then end the
+    session: a server may well understand what is not understood here, and would go on unwatched.
     """
 
     def __init__(self, note: Note) -> None:
@@ -92,14 +93,14 @@ class FileOperations:
         self._asked, self._answered = Packets(), Packets()
         self._pending: deque[_Request] = deque()
         self._open: dict[bytes, _File] = {}
-        self._lost = False
+        self.lost = ""
 
     def requests(self, data: bytes | memoryview) -> list[tuple[str, Facts]]:
         """Take the client's data; return the operations on files that it requests."""
         found = []
         with self._lock:
             try:
-                for packet in () if self._lost else self._asked.feed(data):
+                for packet in () if self.lost else self._asked.feed(data):
                     request = self._request(packet)
                     if request is not None:
                         self._pending.append(request)
@@ -115,7 +116,7 @@ class FileOperations:
         """Take the server's data; note the operations that it completes."""
         with self._lock:
             try:
-                for packet in () if self._lost else self._answered.feed(data):
+                for packet in () if self.lost else self._answered.feed(data):
                     self._answer(packet)
             except Malformed as error:
                 self._lose(error)
@@ -128,7 +129,7 @@ class FileOperations:
             self._note("close", {**_sizes(file), "error": "the session ended before"})
 
     def _lose(self, error: Malformed) -> None:
-        self._lost = True
+        self.lost = str(error)
         self._pending.clear()
         self._note("unreadable", {"error": str(error)})
 

@@ -40,12 +40,18 @@ def _refuse_block_device(facts: os.stat_result, path: bytes) -> None:
 
 
 def read(path: str | bytes) -> bytes:
-    """Return the beginning of a regular file, without waiting; nothing from any other kind of file."""
+    """Return the beginning of a regular file, without waiting; nothing from any other kind of file.
+
+    The kernel's own files (proc(5)) are of another kind too: they have a size of 0, and reading one can fail or act.
+    """
     try:
-        if not S_ISREG(os.stat(path).st_mode):
+        if not _holds_data(os.stat(path)):
             return b""
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY), "rb") as file:
+            return (file.read(LIMIT) or b"") if _holds_data(os.fstat(file.fileno())) else b""
     except (OSError, ValueError):
         return b""
-    with open(descriptor, "rb") as file:
-        return file.read(LIMIT) if S_ISREG(os.fstat(descriptor).st_mode) else b""
+
+
+def _holds_data(facts: os.stat_result) -> bool:
+    return S_ISREG(facts.st_mode) and facts.st_size > 0

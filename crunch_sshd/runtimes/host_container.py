@@ -250,19 +250,18 @@ class HostContainer:
         """Return the beginning of a regular file as text, without waiting; "" where the container has no such file.
 
         Only regular files are ever opened: merely opening some devices has an effect, and the container chooses what
-        is at the end of a pipe. Invalid UTF-8 is replaced.
+        is at the end of a pipe. Nor are the kernel's own files, such as /proc/kmsg: reading it takes what it gives
+        from the host's log. Invalid UTF-8 is replaced.
         """
         with self._found(path) as place:
-            if place is None or not stat.S_ISREG(os.fstat(place).st_mode):
+            if place is None or not _holds_data(os.fstat(place)):
                 return ""
             try:
-                flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-                descriptor = os.open(f"/proc/self/fd/{place}", flags)
+                with open(os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+                    return (file.read(LIMIT) or b"").decode("utf-8", "replace")
             except OSError as error:
                 _raise_shortage(error)
                 return ""
-            with open(descriptor, "rb") as file:
-                return (file.read(LIMIT) or b"").decode("utf-8", "replace")
 
     def is_program(self, path: str) -> bool:
         """Say whether ``path``, followed through its links, is a file that somebody may execute, as sshd asks."""
@@ -295,6 +294,11 @@ class HostContainer:
 def is_executable(mode: int) -> bool:
     """Say whether a file's mode (inode(7)) is that of a program."""
     return stat.S_ISREG(mode) and bool(mode & 0o111)
+
+
+def _holds_data(facts: os.stat_result) -> bool:
+    """Say whether this is a regular file with data; the kernel's own (proc(5)) have a size of 0."""
+    return stat.S_ISREG(facts.st_mode) and facts.st_size > 0
 
 
 def _raise_shortage(error: OSError) -> None:

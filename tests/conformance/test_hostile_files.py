@@ -35,6 +35,8 @@ HOSTILE = {
     "a loop of links": "ln -sfn $F-loop $F; ln -sfn $F $F-loop",
     "a link to a device": "ln -s /dev/zero $F",
     "a link out of the container": "ln -s /proc/1/root/../../../../proc/self/root/etc/passwd $F",
+    "a file that cannot be read": "ln -s /proc/1/mem $F",
+    "a file that is used up by reading": "ln -s /proc/kmsg $F",
     "a link to a descriptor": "ln -s /proc/self/fd/0 $F",
     "a name that is too long": 'ln -s "$(printf %0300d 0)" $F',
     "100 MB": "head -c 100000000 /dev/zero | tr '\\0' x > $F",
@@ -89,6 +91,15 @@ def test_everybody_gets_in(start_place: StartPlace, name: str, script: str) -> N
             place.runtime.account("stranger")
         if place.runtime.host() is not None:
             assert opened(place, "/none", READ) == (NO_SUCH_FILE, "No such file or directory")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may read the kernel's log")
+def test_kernels_log(start_place: StartPlace) -> None:
+    """What the container links to is not read where that has an effect on the host: /proc/kmsg forgets what it gave."""
+    container = start_place("--hostname", "spoilt").runtime.host()
+    if container is not None:
+        Path("/dev/kmsg").write_text("<7>arv-ssh: a test of what reads this\n")
+        assert container.read_text("/proc/kmsg") == ""
 
 
 @pytest.mark.parametrize("target", ["/loop", "/dev/zero", "/etc", "/" + "x" * 300, "/proc/self/exe/x"])

@@ -92,3 +92,19 @@ def test_bytes_that_come_while_a_record_waits() -> None:
     assert sftp.write(REQUEST) == 0 and len(audit.futures) == 2
     audit.futures[1].set_result(None)
     assert sftp.write(REQUEST) == len(REQUEST)
+
+
+@pytest.mark.parametrize("required", [True, False])
+@pytest.mark.parametrize(
+    "request_",
+    [bytes([wire.WRITE]) + bytes(8), bytes([wire.WRITE]) + bytes(4) + wire.text(b"h" * 300) + bytes(99)],
+    ids=["only a handle", "a long handle"],
+)
+def test_what_the_server_understands_better(request_: bytes, required: bool) -> None:
+    """A request that the file server answers with a status, but that cannot be followed, ends the session."""
+    sftp, audit, server = watched()
+    audit.required = required
+    with pytest.raises(BrokenPipeError):
+        sftp.write(wire.text(request_) + REQUEST)
+    assert server.closed and not server.taken
+    assert sftp.refusal is not None and "cannot be followed" in str(sftp.refusal)

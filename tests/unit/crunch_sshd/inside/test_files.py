@@ -53,3 +53,10 @@ def test_configuration(tmp_path: Path) -> None:
         for name in ("pipe", "socket", "loop", "none", "file/none", "x" * 300, "a\0b", "."):
             assert files.read(str(tmp_path / name)) == b""
     assert files.read("/dev/zero") == b""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="nobody else may open the kernel's log")
+def test_kernels_files() -> None:
+    """What the kernel makes up is nothing: reading it can fail, or take from the host."""
+    for name in ("/proc/self/mem", "/proc/kmsg", "/proc/self/status"):
+        assert files.read(name) == b""
