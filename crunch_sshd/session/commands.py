@@ -11,11 +11,14 @@ from collections.abc import Sequence
 
 from crunch_sshd.runtimes import SH, Account, StartFailed, Terminal
 from crunch_sshd.session import profiles, words
+from crunch_sshd.ssh.limits import COMMAND_SIZE
 
 OURS = "SSH_"
 """How the names of variables begin that say what the connection is: only the gateway knows that."""
 NO_SHELL = 127
 """The exit status that a shell gives for "command not found"."""
+TOO_LONG = 126
+"""The exit status that a shell gives for a command that it found and cannot execute."""
 SYNTAX_ERROR = 2
 """The exit status that shells give for a quotation without an end."""
 NO_UTF8 = "the command has bytes that are not UTF-8"
@@ -49,6 +52,8 @@ def shell_notice(account: Account) -> str:
 
 def shell_command(account: Account, command: bytes) -> list[str]:
     """Return the vector that runs ``command``; raise :class:`StartFailed` when there is no way to run it."""
+    if len(command) > COMMAND_SIZE:
+        raise _too_long(len(command))
     if b"\0" in command:
         raise StartFailed("the command has a NUL byte, which no program can be given", NO_SHELL)
     try:
@@ -61,7 +66,17 @@ def shell_command(account: Account, command: bytes) -> list[str]:
 def _bytes_command(account: Account, command: bytes) -> list[str]:
     if account.shell is None or account.sh is None:
         raise StartFailed(f"{NO_UTF8}, and this container's image has no {SH} to make them", NO_SHELL)
-    return [account.sh, "-c", RUN_BYTES, "sh", account.shell, _format(command) + END]
+    written = _format(command) + END
+    if len(written) > COMMAND_SIZE:
+        raise _too_long(len(written))
+    return [account.sh, "-c", RUN_BYTES, "sh", account.shell, written]
+
+
+def _too_long(size: int) -> StartFailed:
+    return StartFailed(
+        f"the command has {size} bytes, and Linux takes at most {COMMAND_SIZE}; copy it into the container as a script",
+        TOO_LONG,
+    )
 
 
 def _format(command: bytes) -> str:

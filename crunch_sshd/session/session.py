@@ -26,6 +26,7 @@ from crunch_sshd.session.resizes import Resizes
 from crunch_sshd.session.watch import SessionWatch
 from crunch_sshd.ssh import threads
 from crunch_sshd.ssh.channel_input import ChannelInput
+from crunch_sshd.ssh.limits import COMMAND_SIZE, MODES_SIZE, TERM_LENGTH
 from crunch_sshd.ssh.transport import GatewayChannel
 
 logger = logging.getLogger(__name__)
@@ -147,7 +148,10 @@ class SessionChannel:
         if self._started or self._terminal is not None:
             return False
         term = _text(message)
-        self._terminal = replace(_sized(message, Terminal(term, 0, 0)), modes=message.get_binary())
+        terminal = replace(_sized(message, Terminal(term, 0, 0)), modes=message.get_binary())
+        if len(term) > TERM_LENGTH or len(terminal.modes) > MODES_SIZE:
+            return False
+        self._terminal = terminal
         return True
 
     def _env(self, message: Message) -> bool:
@@ -175,7 +179,7 @@ class SessionChannel:
 
     def _exec(self, message: Message) -> bool:
         text = message.get_binary()
-        return self._program(lambda: commands.shell_command(self._account, text), "exec", text)
+        return self._program(lambda: commands.shell_command(self._account, text), "exec", text[:COMMAND_SIZE])
 
     def _subsystem(self, message: Message) -> bool:
         name = message.get_binary()

@@ -3,7 +3,7 @@
 Owns the numbers; code that keeps something checks them here and refuses what exceeds them. Pure.
 
 sshd is one process per connection, and can leave many of these to the system's limits. The gateway is one process for
-all users of a container, and is the container's crunch-run as well: nothing that a client sends may pile up in it.
+all users of a container: nothing that a client sends may pile up in it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,13 @@ ENVIRONMENT_VARIABLES = 128
 ENVIRONMENT_SIZE = 128 * 1024
 """Bytes of all variables, as the program gets them: name, value, and two more each. Linux accepts no single one that is
 longer. sshd: 128 packets of 256 KiB."""
+
+COMMAND_SIZE = 128 * 1024 - 1
+"""Bytes of a command: Linux executes none that is longer (execve(2), MAX_ARG_STRLEN). sshd: the packet."""
+TERM_LENGTH = 256
+"""Characters in the name of a terminal's type. sshd: the packet."""
+MODES_SIZE = 1024
+"""Bytes of a terminal's modes: the 57 of RFC 4254 §8 have 286. sshd: the packet."""
 
 WAITING_FORWARDS = 100
 """Requests to listen or to stop listening that may wait their turn: as many as the places to listen at.

@@ -33,6 +33,7 @@ METHODS: dict[str, dict[str, tuple[str, ...]]] = {
         "_parse_channel_open": ("m",),
         "_parse_channel_open_failure": ("m",),
         "_parse_channel_open_success": ("m",),
+        "_parse_debug": ("m",),
         "_parse_global_request": ("m",),
         "_parse_kex_init": ("m",),
         "_parse_newkeys": ("m",),

@@ -259,6 +259,9 @@ class GatewayTransport(paramiko.Transport):
         super()._parse_newkeys(message)  # type: ignore[misc]
         self._send_deferred()
 
+    def _parse_debug(self, message: Message) -> None:
+        """Drop a client's SSH_MSG_DEBUG: paramiko would spend half a minute on a long one, for a log that is off."""
+
     def _parse_channel_open(self, message: Message) -> None:
         opening = ChannelOpen(self, message)
         if len(message.asbytes()) > REQUEST_SIZE:

@@ -12,6 +12,7 @@ from tests.hostile.client import (
     CHANNEL_DATA,
     CHANNEL_OPEN,
     CHANNEL_REQUEST,
+    DEBUG,
     FAST,
     GLOBAL_REQUEST,
     IGNORE,
@@ -164,7 +165,7 @@ def resizes(client: HostileClient) -> None:
 def signals(client: HostileClient) -> None:
     """Signals by the thousand."""
     channel = client.open("sleep 1000")
-    packet = client.message(CHANNEL_REQUEST, channel.remote_chanid, "signal", False, "WINCH")
+    packet = client.message(CHANNEL_REQUEST, channel.remote_chanid, "signal", False, "USR1")
     for _ in range(2000):
         client.send_again(packet)
     client.ping()
@@ -177,6 +178,25 @@ def nothing(client: HostileClient) -> None:
         client.send_again(small)
     for _ in range(200):
         client.send_again(large)
+    client.ping()
+
+
+def remarks(client: HostileClient) -> None:
+    """Debug messages of letters, and of bytes that no log shows as they are."""
+    for text in (LONG, b"\xff" * 200 * KB):
+        packet = client.message(DEBUG, True, text, "")
+        for _ in range(100):
+            client.send_again(packet)
+    client.ping()
+
+
+def commands(client: HostileClient) -> None:
+    """Programs whose commands, types of terminal and modes are as long as a packet may be."""
+    for number in range(10):
+        channel = client.open()
+        if number % 2:
+            client.send(CHANNEL_REQUEST, channel.remote_chanid, "pty-req", False, LONG, 80, 24, 0, 0, LONG)
+        client.send(CHANNEL_REQUEST, channel.remote_chanid, "exec", False, b"sleep 1000 #" + b"\xff" * 230 * KB)
     client.ping()
 
 
@@ -195,4 +215,5 @@ ATTACKS = [
     Attack(forward_requests), Attack(cancellations), Attack(sockets), Attack(replies_not_read),
     Attack(channel_replies_not_read), Attack(refusals_not_read), Attack(unknown_messages), Attack(connections),
     Attack(connecting), Attack(names), Attack(sessions), Attack(resizes), Attack(signals), Attack(nothing),
+    Attack(remarks), Attack(commands),
 ]  # fmt: skip

@@ -10,6 +10,7 @@ import pytest
 
 from crunch_sshd.runtimes import Account, StartFailed, Terminal
 from crunch_sshd.session import commands, profiles
+from crunch_sshd.ssh.limits import COMMAND_SIZE
 from tests.unit.crunch_sshd.double import CRUNCH, ROOT
 
 NO_SHELL = replace(ROOT, shell=None)
@@ -131,3 +132,17 @@ def test_accepted(name: str, yes: bool) -> None:
 def test_accepted_where_everything_is(name: str, yes: bool) -> None:
     """A variable about the connection is never the client's to set."""
     assert commands.accepted(name, ("*",)) is yes
+
+
+@pytest.mark.parametrize("account", [ROOT, NO_SHELL])
+@pytest.mark.parametrize("command", [b"x" * (COMMAND_SIZE + 1), b"\xff" * (COMMAND_SIZE // 4 + 1)])
+def test_a_command_that_linux_does_not_execute(account: Account, command: bytes) -> None:
+    """A command longer than execve(2) takes is refused, also one that becomes too long on its way to printf."""
+    with pytest.raises(StartFailed, match="Linux takes at most 131071|no /bin/sh") as refused:
+        commands.shell_command(account, command)
+    assert refused.value.exit_status in (commands.TOO_LONG, commands.NO_SHELL)
+
+
+def test_the_longest_command() -> None:
+    """As long as Linux takes is not too long."""
+    assert commands.shell_command(ROOT, b"x" * COMMAND_SIZE)[-1] == "x" * COMMAND_SIZE

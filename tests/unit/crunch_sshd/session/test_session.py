@@ -174,6 +174,25 @@ def test_terminal(link: Link, runtime: MemoryRuntime) -> None:
     process.until(lambda: "resize 90x30" in process.calls)
 
 
+def test_an_endless_terminal(link: Link, runtime: MemoryRuntime) -> None:
+    """A type of terminal, or modes, longer than any terminal's are refused."""
+    for term, modes in (("x" * 257, b""), ("xterm", bytes(1025))):
+        channel = link.open()
+        message = Message()
+        message.add_byte(common.cMSG_CHANNEL_REQUEST)
+        message.add_int(channel.remote_chanid)
+        message.add_string("pty-req")
+        message.add_boolean(True)
+        message.add_string(term)
+        for number in (80, 24, 0, 0):
+            message.add_int(number)
+        message.add_string(modes)
+        channel._event_pending()  # type: ignore[attr-defined]
+        link.client._send_user_message(message)  # type: ignore[attr-defined]
+        with pytest.raises(paramiko.SSHException):
+            channel._wait_for_event()  # type: ignore[attr-defined]
+
+
 def test_resize_while_the_program_starts(link: Link, runtime: MemoryRuntime) -> None:
     """A size that changes while the program starts is set as soon as it has."""
     runtime.gate.clear()
