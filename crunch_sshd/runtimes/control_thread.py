@@ -5,9 +5,15 @@ Owns the queue and its bounds. Knows nothing of what the calls do.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+
+from arv_ssh.errors import ArvSshError
+from crunch_sshd.ssh import threads
+
+logger = logging.getLogger(__name__)
 
 MAX_CONTROLS = 64
 """Signals that may wait for the engine; a client that sends more at once loses the rest, as a terminal merges them."""
@@ -49,12 +55,17 @@ class ControlThread:
 
     def _start(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="controls", daemon=True)
-            self._thread.start()
+            try:
+                self._thread = threads.start(self._work, "controls")
+            except OSError:
+                logger.debug("no room for a thread; what waits is made with the next call")
 
     def _work(self) -> None:
         while (call := self._next()) is not None:
-            call()
+            try:
+                call()
+            except ArvSshError as error:  # e.g. the engine is away; the next call may find it back
+                logger.debug("%s", error)
 
     def _next(self) -> Callable[[], None] | None:
         with self._lock:
