@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC0"}
 
 With TZ set, the C library has no reason to look at /etc/localtime, which is later the container's.
 """
+END_TIMEOUT = 1.0
+"""Seconds for a killed process to end; after that, subprocess reaps it when it starts another."""
 JOINED = b"1"
 """What the process reads once it is in its control groups; the end of the pipe without it means that it never will."""
 
@@ -65,7 +67,8 @@ def start(
             os.write(tell, JOINED)
         except BaseException:
             child.kill()
-            child.wait()
+            with suppress(subprocess.TimeoutExpired):  # one that was frozen meanwhile ends only once it thaws
+                child.wait(END_TIMEOUT)
             raise
     finally:
         os.close(joined)
