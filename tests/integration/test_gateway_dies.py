@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from crunch_sshd.runtimes import host_processes
+from crunch_sshd.run import gateway_leftovers
+from crunch_sshd.runtimes import Command, docker_engine, host_processes
+from crunch_sshd.runtimes.docker import DockerRuntime
 from tests.integration.conftest import Ssh
 from tests.integration.embedded_cluster import EmbeddedCluster, docker, docker_container
 from tests.timing import DEADLINE, wait_for
@@ -150,6 +152,22 @@ def test_helpers_and_sockets(cluster: EmbeddedCluster, ssh: Ssh, job: str, tmp_p
         assert (sftp.wait(DEADLINE), forward.wait(DEADLINE)) == (255, 255)
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in helpers), "the helpers to end")
     assert ssh(job, f"test -e {sock}").returncode == 1
+
+
+def test_programs_that_the_engine_executes(job: str) -> None:
+    """They are no children of a gateway's: the engine is asked for them, and somebody's own docker exec goes on."""
+    client = docker_engine.connect()
+    runtime = DockerRuntime(client, docker_container(job), job)
+    process = runtime.start(Command(["sleep", "12345"], runtime.account("")))
+    try:
+        docker("exec", "--detach", docker_container(job), "sleep", "54321")
+        wait_for(lambda: "12345" in inside(job) and "54321" in inside(job), "both programs")
+        gateway_leftovers._hang_up_execs(docker_container(job))
+        assert "12345" not in inside(job) and "54321" in inside(job)
+        assert process.wait() == 128 + signal.SIGHUP
+    finally:
+        process.close()
+        client.close()
 
 
 def test_the_job_ends_after_that(cluster: EmbeddedCluster, ssh: Ssh) -> None:
