@@ -16,6 +16,7 @@ import uvloop
 from arv_ssh.net import tls_transport
 from arv_ssh.net.tls import TlsEngine, client_context
 from arv_ssh.net.tls_transport import TlsLayer
+from arv_ssh.net.unproven import Place, Unproven
 from crunch_sshd.gateway import certificate
 from tests.unit.arv_ssh.streams import Peer, Wire
 
@@ -432,5 +433,41 @@ def test_lost_before_it_is_detached() -> None:
         await server.lost.wait()
         with pytest.raises(OSError):
             await below.detach()
+
+    run(scenario())
+
+
+def test_place_among_the_unproven() -> None:
+    """A connection has a place until it is lost, and is answered once its peer's handshake has come; it can be dropped."""
+
+    async def scenario() -> None:
+        unproven = Unproven(1)
+        place, wire, client = Place(unproven), Wire(), TlsEngine(CLIENT, server_side=False)
+        layer = TlsLayer(CONTEXT, Peer(), server_side=True, place=place)
+        layer.connection_made(wire)
+        assert len(unproven) == 1 and place.source == "192.0.2.7"
+        client.handshake()
+        hello = client.outgoing()
+        feed(layer, hello[:4], 4)
+        assert not place.answered
+        feed(layer, hello[4:], 65536)
+        assert place.answered
+        Place(unproven).take(("192.0.2.7", 1), lambda: None)
+        assert wire.is_closing()
+        layer.connection_lost(None)
+        assert len(unproven) == 1, "the other one's"
+
+    run(scenario())
+
+
+def test_lost_connections_leave_their_place() -> None:
+    """A connection that is lost before a request has no place any more."""
+
+    async def scenario() -> None:
+        unproven = Unproven(1)
+        layer = TlsLayer(CONTEXT, Peer(), server_side=True, place=Place(unproven))
+        layer.connection_made(Wire())
+        layer.connection_lost(None)
+        assert len(unproven) == 0
 
     run(scenario())
