@@ -54,7 +54,8 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
     """TLS between a TCP transport and ``app``, whose ``connection_made`` is called when the handshake is complete.
 
     A failed handshake calls ``app.connection_lost`` without that. A connection cut without close_notify (RFC 8446
-    §6.1) is lost with an error, never taken for an end. A server's connection takes its ``place`` among the unproven ones.
+    §6.1) is lost with an error, never taken for an end. While nothing is proven a server's
+    connection has its ``place`` among the unproven ones.
     """
 
     def __init__(
@@ -127,6 +128,13 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
         if self._drained is not None and not self._drained.done():
             self._drained.set_exception(self._error or exc or ConnectionResetError("the peer has gone"))
         self._app.connection_lost(self._error or exc)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Hold nothing that holds this: TLS would keep memory that the garbage collector does not see."""
+        self._error = None  # its traceback has our frames
+        self._app = asyncio.Protocol()
+        self._timer = None
 
     # The engine's turn: process everything as far as possible, then send the resulting ciphertext.
 

@@ -26,6 +26,10 @@ def source(peername: object) -> str:
     return str(address.ipv4_mapped or ipaddress.IPv6Network((int(address), 64), strict=False))
 
 
+def _nothing() -> None:
+    """Drop no connection."""
+
+
 class Unproven:
     """At most ``limit`` connections; ``left`` is called whenever one is proven or gone."""
 
@@ -41,8 +45,9 @@ class Unproven:
     def _add(self, place: Place) -> None:
         if self._count >= self._limit:
             victim = self._next_to_go()
+            drop = victim.drop
             self._discard(victim)
-            victim.drop()
+            drop()
         self._sources.setdefault(place.source, {})[place] = None
         self._count += 1
 
@@ -57,6 +62,7 @@ class Unproven:
             self._count -= 1
             if not places:
                 del self._sources[place.source]
+            place.drop = _nothing  # a connection that is gone is held by nobody
             self._left()
 
 
@@ -66,7 +72,7 @@ class Place:
     def __init__(self, unproven: Unproven) -> None:
         self._unproven = unproven
         self.source = ""
-        self.drop: Callable[[], Any] = lambda: None
+        self.drop: Callable[[], Any] = _nothing
         self.answered = False
         """Whether the peer's handshake got as far as an answer."""
 

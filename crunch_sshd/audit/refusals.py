@@ -55,6 +55,6 @@ class Refusals:
         """Record how many were only counted, if any."""
         count, self._counted = self._counted, 0
         if count:
-            reason = f"{count} more requests without a controller's proof, within a minute; they are not recorded singly"
+            reason = f"{count} more requests without a controller's proof within a minute, not recorded singly"
             self._audit.connection(container_uuid=self._container_uuid, count=count).refuse(reason)
             event(logger, "requests refused", level=logging.WARNING, container_uuid=self._container_uuid, count=count)

@@ -156,7 +156,8 @@ class Gateway:
             return TlsLayer(context, http, server_side=True, place=place)
 
         def accept_stream() -> TlsLayer:
-            return TlsLayer(context, HttpConnection(endpoint.handle), server_side=True)  # a controller's tunnel is proven
+            """Serve a stream of a tunnel, which a controller proved itself to open."""
+            return TlsLayer(context, HttpConnection(endpoint.handle), server_side=True)
 
         def moved(address: str) -> None:
             endpoint.moved(address)

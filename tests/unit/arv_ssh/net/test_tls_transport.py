@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import socket
 import ssl
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -438,7 +440,7 @@ def test_lost_before_it_is_detached() -> None:
 
 
 def test_place_among_the_unproven() -> None:
-    """A connection has a place until it is lost, and is answered once its peer's handshake has come; it can be dropped."""
+    """A connection has a place, is answered once its peer's handshake has come, and is dropped for another."""
 
     async def scenario() -> None:
         unproven = Unproven(1)
@@ -471,3 +473,33 @@ def test_lost_connections_leave_their_place() -> None:
         assert len(unproven) == 0
 
     run(scenario())
+
+
+@pytest.mark.parametrize("begin", [b"", b"\x16\x03\x01\x00", b"SSH-2.0-OpenSSH_9.2\r\n"])
+def test_a_lost_connection_is_not_kept(begin: bytes) -> None:
+    """Nothing holds a connection that is gone: OpenSSL's memory must not wait for the garbage collector."""
+
+    async def scenario() -> None:
+        near, far = socket.socketpair()
+        lost = asyncio.Event()
+
+        class App(asyncio.Protocol):
+            def connection_lost(self, exc: Exception | None) -> None:
+                lost.set()  # and keeps nothing: an error has the layer in its traceback
+
+        layer = TlsLayer(CONTEXT, App(), server_side=True, place=Place(Unproven(1)))
+        kept = weakref.ref(layer)
+        await asyncio.get_running_loop().create_connection(lambda layer=layer: layer, sock=far)
+        del layer
+        near.sendall(begin)
+        near.close()
+        await lost.wait()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert kept() is None
+
+    gc.disable()
+    try:
+        run(scenario())
+    finally:
+        gc.enable()
