@@ -489,8 +489,9 @@ def test_a_lost_connection_is_not_kept(begin: bytes) -> None:
 
         layer = TlsLayer(CONTEXT, App(), server_side=True, place=Place(Unproven(1)))
         kept = weakref.ref(layer)
-        await asyncio.get_running_loop().create_connection(lambda layer=layer: layer, sock=far)
+        made = [layer]
         del layer
+        await asyncio.get_running_loop().create_connection(made.pop, sock=far)
         near.sendall(begin)
         near.close()
         await lost.wait()

@@ -23,6 +23,7 @@ from arv_ssh.trust import credentials, session_claim
 from arv_ssh.trust.session_claim import SessionClaim
 from crunch_sshd.gateway import gateway as gateway_module
 from crunch_sshd.gateway.gateway import Gateway
+from crunch_sshd.ssh import memory
 from tests.timing import wait_for
 from tests.unit.crunch_sshd.double import DEADLINE, SECRET, MemoryRuntime
 
@@ -193,7 +194,7 @@ def test_memory_comes_back_without_a_login(gateway: Gateway, monkeypatch: pytest
     """Memory is given back after connections that never became sessions, too."""
     given = threading.Event()
     monkeypatch.setattr(gateway_module, "TIDY_AFTER", 0.01)
-    monkeypatch.setattr(gateway_module.memory, "give_back", given.set)
+    monkeypatch.setattr(memory, "give_back", given.set)
     host, _, port = gateway.start().rpartition(":")
     silent(host, int(port)).close()
     assert given.wait(DEADLINE)
