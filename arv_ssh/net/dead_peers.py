@@ -61,6 +61,7 @@ class DeadPeerWatch:
         """Stop looking."""
         if self._share is not None:
             self._share.discard(self)
+        self._dead = _nothing  # whom it belonged to holds this, and is not held by it
 
     def look(self, now: float) -> None:
         """Look once, at the monotonic time ``now``; the last time when the peer is dead, or the socket is closed."""
@@ -70,8 +71,9 @@ class DeadPeerWatch:
             self.close()
             return
         if dead:
+            tell = self._dead
             self.close()
-            self._dead()
+            tell()
 
     def _is_dead(self, now: float) -> bool:
         info = _TCP_INFO.unpack(self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size))
@@ -81,6 +83,10 @@ class DeadPeerWatch:
         elif self._waiting_since is None or last_ack > self._waiting_since:
             self._waiting_since = now
         return self._waiting_since is not None and now - self._waiting_since >= PATIENCE
+
+
+def _nothing() -> None:
+    """Be told of no dead peer."""
 
 
 class _Rounds:

@@ -152,16 +152,13 @@ class HttpConnection(asyncio.Protocol):
     """The server's end of one HTTP/1.1 connection; it is one of ``connections`` while it speaks HTTP.
 
     ``streams`` says on which paths the handler takes bodies as they come, ``records`` on which bodies may be long.
+    ``asked`` is called with each request that has come.
     """
 
     def __init__(
-        self,
-        handler: Handler,
-        streams: Streams = never,
-        *,
-        records: Streams = never,
-        connections: Connections | None = None,
-    ) -> None:
+        self, handler: Handler, streams: Streams = never, *, records: Streams = never,
+        connections: Connections | None = None, asked: Callable[[], object] = lambda: None,
+    ) -> None:  # fmt: skip
         self._handler = handler
         self._streams = streams
         self._records = records
@@ -171,15 +168,18 @@ class HttpConnection(asyncio.Protocol):
         self._writable.set()
         self._connections = connections or Connections()
         self._connections.add(self)
+        self._asked = asked
         self._http = ServerExchange()
         self._transport: asyncio.Transport
         self._head: h11.Request
         self._body = bytearray()
         self._task: asyncio.Task[None] | None = None
-        self._timer = asyncio.get_running_loop().call_later(HEAD_TIMEOUT, self._timed_out)
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = asyncio.get_running_loop().time() + HEAD_TIMEOUT
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = plain(transport)
+        self._timer = asyncio.get_running_loop().call_at(self._deadline, self._timed_out)
 
     def close_if_idle(self) -> None:
         """Close the connection if an answer was given on it and no byte of another request has come since."""
@@ -206,7 +206,7 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
-        self._timer.cancel()
+        self._stop_timer()
         self._http.step(Step.LOSE)
         if self._task is not None:
             self._task.cancel()
@@ -268,7 +268,8 @@ class HttpConnection(asyncio.Protocol):
             self._transport.write(self._http.go_on())
 
     def _start_handler(self) -> None:
-        self._timer.cancel()
+        self._stop_timer()
+        self._asked()
         self._task = asyncio.get_running_loop().create_task(self._answer(self._read_request(self._head)))
 
     def _read_request(self, head: h11.Request) -> Request:
@@ -382,17 +383,17 @@ class HttpConnection(asyncio.Protocol):
             self._http.step(Step.WHOLE)
             stream.fail(BadRequest("the request's body is incomplete, or not valid HTTP"))
             return
-        too_large = error.error_status_hint in (413, 431)
-        refusal = (
-            RequestTooLarge(
-                f"the request's headers are over {MAX_HEAD} bytes or its body over {self._max_body}; send less"
-            )
-            if too_large
-            else BadRequest("this is not an HTTP/1.1 request; this port serves HTTPS")
-        )
+        refusal: HttpError = BadRequest("this is not an HTTP/1.1 request; this port serves HTTPS")
+        if error.error_status_hint in (413, 431):
+            limits = f"headers are over {MAX_HEAD} bytes or its body over {self._max_body}"
+            refusal = RequestTooLarge(f"the request's {limits}; send less")
         if self._http.can_answer:
             self._send(error_response(refusal, "req-" + secrets.token_hex(10)), "-")
         self._transport.close()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _timed_out(self) -> None:
         event(logger, "closing a silent connection", level=logging.DEBUG)

@@ -17,6 +17,7 @@ from typing import Any, cast
 from arv_ssh.net import dead_peers
 from arv_ssh.net.dead_peers import DeadPeerWatch
 from arv_ssh.net.tls import READ_SIZE, TlsEngine
+from arv_ssh.net.unproven import Place
 
 RECEIVE_SIZE = 256 * 1024
 """Bytes taken from a socket at a time. One buffer serves all connections of a thread: each read empties it."""
@@ -53,17 +54,25 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
     """TLS between a TCP transport and ``app``, whose ``connection_made`` is called when the handshake is complete.
 
     A failed handshake calls ``app.connection_lost`` without that. A connection cut without close_notify (RFC 8446
-    §6.1) is lost with an error, never taken for an end.
+    §6.1) is lost with an error, never taken for an end. While nothing is proven a server's
+    connection has its ``place`` among the unproven ones.
     """
 
     def __init__(
-        self, context: ssl.SSLContext, app: asyncio.Protocol, *, server_side: bool, server_hostname: str | None = None
+        self,
+        context: ssl.SSLContext,
+        app: asyncio.Protocol,
+        *,
+        server_side: bool,
+        server_hostname: str | None = None,
+        place: Place | None = None,
     ) -> None:
         super().__init__()
         self._engine = TlsEngine(
             context, server_side=server_side, server_hostname=server_hostname, buffer=_buffer("plain", READ_SIZE)
         )
         self._server_side = server_side
+        self._place = place
         self._app = app
         self._app_made = False
         self._eof_told = False
@@ -82,6 +91,8 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
         self._lower.set_write_buffer_limits(high=HIGH_WATER)
         self._watch = DeadPeerWatch(self._lower.get_extra_info("socket"), self._peer_is_dead)
         self._timer = asyncio.get_running_loop().call_later(HANDSHAKE_TIMEOUT, self.abort)
+        if self._place is not None:
+            self._place.take(transport.get_extra_info("peername"), self.abort)
         self._run()
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -112,9 +123,18 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
         self._lost = True
         self._watch.close()
         self._stop_timer()
+        if self._place is not None:
+            self._place.leave()
         if self._drained is not None and not self._drained.done():
             self._drained.set_exception(self._error or exc or ConnectionResetError("the peer has gone"))
         self._app.connection_lost(self._error or exc)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Hold nothing that holds this: TLS would keep memory that the garbage collector does not see."""
+        self._error = None  # its traceback has our frames
+        self._app = asyncio.Protocol()
+        self._timer = None
 
     # The engine's turn: process everything as far as possible, then send the resulting ciphertext.
 
@@ -123,7 +143,7 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
             return
         try:
             if not self._engine.handshake():
-                self._flush()
+                self._greet()
                 return
             if not self._app_made:
                 self._flush()
@@ -135,6 +155,14 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
             self._fail(error)
         else:
             self._flush()
+
+    def _greet(self) -> None:
+        """Send our part of the handshake, once the peer's has come."""
+        ciphertext = self._engine.outgoing()
+        if ciphertext:
+            self._lower.write(ciphertext)
+            if self._place is not None:
+                self._place.answered = True
 
     def _deliver(self) -> None:
         while self._reading and not self._closing:

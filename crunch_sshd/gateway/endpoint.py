@@ -30,7 +30,8 @@ MAX_ADDRESS = 64
 Opened = Callable[[asyncio.Transport, bytes, Login], None]
 End = Callable[[SessionClaim, str], int]
 """Ends a session's connections, giving the reason that the client shows; returns how many there were."""
-Refused = Callable[[Request, HttpError], None]
+Refused = Callable[[Request, HttpError, bool], None]
+"""Is told of a request that fails, and whether a controller sent it, by its proof."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Endpoint:
         accept_unsigned: bool,
         opened: Opened,
         end: End,
-        refused: Refused = lambda request, error: None,
+        refused: Refused = lambda request, error, proven: None,
         check: Callable[[], None] = lambda: None,
         host_keys: Sequence[str] = (ED25519,),
     ) -> None:
@@ -79,20 +80,16 @@ class Endpoint:
 
     async def handle(self, request: Request) -> Response | Upgrade:
         """Answer one request: 101 for a proven session, otherwise the error that explains the refusal."""
+        proof = ""
         try:
-            return await self._handle(request)
+            _check_kind(request)
+            proof = self._check_request(request)
+            return self._end_session(request, proof) if request.path == "/end" else await self._begin(request, proof)
         except HttpError as error:
-            self._refused(request, error)
+            self._refused(request, error, bool(proof))
             raise
 
-    async def _handle(self, request: Request) -> Response | Upgrade:
-        if request.path == "/end" and request.method == "POST":
-            return self._end_session(request)
-        if request.path != "/ssh":
-            raise NotFound(f"no such path: {request.path} (this is a container gateway)")
-        if request.method != "POST" or request.headers.get("upgrade", "").lower() != "ssh":
-            raise BadRequest("the gateway takes POST /ssh with the header Upgrade: ssh")
-        proof = self._check_request(request)
+    async def _begin(self, request: Request, proof: str) -> Upgrade:
         form = request.form()
         session = self._session(request, proof)
         self._check_room()
@@ -119,9 +116,8 @@ class Endpoint:
             headers.append(("X-Arvados-Ssh-Other-Host-Keys", others))
         return Upgrade("ssh", headers, lambda transport, early: self._opened(transport, early, login))
 
-    def _end_session(self, request: Request) -> Response:
+    def _end_session(self, request: Request, proof: str) -> Response:
         """End the open session that the signed one in the request names: same user, same request id."""
-        proof = self._check_request(request)
         session = self._session(request, proof)
         if session is None:
             raise Unauthorized("only a controller that signs sessions can end one")
@@ -176,3 +172,13 @@ class Endpoint:
         if len(self._used) >= MAX_REMEMBERED:
             raise Unavailable("too many sessions were begun here within two minutes; try again")
         self._used[text] = until
+
+
+def _check_kind(request: Request) -> None:
+    """Raise unless the request asks for what a gateway does."""
+    if request.path == "/end" and request.method == "POST":
+        return
+    if request.path != "/ssh":
+        raise NotFound(f"no such path: {request.path} (this is a container gateway)")
+    if request.method != "POST" or request.headers.get("upgrade", "").lower() != "ssh":
+        raise BadRequest("the gateway takes POST /ssh with the header Upgrade: ssh")

@@ -19,17 +19,19 @@ import uvloop
 from arv_ssh.audit.options import Auditing
 from arv_ssh.audit.trail import Trail
 from arv_ssh.config.session_options import SessionOptions
-from arv_ssh.errors import HttpError
 from arv_ssh.log import event
 from arv_ssh.net import dead_peers
 from arv_ssh.net.dead_peers import DeadPeerWatch
-from arv_ssh.net.http_server import HttpConnection, Request
+from arv_ssh.net.http_connections import Connections as HttpConnections
+from arv_ssh.net.http_server import HttpConnection
 from arv_ssh.net.listen import bind
 from arv_ssh.net.relay import Relay
 from arv_ssh.net.tls_transport import TlsLayer
+from arv_ssh.net.unproven import Place, Unproven
 from arv_ssh.trust.session_claim import SessionClaim
 from crunch_sshd.audit.channel_audit import GatewayAudit
 from crunch_sshd.audit.recording import Recordings
+from crunch_sshd.audit.refusals import Refusals
 from crunch_sshd.forwarding.policy import DEFAULT_POLICY, Policy
 from crunch_sshd.gateway import algorithms, certificate
 from crunch_sshd.gateway.connection import Connection, Login
@@ -39,6 +41,7 @@ from crunch_sshd.gateway.memory_limit import MemoryLimit
 from crunch_sshd.gateway.tunnel import Tunnel, Uplink
 from crunch_sshd.runtimes import Runtime
 from crunch_sshd.ssh import memory
+from crunch_sshd.ssh.limits import UNPROVEN_CONNECTIONS
 from crunch_sshd.ssh.tls_socket import TlsSocket
 
 logger = logging.getLogger(__name__)
@@ -98,6 +101,7 @@ class Gateway:
             Trail(auditing.audit, auditing.audit_directory, f"gateway-{container_uuid}"),
             Recordings(None if auditing.recording == "off" else auditing.recording_directory),
         )
+        self._refusals = Refusals(self._audit, container_uuid)
         self._uplink = uplink
         self._tell_moved = moved
         self._tunnel: Tunnel | None = None
@@ -137,12 +141,22 @@ class Gateway:
             accept_unsigned=self._accept_unsigned,
             opened=self._opened,
             end=self._end_session,
-            refused=self._refused,
+            refused=self._refusals.record,
             check=self._memory.check_session,
             host_keys=algorithms.offered(self._options.algorithms).host_keys,
         )
 
+        unproven = Unproven(UNPROVEN_CONNECTIONS, self._tidy_later)
+        once = HttpConnections()
+        once.drain()  # a connection has one request: one that goes on after a refusal would be nobody's to count
+
         def accept() -> TlsLayer:
+            place = Place(unproven)
+            http = HttpConnection(endpoint.handle, connections=once, asked=place.leave)
+            return TlsLayer(context, http, server_side=True, place=place)
+
+        def accept_stream() -> TlsLayer:
+            """Serve a stream of a tunnel, which a controller proved itself to open."""
             return TlsLayer(context, HttpConnection(endpoint.handle), server_side=True)
 
         def moved(address: str) -> None:
@@ -155,13 +169,8 @@ class Gateway:
         if listener is not None:
             self._server = await self._loop.create_server(accept, sock=listener)
         elif self._uplink is not None:
-            self._tunnel = Tunnel(self._uplink, self._container_uuid, self._secret, accept, moved)
+            self._tunnel = Tunnel(self._uplink, self._container_uuid, self._secret, accept_stream, moved)
             self._tunnel.start()
-
-    def _refused(self, request: Request, error: HttpError) -> None:
-        """Record a failed request; only the sender's address is known. Event loop."""
-        facts = {"container_uuid": self._container_uuid, "request_id": request.request_id, "peer": request.peer}
-        self._audit.connection(**facts, status=error.status).refuse(str(error))
 
     def _opened(self, transport: asyncio.Transport, early: bytes, login: Login) -> None:
         """Give a proven session's connection to an SSH server of its own. Event loop."""
@@ -282,6 +291,7 @@ class Gateway:
         self._loop.call_soon_threadsafe(self._stop)
         self._thread.join()
         self._loop.close()
+        self._refusals.close()
         self._audit.close()
 
     def _stop(self) -> None:

@@ -53,5 +53,10 @@ RESIZE_INTERVAL = 0.02
 """Seconds between two changes of a terminal's size: of those that come sooner, only the newest counts. No screen
 redraws more often. sshd: each counts, which costs it microseconds."""
 
+UNPROVEN_CONNECTIONS = 100
+"""Connections to the gateway's port without a whole request: anyone who reaches it can open them, and each takes some
+60 KB. Beyond it the oldest one of the address with most goes, of those that have not even begun TLS if there are any.
+sshd: MaxStartups 10:30:100, of which it drops new ones."""
+
 IDENTIFICATION_SIZE = 8 * 1024
 """Bytes within which a client's identification line must end; RFC 4253 §4.2 allows 255. sshd: 8 KiB."""

@@ -14,9 +14,13 @@ from collections.abc import Sequence
 from arv_ssh.net.http_connections import Connections
 from arv_ssh.net.http_server import Handler, HttpConnection, Streams, never
 from arv_ssh.net.tls_transport import TlsLayer
+from arv_ssh.net.unproven import Place, Unproven
 
 BACKLOG = 1024
 """Connections the kernel holds until they are accepted; a burst of logins comes all at once."""
+MAX_UNPROVEN = 2000
+"""Connections that may be without a whole request at once: twice the kernel's queue, so that no burst of logins meets
+it. Beyond it the oldest go; each takes some 60 KB."""
 
 
 class Acceptor:
@@ -39,6 +43,7 @@ class Acceptor:
         self._private_handler = private_handler
         self.context = context
         self._connections = Connections()
+        self._unproven = Unproven(MAX_UNPROVEN)
         self._listeners: list[tuple[socket.socket, asyncio.Server]] = []
         self._private: asyncio.Server | None = None
 
@@ -52,8 +57,11 @@ class Acceptor:
 
     def _public(self) -> TlsLayer:
         # The context is looked up for each connection, so that a renewed certificate needs no restart.
-        http = HttpConnection(self._handler, self._streams, records=self._records, connections=self._connections)
-        return TlsLayer(self.context, http, server_side=True)
+        place = Place(self._unproven)
+        http = HttpConnection(
+            self._handler, self._streams, records=self._records, connections=self._connections, asked=place.leave
+        )
+        return TlsLayer(self.context, http, server_side=True, place=place)
 
     async def stop_accepting(self) -> None:
         """Accept the connections queued at the listening sockets, close these, and close connections between requests.

@@ -629,3 +629,43 @@ class TestDraining:
             assert seen == [b""] and not wire.is_closing()
 
         run(scenario())
+
+
+def test_silent_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection whose TLS never stands has no time-out of its own here: the layer below closes it."""
+    monkeypatch.setattr(http_server, "HEAD_TIMEOUT", 0.01)
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        errors: list[dict[str, Any]] = []
+        loop.set_exception_handler(lambda _, context: errors.append(context))
+        connection, passed = HttpConnection(ok), asyncio.Event()
+        loop.call_later(0.05, passed.set)
+        await passed.wait()
+        assert errors == []
+        closed, wire = asyncio.Event(), Wire()
+        wire.close = closed.set  # type: ignore[method-assign]
+        connection.connection_made(wire)  # at the last moment
+        await closed.wait()
+        HttpConnection(ok).connection_lost(None)
+
+    run(scenario())
+
+
+def test_each_request_is_told() -> None:
+    """Whoever counts connections without a request hears of one that is whole, before its handler works."""
+    asked: list[str] = []
+
+    async def scenario() -> None:
+        wire = Wire()
+        connection = HttpConnection(ok, asked=lambda: asked.append("asked"))
+        wire.set_protocol(connection)
+        connection.connection_made(wire)
+        wire.receive(b"GET / HTTP/1.1\r\nHost: h\r\n")
+        assert asked == []
+        wire.receive(b"\r\n")
+        assert asked == ["asked"]
+        await answered(wire)
+        wire.lose()
+
+    run(scenario())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import socket
 import ssl
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -16,6 +18,7 @@ import uvloop
 from arv_ssh.net import tls_transport
 from arv_ssh.net.tls import TlsEngine, client_context
 from arv_ssh.net.tls_transport import TlsLayer
+from arv_ssh.net.unproven import Place, Unproven
 from crunch_sshd.gateway import certificate
 from tests.unit.arv_ssh.streams import Peer, Wire
 
@@ -434,3 +437,70 @@ def test_lost_before_it_is_detached() -> None:
             await below.detach()
 
     run(scenario())
+
+
+def test_place_among_the_unproven() -> None:
+    """A connection has a place, is answered once its peer's handshake has come, and is dropped for another."""
+
+    async def scenario() -> None:
+        unproven = Unproven(1)
+        place, wire, client = Place(unproven), Wire(), TlsEngine(CLIENT, server_side=False)
+        layer = TlsLayer(CONTEXT, Peer(), server_side=True, place=place)
+        layer.connection_made(wire)
+        assert len(unproven) == 1 and place.source == "192.0.2.7"
+        client.handshake()
+        hello = client.outgoing()
+        feed(layer, hello[:4], 4)
+        assert not place.answered
+        feed(layer, hello[4:], 65536)
+        assert place.answered
+        Place(unproven).take(("192.0.2.7", 1), lambda: None)
+        assert wire.is_closing()
+        layer.connection_lost(None)
+        assert len(unproven) == 1, "the other one's"
+
+    run(scenario())
+
+
+def test_lost_connections_leave_their_place() -> None:
+    """A connection that is lost before a request has no place any more."""
+
+    async def scenario() -> None:
+        unproven = Unproven(1)
+        layer = TlsLayer(CONTEXT, Peer(), server_side=True, place=Place(unproven))
+        layer.connection_made(Wire())
+        layer.connection_lost(None)
+        assert len(unproven) == 0
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("begin", [b"", b"\x16\x03\x01\x00", b"SSH-2.0-OpenSSH_9.2\r\n"])
+def test_a_lost_connection_is_not_kept(begin: bytes) -> None:
+    """Nothing holds a connection that is gone: OpenSSL's memory must not wait for the garbage collector."""
+
+    async def scenario() -> None:
+        near, far = socket.socketpair()
+        lost = asyncio.Event()
+
+        class App(asyncio.Protocol):
+            def connection_lost(self, exc: Exception | None) -> None:
+                lost.set()  # and keeps nothing: an error has the layer in its traceback
+
+        layer = TlsLayer(CONTEXT, App(), server_side=True, place=Place(Unproven(1)))
+        kept = weakref.ref(layer)
+        made = [layer]
+        del layer
+        await asyncio.get_running_loop().create_connection(made.pop, sock=far)
+        near.sendall(begin)
+        near.close()
+        await lost.wait()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert kept() is None
+
+    gc.disable()
+    try:
+        run(scenario())
+    finally:
+        gc.enable()

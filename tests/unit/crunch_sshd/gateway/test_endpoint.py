@@ -64,7 +64,7 @@ def end(one: Request, known: int = 1) -> tuple[Response, list[tuple[str, str, st
 
 def ask(
     one: Request, *, unsigned: bool = False,
-    refused: Callable[[Request, HttpError], None] = lambda request, error: None, **more: Any,
+    refused: Callable[[Request, HttpError, bool], None] = lambda request, error, proven: None, **more: Any,
 ) -> tuple[Upgrade, Login]:  # fmt: skip
     """Return the answer and the login that would be opened; ``refused`` is told what comes to nothing."""
     logins: list[Login] = []
@@ -80,11 +80,13 @@ def ask(
     return answer, logins[0]
 
 
-def refused(one: Request, kind: type[HttpError], sentence: str, *, unsigned: bool = False) -> None:
-    told: list[tuple[Request, HttpError]] = []
+def refused(
+    one: Request, kind: type[HttpError], sentence: str, *, unsigned: bool = False, proven: bool = True
+) -> None:
+    told: list[tuple[Request, HttpError, bool]] = []
     with pytest.raises(HttpError, match=sentence) as caught:
-        ask(one, unsigned=unsigned, refused=lambda request, error: told.append((request, error)))
-    assert type(caught.value) is kind and told == [(one, caught.value)]
+        ask(one, unsigned=unsigned, refused=lambda *facts: told.append(facts))
+    assert type(caught.value) is kind and told == [(one, caught.value, proven)]
     assert SECRET not in str(caught.value) and PROOF not in str(caught.value)
 
 
@@ -123,7 +125,7 @@ def test_other_host_keys() -> None:
 def test_wrong_uuid(target: str) -> None:
     """A request for another container is 502, before any proof is looked at."""
     headers = signed(session_claim.encode(session())) | {"x-arvados-container-gateway-uuid": target}
-    refused(request(headers | {"x-arvados-authorization": "wrong"}), BadGateway, f"the gateway of {UUID}")
+    refused(request(headers | {"x-arvados-authorization": "wrong"}), BadGateway, f"the gateway of {UUID}", proven=False)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,7 @@ def test_wrong_uuid(target: str) -> None:
 def test_wrong_request_proof(proof: str, unsigned: bool) -> None:
     """A proof that is not over this container's secret and this very certificate is 401."""
     headers = signed(session_claim.encode(session())) | {"x-arvados-authorization": proof}
-    refused(request(headers), Unauthorized, "X-Arvados-Authorization is wrong", unsigned=unsigned)
+    refused(request(headers), Unauthorized, "X-Arvados-Authorization is wrong", unsigned=unsigned, proven=False)
 
 
 def test_unsigned_session() -> None:
@@ -305,7 +307,7 @@ def test_wrong_detach_keys() -> None:
 )
 def test_not_a_session_request(one: Request, kind: type[HttpError], sentence: str) -> None:
     """Anything but POST /ssh with Upgrade: ssh is refused."""
-    refused(one, kind, sentence)
+    refused(one, kind, sentence, proven=False)
 
 
 def test_end() -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import gc
 import json
 import queue
+import secrets
 import socket
 import ssl
+import threading
 import time
 import weakref
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -20,6 +23,7 @@ from arv_ssh.trust import credentials, session_claim
 from arv_ssh.trust.session_claim import SessionClaim
 from crunch_sshd.gateway import gateway as gateway_module
 from crunch_sshd.gateway.gateway import Gateway
+from crunch_sshd.ssh import memory
 from tests.timing import wait_for
 from tests.unit.crunch_sshd.double import DEADLINE, SECRET, MemoryRuntime
 
@@ -42,7 +46,7 @@ def opened(address: str, early: bytes = b"") -> tuple[ssl.SSLSocket, bytes]:
     """Open a proven session with ``early`` glued to the request; return the connection and what followed the 101."""
     connection = connected(address)
     proof = credentials.request_auth(SECRET, connection.getpeercert(binary_form=True) or b"")
-    text = session_claim.encode(SessionClaim(UUID, int(time.time()) + 60, "", "req-1", "u"))
+    text = session_claim.encode(SessionClaim(UUID, int(time.time()) + 60, "", f"req-{secrets.token_hex(4)}", "u"))
     headers = [
         ("X-Arvados-Container-Gateway-Uuid", UUID),
         ("X-Arvados-Authorization", proof),
@@ -142,3 +146,55 @@ def test_an_ended_connection_is_not_kept(gateway: Gateway) -> None:
     wait_for(lambda: not gateway._connections)
     gc.collect()
     wait_for(lambda: kept() is None)
+
+
+def silent(host: str, port: int, source: str = "127.0.0.1") -> socket.socket:
+    """Return a connection that sends the beginning of a TLS record and nothing more."""
+    connection = socket.create_connection((host, port), DEADLINE, source_address=(source, 0))
+    connection.sendall(b"\x16\x03\x01\x00")
+    return connection
+
+
+def closed(connection: socket.socket) -> bool:
+    """Wait for the end of a connection."""
+    with suppress(ConnectionResetError):
+        assert connection.recv(1) == b""
+    return True
+
+
+def test_silent_connections(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of connections that prove nothing only the newest are kept; sessions go on, and others begin."""
+    monkeypatch.setattr(gateway_module, "UNPROVEN_CONNECTIONS", 3)
+    address = gateway.start()
+    host, _, port = address.rpartition(":")
+    connection, _ = opened(address)
+    with ExitStack() as stack:
+        flood = [stack.enter_context(silent(host, int(port))) for _ in range(10)]
+        assert all(closed(one) for one in flood[:7])
+        other, _ = opened(address)
+        for kept in (connection, other):
+            stack.enter_context(kept).sendall(b"SSH-2.0-test\r\n")
+            assert kept.recv(1), "sessions go on"
+        flood[-1].setblocking(False)
+        with pytest.raises(BlockingIOError):
+            flood[-1].recv(1)
+
+
+def test_one_request_for_each_connection(gateway: Gateway) -> None:
+    """A connection ends with a refusal: it cannot wait for ever among those that have sent a request."""
+    with connected(gateway.start()) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
+        answer = b""
+        while data := connection.recv(65536):
+            answer += data
+    assert answer.count(b"HTTP/1.1 404 ") == 1 and b"connection: close" in answer.lower()
+
+
+def test_memory_comes_back_without_a_login(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is given back after connections that never became sessions, too."""
+    given = threading.Event()
+    monkeypatch.setattr(gateway_module, "TIDY_AFTER", 0.01)
+    monkeypatch.setattr(memory, "give_back", given.set)
+    host, _, port = gateway.start().rpartition(":")
+    silent(host, int(port)).close()
+    assert given.wait(DEADLINE)
