@@ -135,12 +135,16 @@ class OciRuntime(Runtime):
         has_shell = terminal is not None and account.sh is not None
         process["args"] = terminal_name.naming(command.argv) if has_shell else list(command.argv)
         process["cwd"] = command.directory or process.get("cwd") or "/"
-        process["user"] = {"uid": account.uid, "gid": account.gid, "additionalGids": list(account.groups)}
+        process["user"] = {"uid": account.uid, "gid": account.gid, "additionalGids": self._additional(account)}
         process["rlimits"] = self._limits()
         process["terminal"] = terminal is not None
         if terminal is not None:
             process["consoleSize"] = {"height": terminal.rows, "width": terminal.columns}
         return process
+
+    def _additional(self, account: Account) -> list[int]:
+        """Return the supplementary groups; Podman's exec leaves the user's own out (runc takes numbers for names)."""
+        return [one for one in account.groups if self._bundle.is_dockers or one != account.gid]
 
     def _limits(self) -> list[dict[str, Any]]:
         """Return the description's limits, and that of descriptors in any case: this process has raised its own."""
