@@ -63,7 +63,8 @@ def parse(section: Any, where: str) -> SessionOptions:
 
     AcceptEnv is a list, MaxSessionChannels a number from 1, Subsystems a table of name: command, Algorithms one of
     :data:`ALGORITHMS`, WorkingDirectory one of :data:`WORKING_DIRECTORIES`. Omitted keys have their defaults; AcceptEnv
-    replaces the default list, Subsystems adds to the default ones. Raises :class:`ConfigError` naming the key, prefixed with ``where``.
+    replaces the default list, Subsystems adds to the default ones. Raises :class:`ConfigError` naming the key, prefixed
+    with ``where``.
     """
     if isinstance(section, dict):
         section = with_new_names(section, _OLD_NAMES, where)

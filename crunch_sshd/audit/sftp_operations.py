@@ -130,7 +130,8 @@ class FileOperations:
 
     def __init__(self, note: Note) -> None:
         self._note = note
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._asked, self._answered = Packets(), Packets()
         self._pending: deque[_Request] = deque()
         self._pending_cost = 0
@@ -145,7 +146,7 @@ class FileOperations:
 
     def wait_room(self, timeout: float) -> bool:
         """Block up to ``timeout`` seconds until half of what may wait is answered, and say whether it is."""
-        with self._changed:
+        with self._lock:
             return self._changed.wait_for(lambda: self._pending_cost <= MAX_PENDING // 2, timeout)
 
     def requests(self, data: bytes | memoryview) -> tuple[int, Operations]:
@@ -155,7 +156,7 @@ class FileOperations:
         :attr:`full`.
         """
         found: Operations = []
-        with self._changed:
+        with self._lock:
             if self.full:
                 return 0, found
             try:
@@ -177,7 +178,7 @@ class FileOperations:
 
     def answers(self, data: bytes) -> None:
         """Take the server's data; note the operations that it completes."""
-        with self._changed:
+        with self._lock:
             try:
                 for packet in () if self.lost else self._answered.feed(data):
                     self._answer(packet)
@@ -187,7 +188,7 @@ class FileOperations:
 
     def end(self) -> None:
         """Note the files that were never closed."""
-        with self._changed:
+        with self._lock:
             files, self._open = list(self._open.values()), {}
         for file in files:
             self._note("close", {**_sizes(file), "error": "the session ended before"})

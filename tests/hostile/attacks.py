@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from crunch_sshd.inside.sftp import wire
 from tests.hostile.client import (
     CHANNEL_DATA,
     CHANNEL_OPEN,
@@ -20,6 +21,7 @@ from tests.hostile.client import (
     HostileClient,
     Raw,
 )
+from tests.unit.crunch_sshd.inside.sftp.client import packet as sftp
 
 KB, MB = 1 << 10, 1 << 20
 LONG = b"x" * 200 * KB
@@ -180,6 +182,45 @@ def nothing(client: HostileClient) -> None:
     client.ping()
 
 
+def sftp_unanswered(client: HostileClient) -> None:
+    """Requests as short as can be, behind one that the file server waits on."""
+    flood_sftp(client, sftp(wire.STAT, 7) * 190_000)
+
+
+def sftp_names(client: HostileClient) -> None:
+    """Requests with names that grow when a record escapes them, behind one that the file server waits on."""
+    flood_sftp(client, sftp(wire.MKDIR, 7, b"\xff" * 4080 + "\U0001f600".encode(), 0) * 420)
+
+
+def flood_sftp(client: HostileClient, data: bytes) -> None:
+    """Send ``data``, less than a window, on each of four file transfers whose server is held up."""
+    client.open("rm -f /tmp/held; mkfifo /tmp/held").recv_exit_status()
+    channels = [client.open() for _ in range(4)]
+    for channel in channels:
+        channel.invoke_subsystem("sftp")
+        channel.sendall(sftp(wire.INIT, wire.VERSION))
+        channel.recv(4 * KB)
+        channel.sendall(sftp(wire.OPEN, 1, b"/tmp/held", 1, 0))
+    for channel in channels:
+        channel.sendall(data)
+    client.ping()
+
+
+def terminal(client: HostileClient) -> None:
+    """Output without end on a terminal that is recorded, under a long type."""
+    channel = client.open()
+    channel.get_pty(term="x" * 200 * KB)
+    channel.exec_command("yes | head -c 10000000")
+    while channel.recv(64 * KB):
+        pass
+
+
+def commands(client: HostileClient) -> None:
+    """Commands as long as Linux starts them, each recorded."""
+    for _ in range(20):
+        client.open("true " + "x" * 100 * KB).recv_exit_status()
+
+
 @dataclass(frozen=True)
 class Attack:
     """An attack, how many channels' windows it fills, whose content comes on top of the limit, and the ciphers."""
@@ -195,4 +236,5 @@ ATTACKS = [
     Attack(forward_requests), Attack(cancellations), Attack(sockets), Attack(replies_not_read),
     Attack(channel_replies_not_read), Attack(refusals_not_read), Attack(unknown_messages), Attack(connections),
     Attack(connecting), Attack(names), Attack(sessions), Attack(resizes), Attack(signals), Attack(nothing),
+    Attack(sftp_unanswered, 4), Attack(sftp_names, 4), Attack(terminal), Attack(commands),
 ]  # fmt: skip
