@@ -58,6 +58,10 @@ class Packets:
 
         Whoever stops early feeds what is left after ``taken`` later.
         """
+        if self._skip >= len(data):
+            self._skip -= len(data)
+            self.taken = len(data)
+            return
         before = len(self._rest)
         view = memoryview(b"".join((self._rest, data)) if before else data)
         at = self._skipped(0, len(view))
@@ -108,7 +112,9 @@ class _Request:
         self.operation = operation
         self.names = names
         self.more = more
-        self.cost = REQUEST_COST + sum(NAME_COST + len(value) for _, value in names)
+        self.cost = REQUEST_COST
+        for _, value in names:
+            self.cost += NAME_COST + len(value)
         self.file: _File | None = None
         self.guess = False
         """Whether it uses a handle that the client was never told, so that nobody knows which file that is."""
@@ -291,15 +297,19 @@ class FileOperations:
 
     def _take(self, number: int) -> _Request:
         """Return the request that an answer is for: the oldest one, unless the server answers in another order."""
-        request = next((one for one in self._pending if one.number == number), None)
-        if request is None:
-            raise Malformed(f"request {number} was answered, and is not known")
-        if request is self._pending[0]:
-            self._pending.popleft()
+        if self._pending and self._pending[0].number == number:
+            request = self._pending.popleft()
         else:
+            request = self._find(number)
             self._pending.remove(request)
         self._pending_cost -= request.cost
         return request
+
+    def _find(self, number: int) -> _Request:
+        for request in self._pending:
+            if request.number == number:
+                return request
+        raise Malformed(f"request {number} was answered, and is not known")
 
 
 _WITH_PATHS: dict[int, tuple[str, tuple[str, ...]]] = {
