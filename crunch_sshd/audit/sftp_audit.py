@@ -16,6 +16,8 @@ from crunch_sshd.ssh.channel_input import Sink
 
 ASKED = "sftp.request"
 """The event of an operation about to be requested from the server; only where records are required."""
+LOOK = 64 * 1024
+"""Bytes looked at ahead of the server: two of the longest packets of data that an SSH client sends."""
 
 
 class SftpAudit:
@@ -50,9 +52,9 @@ class SftpAudit:
     # The sink.
 
     def write(self, data: bytes | memoryview) -> int:
-        """Pass on data once it is recorded; take none before."""
+        """Pass on data once it is recorded; take none before, nor while too many requests wait for answers."""
         if not self._seen:
-            self._look(data)
+            self._look(data[:LOOK])
         if not (self._late or all(future.done() for future in self._asked)):
             return 0
         self._check()
@@ -61,11 +63,11 @@ class SftpAudit:
         return taken
 
     def _look(self, data: bytes | memoryview) -> None:
-        for operation, facts in self._operations.requests(data):
+        self._seen, operations = self._operations.requests(data)
+        for operation, facts in operations:
             future = self._audit.commit(ASKED, operation=operation, **facts) if self._audit.required else None
             if future is not None:
                 self._asked.append(future)
-        self._seen = len(data)
 
     def _check(self) -> None:
         """End the session when a record could not be written: the server gets no more requests."""
@@ -87,10 +89,13 @@ class SftpAudit:
         raise BrokenPipeError(reason)
 
     def wait_writable(self, timeout: float) -> bool:
-        """Wait for the disk, then for the server."""
+        """Wait for the disk, then for the server to take requests, or to answer some of too many."""
         if self._asked:
             self._late = bool(wait(self._asked, PATIENCE).not_done)
-        return True if self._asked else self._server.wait_writable(timeout)
+            return True
+        if not self._seen and self._operations.full:
+            return self._operations.wait_room(timeout)
+        return self._server.wait_writable(timeout)
 
     def close_stdin(self) -> None:
         self._server.close_stdin()

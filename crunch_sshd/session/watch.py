@@ -32,7 +32,7 @@ class SessionWatch:
         """Note the request for the channel's program: "shell", "exec" or "subsystem". Transport thread."""
         named = {"exec": "command", "subsystem": "subsystem"}.get(request)
         facts = {named: text(argument)} if named else {}
-        self.audit.add(request=request, **facts, terminal=terminal.term if terminal else None, agent=agent)
+        self.audit.add(request=request, **facts, terminal=text(terminal.term) if terminal else None, agent=agent)
         self._terminal = terminal
         if self.audit.on and request == "subsystem" and argument == SFTP:
             self._sftp = SftpAudit(self.audit)

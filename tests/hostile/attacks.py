@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from crunch_sshd.inside.sftp import wire
 from tests.hostile.client import (
     CHANNEL_DATA,
     CHANNEL_OPEN,
@@ -21,6 +22,7 @@ from tests.hostile.client import (
     HostileClient,
     Raw,
 )
+from tests.unit.crunch_sshd.inside.sftp.client import packet as sftp
 
 KB, MB = 1 << 10, 1 << 20
 LONG = b"x" * 200 * KB
@@ -190,7 +192,7 @@ def remarks(client: HostileClient) -> None:
     client.ping()
 
 
-def commands(client: HostileClient) -> None:
+def long_commands(client: HostileClient) -> None:
     """Programs whose commands, types of terminal and modes are as long as a packet may be."""
     for number in range(10):
         channel = client.open()
@@ -198,6 +200,45 @@ def commands(client: HostileClient) -> None:
             client.send(CHANNEL_REQUEST, channel.remote_chanid, "pty-req", False, LONG, 80, 24, 0, 0, LONG)
         client.send(CHANNEL_REQUEST, channel.remote_chanid, "exec", False, b"sleep 1000 #" + b"\xff" * 230 * KB)
     client.ping()
+
+
+def sftp_unanswered(client: HostileClient) -> None:
+    """Requests as short as can be, behind one that the file server waits on."""
+    flood_sftp(client, sftp(wire.STAT, 7) * 190_000)
+
+
+def sftp_names(client: HostileClient) -> None:
+    """Requests with names that grow when a record escapes them, behind one that the file server waits on."""
+    flood_sftp(client, sftp(wire.MKDIR, 7, b"\xff" * 4080 + "\U0001f600".encode(), 0) * 420)
+
+
+def flood_sftp(client: HostileClient, data: bytes) -> None:
+    """Send ``data``, less than a window, on each of four file transfers whose server is held up."""
+    client.open("rm -f /tmp/held; mkfifo /tmp/held").recv_exit_status()
+    channels = [client.open() for _ in range(4)]
+    for channel in channels:
+        channel.invoke_subsystem("sftp")
+        channel.sendall(sftp(wire.INIT, wire.VERSION))
+        channel.recv(4 * KB)
+        channel.sendall(sftp(wire.OPEN, 1, b"/tmp/held", 1, 0))
+    for channel in channels:
+        channel.sendall(data)
+    client.ping()
+
+
+def terminal(client: HostileClient) -> None:
+    """Output without end on a terminal that is recorded."""
+    channel = client.open()
+    channel.get_pty()
+    channel.exec_command("yes | head -c 10000000")
+    while channel.recv(64 * KB):
+        pass
+
+
+def commands(client: HostileClient) -> None:
+    """Commands as long as Linux starts them, each recorded."""
+    for _ in range(20):
+        client.open("true " + "x" * 100 * KB).recv_exit_status()
 
 
 @dataclass(frozen=True)
@@ -215,5 +256,6 @@ ATTACKS = [
     Attack(forward_requests), Attack(cancellations), Attack(sockets), Attack(replies_not_read),
     Attack(channel_replies_not_read), Attack(refusals_not_read), Attack(unknown_messages), Attack(connections),
     Attack(connecting), Attack(names), Attack(sessions), Attack(resizes), Attack(signals), Attack(nothing),
-    Attack(remarks), Attack(commands),
+    Attack(remarks), Attack(long_commands), Attack(commands), Attack(sftp_unanswered, 4), Attack(sftp_names, 4),
+    Attack(terminal),
 ]  # fmt: skip

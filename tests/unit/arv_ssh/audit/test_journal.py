@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import threading
+import tracemalloc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from arv_ssh.audit.chain import check
 from arv_ssh.audit.chain_file import ChainFile, head_path
-from arv_ssh.audit.journal import LOST, Journal
+from arv_ssh.audit.journal import LIMIT_SIZE, LOST, Journal
 from arv_ssh.audit.trail import NotRecorded, Trail, text
 from arv_ssh.cli import main
 from tests.timing import DEADLINE, wait_for
@@ -99,6 +100,28 @@ def test_slow_disk_makes_nobody_wait(tmp_path: Path) -> None:
     found = records(tmp_path)
     assert [one.get("records") for one in found if one["event"] == LOST] == [5]
     assert sum(one["event"] == "x" for one in found) == 10
+
+
+def test_long_records_while_the_disk_hangs(tmp_path: Path) -> None:
+    """Long texts take no more memory than short ones, and keep nothing from beginning that must be recorded."""
+    file = StuckFile(tmp_path)
+    journal = Journal(file, sync=True)
+    journal.append("first")
+    assert file.begun.wait(DEADLINE)
+    tracemalloc.start()
+    try:
+        for number in range(1000):
+            journal.append("x", text=f"{number}" + "\U0001f600" * 16_000)
+        assert tracemalloc.get_traced_memory()[0] < 1.2 * LIMIT_SIZE
+    finally:
+        tracemalloc.stop()
+    begins = [journal.commit("begin", text="y" * LIMIT_SIZE) for _ in range(2)]
+    with pytest.raises(OSError, match="too many records wait"):
+        begins[1].result(DEADLINE)
+    file.release.set()
+    begins[0].result(DEADLINE)
+    journal.close(DEADLINE)
+    assert sum(one["event"] == "x" for one in records(tmp_path)) + journal.lost == 1000
 
 
 def test_full_disk_keeps_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

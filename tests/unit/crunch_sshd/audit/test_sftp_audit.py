@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from arv_ssh.audit.trail import NotRecorded
-from crunch_sshd.audit.sftp_audit import SftpAudit
+from crunch_sshd.audit.sftp_audit import LOOK, SftpAudit
 from crunch_sshd.inside.sftp import wire
 
 REMOVE = bytes([wire.REMOVE]) + (7).to_bytes(4, "big") + (5).to_bytes(4, "big") + b"/file"
@@ -108,3 +108,44 @@ def test_what_the_server_understands_better(request_: bytes, required: bool) -> 
         sftp.write(wire.text(request_) + REQUEST)
     assert server.closed and not server.taken
     assert sftp.refusal is not None and "cannot be followed" in str(sftp.refusal)
+
+
+STAT = wire.text(bytes([wire.STAT]) + bytes(8))
+"""A request that takes less to send than to keep."""
+
+
+def answered(count: int) -> bytes:
+    return wire.text(bytes([wire.ATTRS]) + bytes(4)) * count
+
+
+def test_client_that_sends_faster_than_the_server_answers() -> None:
+    """Its requests are left with it until the server has answered some; then all of them pass, in order."""
+    sftp, _, server = watched(room=1 << 20)
+    flood = memoryview(STAT * 10_000)
+    taken = 0
+    while size := sftp.write(flood[taken:]):
+        taken += size
+    assert taken == 4096 * len(STAT) == len(server.taken)
+    assert not sftp.wait_writable(0)
+    sftp.answers(answered(4096))
+    assert sftp.wait_writable(0)
+    while taken < len(flood):
+        taken += sftp.write(flood[taken:])
+        sftp.answers(answered(1))
+    assert server.taken == flood
+
+
+def test_what_was_looked_at_waits_for_the_server_only() -> None:
+    """Requests that the server has not got yet are passed on, not waited for: it cannot answer them before."""
+    sftp, _, server = watched(room=0)
+    assert sftp.write(STAT * 5000) == 0
+    assert sftp.wait_writable(0)
+    server.room = 1 << 20
+    assert sftp.write(STAT * 5000) == 4096 * len(STAT)
+
+
+def test_long_pieces_are_looked_at_in_part() -> None:
+    """The audit holds what it looks at, and it looks at no more than it may."""
+    sftp, _, server = watched(room=1 << 20)
+    assert sftp.write(wire.text(bytes([wire.WRITE]) + bytes(200_000))) == LOOK
+    assert len(server.taken) == LOOK

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from crunch_sshd.audit.sftp_operations import MAX_PENDING, FileOperations
+from crunch_sshd.audit.sftp_operations import AT_ONCE, MAX_OPEN, MAX_PENDING, FileOperations
 from crunch_sshd.inside.sftp import wire
 from crunch_sshd.inside.sftp.operations import Operations
 from crunch_sshd.inside.sftp.wire import Answers
+from tests.timing import DEADLINE
 from tests.unit.crunch_sshd.inside.sftp.client import packet
 
 Noted = list[tuple[str, dict[str, Any]]]
@@ -35,13 +38,21 @@ class Session:
         self._number += 1
         request = packet(kind, self._number if number is None else number, *fields)
         for data in self._pieces(request):
-            self.asked += self.audit.requests(data)
+            self.take(data)
         self._server.handle(memoryview(request)[4:])
         answer = bytes(self._answers.waiting())
         self._answers.sent()
         for data in self._pieces(answer):
             self.audit.answers(data)
         return answer[9:]
+
+    def take(self, data: bytes) -> None:
+        """Show the audit what the client sends, as the gateway does: what it did not look at comes again."""
+        while data:
+            taken, operations = self.audit.requests(data)
+            assert len(operations) <= AT_ONCE
+            self.asked += operations
+            data = data[taken:]
 
     def open(self, path: bytes, pflags: int) -> bytes:
         """Open a file; return its handle."""
@@ -123,13 +134,77 @@ def test_files_left_open(tmp_path: Path) -> None:
     )
 
 
+STAT = packet(wire.STAT, 0, b"")
+
+
+@pytest.mark.parametrize("piece", [1, 10, 1 << 20])
+def test_many_operations_at_once(piece: int) -> None:
+    """Operations in one piece are looked at some at a time, all of them, however the bytes are cut."""
+    session = Session()
+    asked = b"".join(packet(wire.REMOVE, number, b"/%d" % number) for number in range(200))
+    for at in range(0, len(asked), piece):
+        session.take(asked[at : at + piece])
+    assert [facts["path"] for _, facts in session.asked] == [f"/{number}" for number in range(200)]
+
+
+@pytest.mark.parametrize("name", [b"", b"\xff" * 4096 + "\U0001f600".encode()])
+def test_memory_of_requests_without_an_answer(name: bytes) -> None:
+    """No more is looked at while much waits for answers, and what waits takes the memory that it may."""
+    session = Session()
+    request = packet(wire.MKDIR, 1, name, 0) if name else STAT
+    tracemalloc.start()
+    try:
+        count = 0
+        while session.audit.requests(request)[0]:
+            count += 1
+        assert tracemalloc.get_traced_memory()[0] < 1.5 * MAX_PENDING
+    finally:
+        tracemalloc.stop()
+    assert count == 4096 or name
+    assert not session.audit.wait_room(0)
+    number = 1 if name else 0
+    session.audit.answers(packet(wire.STATUS, number, wire.OK, b"", b"") * (count // 2 + 1))
+    assert session.audit.wait_room(0)
+    assert session.audit.requests(request)[0] == len(request)
+
+
+def test_answer_wakes(tmp_path: Path) -> None:
+    """Whoever waits for room goes on when the answers come."""
+    session = Session()
+    while session.audit.requests(STAT)[0]:
+        pass
+    found: list[bool] = []
+    waiting = threading.Thread(target=lambda: found.append(session.audit.wait_room(DEADLINE)))
+    waiting.start()
+    session.audit.answers(packet(wire.STATUS, 0, wire.OK, b"", b"") * 4096)
+    waiting.join(DEADLINE)
+    assert found == [True]
+
+
+def test_files_without_end() -> None:
+    """A server that opens more files than fit into the memory for them is not followed."""
+    session = Session()
+    for number in range(MAX_OPEN // 4096):
+        session.take(packet(wire.OPEN, 1, b"/" * 4096, 1, 0))
+        session.audit.answers(packet(wire.HANDLE, 1, b"%d" % number))
+    assert session.noted[-1][0] == "unreadable" and "more files" in session.audit.lost
+
+
+def test_handle_that_was_guessed(tmp_path: Path) -> None:
+    """Nobody writes past the count of bytes with a handle that the server will say only later."""
+    path = os.fsencode(tmp_path / "file")
+    session = Session()
+    session.take(packet(wire.OPEN, 1, path, 2 | 8, 0) + packet(wire.WRITE, 2, bytes(4), (0,), b"x"))
+    session.audit.answers(packet(wire.HANDLE, 1, bytes(4)) + packet(wire.STATUS, 2, wire.OK, b"", b""))
+    assert [operation for operation, _ in session.noted] == ["open", "unreadable"]
+
+
 @pytest.mark.parametrize(
     ("requests", "answers"),
     [
         (bytes(4), b""),
         (wire.number(wire.MAX_PACKET + 1) + b"x", b""),
         (packet(wire.REMOVE, 1), b""),
-        (packet(wire.STAT, 0, b"") * (MAX_PENDING + 1), b""),
         (b"", packet(wire.STATUS, 1, 0, b"", b"")),
     ],
 )
