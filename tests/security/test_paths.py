@@ -151,7 +151,8 @@ def test_root_directory_replaced(jail: str, marker: Path) -> None:
         with server.transport() as first, first.open_sftp_client() as before:
             client_sees = set(before.listdir("/"))
             docker("kill", "--signal", "USR1", jail)
-            wait_for(lambda: "moved" in before.listdir("/tmp/jail"), "the other root directory")
+            wait_for(lambda: "jail" in before.listdir("/tmp"), "the other root directory")
+            wait_for(lambda: "moved" in before.listdir("/tmp/jail"), "the program to be in it")
             assert set(before.listdir("/")) == client_sees
             with server.transport() as second, second.open_sftp_client() as after:
                 for target in ("/up", *ways_out(marker), *(f"/up{way}" for way in ways_out(marker))):
