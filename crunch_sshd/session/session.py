@@ -19,14 +19,14 @@ from arv_ssh.log import event
 from crunch_sshd.forwarding.agent import Agent
 from crunch_sshd.forwarding.broker import BrokerError
 from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, StartFailed, Terminal
-from crunch_sshd.session import commands, subsystems, working_directory
+from crunch_sshd.session import commands, subsystems, terminal_requests, working_directory
 from crunch_sshd.session.detach import DetachKeys
 from crunch_sshd.session.environment import Environment
 from crunch_sshd.session.resizes import Resizes
 from crunch_sshd.session.watch import SessionWatch
 from crunch_sshd.ssh import threads
 from crunch_sshd.ssh.channel_input import ChannelInput
-from crunch_sshd.ssh.limits import COMMAND_SIZE, MODES_SIZE, TERM_LENGTH
+from crunch_sshd.ssh.limits import COMMAND_SIZE
 from crunch_sshd.ssh.transport import GatewayChannel
 
 logger = logging.getLogger(__name__)
@@ -147,12 +147,8 @@ class SessionChannel:
     def _pty_req(self, message: Message) -> bool:
         if self._started or self._terminal is not None:
             return False
-        term = _text(message)
-        terminal = replace(_sized(message, Terminal(term, 0, 0)), modes=message.get_binary())
-        if len(term) > TERM_LENGTH or len(terminal.modes) > MODES_SIZE:
-            return False
-        self._terminal = terminal
-        return True
+        self._terminal = terminal_requests.terminal(message)
+        return self._terminal is not None
 
     def _env(self, message: Message) -> bool:
         name, value = _text(message), _text(message)
@@ -212,7 +208,7 @@ class SessionChannel:
     def _window_change(self, message: Message) -> bool:
         if self._terminal is None:
             return False
-        self._terminal = _sized(message, self._terminal)
+        self._terminal = terminal_requests.sized(message, self._terminal)
         self._resizes.put(self._terminal)
         return True
 
@@ -398,12 +394,6 @@ class SessionChannel:
             event(logger, "a session's processes may be left over", level=logging.ERROR, **facts, error=str(error))
         finally:
             process.close()
-
-
-def _sized(message: Message, terminal: Terminal) -> Terminal:
-    """Return ``terminal`` with the four sizes that come next in ``message`` (RFC 4254 §6.2 and §6.7)."""
-    columns, rows, width_px, height_px = (message.get_int() for _ in range(4))
-    return replace(terminal, columns=columns, rows=rows, width_px=width_px, height_px=height_px)
 
 
 def _text(message: Message) -> str:
