@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import signal
 import sys
 import tempfile
 import threading
@@ -121,6 +122,7 @@ def table(result: Result) -> str:
 
 def main() -> int:
     """Run the command line."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, the ssh that is hung up here would ignore it and go on
     parser = argparse.ArgumentParser(prog="scripts/soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60, metavar="N", help="of mixed work; default: 60")
     parser.add_argument("--connects", type=int, metavar="N", help="in a row, after it; default: 10,000 in an hour")
