@@ -203,12 +203,13 @@ class TestEnvironment:
     @pytest.mark.parametrize("terminal", [[], ["-tt"]], ids=["pipes", "terminal"])
     def test_as_stock_sshd(self, serve: StartServer, stock_sshd: list[str], terminal: list[str]) -> None:
         """A session has the variables that stock sshd gives it, and beyond those only its container's."""
-        command = "cat /proc/$$/environ; :"
+        command, environ = "cat /proc/$$/environ; :", {**os.environ, "TERM": "xterm"}
         stock = subprocess.run(
-            [*stock_sshd, *terminal, "root@stock", command], capture_output=True, timeout=DEADLINE, check=True
-        )
+            [*stock_sshd, *terminal, "root@stock", command],
+            capture_output=True, timeout=DEADLINE, check=True, env=environ,
+        )  # fmt: skip
         server = serve("--env", "OF_THE_CONTAINER=1")
-        ours = server.run(*terminal, "127.0.0.1", command)
+        ours = server.run(*terminal, "127.0.0.1", command, env=environ)
         added = {"OF_THE_CONTAINER", "HOSTNAME"}
         assert variables(ours.stdout).keys() - added == variables(stock.stdout).keys()
         for name in ("HOME", "USER", "LOGNAME", "SHELL", "MAIL"):
