@@ -131,6 +131,7 @@ def test_hang_up(contain: Contain) -> None:
     command = Command(["/bin/sh", "-c", "sleep 5001 & setsid sleep 5002 & echo $! up; wait"], runtime.account(""))
     running = Running(runtime.start(command))
     running.says(b"up")
+    wait_for(lambda: any("sleep 5002" in line and "setsid" not in line for line in ps()), "a session of its own")
     running.process.hang_up()
     assert os.path.exists(f"/proc/{pid}")
     spared = [line.split()[0] for line in ps() if line.endswith("sleep 5002")]
