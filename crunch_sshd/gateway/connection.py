@@ -28,7 +28,7 @@ from crunch_sshd.forwarding.forward import Forwarding
 from crunch_sshd.forwarding.policy import DEFAULT_POLICY, Policy
 from crunch_sshd.gateway import algorithms
 from crunch_sshd.gateway.algorithms import Algorithms
-from crunch_sshd.gateway.memory_limit import MemoryLimit
+from crunch_sshd.gateway.memory_limit import NO_LIMIT, MemoryLimit
 from crunch_sshd.runtimes import Account, Runtime
 from crunch_sshd.session import connection_variables
 from crunch_sshd.session.session import SessionChannel
@@ -96,7 +96,7 @@ class Connection(GatewayServer):
         options: SessionOptions | None = None,
         container_ended: Callable[[], bool] = lambda: False,
         audit: ConnectionAudit | None = None,
-        memory: MemoryLimit = MemoryLimit(0),  # noqa: B008 - it never changes
+        memory: MemoryLimit = NO_LIMIT,
     ) -> None:
         self._audit = audit or ConnectionAudit()
         self._options = options or SessionOptions()

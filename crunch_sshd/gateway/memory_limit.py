@@ -49,3 +49,7 @@ class MemoryLimit:
                 f"the gateway of container {self._container_uuid} has no memory for another {what} (it uses "
                 f"{used // _MIB} of {self._limit // _MIB} MiB); try again once other sessions have ended"
             )
+
+
+NO_LIMIT = MemoryLimit(0)
+"""For a gateway that may use what the system has; it never changes."""

@@ -18,6 +18,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCluste
     root = tmp_path_factory.mktemp("hostile")
     result = EmbeddedCluster(root / "cluster")
     result.configure_watching(root / "audit", root / "recordings")
-    result.up()
-    yield result
-    result.down()
+    try:
+        result.up()
+        yield result
+    finally:
+        result.down()
