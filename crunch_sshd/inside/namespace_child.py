@@ -6,7 +6,8 @@ entered, as in :mod:`crunch_sshd.inside.enter`, and little before: each session 
 
 The program must be born in the container's pid namespace, so this process forks once more; the second one is made a
 child of the gateway itself (CLONE_PARENT, as runc does), so that the exact exit status reaches the gateway and no
-process stays in between.
+process stays in between. Only the second one can be seen, stopped and perhaps traced from inside; so the first gives
+up everything that the container does not have.
 """
 
 from __future__ import annotations
@@ -40,11 +41,12 @@ def main() -> NoReturn:
         linux.hide()
         enter.stay_within(job)
         linux.join_namespaces(job["namespaces"])
+        _become(job)
         pid = linux.fork_as_sibling()
         if pid:
             os.write(job["report"], b"pid %d\n" % pid)
             os._exit(0)
-        _become(job)
+        _lead_session(job)
         _execute(job)
     except Refused as refusal:
         status, text = refusal.args
@@ -59,9 +61,7 @@ def _fail(job: dict[str, Any], status: int, text: str) -> NoReturn:
 
 
 def _become(job: dict[str, Any]) -> None:
-    os.setsid()
-    if job["terminal"]:
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    """Take on the container's root, limits, ids and capabilities, and nothing beyond; stay hidden from debuggers."""
     os.fchdir(job["root"])
     os.chroot(".")
     os.fchdir(job["cwd"])
@@ -69,8 +69,16 @@ def _become(job: dict[str, Any]) -> None:
         linux.set_limit(number, soft, hard)
     os.umask(job["umask"])
     linux.become(job["uid"], job["gid"], job["capabilities"])
+    linux.hide()  # a change of ids has undone it
     if job["no_new_privs"]:
         linux.forbid_new_privileges()
+
+
+def _lead_session(job: dict[str, Any]) -> None:
+    """Begin a session with its terminal, and the signals of a program just started."""
+    os.setsid()
+    if job["terminal"]:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     for name in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         if signal.getsignal(name) is not None:
             signal.signal(name, signal.SIG_DFL)

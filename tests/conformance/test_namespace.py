@@ -209,6 +209,48 @@ def test_nothing_to_overwrite(contain: Contain) -> None:
     assert out == b"shell\n"
 
 
+def test_nothing_more_to_take_over(contain: Contain, tmp_path: Path) -> None:
+    """A process that the container's root stops and may trace as soon as it is there has no more than the container."""
+    found = tmp_path / "capabilities"
+    pid = contain(*OWN_PROCESSES, "python3", "-c", STOPPER, str(found), program=())
+    runtime = NamespaceRuntime(pid, NAME)
+    for _ in range(TRIES):
+        assert run(runtime, "echo on") == b"on\n"
+        if found.exists():
+            break
+    allowed = int(status(pid)["CapBnd"], 16)
+    for line in found.read_text().split():  # there: some processes were stopped
+        assert int(line, 16) & ~allowed == 0, f"{line} is more than {allowed:x}"
+
+
+TRIES = 100
+OWN_PROCESSES = (
+    "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+    "setpriv", "--bounding-set=-all,+sys_ptrace,+kill",
+)  # fmt: skip
+STOPPER = """
+import os, signal, sys
+found, last = [], os.fork() or os._exit(0)  # a number near the next
+os.waitpid(last, 0)
+print("up", flush=True)
+while len(found) < 15:
+    for pid in range(last + 1, last + 9):
+        try:
+            os.kill(pid, signal.SIGSTOP)
+        except ProcessLookupError:
+            continue
+        with open(f"/proc/{pid}/status") as file:
+            found += [line.split()[1] for line in file if line.startswith(("CapPrm", "CapEff", "CapBnd"))]
+        os.kill(pid, signal.SIGCONT)
+        last = pid
+with open(sys.argv[1] + ".new", "w") as file:
+    file.write(" ".join(found))
+os.rename(sys.argv[1] + ".new", sys.argv[1])
+sys.stdin.read()
+"""
+"""Stops each process that appears in its pid namespace, and notes what it could do at that moment."""
+
+
 def test_no_secret_in_arguments(contain: Contain, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the command nor the environment is ever an argument or the environment of the child on the host."""
     seen: list[object] = []
