@@ -13,6 +13,7 @@ import fcntl
 import os
 import select
 import shutil
+import signal
 import stat
 import struct
 import sys
@@ -218,8 +219,9 @@ class NamespaceRuntime(Runtime):
         opened.close_writer(writer)
         try:
             report = _read_report(reader)
-        except TimeoutError:
+        except TimeoutError as late:
             child.kill()
+            _abandon(_pid(str(late)))
             raise Unavailable(f"container {self._name} did not start the program within {START_TIMEOUT:g} s; is it "
                               "frozen?") from None  # fmt: skip
         finally:
@@ -229,7 +231,7 @@ class NamespaceRuntime(Runtime):
 
     def _started(self, report: str) -> int:
         lines = report.splitlines()
-        pid = next((int(line.split()[1]) for line in lines if line.startswith("pid ")), None)
+        pid = _pid(report)
         failure = next((line for line in lines if line.startswith("failed ")), None)
         if failure is not None:
             if pid is not None:
@@ -323,14 +325,29 @@ def _sealed_copy(path: str) -> int:
     return descriptor
 
 
+def _pid(report: str) -> int | None:
+    """Return the pid of the program to be, once the child has reported it."""
+    return next((int(line.split()[1]) for line in report.splitlines() if line.startswith("pid ")), None)
+
+
+def _abandon(pid: int | None) -> None:
+    """End a child of ours that has not become the program, since somebody inside stopped it; leave no zombie."""
+    if pid is not None:
+        os.kill(pid, signal.SIGKILL)
+        threading.Thread(target=os.waitpid, args=(pid, 0), name="start", daemon=True).start()
+
+
 def _read_report(reader: int) -> str:
-    """Read the child's report until the program runs, which closes its end; raise TimeoutError if it never does."""
+    """Read the child's report until the program runs, which closes its end.
+
+    Raises TimeoutError, with what was reported, if it never does.
+    """
     poll = select.poll()
     poll.register(reader, select.POLLIN)
     text, deadline = bytearray(), time.monotonic() + START_TIMEOUT
     while len(text) < REPORT_LIMIT:
         if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            raise TimeoutError
+            raise TimeoutError(text.decode("utf-8", "surrogateescape"))
         data = os.read(reader, REPORT_LIMIT)
         if not data:
             break

@@ -14,9 +14,10 @@ import pytest
 
 from arv_ssh.config.session_options import INTERNAL_SFTP
 from arv_ssh.errors import ConfigError, Forbidden, Unavailable
-from crunch_sshd.runtimes import Command, Terminal
+from crunch_sshd.runtimes import Command, Terminal, namespace
 from crunch_sshd.runtimes.namespace import NamespaceRuntime
 from crunch_sshd.session import subsystems
+from tests.conformance import stopped_child
 from tests.conformance.places import NAME, Running
 from tests.timing import DEADLINE, wait_for
 
@@ -249,6 +250,18 @@ os.rename(sys.argv[1] + ".new", sys.argv[1])
 sys.stdin.read()
 """
 """Stops each process that appears in its pid namespace, and notes what it could do at that moment."""
+
+
+def test_stopped_before_it_started(contain: Contain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that somebody inside stops before it starts is given up, and leaves no process."""
+    monkeypatch.setattr(namespace, "START_TIMEOUT", 1.0)
+    monkeypatch.setattr(namespace, "CHILD", stopped_child.__name__)
+    runtime = NamespaceRuntime(contain(*SETUID_APPTAINER), NAME)
+    own = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    before = own.read_text()
+    with pytest.raises(Unavailable, match="did not start the program within 1 s"):
+        run(runtime, "echo on")
+    wait_for(lambda: own.read_text() == before, "the end of what was stopped")
 
 
 def test_no_secret_in_arguments(contain: Contain, monkeypatch: pytest.MonkeyPatch) -> None:
