@@ -12,6 +12,7 @@ import os
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
@@ -38,8 +39,20 @@ RETRY_PAUSES = (0.3, 1.0)
 """Seconds before the second and the third attempt, give or take half; a controller that restarts is back by then."""
 RETRY_STATUSES = frozenset({502, 503, 504})
 """Statuses from a server that could not reach, or not yet serve, the thing asked for. All others are real answers."""
+LARGEST_ANSWER = 128 * 1024 * 1024
+"""Bytes of an answer; Arvados itself reads no more of its database for one (max_index_database_read)."""
+PIECE = 64 * 1024
+"""Bytes of it read at once."""
 CONNECTIONS = 32
 """Connections kept open to the API host: as many as threads of a controller that ask it."""
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """An answer's status and body."""
+
+    status: int
+    body: bytes
 
 
 class ApiClient:
@@ -106,21 +119,28 @@ class ApiClient:
         return self._call("GET", resource, parameters)
 
     def list_all(
-        self, resource: str, *, filters: Filters | None = None, select: Names | None = None
+        self, resource: str, *, filters: Filters | None = None, select: Names | None = None, most: int | None = None
     ) -> Records:
-        """Return all records that fit, in the order of their UUIDs, however many pages that takes."""
+        """Return all records that fit, in the order of their UUIDs, however many pages that takes.
+
+        With ``most`` no further page is asked for once there are more than so many. Raises :class:`BadGateway` for
+        pages that are none, or that come again and again.
+        """
         if select is not None and "uuid" not in select:
             select = [*select, "uuid"]
         found: Records = []
         after: Filters = []
-        while True:
+        while most is None or len(found) <= most:
             page = self.list(
                 resource, filters=[*(filters or []), *after], select=select, order=["uuid"], limit=PAGE, count="none"
-            )["items"]
+            ).get("items")
+            if not _are_records(page) or (page and found and page[-1]["uuid"] == found[-1]["uuid"]):
+                raise BadGateway(f"the API host {self._host} answered with something other than a list of {resource}")
             if not page:
-                return found
+                break
             found += page
             after = [["uuid", ">", page[-1]["uuid"]]]
+        return found
 
     def create(self, resource: str, attributes: Record) -> Record:
         """Make a record and return it."""
@@ -178,7 +198,7 @@ class ApiClient:
         send = partial(self._send, method, url, headers, data, body)
         return self._read(path, self._with_retries(send) if repeatable else send())
 
-    def _with_retries(self, send: Callable[[], requests.Response]) -> requests.Response:
+    def _with_retries(self, send: Callable[[], _Answer]) -> _Answer:
         """Send until there is an answer, a few times at most. A time-out is not retried: a caller is waiting."""
         for pause in self._retry_pauses:
             try:
@@ -186,20 +206,21 @@ class ApiClient:
             except Unavailable:
                 pass  # refused, or cut
             else:
-                if response.status_code not in RETRY_STATUSES:
+                if response.status not in RETRY_STATUSES:
                     return response
             time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - so that many do not come back at once
         return send()
 
     def _send(
         self, method: str, url: str, headers: dict[str, str], data: str | None, body: Record | None
-    ) -> requests.Response:
+    ) -> _Answer:
         try:
             # A redirect would carry the token to wherever it leads.
-            return self._session.request(
+            with self._session.request(
                 method, url, headers=headers, data=data, json=body, timeout=self._timeout, verify=self._verify,
-                allow_redirects=False,
-            )  # fmt: skip
+                allow_redirects=False, stream=True,
+            ) as response:  # fmt: skip
+                return _Answer(response.status_code, self._body(response))
         except requests.exceptions.SSLError as error:
             raise BadGateway(
                 f"the TLS certificate of the API host {self._host} is not trusted ({_root_cause(error)}); set "
@@ -212,13 +233,21 @@ class ApiClient:
         except requests.exceptions.RequestException as error:
             raise BadGateway(f"the API host {self._host} answered with invalid HTTP ({_root_cause(error)})") from error
 
-    def _read(self, path: str, response: requests.Response) -> Record:
+    def _body(self, response: requests.Response) -> bytes:
+        body = bytearray()
+        for piece in response.iter_content(PIECE):
+            body += piece
+            if len(body) > LARGEST_ANSWER:
+                raise BadGateway(f"the API host {self._host} answered with more than {LARGEST_ANSWER >> 20} MiB")
+        return bytes(body)
+
+    def _read(self, path: str, response: _Answer) -> Record:
         try:
-            answer = response.json()
-        except ValueError:
+            answer = json.loads(response.body)
+        except (ValueError, RecursionError):
             answer = None
-        if response.status_code >= 300:
-            raise failures.error(self._host, path, response.status_code, answer)
+        if response.status >= 300:
+            raise failures.error(self._host, path, response.status, answer)
         if not isinstance(answer, dict):
             raise BadGateway(f"the API host {self._host} answered with something other than a JSON record")
         return answer
@@ -232,6 +261,10 @@ def _session(adapter: BaseAdapter | None) -> requests.Session:
     for scheme in ("https://", "http://"):
         session.mount(scheme, adapter or HTTPAdapter(pool_maxsize=CONNECTIONS))
     return session
+
+
+def _are_records(page: Any) -> bool:
+    return isinstance(page, list) and all(isinstance(one, dict) and isinstance(one.get("uuid"), str) for one in page)
 
 
 def _singular(resource: str) -> str:

@@ -5,6 +5,7 @@ Owns the translation between ``requests`` and a plain function; knows neither th
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -61,5 +62,5 @@ def _response(request: requests.PreparedRequest, answer: Answer) -> requests.Res
     response.encoding = "utf-8"
     response.url = request.url or ""
     response.request = request
-    response._content = answer.body  # as requests' own test adapters do: a body without a stream
+    response.raw = io.BytesIO(answer.body)
     return response

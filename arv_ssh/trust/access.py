@@ -2,7 +2,8 @@
 
 Pure: records come in, a refusal is raised. The order is the caller's promise: mode, then the token's scopes, then
 reading the record (404 is the API's answer), then :func:`check_allowed`, then :func:`check_state`. Anything missing
-from a record decides against the user.
+from a record, or of another type than it should have, decides against the user; no record raises anything but
+:class:`arv_ssh.errors.HttpError`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ ENDED = ("Complete", "Cancelled")
 """The states of a container that is over."""
 REASON = 300
 """Letters of a reason that are shown: a workflow may have put a log into its runtime_status."""
+
+MOST_REQUESTS = 2000
+"""Requests of one container that are looked at. Nobody runs more at once by chance, and whoever makes 100,000 of them
+must not keep the controller busy; beyond it only administrators may enter."""
 
 FIRST_SESSION = "arv-ssh:interactive_session"
 """The key in a container's properties under which the first session is noted."""
@@ -47,10 +52,23 @@ def check_scopes(token: Record, purpose: str) -> None:
         raise Forbidden(f"this token is limited to certain requests, which do not include {purpose}")
 
 
+def user_uuid(user: Record) -> str:
+    """Return whose token it is; raise :class:`Forbidden` when the API's answer does not say it."""
+    uuid = user.get("uuid")
+    if not isinstance(uuid, str) or not uuid:
+        raise Forbidden("the API does not say whose token this is; tell the cluster's administrator")
+    return uuid
+
+
 def check_active(user: Record) -> None:
     """Raise :class:`Forbidden` for a deactivated user, even an administrator: the API still identifies that user."""
-    if user.get("is_active", True) is not True:
-        raise Forbidden(f"user {user['uuid']} is not active; ask an administrator")
+    if user.get("is_active") is not True:
+        raise Forbidden(f"user {user_uuid(user)} is not active; ask an administrator")
+
+
+def is_administrator(user: Record) -> bool:
+    """Say whether the API calls this user an administrator."""
+    return user.get("is_admin") is True
 
 
 def request_attributes(*, embedded: bool) -> list[str]:
@@ -61,38 +79,49 @@ def request_attributes(*, embedded: bool) -> list[str]:
 def check_allowed(policy: ShellAccess, user: Record, container: Record, requests: Sequence[Record]) -> None:
     """Raise :class:`Forbidden` when ``user``, who can read ``container``, may not enter it.
 
-    ``requests`` are all container requests that this container serves, readable to the user or not.
+    ``requests`` are all container requests that this container serves, readable to the user or not; of more than
+    :data:`MOST_REQUESTS` the first ones are enough.
     """
-    uuid = container["uuid"]
-    requested = (container.get("runtime_constraints") or {}).get("shell_access")
+    uuid = container.get("uuid")
+    constraints = container.get("runtime_constraints")
+    if not isinstance(constraints, Mapping):
+        raise Forbidden(f"the API does not say whether container {uuid} may be entered; tell its administrator")
+    requested = constraints.get("shell_access")
     if policy.mode == "default-off" and requested is not True:
         raise Forbidden(
             f"shell access to container {uuid} was not requested; submit it with shell_access: true in its "
             "runtime_constraints"
         )
-    if requested is False:
+    if requested is not None and requested is not True:
         raise Forbidden(f"container {uuid} was submitted with shell_access: false, so no one may enter it")
-    if policy.admin and user.get("is_admin"):
+    if policy.admin and is_administrator(user):
         return
     if not policy.user:
         raise Forbidden(f"only administrators may enter container {uuid}: this cluster limits shell access to them")
-    if not requests or not all(_submitted(request, container, user["uuid"]) for request in requests):
+    if len(requests) > MOST_REQUESTS:
+        raise Forbidden(
+            f"container {uuid} runs for more than {MOST_REQUESTS} requests, which are not looked through; only "
+            "administrators may enter it"
+        )
+    if not requests or not all(_submitted(request, container, user_uuid(user)) for request in requests):
         raise Forbidden(
             f"container {uuid} runs for requests that other users submitted; "
             "only a user who submitted all of them may enter it"
         )
 
 
-def _submitted(request: Record, container: Record, user_uuid: str) -> bool:
+def _submitted(request: Record, container: Record, user: str) -> bool:
     """Say whether the user submitted ``request``, which ``container`` serves.
 
     Stock Arvados shows only who last changed a request, and any user who can write it can rename it. The user for whom
     the container was made (and whose token is in it) never changes, so there both must be this user.
     """
+    if request.get("container_uuid") != container.get("uuid"):
+        return False  # nobody asked for this one: the answer is none to the question
     if request.get(SUBMITTER) is not None:
-        return bool(request[SUBMITTER] == user_uuid)
+        return bool(request[SUBMITTER] == user)
     changed_last, made_for = request.get("modified_by_user_uuid"), container.get("runtime_user_uuid")
-    return changed_last == user_uuid and made_for in (None, user_uuid)
+    return changed_last == user and made_for in (None, user)
 
 
 def check_state(container: Record, now: datetime | None = None, longest_hold: float = 0) -> None:
@@ -100,7 +129,7 @@ def check_state(container: Record, now: datetime | None = None, longest_hold: fl
 
     ``longest_hold`` is the time in seconds that containers of this cluster may ask to be kept up for after a failure.
     """
-    uuid, state = container["uuid"], container["state"]
+    uuid, state = container.get("uuid"), container.get("state")
     if state in ENDED:
         ending = _ending(container, now or datetime.now(UTC))
         raise ContainerEnded(
@@ -111,7 +140,8 @@ def check_state(container: Record, now: datetime | None = None, longest_hold: fl
         raise Unavailable(
             f"container {uuid} is not running yet (it is {state}){_reason(container)}; try again when it is Running"
         )
-    if not container.get("gateway_address"):
+    address = container.get("gateway_address")
+    if not isinstance(address, str) or not address:
         raise Unavailable(f"container {uuid} is running without a gateway, so it cannot be entered")
 
 
@@ -162,9 +192,11 @@ def _ending(container: Record, now: datetime) -> str:
     parts = [str(container["state"])]
     if container.get("exit_code") is not None:
         parts.append(f"exit {container['exit_code']}")
-    if container.get("finished_at"):
-        seconds = max(0, int((now - datetime.fromisoformat(container["finished_at"])).total_seconds()))
-        parts.append(f"{_duration(seconds)} ago")
+    try:
+        seconds = int((now - datetime.fromisoformat(container["finished_at"])).total_seconds())
+    except (KeyError, TypeError, ValueError):
+        return ", ".join(parts)  # not recorded, or not as a time
+    parts.append(f"{_duration(max(0, seconds))} ago")
     return ", ".join(parts)
 
 

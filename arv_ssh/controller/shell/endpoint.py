@@ -170,14 +170,16 @@ class ShellEndpoint:
             raise Unauthorized("no API token was sent; set ARVADOS_API_TOKEN to a token of this cluster")
         as_user = self._api.with_token(token, attempt.request_id)
         user = as_user.current_user()
-        attempt.user_uuid = user["uuid"]
+        attempt.user_uuid = access.user_uuid(user)
         access.check_active(user)
         uuid = attempt.container_uuid
         access.check_scopes(as_user.get("api_client_authorizations", "current"), "entering containers")
         container = as_user.get("containers", uuid)
+        if container.get("uuid") != uuid:
+            raise BadGateway(f"the API answered with another record than that of container {uuid}")
         access.check_allowed(self._config.shell_access, user, container, self._requests(uuid, attempt.request_id))
         access.check_state(container, longest_hold=self._config.hold_on_failure)
-        return Grant(user["uuid"], container)
+        return Grant(attempt.user_uuid, container)
 
     def _requests(self, uuid: str, request_id: str) -> list[dict[str, Any]]:
         """Return all requests that the container serves, seen as root: a user may not be able to read the others'."""
@@ -186,12 +188,13 @@ class ShellEndpoint:
                 "container_requests",
                 filters=[["container_uuid", "=", uuid]],
                 select=access.request_attributes(embedded=self._config.api is None),
+                most=access.MOST_REQUESTS,
             )
         except HttpError as error:
             raise _as_roots(error, f"the API did not say whose container {uuid} is") from error
 
     def _mark(self, container: dict[str, Any], session: LiveConnection) -> None:
-        if container.get("interactive_session_started"):
+        if container.get("interactive_session_started") is True:
             return
         mark = access.mark(container, session.user_uuid, session.request_id, datetime.now(UTC))
         try:

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -162,15 +161,17 @@ class Revocation:
         """Raise why ``session`` may not go on."""
         uuid = session.container_uuid
         access.check_active(view.user)
-        if view.user["uuid"] != session.user_uuid:
-            raise Forbidden(f"your token is now that of another user ({view.user['uuid']})")
+        user = access.user_uuid(view.user)
+        if user != session.user_uuid:
+            raise Forbidden(f"your token is now that of another user ({user})")
         container = view.containers.get(uuid)
         if container is None:
             raise NotFound(f"you may not read container {uuid} any more")
-        if container["state"] in access.ENDED:
+        state = container.get("state")
+        if state in access.ENDED:
             access.check_state(container)
-        if container["state"] != "Running":
-            raise ContainerEnded(f"container {uuid} is not running any more (it is {container['state']})")
+        if state != "Running":
+            raise ContainerEnded(f"container {uuid} is not running any more (it is {state})")
         access.check_allowed(self.config.shell_access, view.user, container, requests.get(uuid, []))
 
     def _bear(self, session: LiveConnection, failure: HttpError) -> None:
@@ -205,32 +206,45 @@ class Revocation:
         as_user = self._api.with_token(token)
         user = as_user.current_user()
         access.check_scopes(as_user.get("api_client_authorizations", "current"), "entering containers")
-        containers = _list(as_user, "containers", "uuid", uuids, CONTAINER_ATTRIBUTES)
-        return View(user, {record["uuid"]: record for record in containers})
+        containers: dict[str, Record] = {}
+        for batch in _batches(uuids):
+            filters = [["uuid", "in", batch]]
+            for record in as_user.list_all("containers", filters=filters, select=CONTAINER_ATTRIBUTES):
+                containers[record["uuid"]] = record
+        return View(user, containers)
 
     def _requests(self, uuids: set[str]) -> dict[str, list[Record]]:
         """Return the requests that each container serves, seen as root."""
         found: dict[str, list[Record]] = defaultdict(list)
-        attributes = access.request_attributes(embedded=self.config.api is None)
         try:
-            for request in _list(self._root, "container_requests", "container_uuid", uuids, attributes):
-                found[request["container_uuid"]].append(request)
+            for batch in _batches(uuids):
+                for request in self._requests_of(batch):
+                    found[request["container_uuid"]].append(request)
         except (Unauthorized, Forbidden) as error:  # about root: it says nothing about any user
             raise Unavailable(str(error)) from error
         return found
+
+    def _requests_of(self, uuids: list[str]) -> list[Record]:
+        """Return a batch's requests; where there are too many, find the container that has them, for its own sake."""
+        found = self._root.list_all(
+            "container_requests",
+            filters=[["container_uuid", "in", uuids]],
+            select=access.request_attributes(embedded=self.config.api is None),
+            most=access.MOST_REQUESTS,
+        )
+        if len(found) <= access.MOST_REQUESTS or len(uuids) == 1:
+            return found
+        half = len(uuids) // 2
+        return self._requests_of(uuids[:half]) + self._requests_of(uuids[half:])
 
 
 CONTAINER_ATTRIBUTES = ["uuid", "state", "runtime_constraints", "runtime_user_uuid", "exit_code", "finished_at"]
 """The attributes asked for: records are large, and only these matter for the decision."""
 
 
-def _list(
-    api: ApiClient, resource: str, attribute: str, uuids: set[str], select: list[str]
-) -> Iterable[Record]:
+def _batches(uuids: set[str]) -> list[list[str]]:
     ordered = sorted(uuids)
-    for start in range(0, len(ordered), BATCH):
-        filters = [[attribute, "in", ordered[start : start + BATCH]]]
-        yield from api.list_all(resource, filters=filters, select=select)
+    return [ordered[start : start + BATCH] for start in range(0, len(ordered), BATCH)]
 
 
 def _no_answer(error: Exception) -> HttpError:

@@ -89,9 +89,10 @@ class SessionAdmin:
         access.check_active(user)
         token = await asyncio.to_thread(as_user.get, "api_client_authorizations", "current")
         access.check_scopes(token, "listing and ending sessions")
-        if not user.get("is_admin"):
-            raise Forbidden(f"only administrators can list or end sessions; user {user['uuid']} is not one")
-        return scope, str(user["uuid"])
+        uuid = access.user_uuid(user)
+        if not access.is_administrator(user):
+            raise Forbidden(f"only administrators can list or end sessions; user {uuid} is not one")
+        return scope, uuid
 
     async def _list(self, scope: str) -> Record:
         others = await self._ask_others("GET", BASE, {}, scope, LIST_PATIENCE)

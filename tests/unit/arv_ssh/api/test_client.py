@@ -136,6 +136,38 @@ def test_list_all(server: Server, api: ApiClient) -> None:
     assert json.loads(queries[0]["select"][0]) == ["state", "uuid"]
 
 
+def test_list_all_but_no_more_than_needed(server: Server, api: ApiClient) -> None:
+    """Whoever needs no more than some records does not ask for the pages behind."""
+    pages = [[{"uuid": uuid} for uuid in page] for page in ("ab", "cd", "ef")]
+    server.answers = [(200, {}, json.dumps({"items": page})) for page in pages]
+    assert [item["uuid"] for item in api.list_all("containers", most=3)] == ["a", "b", "c", "d"]
+    assert len(server.seen) == 2
+
+
+@pytest.mark.parametrize("items", [None, "items", {"uuid": "x"}, ["x"], [None], [{}], [{"uuid": 1}]], ids=str)
+def test_a_page_that_is_none(server: Server, api: ApiClient, items: Any) -> None:
+    """A list of something else is the API's fault."""
+    server.answers = [(200, {}, json.dumps({"items": items}))]
+    with pytest.raises(errors.BadGateway, match="something other than a list of containers"):
+        api.list_all("containers")
+
+
+def test_a_page_that_comes_again_and_again(server: Server, api: ApiClient) -> None:
+    """An API that does not heed the filters does not keep us for ever."""
+    server.answers = [(200, {}, '{"items": [{"uuid": "a"}]}')] * 3
+    with pytest.raises(errors.BadGateway, match="something other than a list of containers"):
+        api.list_all("containers")
+    assert len(server.seen) == 2
+
+
+def test_an_answer_without_end(server: Server, api: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer takes no more memory than its limit."""
+    monkeypatch.setattr(client_module, "LARGEST_ANSWER", 1 << 20)
+    server.answers = [(200, {}, "[" * (3 << 20))]
+    with pytest.raises(errors.BadGateway, match="answered with more than 1 MiB"):
+        api.current_user()
+
+
 @pytest.mark.parametrize(
     ("answer", "error", "message"),
     [
@@ -149,6 +181,8 @@ def test_list_all(server: Server, api: ApiClient) -> None:
         ((302, {"Location": "http://127.0.0.1:1/"}, ""), errors.BadGateway, "answered with status 302"),
         ((200, {}, "hello"), errors.BadGateway, "something other than a JSON record"),
         ((200, {}, "[1]"), errors.BadGateway, "something other than a JSON record"),
+        ((200, {}, "<html>Please log in</html>"), errors.BadGateway, "something other than a JSON record"),
+        ((200, {}, "[" * 100_000), errors.BadGateway, "something other than a JSON record"),
         ((200, {}, ""), errors.BadGateway, "something other than a JSON record"),
         ((200, {"Content-Length": "1000", "Connection": "close"}, "{"), errors.BadGateway, "invalid HTTP .*Incomplete"),
     ],

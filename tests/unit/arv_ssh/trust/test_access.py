@@ -21,7 +21,8 @@ USERS: dict[str, dict[str, Any]] = {
     "owner": {"uuid": "zzzzz-tpzed-xurymjxw79nv3jz", "is_admin": False},
     "reader": {"uuid": "zzzzz-tpzed-l1s2piq4t4mps8r", "is_admin": False},
 }
-SUBMITTED_BY_OWNER = [{"uuid": "zzzzz-xvhdp-000000000000000", "modified_by_user_uuid": USERS["owner"]["uuid"]}]
+REQUEST = {"uuid": "zzzzz-xvhdp-000000000000000", "container_uuid": CONTAINER}
+SUBMITTED_BY_OWNER = [REQUEST | {"modified_by_user_uuid": USERS["owner"]["uuid"]}]
 
 # (mode, the container's shell_access: None is not said) -> may anybody enter, and if not, why
 MODES: dict[tuple[str, bool | None], type[HttpError] | None] = {
@@ -83,7 +84,7 @@ OPEN = ShellAccess(mode="default-on", admin=True, user=True)
 @pytest.mark.parametrize("first", [True, False])
 def test_shared_container(others: list[str], first: bool) -> None:
     """A container that also serves somebody else's request is closed to its first owner, and open to an admin."""
-    foreign = [{"uuid": "x", "modified_by_user_uuid": uuid} for uuid in others]
+    foreign = [REQUEST | {"modified_by_user_uuid": uuid} for uuid in others]
     requests = SUBMITTED_BY_OWNER + foreign if first else foreign + SUBMITTED_BY_OWNER
     decide(OPEN, USERS["admin"], container(), requests)
     if others:
@@ -96,7 +97,7 @@ def test_shared_container(others: list[str], first: bool) -> None:
 def test_a_colleague_who_renames_a_request() -> None:
     """Who changed a request last did not submit it: the submitter on the record decides, where there is one."""
     reader, owner = USERS["reader"]["uuid"], USERS["owner"]["uuid"]
-    requests = [{"uuid": "x", "modified_by_user_uuid": reader, "submitted_by_user_uuid": owner}]
+    requests = [REQUEST | {"modified_by_user_uuid": reader, "submitted_by_user_uuid": owner}]
     decide(OPEN, USERS["owner"], container(), requests)
     with pytest.raises(Forbidden, match="other users submitted"):
         decide(OPEN, USERS["reader"], container(), requests)
@@ -105,7 +106,7 @@ def test_a_colleague_who_renames_a_request() -> None:
 @pytest.mark.parametrize("submitter", [{}, {"submitted_by_user_uuid": None}], ids=["stock", "null"])
 def test_a_record_without_submitter(submitter: dict[str, Any]) -> None:
     """Where the API tells only the last change, the user whom the container was made for must be the same."""
-    requests = [{"uuid": "x", "modified_by_user_uuid": USERS["reader"]["uuid"]} | submitter]
+    requests = [REQUEST | {"modified_by_user_uuid": USERS["reader"]["uuid"]} | submitter]
     decide(OPEN, USERS["reader"], container(runtime_user_uuid=USERS["reader"]["uuid"]), requests)
     for who in ("reader", "owner"):
         with pytest.raises(Forbidden, match="other users submitted"):
@@ -115,7 +116,7 @@ def test_a_record_without_submitter(submitter: dict[str, Any]) -> None:
 def test_a_request_that_tells_nobody() -> None:
     """A request without any user's UUID was submitted by nobody who may enter."""
     with pytest.raises(Forbidden, match="other users submitted"):
-        decide(OPEN, USERS["owner"], container(), [{"uuid": "x"}])
+        decide(OPEN, USERS["owner"], container(), [REQUEST])
 
 
 @pytest.mark.parametrize("scopes", [["all"], ["GET /", "all"]])
@@ -147,11 +148,6 @@ def test_only_true_is_a_wish(wish: Any) -> None:
     with pytest.raises(Forbidden, match="was not requested"):
         policy = ShellAccess(mode="default-off", admin=True, user=True)
         decide(policy, USERS["admin"], container(runtime_constraints={"shell_access": wish}), SUBMITTED_BY_OWNER)
-
-
-def test_record_without_constraints() -> None:
-    """A record whose runtime_constraints is null says nothing about shell access."""
-    decide(OPEN, USERS["owner"], container(runtime_constraints=None), SUBMITTED_BY_OWNER)
 
 
 def test_permission_before_state() -> None:
@@ -254,14 +250,83 @@ def test_mark_of_a_record_without_properties() -> None:
     assert access.mark({"uuid": CONTAINER}, "user", "req-1", now) == {"interactive_session_started": True}
 
 
-@pytest.mark.parametrize("user", [{"uuid": "u"}, {"uuid": "u", "is_active": True, "is_admin": False}])
-def test_active_user(user: dict[str, Any]) -> None:
-    """Whoever is active may go on to the other checks; an API that knows no inactive users says nothing of it."""
-    access.check_active(user)
+def test_active_user() -> None:
+    """Whoever is active may go on to the other checks."""
+    access.check_active({"uuid": "u", "is_active": True, "is_admin": False})
 
 
-@pytest.mark.parametrize("said", [False, None, "true", 0])
-def test_inactive_user(said: Any) -> None:
+INACTIVE: list[dict[str, Any]] = [{"is_active": said} for said in (False, None, "true", 0, 1, [])]
+
+
+@pytest.mark.parametrize("said", [{}, *INACTIVE], ids=str)
+def test_inactive_user(said: dict[str, Any]) -> None:
     """A deactivated user is refused, an administrator too; whatever is not a plain yes is a no."""
     with pytest.raises(Forbidden, match="user u is not active"):
-        access.check_active({"uuid": "u", "is_active": said, "is_admin": True})
+        access.check_active({"uuid": "u", "is_admin": True} | said)
+
+
+@pytest.mark.parametrize("said", [None, 0, "", [], {}, ["u"]], ids=str)
+def test_a_user_without_a_uuid(said: Any) -> None:
+    """Nobody has the right of somebody unknown."""
+    for user in ({"uuid": said}, {}):
+        with pytest.raises(Forbidden, match="does not say whose token"):
+            access.user_uuid(user)
+
+
+ODD = [None, 0, 1, "", "true", [], {}, ["x"], {"x": 1}, 1.5]
+"""What a JSON record may have in place of what it should have."""
+
+
+@pytest.mark.parametrize("odd", [value for value in ODD if value], ids=str)
+def test_only_true_is_an_administrator(odd: Any) -> None:
+    """What is not a plain yes makes nobody an administrator."""
+    assert not access.is_administrator({"is_admin": odd}) and not access.is_administrator({})
+
+
+FITTING: dict[str, Any] = {
+    "runtime_constraints": dict, "uuid": str, "state": str, "gateway_address": str, "runtime_user_uuid": str | None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FITTING)
+def test_odd_container(name: str) -> None:
+    """A container's record that lacks something, or has it of another type, lets even its owner in nowhere."""
+    records = [container(**{name: odd}) for odd in ODD if not isinstance(odd, FITTING[name])]
+    if name in container():
+        records.append({key: value for key, value in container().items() if key != name})
+    for record in records:
+        with pytest.raises(HttpError):
+            decide(OPEN, USERS["owner"], record, SUBMITTED_BY_OWNER)
+
+
+@pytest.mark.parametrize("odd", [value for value in ODD if value is not None], ids=str)
+def test_only_true_or_nothing_is_no_refusal(odd: Any) -> None:
+    """In the mode default-on, a wish that is neither true nor absent closes a container to everybody."""
+    for who in ("owner", "admin"):
+        with pytest.raises(Forbidden):
+            decide(OPEN, USERS[who], container(runtime_constraints={"shell_access": odd}), SUBMITTED_BY_OWNER)
+
+
+@pytest.mark.parametrize("name", ["container_uuid", "modified_by_user_uuid", "submitted_by_user_uuid"])
+def test_odd_request(name: str) -> None:
+    """A request of another container, or of somebody of another type, is not the user's."""
+    for odd in ODD:
+        if (name, odd) != ("submitted_by_user_uuid", None):
+            with pytest.raises(Forbidden, match="other users submitted"):
+                decide(OPEN, USERS["owner"], container(), [SUBMITTED_BY_OWNER[0] | {name: odd}])
+
+
+def test_more_requests_than_are_looked_at() -> None:
+    """A container of very many requests is open to administrators only."""
+    requests = SUBMITTED_BY_OWNER * (access.MOST_REQUESTS + 1)
+    decide(OPEN, USERS["owner"], container(), requests[1:])
+    decide(OPEN, USERS["admin"], container(), requests)
+    with pytest.raises(Forbidden, match="more than 2000 requests"):
+        decide(OPEN, USERS["owner"], container(), requests)
+
+
+@pytest.mark.parametrize("finished", ODD, ids=str)
+def test_odd_time_of_the_end(finished: Any) -> None:
+    """A container that ended at no time is said to have ended all the same."""
+    with pytest.raises(ContainerEnded, match=r"has ended \(Complete\)"):
+        access.check_state(container(state="Complete", finished_at=finished))

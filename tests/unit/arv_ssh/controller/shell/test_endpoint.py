@@ -24,6 +24,7 @@ from arv_ssh.controller.shell.sessions import Sessions
 from arv_ssh.embedded.api import ApiAnswer
 from arv_ssh.errors import Forbidden, HttpError, Unavailable
 from arv_ssh.net.http_server import Request, Upgrade
+from arv_ssh.trust import access
 from tests.timing import DEADLINE
 from tests.unit.arv_ssh.controller.sessions import CONTAINER, TOKEN, USER, Transcript
 from tests.unit.arv_ssh.streams import Wire
@@ -40,14 +41,16 @@ class Api:
 
     def __init__(self) -> None:
         self.records: dict[str, Any] = {
-            "users/current": {"uuid": USER, "is_admin": False},
+            "users/current": {"uuid": USER, "is_active": True, "is_admin": False},
             "api_client_authorizations/current": {"scopes": ["all"]},
             "containers/" + CONTAINER: {
                 "uuid": CONTAINER, "state": "Running", "gateway_address": "10.0.0.7:34567",
                 "interactive_session_started": True, "runtime_constraints": {},
             },
         }  # fmt: skip
-        self.requests = [{"uuid": "zzzzz-xvhdp-abcdeabcdeabcde", "modified_by_user_uuid": USER}]
+        self.requests: Any = [
+            {"uuid": "zzzzz-xvhdp-abcdeabcdeabcde", "container_uuid": CONTAINER, "modified_by_user_uuid": USER}
+        ]
         self.answering = threading.Event()
         self.answering.set()
         self.asked = threading.Event()
@@ -180,9 +183,42 @@ def test_a_client_that_does_not_wait(scene: Scene) -> None:
     assert scene.transcript.lines == ["refused 499 the client left before it got its answer"]
 
 
-def test_a_failure_of_our_own(scene: Scene) -> None:
+ODD: tuple[Any, ...] = (None, 0, 1, "", "true", [], {}, [[]], {"x": 1})
+
+
+@pytest.mark.parametrize(
+    ("record", "name"),
+    [
+        ("users/current", "uuid"), ("users/current", "is_active"), ("api_client_authorizations/current", "scopes"),
+        (f"containers/{CONTAINER}", "uuid"), (f"containers/{CONTAINER}", "state"),
+        (f"containers/{CONTAINER}", "gateway_address"), (f"containers/{CONTAINER}", "runtime_constraints"),
+    ],
+)  # fmt: skip
+def test_an_answer_that_lacks_something(scene: Scene, record: str, name: str) -> None:
+    """A record without what decides, or with something else in its place, opens no session, and has a sentence."""
+    for odd in (value for value in ODD if type(value) is not type(scene.api.records[record][name])):
+        requests = list(scene.api.requests)
+        scene.api.records[record][name], good = odd, scene.api.records[record][name]
+        with pytest.raises(HttpError):
+            run(scene.ask())
+        scene.api.records[record][name], scene.api.requests = good, requests
+    del scene.api.records[record][name]
+    with pytest.raises(HttpError):
+        run(scene.ask())
+    assert not any("the controller failed" in line for line in scene.transcript.lines)
+
+
+@pytest.mark.parametrize("requests", [None, "x", {"x": 1}, [None], ["x"], [{}], [{"uuid": "x"}]], ids=str)
+def test_requests_that_are_none(scene: Scene, requests: Any) -> None:
+    """A list of something else opens no session."""
+    scene.api.requests = requests
+    with pytest.raises(HttpError, match="something other than a list|other users submitted"):
+        run(scene.ask())
+
+
+def test_a_failure_of_our_own(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unexpected exception is a refusal with status 500 for observers."""
-    scene.api.records["users/current"] = {}
+    monkeypatch.setattr(access, "check_active", lambda user: user["unexpected"])
     with pytest.raises(KeyError):
         run(scene.ask())
     assert scene.transcript.lines == ["refused 500 the controller failed: KeyError"]

@@ -33,6 +33,10 @@ ADMIN_UUID = "zzzzz-tpzed-111111111111111"
 CONFIG = cluster_config.parse("zzzzz", {"SystemRootToken": ROOT, "API": "https://api.invalid"})
 
 
+said: dict[str, Any] = {}
+"""What the API says of every user besides, or instead."""
+
+
 def api(method: str, path: str, query: str, headers: Mapping[str, str], body: bytes) -> ApiAnswer:
     """Know an administrator and a user; a token ending in "some" is for part of the API, "none" tells no scopes."""
     token = headers["authorization"].removeprefix("Bearer ")
@@ -40,7 +44,8 @@ def api(method: str, path: str, query: str, headers: Mapping[str, str], body: by
         return ApiAnswer(401, b'{"errors": ["the API token is not valid"]}')
     if path.endswith("users/current"):
         admin = token.startswith(ADMIN)
-        return ApiAnswer(200, json.dumps({"uuid": ADMIN_UUID if admin else USER, "is_admin": admin}).encode())
+        user = {"uuid": ADMIN_UUID if admin else USER, "is_active": True, "is_admin": admin} | said
+        return ApiAnswer(200, json.dumps(user).encode())
     if token.endswith("none"):
         return ApiAnswer(200, b'{"uuid": "zzzzz-gj3su-111111111111111"}')
     return ApiAnswer(200, json.dumps({"scopes": ["GET /"] if token.endswith("some") else ["all"]}).encode())
@@ -97,6 +102,17 @@ def test_what_is_shown(alone: Peers) -> None:
     assert (item["peer"], item["login_username"], item["bytes_from_client"]) == ("192.0.2.7", "crunch", 11)
     assert item["started"] == "2027-01-15T08:00:00.000Z"
     assert "secretsecret" not in json.dumps(answer)
+
+
+@pytest.mark.parametrize("name", ["uuid", "is_active", "is_admin"])
+@pytest.mark.parametrize("odd", [None, 1, [True], {"x": 1}, ""], ids=str)
+def test_only_a_plain_answer_makes_an_administrator(
+    alone: Peers, monkeypatch: pytest.MonkeyPatch, name: str, odd: Any
+) -> None:
+    """An answer with something else in place of what decides lets nobody look at sessions."""
+    monkeypatch.setitem(said, name, odd)
+    with pytest.raises(Forbidden):
+        asyncio.run(Process(alone).ask("GET", BASE))
 
 
 @pytest.mark.parametrize(
