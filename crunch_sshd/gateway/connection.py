@@ -21,6 +21,7 @@ from paramiko.message import Message
 
 from arv_ssh.config.session_options import SessionOptions
 from arv_ssh.errors import Unavailable
+from arv_ssh.log import event
 from arv_ssh.trust import credentials
 from arv_ssh.trust.host_key import ECDSA, ED25519, private_pem
 from crunch_sshd.audit.channel_audit import ConnectionAudit
@@ -158,6 +159,10 @@ class Connection(GatewayServer):
         _offer(self._transport, algorithms.offered(self._options.algorithms, version))
 
     def transport_ended(self) -> None:
+        if failure := self._transport.failure:
+            self._audit.reason = self._audit.reason or failure
+            event(logger, "the ssh connection broke", level=logging.WARNING, request_id=self._login.request_id,
+                  error=failure)  # fmt: skip
         self._forwarding.close()
         self._ended(self)
 

@@ -29,6 +29,7 @@ METHODS: dict[str, dict[str, tuple[str, ...]]] = {
     TRANSPORT: {
         "_check_banner": (),
         "_expect_packet": ("ptypes",),
+        "_log": ("level", "msg", "args"),
         "_next_channel": (),
         "_parse_channel_open": ("m",),
         "_parse_channel_open_failure": ("m",),
@@ -98,6 +99,7 @@ ATTRIBUTES: dict[str, dict[str, tuple[type, ...]]] = {
         "preferred_kex": (tuple,),
         "preferred_keys": (tuple,),
         "remote_version": (str,),
+        "saved_exception": (type(None),),
         "server_key_dict": (dict,),
         "server_object": (object,),
     },

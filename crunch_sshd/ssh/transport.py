@@ -13,7 +13,8 @@ from paramiko 5.1, each held by a test in ``tests/unit/crunch_sshd/ssh/test_tran
   blocking the thread that must go on reading;
 - a key exchange message that a client sent on a wrong guess is skipped (RFC 4253 §7.1);
 - the connection can be ended with a reason that the client shows (§11.1);
-- packets are read and written by :class:`GatewayPacketizer`.
+- packets are read and written by :class:`GatewayPacketizer`;
+- what ended the connection is one sentence, not a traceback in the log, which any client can bring about.
 
 Knows SSH messages; knows nothing of containers.
 """
@@ -62,6 +63,8 @@ logger = logging.getLogger(__name__)
 
 DISCONNECT_BY_APPLICATION = 11
 """RFC 4253 §11.1."""
+FAILURE_LENGTH = 300
+"""Characters of a failure that are shown: it may quote what the client sent."""
 
 
 class GatewayServer(paramiko.ServerInterface):
@@ -124,6 +127,19 @@ class GatewayTransport(paramiko.Transport):
             super().run()
         finally:
             self.server_object.transport_ended()
+
+    def _log(self, level: int, msg: str | list[str], *args: object) -> None:
+        if isinstance(msg, str):  # else the lines of a traceback; :attr:`failure` says what it was
+            super()._log(level, msg, *args)  # type: ignore[misc]
+
+    @property
+    def failure(self) -> str:
+        """What broke the connection, as a text for logs; "" if one of both sides has just left. Once it has ended."""
+        error: BaseException | None = self.saved_exception  # type: ignore[attr-defined]
+        if error is None or isinstance(error, EOFError):
+            return ""
+        sentence = str(error) if isinstance(error, paramiko.SSHException) else f"{type(error).__name__}: {error}"
+        return "".join(char if " " <= char <= "~" else "?" for char in sentence[:FAILURE_LENGTH])
 
     def send_banner(self, text: str) -> None:
         """Send a text for the client to show before the login succeeds (RFC 4252 §5.4). Transport thread."""

@@ -150,7 +150,17 @@ def _differences(results: Results) -> str:
 
 
 def _why(name: str) -> str:
-    return next((f" {why}" for pattern, why in matrix.WHY.items() if fnmatch.fnmatch(name, pattern)), "")
+    pattern = _pattern(name)
+    return f" {matrix.WHY[pattern]}" if pattern else ""
+
+
+def _pattern(name: str) -> str | None:
+    return next((pattern for pattern in matrix.WHY if fnmatch.fnmatch(name, pattern)), None)
+
+
+def unused_reasons(results: Results) -> set[str]:
+    """Return the patterns of :data:`matrix.WHY` that explain no difference in ``results``."""
+    return matrix.WHY.keys() - {_pattern(name) for name, result in results.items() if result["differs"]}
 
 
 def _left_out() -> str:

@@ -222,7 +222,5 @@ WHY: dict[str, str] = {
     "engine stopped/*": "This gateway runs its commands by `docker exec`: every byte passes through the engine; "
     "stopped, the engine is a program that hangs, while the gateway still answers ssh. A gateway that is root uses the "
     "OCI runtime of the machine's own engine, and its sessions do not pass through the engine.",
-    "engine without descriptors/handshake": "The engine takes the command, waits for descriptors for a minute and a "
-    "half, and then reports exit status 126 without a word; only its log says that it could not open a FIFO.",
 }
 """Sentences for cells that differ, by patterns of their names; the first that matches counts."""

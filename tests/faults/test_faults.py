@@ -39,6 +39,13 @@ def test_the_document() -> None:
     assert DOCUMENT.read_text() == document.render(json.loads(RESULTS.read_text()))
 
 
+def test_each_reason_explains_something() -> None:
+    """No sentence says why a cell differs that does not; where results lack cells, nobody can know."""
+    results = json.loads(RESULTS.read_text())
+    assert CELLS.keys() <= results.keys()
+    assert not document.unused_reasons(results)
+
+
 def test_names_are_unique() -> None:
     """Each cell has a name of its own, and what is played here exists."""
     assert len(CELLS) == len(matrix.cells()) and set(matrix.SUBSET) <= CELLS.keys()

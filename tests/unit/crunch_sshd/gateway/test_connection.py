@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+import socket
+import struct
+import threading
 
 import paramiko
 import pytest
 
 from arv_ssh.config.session_options import SessionOptions
 from arv_ssh.trust import host_key
+from crunch_sshd.audit.channel_audit import ConnectionAudit
 from crunch_sshd.gateway import algorithms
 from crunch_sshd.gateway import connection as connection_module
 from crunch_sshd.gateway.algorithms import COMPATIBLE, MODERN, PLAIN_MACS
+from crunch_sshd.gateway.connection import Connection
 from crunch_sshd.ssh.transport import GatewayTransport
 from tests.unit.crunch_sshd.conftest import Connect
 from tests.unit.crunch_sshd.double import CREDENTIAL, DEADLINE, SECRET, Link, MemoryRuntime, login
@@ -75,6 +80,44 @@ def test_unsigned_session_has_no_password(connect: Connect, given: str) -> None:
     with pytest.raises(paramiko.AuthenticationException):
         link.client.auth_password("crunch", given)
     link.client.auth_none("crunch")
+
+
+def packet(payload: bytes) -> bytes:
+    """Return an SSH packet before encryption (RFC 4253 §6)."""
+    padding = 8 - (len(payload) + 5) % 8 + 8
+    return struct.pack(">IB", len(payload) + padding + 1, padding) + payload + bytes(padding)
+
+
+@pytest.mark.parametrize(
+    ("sent", "sentence"),
+    [
+        (b"SSH-1.5-x\r\n", "Incompatible version"),
+        (b"SSH-2.0-x\r\n" + packet(b"\x14" + bytes(16 + 45)), "no acceptable"),
+        (b"SSH-2.0-x\r\n" + packet(b"\x14"), ""),
+        (b"SSH-2.0-x\r\n" + packet(b"\x14" + bytes(16) + b"\0\0\0\1\xff" * 10 + bytes(5)), "UnicodeDecodeError"),
+        (b"SSH-2.0-x\r\n" + packet(b"\xfa"), "Expecting packet"),
+        (b"SSH-2.0-x\r\n" + bytes(100), ""),
+    ],
+)
+def test_a_broken_key_exchange(
+    runtime: MemoryRuntime, caplog: pytest.LogCaptureFixture, sent: bytes, sentence: str
+) -> None:
+    """A proven client that breaks the key exchange on purpose makes one line in the log, and no traceback."""
+    ended = threading.Event()
+    near, far = socket.socketpair()
+    audit = ConnectionAudit()
+    with near:
+        connection = Connection(far, SECRET, login("crunch"), runtime, lambda _: ended.set(), audit=audit)
+        connection.start()
+        near.sendall(sent)
+        assert ended.wait(DEADLINE)
+    connection._transport.join(DEADLINE)
+    ours = [record for record in caplog.records if not record.name.startswith("paramiko")]
+    lines = [record for record in ours if record.levelno >= logging.WARNING]
+    assert [record.getMessage() for record in lines] == ["the ssh connection broke"]
+    assert "Traceback" not in caplog.text
+    said = vars(lines[0])["fields"]["error"]
+    assert sentence in said and said.isprintable() and said.isascii() and audit.reason == said
 
 
 def test_offered_methods(connect: Connect) -> None:
