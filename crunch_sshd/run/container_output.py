@@ -10,6 +10,7 @@ import errno
 import io
 import logging
 import os
+import select
 import socket
 import struct
 import threading
@@ -114,10 +115,13 @@ class ContainerOutput:
             return b""
 
     def _write(self, stream: int, piece: bytes) -> None:
-        view = memoryview(piece)
+        view, file = memoryview(piece), self._files[stream]
         try:
             while view:  # an unbuffered file may take only a part at a time
-                taken = self._files[stream].write(view) or 0
+                taken = file.write(view)
+                if not taken:
+                    _wait_until_writable(file)
+                    continue
                 self._written[stream] += taken
                 view = view[taken:]
         except OSError as error:
@@ -143,3 +147,10 @@ class ContainerOutput:
         if not self.failure:
             self.failure = reason
             log.event(logger, "the container's output is not whole", level=logging.ERROR, error=reason)
+
+
+def _wait_until_writable(file: BinaryIO) -> None:
+    """Block until a full pipe that somebody made non-blocking, such as crunch-run's own stdout, takes more."""
+    poll = select.poll()
+    poll.register(file, select.POLLOUT)
+    poll.poll()

@@ -143,6 +143,39 @@ def test_a_write_that_does_not_end() -> None:
     output.close()
 
 
+SIZE = 128 * 1024
+"""Bytes: more than a pipe holds, less than a socket."""
+
+
+class Counted(io.FileIO):
+    """A file that counts its writes."""
+
+    writes = 0
+
+    def write(self, data: object) -> int:
+        self.writes += 1
+        return super().write(data)  # type: ignore[arg-type]
+
+
+def test_a_full_pipe_that_does_not_block() -> None:
+    """Whoever reads crunch-run's stdout may have made it non-blocking: it is waited for, and not asked all the time."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    sent = struct.pack(">BxxxL", STDOUT, SIZE) + bytes(SIZE)
+    ours, engine = socket.socketpair()
+    with open(reader, "rb", buffering=0) as end, Counted(writer, "wb") as stdout:
+        output = ContainerOutput(ours, b"", stdout, io.BytesIO())
+        with engine:
+            engine.sendall(sent)
+            threading.Event().wait(0.2)  # nobody reads
+            asked = stdout.writes
+            received = 0
+            while received < SIZE:
+                received += len(end.read(1 << 16))
+        assert output.finish(DEADLINE)
+        assert asked < 10, "it was asked again and again"
+
+
 def test_any_other_failure() -> None:
     """Whatever else goes wrong is a failure too: a thread that has died is no success."""
     closed = io.BytesIO()
