@@ -27,9 +27,13 @@ ANSWER = 32
 
 
 class Starter:
-    """Forks of the ready process, which begins with the first fork."""
+    """Forks of the ready process, which begins with the first fork, or with :meth:`prepare`.
 
-    def __init__(self) -> None:
+    ``module`` is what the ready process runs.
+    """
+
+    def __init__(self, module: str = READY) -> None:
+        self._module = module
         self._lock = threading.Lock()
         self._ready: _Ready | None = None
 
@@ -64,7 +68,7 @@ class Starter:
         with self._lock:
             for last in (False, True):
                 if self._ready is None:
-                    self._ready = _Ready()
+                    self._ready = _Ready(self._module)
                 try:
                     return self._ready.fork(descriptors)
                 except (ConnectionError, EOFError):
@@ -73,6 +77,12 @@ class Starter:
                     if last:
                         raise OSError(errno.ECHILD, "the process that starts programs ended") from None
         raise AssertionError("unreachable")
+
+    def prepare(self) -> None:
+        """Start the ready process now, so that the first fork need not wait for it. Raises OSError."""
+        with self._lock:
+            if self._ready is None:
+                self._ready = _Ready(self._module)
 
     def close(self) -> None:
         """End the ready process; a later start begins another."""
@@ -85,11 +95,11 @@ class Starter:
 class _Ready:
     """One ready process."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str) -> None:
         self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, _sealed_copy(sys.executable) as program:
             self._process = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-I", "-S", "-c", BOOTSTRAP, PACKAGES, READY, str(theirs.fileno())],
+                [sys.executable, "-I", "-S", "-c", BOOTSTRAP, PACKAGES, module, str(theirs.fileno())],
                 executable=f"/proc/self/fd/{program.fileno()}",
                 pass_fds=[theirs.fileno(), program.fileno()],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

@@ -44,7 +44,7 @@ from crunch_sshd.runtimes.bundle import State
 from crunch_sshd.runtimes.host_container import HostContainer
 from crunch_sshd.runtimes.host_process import PIPE_SIZE, HostProcess
 from crunch_sshd.runtimes.orphans import Orphans
-from crunch_sshd.runtimes.program_start import Program
+from crunch_sshd.runtimes.program_start import Program, TooLate
 from crunch_sshd.runtimes.start_failure import start_failed
 
 logger = logging.getLogger(__name__)
@@ -119,13 +119,23 @@ class OciRuntime(Runtime):
         return accounts.with_groups(account, passwd, group_file, self._bundle)
 
     def start(self, command: Command) -> Process:
-        if self._bundle.is_plain and command.argv[0].startswith("/"):
+        if self._is_plain(command):
             try:
                 return self._start_directly(command)
+            except TooLate:
+                raise
             except (StartFailed, Unavailable, OSError) as failure:
                 # Nothing was executed. The OCI runtime either can, or says in its own words why not.
                 logger.debug("container %s: a program was not started directly: %s", self._name, failure)
         return self._start_by_runtime(command)
+
+    def _is_plain(self, command: Command) -> bool:
+        """Say whether it is known here what the OCI runtime would make of a command, in every dimension."""
+        return (
+            self._bundle.is_plain
+            and command.argv[0].startswith("/")
+            and not accounts.has_numbers_as_names(self._host.read_text("/etc/group"))
+        )
 
     def _start_directly(self, command: Command) -> Process:
         """Start a program without the OCI runtime, held to all that it would be held to by it."""

@@ -7,6 +7,7 @@ process itself takes it on (:mod:`crunch_sshd.inside.program`).
 
 from __future__ import annotations
 
+import atexit
 import errno
 import fcntl
 import os
@@ -44,6 +45,11 @@ TIOCGPTPEER = 0x20005441 if POWER else 0x5441
 
 starter = Starter()
 """For all containers: the ready process holds nothing of any."""
+atexit.register(lambda: starter.close())
+
+
+class TooLate(Unavailable):
+    """A program did not start in time: its container is frozen, or somebody inside stops what begins there."""
 
 
 @dataclass(frozen=True)
@@ -181,20 +187,33 @@ def _launch(
     opened.close_writer(writer)
     try:
         report = _read_report(reader)
-    except TimeoutError:
+    except TimeoutError as late:
         os.kill(child, signal.SIGKILL)
-        raise Unavailable(f"container {name} did not start the program within {START_TIMEOUT:g} s; is it frozen?"
-                          ) from None  # fmt: skip
+        if (stopped := _pid(str(late))) is not None:  # by somebody inside, before it became the program
+            os.kill(stopped, signal.SIGKILL)
+            _reap(stopped)
+        raise TooLate(
+            f"container {name} did not start the program within {START_TIMEOUT:g} s; is it frozen?"
+        ) from None
     finally:
-        # It ends right after its report, unless it is frozen with its container.
-        if os.waitpid(child, os.WNOHANG) == (0, 0):
-            threading.Thread(target=os.waitpid, args=(child, 0), name="start", daemon=True).start()
+        _reap(child)  # it ends right after its report, unless it is frozen with its container
     return _started(name, report)
+
+
+def _reap(child: int) -> None:
+    """Wait for the end of a process, in a thread of its own if that is not now."""
+    if os.waitpid(child, os.WNOHANG) == (0, 0):
+        threading.Thread(target=os.waitpid, args=(child, 0), name="start", daemon=True).start()
+
+
+def _pid(report: str) -> int | None:
+    """Return the pid of the program to be, once it has been reported."""
+    return next((int(line.split()[1]) for line in report.splitlines() if line.startswith("pid ")), None)
 
 
 def _started(name: str, report: str) -> int:
     lines = report.splitlines()
-    pid = next((int(line.split()[1]) for line in lines if line.startswith("pid ")), None)
+    pid = _pid(report)
     failure = next((line for line in lines if line.startswith("failed ")), None)
     if failure is not None:
         if pid is not None:
@@ -261,13 +280,16 @@ def _give(descriptor: int, owner: int | None) -> None:
 
 
 def _read_report(reader: int) -> str:
-    """Read the child's report until the program runs, which closes its end; raise TimeoutError if it never does."""
+    """Read the child's report until the program runs, which closes its end.
+
+    Raises TimeoutError, with what was reported, if it never does.
+    """
     poll = select.poll()
     poll.register(reader, select.POLLIN)
     text, deadline = bytearray(), time.monotonic() + START_TIMEOUT
     while len(text) < REPORT_LIMIT:
         if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            raise TimeoutError
+            raise TimeoutError(text.decode("utf-8", "surrogateescape"))
         data = os.read(reader, REPORT_LIMIT)
         if not data:
             break

@@ -14,10 +14,13 @@ import pytest
 
 from arv_ssh.config.session_options import INTERNAL_SFTP
 from arv_ssh.errors import ConfigError, Forbidden, Unavailable
-from crunch_sshd.runtimes import Command, Terminal
+from crunch_sshd.inside.starter import READY, Starter
+from crunch_sshd.runtimes import Command, Terminal, program_start
 from crunch_sshd.runtimes.namespace import NamespaceRuntime
 from crunch_sshd.session import subsystems
+from tests.conformance import stopped_child
 from tests.conformance.places import NAME, Running
+from tests.conformance.test_inside import child
 from tests.timing import DEADLINE, wait_for
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="namespaces of others are entered by root only")
@@ -203,10 +206,68 @@ def test_ended(contain: Contain) -> None:
 def test_nothing_to_overwrite(contain: Contain) -> None:
     """What a container can reach as /proc/PID/exe is a sealed copy, not the host's Python (CVE-2019-5736)."""
     runtime = NamespaceRuntime(contain(*SETUID_APPTAINER), NAME)
-    seals = fcntl.fcntl(runtime._program, fcntl.F_GET_SEALS)
-    assert seals & fcntl.F_SEAL_WRITE and seals & fcntl.F_SEAL_SEAL
     out = run(runtime, "/proc/self/exe -c 'x' 2>/dev/null; echo shell")
+    with open(f"/proc/{child(READY)}/exe", "rb") as executable:
+        seals = fcntl.fcntl(executable, fcntl.F_GET_SEALS)
+    assert seals & fcntl.F_SEAL_WRITE and seals & fcntl.F_SEAL_SEAL
     assert out == b"shell\n"
+
+
+def test_nothing_more_to_take_over(contain: Contain, tmp_path: Path) -> None:
+    """A process that the container's root stops and may trace as soon as it is there has no more than the container."""
+    found = tmp_path / "capabilities"
+    pid = contain(*OWN_PROCESSES, "python3", "-c", STOPPER, str(found), program=())
+    runtime = NamespaceRuntime(pid, NAME)
+    for _ in range(TRIES):
+        assert run(runtime, "echo on") == b"on\n"
+        if found.exists():
+            break
+    allowed = int(status(pid)["CapBnd"], 16)
+    for line in found.read_text().split():  # there: some processes were stopped
+        assert int(line, 16) & ~allowed == 0, f"{line} is more than {allowed:x}"
+
+
+TRIES = 100
+OWN_PROCESSES = (
+    "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+    "setpriv", "--bounding-set=-all,+sys_ptrace,+kill",
+)  # fmt: skip
+STOPPER = """
+import os, signal, sys
+found, last = [], os.fork() or os._exit(0)  # a number near the next
+os.waitpid(last, 0)
+print("up", flush=True)
+while len(found) < 15:
+    for pid in range(last + 1, last + 9):
+        try:
+            os.kill(pid, signal.SIGSTOP)
+        except ProcessLookupError:
+            continue
+        with open(f"/proc/{pid}/status") as file:
+            found += [line.split()[1] for line in file if line.startswith(("CapPrm", "CapEff", "CapBnd"))]
+        os.kill(pid, signal.SIGCONT)
+        last = pid
+with open(sys.argv[1] + ".new", "w") as file:
+    file.write(" ".join(found))
+os.rename(sys.argv[1] + ".new", sys.argv[1])
+sys.stdin.read()
+"""
+"""Stops each process that appears in its pid namespace, and notes what it could do at that moment."""
+
+
+def test_stopped_before_it_started(contain: Contain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that somebody inside stops before it starts is given up, and leaves no process."""
+    starter = Starter(stopped_child.__name__)
+    starter.prepare()
+    monkeypatch.setattr(program_start, "START_TIMEOUT", 1.0)
+    monkeypatch.setattr(program_start, "starter", starter)
+    runtime = NamespaceRuntime(contain(*SETUID_APPTAINER), NAME)
+    own = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    before = own.read_text()
+    with pytest.raises(Unavailable, match="did not start the program within 1 s"):
+        run(runtime, "echo on")
+    wait_for(lambda: own.read_text() == before, "the end of what was stopped")
+    starter.close()
 
 
 def test_no_secret_in_arguments(contain: Contain, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,9 +280,12 @@ def test_no_secret_in_arguments(contain: Contain, monkeypatch: pytest.MonkeyPatc
         return popen(*arguments, **options)  # type: ignore[call-overload]
 
     runtime = NamespaceRuntime(contain(*SETUID_APPTAINER), NAME)
+    starter = Starter()
+    monkeypatch.setattr(program_start, "starter", starter)
     monkeypatch.setattr(subprocess, "Popen", noted)
     assert run(runtime, "echo secret-word $WHAT") == b"secret-word contained\n"
     assert seen and "secret-word" not in repr(seen) and "contained" not in repr(seen)
+    starter.close()
 
 
 def test_programs_are_there() -> None:
