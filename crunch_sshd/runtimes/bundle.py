@@ -30,7 +30,8 @@ TASKS = (
 DOCKERS = "/moby/"
 """Part of the path of each: containerd's namespace for Docker."""
 PLAIN_PROCESS = {
-    "terminal", "consoleSize", "user", "args", "env", "cwd", "capabilities", "rlimits", "noNewPrivileges", "oomScoreAdj",
+    "terminal", "consoleSize", "user", "args", "env", "cwd", "capabilities", "rlimits", "noNewPrivileges",
+    "oomScoreAdj",
 }  # fmt: skip
 """The keys of ``process`` (runtime-spec, config.md) that are known here; security labels are not."""
 PLAIN_USER = {"uid", "gid", "umask", "additionalGids", "username"}
@@ -47,8 +48,8 @@ PROGRAMS = "/usr/sbin:/usr/bin:/sbin:/bin"
 class Bundle:
     """``process`` and ``linux.seccomp`` of a bundle's config.json; no ``seccomp`` where the container has no filter.
 
-    ``is_dockers`` distinguishes Docker's bundles from Podman's; Podman's exec does some things differently. ``is_plain``
-    says whether all that the OCI runtime does to an exec is known here (:func:`_is_plain`).
+    ``is_dockers`` distinguishes Docker's bundles from Podman's; Podman's exec does some things differently.
+    ``is_plain`` says whether all that the OCI runtime does to an exec is known here (:func:`_is_plain`).
     """
 
     process: dict[str, Any]

@@ -74,6 +74,9 @@ class NamespaceRuntime(Runtime):
             return Unavailable(f"container {self._name} has ended")
         return Unavailable(f"container {self._name} cannot be entered: {error.strerror}")
 
+    def get_ready(self) -> None:
+        program_start.get_ready()
+
     def start(self, command: Command) -> Process:
         try:
             started = program_start.start(self._contained, self._name, self._program(command), command.terminal)

@@ -118,6 +118,9 @@ class OciRuntime(Runtime):
         account = accounts.with_shell(account, self._host.is_program)
         return accounts.with_groups(account, passwd, group_file, self._bundle)
 
+    def get_ready(self) -> None:
+        program_start.get_ready()
+
     def start(self, command: Command) -> Process:
         if self._is_plain(command):
             try:

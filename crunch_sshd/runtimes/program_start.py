@@ -81,6 +81,12 @@ class Started:
     outputs: dict[int, Output]
 
 
+def get_ready() -> None:
+    """Have the process ready that programs begin in; a failure shows when one starts."""
+    with suppress(OSError):
+        starter.prepare()
+
+
 def start(container: HostContainer, name: str, program: Program, terminal: Terminal | None) -> Started:
     """Start a program in a container that users know as ``name``.
 

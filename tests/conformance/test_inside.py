@@ -185,9 +185,8 @@ def all_facts(pid: int) -> dict[str, object]:
     for name in OTHERS:
         with suppress(FileNotFoundError):  # this kernel lacks it
             # Podman gives HOSTNAME to a container's program but to none that it executes itself; its OCI runtime does.
-            found[name] = sorted(
-                word for word in Path(f"/proc/{pid}/{name}").read_bytes().split(b"\0") if not word.startswith(b"HOSTNAME=")
-            )
+            words = Path(f"/proc/{pid}/{name}").read_bytes().split(b"\0")
+            found[name] = sorted(word for word in words if not word.startswith(b"HOSTNAME="))
     found["priorities"] = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[15:17]
     found["scheduling"] = (os.sched_getscheduler(pid), os.sched_getaffinity(pid))
     found["pid namespace"] = os.readlink(f"/proc/{pid}/ns/pid")
