@@ -174,6 +174,7 @@ class Gateway:
 
     def _opened(self, transport: asyncio.Transport, early: bytes, login: Login) -> None:
         """Give a proven session's connection to an SSH server of its own. Event loop."""
+        asyncio.get_running_loop().run_in_executor(None, self._runtime.get_ready)  # while the handshake goes on
         if isinstance(transport, TlsLayer) and transport.get_extra_info("socket") is not None:
             self._loop.create_task(self._hand_over(transport, early, login))
         else:

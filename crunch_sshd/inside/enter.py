@@ -32,11 +32,11 @@ def load(descriptor: str) -> dict[str, Any]:
         job: dict[str, Any] = marshal.loads(file.read())  # noqa: S302 - written by the gateway, into memory of its own
     for number in (job["joined"], *job["descriptors"]):
         os.set_inheritable(number, False)
-    _reset_signals()
+    reset_signals()
     return job
 
 
-def _reset_signals() -> None:
+def reset_signals() -> None:
     """Ignore and block only the signals that Python does: none that the gateway's starter had the gateway ignore."""
     for number in _signal.valid_signals() - PYTHON_IGNORES:
         if _signal.getsignal(number) == _signal.SIG_IGN:

@@ -22,11 +22,9 @@ NAMESPACES = {
 """The clone(2) flags for setns(2), in the order of entering."""
 
 
-SYS_CLONE3 = 435
-"""The system call's number, the same on every architecture (it is newer than their split)."""
 CLONE_PARENT = 0x00008000
-CLONE_ARGUMENTS = 8
-"""64-bit words of struct clone_args in its first version (clone(2)); the first is the flags."""
+SYS_CLONE = {"x86_64": 56, "aarch64": 220, "riscv64": 220, "loongarch64": 220, "ppc64le": 120, "s390x": 120}
+"""Not clone3: the filters of many containers refuse it, since no filter can see its flags."""
 SYS_KEYCTL = {"x86_64": 250, "aarch64": 219, "riscv64": 219, "loongarch64": 219, "ppc64le": 271, "s390x": 280}
 SYS_SECCOMP = {"x86_64": 317, "aarch64": 277, "riscv64": 277, "loongarch64": 277, "ppc64le": 358, "s390x": 348}
 KEYCTL_JOIN_SESSION_KEYRING = 1
@@ -100,8 +98,9 @@ def _joined(kind: str, descriptor: int, *, last: bool = False) -> bool:
 
 def fork_as_sibling() -> int:
     """Fork a child of our own parent; return its pid, or 0 in it."""
-    arguments = (ctypes.c_uint64 * CLONE_ARGUMENTS)(CLONE_PARENT)
-    pid = libc.syscall(SYS_CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments))
+    flags, stack = CLONE_PARENT, 0
+    words = (stack, flags) if os.uname().machine == "s390x" else (flags, stack)
+    pid = libc.syscall(_number(SYS_CLONE), *words, 0, 0, 0)
     if pid < 0:
         _check(-1, "start a process")
     return int(pid)

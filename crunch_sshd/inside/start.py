@@ -55,7 +55,7 @@ def start(
     """
     joined, tell = os.pipe()
     try:
-        with _in_memory(marshal.dumps({**job, "joined": joined})) as words:
+        with in_memory(marshal.dumps({**job, "joined": joined})) as words:
             child = subprocess.Popen(  # noqa: S603 - our own module
                 [sys.executable, "-I", "-S", "-c", BOOTSTRAP, PACKAGES, module, str(words), *arguments],
                 pass_fds=[words, joined, *job["descriptors"], *pass_fds],
@@ -63,7 +63,7 @@ def start(
                 **popen,
             )
         try:
-            _join(child.pid, control_groups)
+            join(child.pid, control_groups)
             os.write(tell, JOINED)
         except BaseException:
             child.kill()
@@ -76,8 +76,11 @@ def start(
     return child
 
 
-def _join(pid: int, control_groups: Iterable[int]) -> None:
-    """Move a process to control groups (cgroups(7))."""
+def join(pid: int, control_groups: Iterable[int]) -> None:
+    """Move a process to control groups, given as their open ``cgroup.procs`` files (cgroups(7)).
+
+    Raises :class:`Unavailable` when it cannot join.
+    """
     for descriptor in control_groups:
         try:
             os.write(descriptor, str(pid).encode())
@@ -86,7 +89,8 @@ def _join(pid: int, control_groups: Iterable[int]) -> None:
 
 
 @contextmanager
-def _in_memory(content: bytes) -> Iterator[int]:
+def in_memory(content: bytes) -> Iterator[int]:
+    """Yield a descriptor from which ``content`` can be read once; it is on no disk."""
     descriptor = os.memfd_create("job")
     try:
         with open(os.dup(descriptor), "wb") as file:

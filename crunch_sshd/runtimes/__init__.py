@@ -179,6 +179,9 @@ class Runtime(ABC):
         container = self.host()
         return container is not None and container.has_ended()
 
+    def get_ready(self) -> None:  # noqa: B027 - most runtimes have nothing to prepare
+        """Get ready to start processes soon, so that the first need not wait; a failure shows when one starts."""
+
     @abstractmethod
     def start(self, command: Command) -> Process:
         """Start a process. Raises :class:`StartFailed` when the runtime could not."""

@@ -145,6 +145,11 @@ def with_groups(account: Account, passwd: str, group_file: str, bundle: Bundle) 
     return replace(account, groups=tuple(dict.fromkeys(found)))
 
 
+def has_numbers_as_names(group_file: str) -> bool:
+    """Say whether a group's name is a number: runc before 1.2 then takes additional groups by number for names."""
+    return any(_number(one.name) is not None for one in _groups(group_file))
+
+
 def _entries(passwd: str) -> Iterator[_Entry]:
     for name, _, uid, gid, _, home, shell in nss_files.entries(passwd, 7):
         numbers = nss_files.number(uid), nss_files.number(gid)

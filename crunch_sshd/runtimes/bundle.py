@@ -29,6 +29,16 @@ TASKS = (
 """Where containerd keeps the bundles of Docker's containers, whatever their OCI runtime."""
 DOCKERS = "/moby/"
 """Part of the path of each: containerd's namespace for Docker."""
+PLAIN_PROCESS = {
+    "terminal", "consoleSize", "user", "args", "env", "cwd", "capabilities", "rlimits", "noNewPrivileges",
+    "oomScoreAdj",
+}  # fmt: skip
+"""The keys of ``process`` (runtime-spec, config.md) that are known here; security labels are not."""
+PLAIN_USER = {"uid", "gid", "umask", "additionalGids", "username"}
+PLAIN_NAMESPACES = {"mount", "network", "uts", "ipc", "pid", "cgroup"}
+"""Without user and time namespaces."""
+UNUSUAL = ("personality", "intelRdt", "timeOffsets", "memoryPolicy", "uidMappings", "gidMappings")
+"""The keys of ``linux`` (runtime-spec, config-linux.md) that concern an exec too."""
 STATE_TIMEOUT = 60.0
 """Seconds for the runtime to report a container's state."""
 PROGRAMS = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -39,11 +49,13 @@ class Bundle:
     """``process`` and ``linux.seccomp`` of a bundle's config.json; no ``seccomp`` where the container has no filter.
 
     ``is_dockers`` distinguishes Docker's bundles from Podman's; Podman's exec does some things differently.
+    ``is_plain`` says whether all that the OCI runtime does to an exec is known here (:func:`_is_plain`).
     """
 
     process: dict[str, Any]
     seccomp: dict[str, Any] | None
     is_dockers: bool = False
+    is_plain: bool = False
 
     @property
     def environment(self) -> dict[str, str]:
@@ -69,9 +81,22 @@ def read(directory: str) -> Bundle:
     """Return the bundle in ``directory``. Raises OSError, or ValueError when it holds no valid bundle."""
     try:
         config = json.loads((Path(directory) / "config.json").read_text(encoding="utf-8"))
-        return Bundle(config["process"], (config.get("linux") or {}).get("seccomp"), DOCKERS in directory)
+        linux = config.get("linux") or {}
+        process = config["process"]
+        return Bundle(process, linux.get("seccomp"), DOCKERS in directory, _is_plain(process, linux))
     except (LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{directory}/config.json describes no container") from error
+
+
+def _is_plain(process: dict[str, Any], linux: dict[str, Any]) -> bool:
+    """Say whether a description has nothing for an exec but what :class:`Confinement` can hold and tests could try."""
+    kinds = {one["type"] for one in linux.get("namespaces") or ()}
+    return (
+        {name for name, value in process.items() if value} <= PLAIN_PROCESS
+        and {name for name, value in process["user"].items() if value} <= PLAIN_USER
+        and not any(linux.get(name) for name in UNUSUAL)
+        and kinds <= PLAIN_NAMESPACES
+    )
 
 
 def find_state(container_id: str) -> State | None:

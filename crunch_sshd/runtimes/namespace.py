@@ -1,60 +1,22 @@
 """The runtime for a container that no engine knows, given the pid of its program (Apptainer, Singularity, bubblewrap).
 
-Owns what the gateway opens for a session: the contained process's namespaces, root, control groups, terminal and
-pipes. :mod:`crunch_sshd.runtimes.contained` decides who the session then is; the child decides how it gets there
-(:mod:`crunch_sshd.inside.namespace_child`).
+Owns who the session is: as far as possible the contained process (:mod:`crunch_sshd.runtimes.contained`).
+:mod:`crunch_sshd.runtimes.program_start` decides how it gets there.
 
 Needs root on the container's host, or, for a container in a user namespace, to be the user who created it.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
-import select
-import shutil
-import signal
-import stat
-import struct
-import sys
-import threading
-import time
-from contextlib import ExitStack
-from typing import Any
 
 from arv_ssh.errors import ConfigError, Forbidden, Unavailable
-from crunch_sshd.inside.start import start
-from crunch_sshd.runtimes import (
-    Account,
-    Command,
-    Output,
-    Process,
-    Runtime,
-    StartFailed,
-    Terminal,
-    accounts,
-    host_processes,
-    terminal_modes,
-    terminal_name,
-)
+from crunch_sshd.runtimes import Account, Command, Process, Runtime, accounts, host_processes, program_start
+from crunch_sshd.runtimes.confinement import Confinement
 from crunch_sshd.runtimes.contained import Contained, ContainedProcess
 from crunch_sshd.runtimes.host_container import HostContainer
-from crunch_sshd.runtimes.host_process import PIPE_SIZE, HostProcess
-
-CHILD = "crunch_sshd.inside.namespace_child"
-NAMESPACES = ("cgroup", "ipc", "uts", "net", "pid", "mnt", "user")
-START_TIMEOUT = 60.0
-"""Seconds for a program to start; in a frozen container it never does."""
-REPORT_LIMIT = 64 * 1024
-PTMX = (5, 2)
-"""The device number of /dev/ptmx (pts(4))."""
-POWER = os.uname().machine.startswith("ppc")
-TIOCSPTLCK = 0x80045431 if POWER else 0x40045431
-"""Unlocks the other end of a new terminal (ioctl_tty(2))."""
-TIOCGPTN = 0x40045430 if POWER else 0x80045430
-"""Asks for a terminal's number among those of its /dev/pts (ioctl_tty(2))."""
-TIOCGPTPEER = 0x20005441 if POWER else 0x5441
-"""Opens the other end by no path, which the container could have replaced (ioctl_tty(2))."""
+from crunch_sshd.runtimes.host_process import HostProcess
+from crunch_sshd.runtimes.program_start import Program
 
 
 class NamespaceRuntime(Runtime):
@@ -76,7 +38,6 @@ class NamespaceRuntime(Runtime):
                               "gateway as root, or as the user who made the container") from error  # fmt: skip
         except Unavailable as error:
             raise ConfigError(str(error)) from error
-        self._program = _sealed_copy(sys.executable)
 
     def host(self) -> HostContainer:
         return self._contained
@@ -113,135 +74,46 @@ class NamespaceRuntime(Runtime):
             return Unavailable(f"container {self._name} has ended")
         return Unavailable(f"container {self._name} cannot be entered: {error.strerror}")
 
+    def get_ready(self) -> None:
+        program_start.get_ready()
+
     def start(self, command: Command) -> Process:
-        credentials = self._credentials()
         try:
-            with ExitStack() as stack:
-                opened = _Opened(stack)
-                job = self._describe(command, credentials, opened)
-                if command.terminal is None:
-                    return self._start_with_pipes(job, credentials, opened)
-                return self._start_with_terminal(job, credentials, command.terminal, opened)
+            started = program_start.start(self._contained, self._name, self._program(command), command.terminal)
         except OSError as error:
             raise self._unavailable(error) from error
+        tty = command.terminal is not None
+        return HostProcess(
+            started.pid, started.stdin, started.outputs, lambda: self._hang_up(started.pid),
+            tty=tty, identity=self._identity(),
+        )  # fmt: skip
 
-    def _describe(self, command: Command, credentials: Contained, opened: _Opened) -> dict[str, Any]:
-        """Return the job for the child, except for the descriptors of this one session."""
-        contained, inside = self._contained, credentials.inside
+    def _program(self, command: Command) -> Program:
+        credentials, contained = self._credentials(), self._contained
         own = contained.environment()
         own.pop(b"SHLVL", None)  # of the shell that started the contained process; a session's is none of its children
         wanted = {os.fsencode(name): os.fsencode(value) for name, value in command.environment.items()}
-        return {
-            "argv": [os.fsencode(word) for word in command.argv],
-            "environment": own | wanted,
-            "directory": None if command.directory is None else os.fsencode(command.directory),
-            "terminal": command.terminal is not None,
-            "uid": inside.uid,
-            "gid": inside.gid,
-            "groups": list(credentials.outside.groups),
-            "capabilities": contained.capabilities(inside.uid),
-            "no_new_privs": credentials.no_new_privs,
-            "umask": credentials.umask,
-            "limits": contained.limits(),
-            "oom_score_adj": contained.out_of_memory_score(),
-            "namespaces": opened.all_of(contained.open_namespaces(NAMESPACES)),
-            "root": opened.one(contained.open_root()),
-            "cwd": opened.one(contained.open_process("cwd", os.O_PATH | os.O_DIRECTORY)),
-        }
-
-    def _start_with_pipes(self, job: dict[str, Any], credentials: Contained, opened: _Opened) -> Process:
-        ours = ExitStack()
-        with ours:
-            theirs, kept = [], []
-            for reading in (True, False, False):
-                reader, writer = os.pipe()
-                theirs.append(opened.closing(reader if reading else writer))
-                kept.append(ours.enter_context(_Descriptor(writer if reading else reader)).number)
-                fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
-                _give(theirs[-1], credentials)
-            pid = self._launch(job, opened, *theirs)
-            ours.pop_all()
-        outputs = {kept[1]: Output.STDOUT, kept[2]: Output.STDERR}
-        return HostProcess(pid, kept[0], outputs, lambda: self._hang_up(pid), tty=False, identity=self._identity())
-
-    def _start_with_terminal(
-        self, job: dict[str, Any], credentials: Contained, terminal: Terminal, opened: _Opened
-    ) -> Process:
-        with ExitStack() as ours:
-            master, slave, name = self._open_terminal()
-            ours.enter_context(_Descriptor(master))
-            opened.closing(slave)
-            _give(slave, credentials)
-            terminal_modes.apply(master, terminal.modes)
-            terminal_modes.resize(master, terminal)
-            if name:
-                job["environment"][os.fsencode(terminal_name.VARIABLE)] = os.fsencode(name)
-            pid = self._launch(job, opened, slave, slave, slave)
-            ours.pop_all()
-        outputs = {master: Output.STDOUT}
-        return HostProcess(pid, master, outputs, lambda: self._hang_up(pid), tty=True, identity=self._identity())
-
-    def _open_terminal(self) -> tuple[int, int, str]:
-        """Return both ends of a new terminal, and its name in the container if it is the container's own, else ""."""
-        found = self._open_ptmx()
-        if found is None:
-            return *os.openpty(), ""
-        with _Descriptor(found) as master:
-            fcntl.ioctl(master.number, TIOCSPTLCK, struct.pack("i", 0))
-            slave = fcntl.ioctl(master.number, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-            number = struct.unpack("I", fcntl.ioctl(found, TIOCGPTN, bytes(4)))[0]
-            return master.release(), slave, f"/dev/pts/{number}"
-
-    def _open_ptmx(self) -> int | None:
-        try:
-            found = self._contained.open("/dev/ptmx", os.O_PATH)
-        except OSError:
-            return None
-        with _Descriptor(found) as place:
-            kind = os.fstat(found)
-            if not stat.S_ISCHR(kind.st_mode) or (os.major(kind.st_rdev), os.minor(kind.st_rdev)) != PTMX:
-                return None  # open nothing else: merely opening some devices has an effect
-            try:
-                return os.open(f"/proc/self/fd/{place.number}", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-            except OSError:
-                return None  # a device file in a container without /dev/pts
-
-    def _launch(self, job: dict[str, Any], opened: _Opened, stdin: int, stdout: int, stderr: int) -> int:
-        """Start the child; return the pid of the program once it runs, a child of this process."""
-        reader, writer = (opened.closing(descriptor) for descriptor in os.pipe())
-        program = opened.one(os.dup(self._program))
-        job = job | {"report": opened.pass_on(writer), "descriptors": list(opened.passed)}
-        groups = [opened.closing(descriptor) for descriptor in self._contained.open_control_groups()]
-        child = start(
-            CHILD, job, control_groups=groups, executable=f"/proc/self/fd/{program}",
-            stdin=stdin, stdout=stdout, stderr=stderr,
+        return Program(
+            command.argv, own | wanted, command.directory, "cwd",
+            root_goes=False, own_terminal=False,
+            confinement=self._confinement(credentials),
+            no_new_privs=credentials.no_new_privs,
+            owner=credentials.outside.uid,
         )  # fmt: skip
-        opened.close_writer(writer)
-        try:
-            report = _read_report(reader)
-        except TimeoutError as late:
-            child.kill()
-            _abandon(_pid(str(late)))
-            raise Unavailable(f"container {self._name} did not start the program within {START_TIMEOUT:g} s; is it "
-                              "frozen?") from None  # fmt: skip
-        finally:
-            # It ends right after its report, unless it is frozen with its container.
-            threading.Thread(target=child.wait, name="start", daemon=True).start()
-        return self._started(report)
 
-    def _started(self, report: str) -> int:
-        lines = report.splitlines()
-        pid = _pid(report)
-        failure = next((line for line in lines if line.startswith("failed ")), None)
-        if failure is not None:
-            if pid is not None:
-                os.waitpid(pid, 0)
-            _, status, text = failure.split(" ", 2)
-            raise StartFailed(text, int(status))
-        if pid is None:
-            raise Unavailable(f"container {self._name} ended the session's program before it started; is it out of "
-                              "memory?")  # fmt: skip
-        return pid
+    def _confinement(self, credentials: Contained) -> Confinement:
+        """Return what the contained process is held to; execve(2) derives the rest from its inheritable set."""
+        contained, inside = self._contained, credentials.inside
+        return Confinement(
+            inside.uid,
+            inside.gid,
+            credentials.outside.groups,
+            contained.capabilities(inside.uid),
+            credentials.umask,
+            contained.limits(),
+            contained.out_of_memory_score(),
+            "",
+        )
 
     def _hang_up(self, pid: int) -> None:
         try:
@@ -253,103 +125,3 @@ class NamespaceRuntime(Runtime):
     def _identity(self) -> host_processes.ContainerIdentity:
         groups, contained = self._contained.control_groups(), self._contained.pid
         return host_processes.ContainerIdentity(groups, host_processes.pid_namespace(contained))
-
-
-class _Descriptor:
-    """A descriptor that is closed at the end of a block, unless it was released."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self._open = True
-
-    def __enter__(self) -> _Descriptor:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._open:
-            self._open = False
-            os.close(self.number)
-
-    def release(self) -> int:
-        """Leave it open; return it."""
-        self._open = False
-        return self.number
-
-
-class _Opened:
-    """The descriptors of one start: all are closed here at its end, and some are passed on to the child."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-        self._held: dict[int, _Descriptor] = {}
-        self.passed: list[int] = []
-
-    def closing(self, descriptor: int) -> int:
-        self._held[descriptor] = self._stack.enter_context(_Descriptor(descriptor))
-        return descriptor
-
-    def pass_on(self, descriptor: int) -> int:
-        self.passed.append(descriptor)
-        return descriptor
-
-    def one(self, descriptor: int) -> int:
-        return self.pass_on(self.closing(descriptor))
-
-    def all_of(self, descriptors: dict[str, int]) -> dict[str, int]:
-        return {name: self.one(descriptor) for name, descriptor in descriptors.items()}
-
-    def close_writer(self, descriptor: int) -> None:
-        """Close one at once, so that its pipe ends with the child's copy."""
-        self._held[descriptor].__exit__()
-
-
-def _give(descriptor: int, credentials: Contained) -> None:
-    """Make the session's user own its end, so that it may be opened again by name (``/dev/stdout``, ``/dev/tty``)."""
-    try:
-        os.fchown(descriptor, credentials.outside.uid, -1)
-    except PermissionError:
-        pass  # the gateway is not root, so it is that user already
-
-
-def _sealed_copy(path: str) -> int:
-    """Return the program ``path`` in memory, where it can no longer be written to.
-
-    The file that a child executes stays within the container's reach as /proc/PID/exe, also for a container that
-    executes that very file; a container's root could overwrite the host's own (CVE-2019-5736).
-    """
-    descriptor = os.memfd_create("python", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    with open(path, "rb") as source, open(os.dup(descriptor), "wb") as copy:
-        shutil.copyfileobj(source, copy, 1024 * 1024)
-    seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
-    return descriptor
-
-
-def _pid(report: str) -> int | None:
-    """Return the pid of the program to be, once the child has reported it."""
-    return next((int(line.split()[1]) for line in report.splitlines() if line.startswith("pid ")), None)
-
-
-def _abandon(pid: int | None) -> None:
-    """End a child of ours that has not become the program, since somebody inside stopped it; leave no zombie."""
-    if pid is not None:
-        os.kill(pid, signal.SIGKILL)
-        threading.Thread(target=os.waitpid, args=(pid, 0), name="start", daemon=True).start()
-
-
-def _read_report(reader: int) -> str:
-    """Read the child's report until the program runs, which closes its end.
-
-    Raises TimeoutError, with what was reported, if it never does.
-    """
-    poll = select.poll()
-    poll.register(reader, select.POLLIN)
-    text, deadline = bytearray(), time.monotonic() + START_TIMEOUT
-    while len(text) < REPORT_LIMIT:
-        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            raise TimeoutError(text.decode("utf-8", "surrogateescape"))
-        data = os.read(reader, REPORT_LIMIT)
-        if not data:
-            break
-        text += data
-    return text.decode("utf-8", "surrogateescape")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import json
+import logging
 import os
 import resource
 import socket
@@ -16,7 +17,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -35,6 +36,7 @@ from crunch_sshd.runtimes import (
     bundle,
     confinement,
     host_processes,
+    program_start,
     terminal_modes,
     terminal_name,
 )
@@ -42,7 +44,10 @@ from crunch_sshd.runtimes.bundle import State
 from crunch_sshd.runtimes.host_container import HostContainer
 from crunch_sshd.runtimes.host_process import PIPE_SIZE, HostProcess
 from crunch_sshd.runtimes.orphans import Orphans
+from crunch_sshd.runtimes.program_start import Program, TooLate
 from crunch_sshd.runtimes.start_failure import start_failed
+
+logger = logging.getLogger(__name__)
 
 START_TIMEOUT = 60.0
 """Seconds for the runtime to start a program; a swapping node takes its time."""
@@ -113,7 +118,53 @@ class OciRuntime(Runtime):
         account = accounts.with_shell(account, self._host.is_program)
         return accounts.with_groups(account, passwd, group_file, self._bundle)
 
+    def get_ready(self) -> None:
+        program_start.get_ready()
+
     def start(self, command: Command) -> Process:
+        if self._is_plain(command):
+            try:
+                return self._start_directly(command)
+            except TooLate:
+                raise
+            except (StartFailed, Unavailable, OSError) as failure:
+                # Nothing was executed. The OCI runtime either can, or says in its own words why not.
+                logger.debug("container %s: a program was not started directly: %s", self._name, failure)
+        return self._start_by_runtime(command)
+
+    def _is_plain(self, command: Command) -> bool:
+        """Say whether it is known here what the OCI runtime would make of a command, in every dimension."""
+        return (
+            self._bundle.is_plain
+            and command.argv[0].startswith("/")
+            and not accounts.has_numbers_as_names(self._host.read_text("/etc/group"))
+        )
+
+    def _start_directly(self, command: Command) -> Process:
+        """Start a program without the OCI runtime, held to all that it would be held to by it."""
+        account, terminal = command.account, command.terminal
+        environment = self._environment(command)
+        program = Program(
+            command.argv,
+            {os.fsencode(name): os.fsencode(value) for name, value in environment.items()},
+            command.directory or self.directory(), "root",
+            root_goes=True, own_terminal=True,
+            confinement=replace(self._host.confinement(account), groups=tuple(self._additional(account))),
+            no_new_privs=bool(self._process.get("noNewPrivileges")),
+            owner=account.uid,
+        )  # fmt: skip
+        with orphans.start():
+            started = program_start.start(self._host, self._name, program, terminal)
+            orphans.is_program(started.pid)
+        return HostProcess(
+            started.pid, started.stdin, started.outputs, self._hang_up(started.pid),
+            tty=terminal is not None, identity=self._identity,
+        )  # fmt: skip
+
+    def _environment(self, command: Command) -> dict[str, str]:
+        return self._bundle.environment | {"HOME": command.account.home} | command.environment
+
+    def _start_by_runtime(self, command: Command) -> Process:
         try:
             # In /run, where runtimes keep their own state: TMPDIR can be too long for a unix socket's path.
             with tempfile.TemporaryDirectory(prefix="arv-ssh-", dir=RUN) as directory, _in_memory(
@@ -130,8 +181,7 @@ class OciRuntime(Runtime):
         """Return the OCI process (runtime-spec, config.md "process"): the container's own, with exec's changes."""
         account, terminal = command.account, command.terminal
         process = dict(confinement.without_more_than_bounding(self._process, account.uid))
-        environment = self._bundle.environment | {"HOME": account.home} | command.environment
-        process["env"] = [f"{name}={value}" for name, value in environment.items()]
+        process["env"] = [f"{name}={value}" for name, value in self._environment(command).items()]
         has_shell = terminal is not None and account.sh is not None
         process["args"] = terminal_name.naming(command.argv) if has_shell else list(command.argv)
         process["cwd"] = command.directory or process.get("cwd") or "/"

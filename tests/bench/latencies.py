@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from arv_ssh.processes.child_exit import exit_status
 from tests.bench.places import Places
 from tests.bench.rows import Comparison, Sample, Scale, percentile
 from tests.bench.target import TIMEOUT, Failed, Target, run
+
+AT_A_TIME = 10
+"""Commands over one connection: sshd's default MaxSessions."""
 
 
 def milliseconds(work: Callable[[], object]) -> float:
@@ -53,6 +57,27 @@ def many_logins(places: Places, scale: Scale, stack: ExitStack) -> tuple[Sample,
 
     path, sshd = places.path, places.sshd
     return lambda: milliseconds(lambda: all_of(path)), lambda: milliseconds(lambda: all_of(sshd))
+
+
+def shared_command(places: Places, scale: Scale, stack: ExitStack) -> tuple[Sample, Sample]:
+    """Measure ``ssh UUID true`` over a connection that is open, and the same at sshd."""
+    ours, reference = (
+        stack.enter_context(target.shared()).ssh("true", options=("-n",)) for target in (places.path, places.sshd)
+    )
+    return lambda: milliseconds(lambda: run(ours)), lambda: milliseconds(lambda: run(reference))
+
+
+def many_commands(places: Places, scale: Scale, stack: ExitStack) -> tuple[Sample, Sample]:
+    """Measure many commands over one connection, ten at a time, to the end of the last."""
+    ours, reference = (
+        stack.enter_context(target.shared()).ssh("true", options=("-n",)) for target in (places.path, places.sshd)
+    )
+
+    def all_of(command: list[str]) -> None:
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
+            list(pool.map(run, [command] * scale.commands))
+
+    return lambda: milliseconds(lambda: all_of(ours)), lambda: milliseconds(lambda: all_of(reference))
 
 
 class Echo:
@@ -154,6 +179,12 @@ ROWS = [
     Comparison(
         "login-shared", "the same over a ControlMaster", "docker exec CTR true", "ms", 1.2, 0.8, shared_login,
         repeats=_logins,
+    ),
+    Comparison(
+        "command-shared", "a command over an open connection", "sshd", "ms", 3.0, 1.5, shared_command, repeats=_logins,
+    ),
+    Comparison(
+        "commands-parallel", "commands over one connection, 10 at a time", "sshd", "ms", 3.0, 1.5, many_commands,
     ),
     Comparison(
         "echo-median", "whole path: keystroke echo, median", "C-chain", "ms", 1.5, 1.0, echo, repeats=_keys,

@@ -25,6 +25,7 @@ class Scale:
     keys: int
     logins: int
     parallel: int
+    commands: int
     small_files: int
     sessions: int
     many_sessions: int
@@ -33,12 +34,12 @@ class Scale:
 
 
 FULL = Scale(
-    size=500 << 20, repeats=7, keys=500, logins=15, parallel=50, small_files=1000, sessions=1000, many_sessions=5000,
-    long_size=10_000 << 20, idle_seconds=20.0,
+    size=500 << 20, repeats=7, keys=500, logins=15, parallel=50, commands=200, small_files=1000, sessions=1000,
+    many_sessions=5000, long_size=10_000 << 20, idle_seconds=20.0,
 )  # fmt: skip
 QUICK = Scale(
-    size=50 << 20, repeats=5, keys=100, logins=5, parallel=10, small_files=100, sessions=100, many_sessions=300,
-    long_size=300 << 20, idle_seconds=3.0,
+    size=50 << 20, repeats=5, keys=100, logins=5, parallel=10, commands=40, small_files=100, sessions=100,
+    many_sessions=300, long_size=300 << 20, idle_seconds=3.0,
 )  # fmt: skip
 
 

@@ -1,22 +1,20 @@
-"""A child of the runtime ``namespace`` that somebody inside stops when it has just been born."""
+"""A ready process whose programs are stopped, as by somebody inside, when they have just been born."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from crunch_sshd.inside import enter, linux
+from crunch_sshd.inside import program, ready
 
 
-def main() -> NoReturn:
-    """Report a program's pid as the real one does; the program never comes."""
-    job = enter.load(sys.argv[1])
-    enter.wait_until_joined(job)
-    pid = linux.fork_as_sibling()
-    if pid:
-        os.write(job["report"], b"pid %d\n" % pid)
-    else:
-        os.kill(os.getpid(), signal.SIGSTOP)
+def main() -> int:
+    """Be the ready process."""
+    program._execute = _stop
+    return ready.main()
+
+
+def _stop(job: dict[str, Any]) -> NoReturn:
+    os.kill(os.getpid(), signal.SIGSTOP)
     os._exit(0)

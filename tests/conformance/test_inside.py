@@ -11,7 +11,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -169,6 +169,62 @@ def test_as_the_engines_exec(start_place: StartPlace, kind: str, options: tuple[
                 assert (status(pid)["Seccomp"], status(pid)["Seccomp_filters"]) == ("2", str(filters + 1))
                 assert status(pid)["NoNewPrivs"] >= no_new_privileges
                 assert only_its_own(pid)
+
+
+VOLATILE = re.compile("Name|State|(Ng|P|T?g|PP|TracerP|NS.*)id|NStgid|Vm.*|Rss.*|Hugetlb.*|FDSize|SigQ|.*ctxt_switches")
+"""The lines of /proc/PID/status that are different for any two processes."""
+OTHERS = ("personality", "timerslack_ns", "coredump_filter", "loginuid", "sessionid", "uid_map", "setgroups", "cpuset",
+          "oom_score_adj", "environ")  # fmt: skip
+
+
+def all_facts(pid: int) -> dict[str, object]:
+    """Return what must be the same of two programs: all that /proc/PID shows."""
+    found: dict[str, object] = {
+        name: value for name, value in status(pid).items() if not VOLATILE.fullmatch(name)
+    }
+    for name in OTHERS:
+        with suppress(FileNotFoundError):  # this kernel lacks it
+            # Podman gives HOSTNAME to a container's program but to none that it executes itself; its OCI runtime does.
+            words = Path(f"/proc/{pid}/{name}").read_bytes().split(b"\0")
+            found[name] = sorted(word for word in words if not word.startswith(b"HOSTNAME="))
+    found["priorities"] = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[15:17]
+    found["scheduling"] = (os.sched_getscheduler(pid), os.sched_getaffinity(pid))
+    found["pid namespace"] = os.readlink(f"/proc/{pid}/ns/pid")
+    return found | facts(pid)
+
+
+@pytest.mark.parametrize(("options", "user"), CASES, ids=IDS)
+def test_a_program_as_the_engines_exec(
+    start_place: StartPlace, kind: str, options: tuple[str, ...], user: str
+) -> None:
+    """A session's program is all that one of the engine's exec is; it has three descriptors, and leads its session."""
+    if kind == "namespace" and user:
+        return  # it lets in the contained user only: test_conformance.py
+    place = start_place(*options)
+    account = place.runtime.account(user)
+    with engines_exec(place, account, user) as reference, program(place, account) as pid:
+        theirs, ours = all_facts(reference), all_facts(pid)
+        assert {name: (ours.get(name), value) for name, value in theirs.items() if ours.get(name) != value} == {}
+        assert sorted(os.listdir(f"/proc/{pid}/fd")) == ["0", "1", "2"]
+        facts_of = host_processes.stat(pid)
+        assert facts_of is not None and facts_of.session == pid
+
+
+@contextmanager
+def program(place: Place, account: Account) -> Iterator[int]:
+    """Yield the pid on this host of a program that the runtime started."""
+    words = ["/bin/sleep", str(next(SECONDS))]
+    process = place.runtime.start(Command(words, account))
+    wanted = [word.encode() for word in words]
+    pids = wait_for(
+        lambda: [one.pid for one in host_processes.processes() if arguments(one.pid) == wanted], "the program"
+    )
+    try:
+        yield pids[0]
+    finally:
+        process.signal("KILL")
+        process.wait()
+        process.close()
 
 
 def only_its_own(pid: int) -> bool:

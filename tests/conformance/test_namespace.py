@@ -14,11 +14,13 @@ import pytest
 
 from arv_ssh.config.session_options import INTERNAL_SFTP
 from arv_ssh.errors import ConfigError, Forbidden, Unavailable
-from crunch_sshd.runtimes import Command, Terminal, namespace
+from crunch_sshd.inside.starter import READY, Starter
+from crunch_sshd.runtimes import Command, Terminal, program_start
 from crunch_sshd.runtimes.namespace import NamespaceRuntime
 from crunch_sshd.session import subsystems
 from tests.conformance import stopped_child
 from tests.conformance.places import NAME, Running
+from tests.conformance.test_inside import child
 from tests.timing import DEADLINE, wait_for
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="namespaces of others are entered by root only")
@@ -204,9 +206,10 @@ def test_ended(contain: Contain) -> None:
 def test_nothing_to_overwrite(contain: Contain) -> None:
     """What a container can reach as /proc/PID/exe is a sealed copy, not the host's Python (CVE-2019-5736)."""
     runtime = NamespaceRuntime(contain(*SETUID_APPTAINER), NAME)
-    seals = fcntl.fcntl(runtime._program, fcntl.F_GET_SEALS)
-    assert seals & fcntl.F_SEAL_WRITE and seals & fcntl.F_SEAL_SEAL
     out = run(runtime, "/proc/self/exe -c 'x' 2>/dev/null; echo shell")
+    with open(f"/proc/{child(READY)}/exe", "rb") as executable:
+        seals = fcntl.fcntl(executable, fcntl.F_GET_SEALS)
+    assert seals & fcntl.F_SEAL_WRITE and seals & fcntl.F_SEAL_SEAL
     assert out == b"shell\n"
 
 
@@ -254,14 +257,17 @@ sys.stdin.read()
 
 def test_stopped_before_it_started(contain: Contain, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that somebody inside stops before it starts is given up, and leaves no process."""
-    monkeypatch.setattr(namespace, "START_TIMEOUT", 1.0)
-    monkeypatch.setattr(namespace, "CHILD", stopped_child.__name__)
+    starter = Starter(stopped_child.__name__)
+    starter.prepare()
+    monkeypatch.setattr(program_start, "START_TIMEOUT", 1.0)
+    monkeypatch.setattr(program_start, "starter", starter)
     runtime = NamespaceRuntime(contain(*SETUID_APPTAINER), NAME)
     own = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
     before = own.read_text()
     with pytest.raises(Unavailable, match="did not start the program within 1 s"):
         run(runtime, "echo on")
     wait_for(lambda: own.read_text() == before, "the end of what was stopped")
+    starter.close()
 
 
 def test_no_secret_in_arguments(contain: Contain, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,9 +280,12 @@ def test_no_secret_in_arguments(contain: Contain, monkeypatch: pytest.MonkeyPatc
         return popen(*arguments, **options)  # type: ignore[call-overload]
 
     runtime = NamespaceRuntime(contain(*SETUID_APPTAINER), NAME)
+    starter = Starter()
+    monkeypatch.setattr(program_start, "starter", starter)
     monkeypatch.setattr(subprocess, "Popen", noted)
     assert run(runtime, "echo secret-word $WHAT") == b"secret-word contained\n"
     assert seen and "secret-word" not in repr(seen) and "contained" not in repr(seen)
+    starter.close()
 
 
 def test_programs_are_there() -> None:

@@ -51,7 +51,7 @@ def test_joining(tmp_path: Path) -> None:
     group = tmp_path / "cgroup.procs"
     descriptor = os.open(group, os.O_WRONLY | os.O_CREAT)
     try:
-        child = start.start("crunch_sshd.inside.namespace_child", {"descriptors": []}, control_groups=[descriptor],
+        child = start.start("crunch_sshd.inside.sftp.__main__", {"descriptors": []}, control_groups=[descriptor],
                             stderr=subprocess.DEVNULL)  # fmt: skip
         child.wait(DEADLINE)
         assert group.read_text() == str(child.pid)
@@ -72,7 +72,7 @@ def test_a_group_that_cannot_be_joined(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(subprocess, "Popen", recorded)
     descriptor = os.open(tmp_path, os.O_RDONLY)
     with pytest.raises(Unavailable, match="control group cannot be joined: Bad file descriptor"):
-        start.start("crunch_sshd.inside.namespace_child", {"descriptors": []}, control_groups=[descriptor])
+        start.start("crunch_sshd.inside.sftp.__main__", {"descriptors": []}, control_groups=[descriptor])
     os.close(descriptor)
     assert started[0].returncode == -signal.SIGKILL and os.listdir("/proc/self/fd") == before
 

@@ -78,3 +78,45 @@ def test_runtime_that_lost_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert bundle.find("known") is None
     with pytest.raises(LookupError, match="container does not exist"):
         bundle.find_state("known")
+
+
+PLAIN: dict[str, dict[str, object]] = {
+    "process": {
+        "user": {"uid": 5, "gid": 5, "additionalGids": [7]}, "cwd": "/", "args": ["sh"], "env": ["A=b"],
+        "capabilities": {"bounding": ["CAP_KILL"]}, "rlimits": [], "noNewPrivileges": True, "oomScoreAdj": 3,
+        "apparmorProfile": "",
+    },
+    "linux": {"namespaces": [{"type": "pid"}, {"type": "network", "path": "/x"}], "seccomp": FILTER,
+              "maskedPaths": ["/proc/kcore"], "resources": {}, "personality": None},
+}  # fmt: skip
+
+
+def plain(tmp_path: Path, part: str, **more: object) -> bool:
+    config = {**PLAIN, part: {**PLAIN[part], **more}}
+    return bundle.read(make(tmp_path / "c", config)).is_plain
+
+
+def test_plain(tmp_path: Path) -> None:
+    """A usual container is."""
+    assert plain(tmp_path, "process")
+
+
+@pytest.mark.parametrize(
+    ("part", "more"),
+    [
+        ("process", {"apparmorProfile": "docker-default"}),
+        ("process", {"selinuxLabel": "system_u:system_r:container_t:s0:c1,c2"}),
+        ("process", {"scheduler": {"policy": "SCHED_FIFO"}}),
+        ("process", {"ioPriority": {"class": "IOPRIO_CLASS_IDLE"}}),
+        ("process", {"newer": "than this program"}),
+        ("process", {"user": {"uid": 0, "gid": 0, "newer": 1}}),
+        ("linux", {"namespaces": [{"type": "user"}]}),
+        ("linux", {"namespaces": [{"type": "time"}]}),
+        ("linux", {"personality": {"domain": "LINUX32"}}),
+        ("linux", {"intelRdt": {"closID": "x"}}),
+        ("linux", {"timeOffsets": {"boottime": {"secs": 1}}}),
+    ],
+)
+def test_not_plain(tmp_path: Path, part: str, more: dict[str, object]) -> None:
+    """One with anything that no test could hold to the OCI runtime's exec is not."""
+    assert not plain(tmp_path, part, **more)

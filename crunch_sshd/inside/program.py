@@ -1,22 +1,21 @@
-"""Becomes a session's program: a fresh, single-threaded process that turns into a copy of the contained one.
+"""Becomes a session's program: a process that takes on all that the container's programs are held to, and executes.
 
-Owns the order in which control groups, namespaces, root and privileges are taken on; the runtime ``namespace`` opens
-all that is needed and describes it in a job (:func:`enter.load`). Nothing may be imported after the namespaces are
-entered, as in :mod:`crunch_sshd.inside.enter`, and little before: each session waits for it.
+Owns the order in which control groups, namespaces, root and privileges are taken on; a runtime opens all that is needed
+and describes it in a job (:mod:`crunch_sshd.inside.ready`). Nothing may be imported after the namespaces are entered,
+as in :mod:`crunch_sshd.inside.enter`.
 
-The program must be born in the container's pid namespace, so this process forks once more; the second one is made a
+The program must be born in the container's pid namespace, so this process forks once more, at the very end: from its
+birth on, what the container can see has no right and no descriptor that the container's own programs lack. It is a
 child of the gateway itself (CLONE_PARENT, as runc does), so that the exact exit status reaches the gateway and no
-process stays in between. Only the second one can be seen, stopped and perhaps traced from inside; so the first gives
-up everything that the container does not have.
+process stays in between.
 """
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found] # the module signal imports enum, which costs milliseconds
 import errno
 import fcntl
 import os
-import signal
-import sys
 import termios
 
 from crunch_sshd.inside import enter, linux
@@ -28,25 +27,22 @@ if TYPE_CHECKING:
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
 """The exit statuses that a shell gives (POSIX, 2.8.2)."""
 DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+FIRST_AFTER_STDERR = 3
 
 
 class Refused(Exception):
     """Something could not be taken on; the arguments are an exit status and a text for the user."""
 
 
-def main() -> NoReturn:
+def main(job: dict[str, Any]) -> NoReturn:
     """Do the job; write the program's pid to the report's pipe, and then nothing, or why it could not be started."""
-    job = enter.load(sys.argv[1])
     try:
-        linux.hide()
         enter.stay_within(job)
-        linux.join_namespaces(job["namespaces"])
         _become(job)
         pid = linux.fork_as_sibling()
         if pid:
             os.write(job["report"], b"pid %d\n" % pid)
             os._exit(0)
-        _lead_session(job)
         _execute(job)
     except Refused as refusal:
         status, text = refusal.args
@@ -61,31 +57,53 @@ def _fail(job: dict[str, Any], status: int, text: str) -> NoReturn:
 
 
 def _become(job: dict[str, Any]) -> None:
-    """Take on the container's root, limits, ids and capabilities, and nothing beyond; stay hidden from debuggers."""
+    """Take on everything but what only the program itself can."""
+    linux.join_namespaces(job["namespaces"])
     os.fchdir(job["root"])
     os.chroot(".")
     os.fchdir(job["cwd"])
+    _close_all_but(job["report"])
     for number, soft, hard in job["limits"]:
         linux.set_limit(number, soft, hard)
     os.umask(job["umask"])
+    if job["root_goes"] and _goes(job["directory"]):
+        job["directory"] = None
+    if not job["no_new_privs"]:
+        _filter(job)  # later the right to would be gone
     linux.become(job["uid"], job["gid"], job["capabilities"])
     linux.hide()  # a change of ids has undone it
     if job["no_new_privs"]:
         linux.forbid_new_privileges()
+        _filter(job)
 
 
-def _lead_session(job: dict[str, Any]) -> None:
-    """Begin a session with its terminal, and the signals of a program just started."""
-    os.setsid()
-    if job["terminal"]:
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    for name in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        if signal.getsignal(name) is not None:
-            signal.signal(name, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+def _goes(directory: bytes) -> bool:
+    """Go to a directory if this process may; whoever may not now may later, as its owner."""
+    try:
+        os.chdir(directory)
+    except PermissionError:
+        return False
+    except OSError as error:
+        raise Refused(NOT_FOUND, f"{os.fsdecode(directory)}: {error.strerror}") from error
+    return True
+
+
+def _filter(job: dict[str, Any]) -> None:
+    for program, flags in job["filters"]:
+        linux.filter_system_calls(program, flags)
+
+
+def _close_all_but(report: int) -> None:
+    os.closerange(FIRST_AFTER_STDERR, report)
+    os.closerange(report + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def _execute(job: dict[str, Any]) -> NoReturn:
+    os.setsid()
+    if job["terminal"]:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    for number in enter.PYTHON_IGNORES:
+        _signal.signal(number, _signal.SIG_DFL)
     argv, environment = job["argv"], job["environment"]
     if job["directory"] is not None:
         try:

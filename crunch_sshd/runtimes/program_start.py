@@ -1,0 +1,303 @@
+"""Starting a session's program from the ready process, without any engine or OCI runtime in between.
+
+Owns what the gateway opens for it (the container's namespaces, root, control groups and terminal; the pipes), and the
+report on how it went. The caller decides what the program is held to (:mod:`crunch_sshd.runtimes.confinement`); the
+process itself takes it on (:mod:`crunch_sshd.inside.program`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import fcntl
+import os
+import select
+import signal
+import stat
+import struct
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from arv_ssh.errors import Unavailable
+from crunch_sshd.inside.starter import Starter
+from crunch_sshd.runtimes import Output, StartFailed, Terminal, terminal_modes, terminal_name
+from crunch_sshd.runtimes.confinement import Confinement
+from crunch_sshd.runtimes.host_container import HostContainer
+from crunch_sshd.runtimes.host_process import PIPE_SIZE
+
+NAMESPACES = ("cgroup", "ipc", "uts", "net", "pid", "mnt", "user")
+START_TIMEOUT = 60.0
+"""Seconds for a program to start; in a frozen container it never does."""
+REPORT_LIMIT = 64 * 1024
+PTMX = (5, 2)
+"""The device number of /dev/ptmx (pts(4))."""
+POWER = os.uname().machine.startswith("ppc")
+TIOCSPTLCK = 0x80045431 if POWER else 0x40045431
+"""Unlocks the other end of a new terminal (ioctl_tty(2))."""
+TIOCGPTN = 0x40045430 if POWER else 0x80045430
+"""Asks for a terminal's number among those of its /dev/pts (ioctl_tty(2))."""
+TIOCGPTPEER = 0x20005441 if POWER else 0x5441
+"""Opens the other end by no path, which the container could have replaced (ioctl_tty(2))."""
+
+starter = Starter()
+"""For all containers: the ready process holds nothing of any."""
+atexit.register(lambda: starter.close())
+
+
+class TooLate(Unavailable):
+    """A program did not start in time: its container is frozen, or somebody inside stops what begins there."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """What to start and how: what it is held to, as who outside (``owner``, a uid of this host), and what it executes.
+
+    ``cwd`` is an entry of /proc/PID of the container's first process, ``cwd`` or ``root``, where it starts before it
+    goes to ``directory``; with ``root_goes`` it goes there before it gives up root's rights, if it can, as runc does.
+    ``own_terminal`` demands a terminal of the container's own /dev/pts.
+    """
+
+    argv: Sequence[str]
+    environment: Mapping[bytes, bytes]
+    directory: str | None
+    cwd: str
+    root_goes: bool
+    own_terminal: bool
+    confinement: Confinement
+    no_new_privs: bool
+    owner: int | None
+
+
+@dataclass(frozen=True)
+class Started:
+    """A program that runs, a child of this process: its pid, and our ends of its input and outputs."""
+
+    pid: int
+    stdin: int
+    outputs: dict[int, Output]
+
+
+def get_ready() -> None:
+    """Have the process ready that programs begin in; a failure shows when one starts."""
+    with suppress(OSError):
+        starter.prepare()
+
+
+def start(container: HostContainer, name: str, program: Program, terminal: Terminal | None) -> Started:
+    """Start a program in a container that users know as ``name``.
+
+    Raises :class:`StartFailed`; OSError or :class:`Unavailable` when the container cannot be entered.
+    """
+    with ExitStack() as stack:
+        opened = _Opened(stack)
+        job = _describe(container, program, terminal, opened)
+        if terminal is None:
+            return _start_with_pipes(container, name, job, program, opened)
+        return _start_with_terminal(container, name, job, program, terminal, opened)
+
+
+def _describe(
+    container: HostContainer, program: Program, terminal: Terminal | None, opened: _Opened
+) -> dict[str, Any]:
+    """Return the job for the child, except for the descriptors of this one session."""
+    held = program.confinement
+    return {
+        **asdict(held),
+        "filters": [(one.program, one.flags) for one in held.filters],
+        "argv": [os.fsencode(word) for word in program.argv],
+        "environment": dict(program.environment),
+        "directory": None if program.directory is None else os.fsencode(program.directory),
+        "root_goes": program.root_goes,
+        "terminal": terminal is not None,
+        "no_new_privs": program.no_new_privs,
+        "namespaces": opened.all_of(container.open_namespaces(NAMESPACES)),
+        "root": opened.one(container.open_root()),
+        "cwd": opened.one(container.open_process(program.cwd, os.O_PATH | os.O_DIRECTORY)),
+    }
+
+
+def _start_with_pipes(
+    container: HostContainer, name: str, job: dict[str, Any], program: Program, opened: _Opened
+) -> Started:
+    with ExitStack() as ours:
+        theirs, kept = [], []
+        for reading in (True, False, False):
+            reader, writer = os.pipe()
+            theirs.append(opened.closing(reader if reading else writer))
+            kept.append(ours.enter_context(_Descriptor(writer if reading else reader)).number)
+            fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+            _give(theirs[-1], program.owner)
+        pid = _launch(container, name, job, opened, theirs)
+        ours.pop_all()
+    return Started(pid, kept[0], {kept[1]: Output.STDOUT, kept[2]: Output.STDERR})
+
+
+def _start_with_terminal(
+    container: HostContainer, name: str, job: dict[str, Any], program: Program, terminal: Terminal, opened: _Opened
+) -> Started:
+    with ExitStack() as ours:
+        master, slave, path = _open_terminal(container)
+        ours.enter_context(_Descriptor(master))
+        opened.closing(slave)
+        _give(slave, program.owner)
+        terminal_modes.apply(master, terminal.modes)
+        terminal_modes.resize(master, terminal)
+        if not path and program.own_terminal:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/dev/ptmx")
+        if path:
+            job["environment"][os.fsencode(terminal_name.VARIABLE)] = os.fsencode(path)
+        pid = _launch(container, name, job, opened, [slave, slave, slave])
+        ours.pop_all()
+    return Started(pid, master, {master: Output.STDOUT})
+
+
+def _open_terminal(container: HostContainer) -> tuple[int, int, str]:
+    """Return both ends of a new terminal, and its name in the container if it is the container's own, else ""."""
+    found = _open_ptmx(container)
+    if found is None:
+        return *os.openpty(), ""
+    with _Descriptor(found) as master:
+        fcntl.ioctl(master.number, TIOCSPTLCK, struct.pack("i", 0))
+        slave = fcntl.ioctl(master.number, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        number = struct.unpack("I", fcntl.ioctl(found, TIOCGPTN, bytes(4)))[0]
+        return master.release(), slave, f"/dev/pts/{number}"
+
+
+def _open_ptmx(container: HostContainer) -> int | None:
+    try:
+        found = container.open("/dev/ptmx", os.O_PATH)
+    except OSError:
+        return None
+    with _Descriptor(found) as place:
+        kind = os.fstat(found)
+        if not stat.S_ISCHR(kind.st_mode) or (os.major(kind.st_rdev), os.minor(kind.st_rdev)) != PTMX:
+            return None  # open nothing else: merely opening some devices has an effect
+        try:
+            return os.open(f"/proc/self/fd/{place.number}", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        except OSError:
+            return None  # a device file in a container without /dev/pts
+
+
+def _launch(
+    container: HostContainer, name: str, job: dict[str, Any], opened: _Opened, streams: Sequence[int]
+) -> int:
+    """Start the child; return the pid of the program once it runs, a child of this process."""
+    reader, writer = (opened.closing(descriptor) for descriptor in os.pipe())
+    job["report"] = opened.pass_on(writer)
+    groups = [opened.closing(descriptor) for descriptor in container.open_control_groups()]
+    child = starter.start(job, opened.passed, streams, groups)
+    opened.close_writer(writer)
+    try:
+        report = _read_report(reader)
+    except TimeoutError as late:
+        os.kill(child, signal.SIGKILL)
+        if (stopped := _pid(str(late))) is not None:  # by somebody inside, before it became the program
+            os.kill(stopped, signal.SIGKILL)
+            _reap(stopped)
+        raise TooLate(
+            f"container {name} did not start the program within {START_TIMEOUT:g} s; is it frozen?"
+        ) from None
+    finally:
+        _reap(child)  # it ends right after its report, unless it is frozen with its container
+    return _started(name, report)
+
+
+def _reap(child: int) -> None:
+    """Wait for the end of a process, in a thread of its own if that is not now."""
+    if os.waitpid(child, os.WNOHANG) == (0, 0):
+        threading.Thread(target=os.waitpid, args=(child, 0), name="start", daemon=True).start()
+
+
+def _pid(report: str) -> int | None:
+    """Return the pid of the program to be, once it has been reported."""
+    return next((int(line.split()[1]) for line in report.splitlines() if line.startswith("pid ")), None)
+
+
+def _started(name: str, report: str) -> int:
+    lines = report.splitlines()
+    pid = _pid(report)
+    failure = next((line for line in lines if line.startswith("failed ")), None)
+    if failure is not None:
+        if pid is not None:
+            os.waitpid(pid, 0)
+        _, status, text = failure.split(" ", 2)
+        raise StartFailed(text, int(status))
+    if pid is None:
+        raise Unavailable(f"container {name} ended the session's program before it started; is it out of memory?")
+    return pid
+
+
+class _Descriptor:
+    """A descriptor that is closed at the end of a block, unless it was released."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._open = True
+
+    def __enter__(self) -> _Descriptor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._open:
+            self._open = False
+            os.close(self.number)
+
+    def release(self) -> int:
+        """Leave it open; return it."""
+        self._open = False
+        return self.number
+
+
+class _Opened:
+    """The descriptors of one start: all are closed here at its end, and some are passed on to the child."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._held: dict[int, _Descriptor] = {}
+        self.passed: list[int] = []
+
+    def closing(self, descriptor: int) -> int:
+        self._held[descriptor] = self._stack.enter_context(_Descriptor(descriptor))
+        return descriptor
+
+    def pass_on(self, descriptor: int) -> int:
+        self.passed.append(descriptor)
+        return descriptor
+
+    def one(self, descriptor: int) -> int:
+        return self.pass_on(self.closing(descriptor))
+
+    def all_of(self, descriptors: dict[str, int]) -> dict[str, int]:
+        return {name: self.one(descriptor) for name, descriptor in descriptors.items()}
+
+    def close_writer(self, descriptor: int) -> None:
+        """Close one at once, so that its pipe ends with the child's copy."""
+        self._held[descriptor].__exit__()
+
+
+def _give(descriptor: int, owner: int | None) -> None:
+    """Make the session's user own its end, so that it may be opened again by name (``/dev/stdout``, ``/dev/tty``)."""
+    with suppress(PermissionError):  # the gateway is not root, so it is that user already
+        os.fchown(descriptor, -1 if owner is None else owner, -1)
+
+
+def _read_report(reader: int) -> str:
+    """Read the child's report until the program runs, which closes its end.
+
+    Raises TimeoutError, with what was reported, if it never does.
+    """
+    poll = select.poll()
+    poll.register(reader, select.POLLIN)
+    text, deadline = bytearray(), time.monotonic() + START_TIMEOUT
+    while len(text) < REPORT_LIMIT:
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            raise TimeoutError(text.decode("utf-8", "surrogateescape"))
+        data = os.read(reader, REPORT_LIMIT)
+        if not data:
+            break
+        text += data
+    return text.decode("utf-8", "surrogateescape")

@@ -1,0 +1,145 @@
+"""The ready process: what its forks are given, and what happens when it is gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arv_ssh.errors import Unavailable
+from crunch_sshd.inside.starter import Starter
+from tests.timing import wait_for
+
+pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root may change its root")
+
+OWN = {
+    name: int(value, 16)
+    for name, _, value in (line.partition(":") for line in Path("/proc/self/status").read_text().splitlines())
+    if name.startswith("Cap")
+}
+
+
+@pytest.fixture
+def starter() -> Iterator[Starter]:
+    """A starter whose ready process is ended with the test."""
+    found = Starter()
+    yield found
+    found.close()
+
+
+def job(root: int, report: int, *argv: str) -> dict[str, Any]:
+    """Return a job that enters nothing and gives up nothing."""
+    return {
+        "argv": [os.fsencode(word) for word in argv], "environment": {b"WHAT": b"a job's"}, "directory": None,
+        "root_goes": False, "terminal": False, "no_new_privs": False, "namespaces": {}, "root": root, "cwd": root,
+        "report": report, "limits": [], "umask": 0o22, "uid": 0, "gid": 0, "groups": os.getgroups(), "filters": [],
+        "oom_score_adj": int(Path("/proc/self/oom_score_adj").read_text()),
+        "capabilities": OWN,
+    }  # fmt: skip
+
+
+@contextmanager
+def started(starter: Starter, *argv: str, groups: tuple[int, ...] = ()) -> Iterator[tuple[int, int, str]]:
+    """Yield the first child's pid, the reading end of the program's output, and the report."""
+    root = os.open("/", os.O_PATH)
+    (reports, report), (reader, writer), null = os.pipe(), os.pipe(), os.open(os.devnull, os.O_RDWR)
+    try:
+        child = starter.start(job(root, report, *argv), [root, report], [null, writer, writer], groups)
+        for descriptor in (report, writer):
+            os.close(descriptor)
+        said = b"".join(iter(lambda: os.read(reports, 1000), b"")).decode()
+        yield child, reader, said
+        os.waitpid(child, 0)
+    finally:
+        for descriptor in (root, reports, reader, null):
+            os.close(descriptor)
+
+
+def children() -> set[str]:
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError):
+            found |= set((task / "children").read_text().split())
+    return found
+
+
+def output(reader: int) -> bytes:
+    return b"".join(iter(lambda: os.read(reader, 1000), b""))
+
+
+def test_a_program(starter: Starter) -> None:
+    """It is a child of this process, with the job's words, variables and streams, and no other descriptor."""
+    script = "echo $0 $WHAT $PPID; ls /proc/self/fd; env"
+    with started(starter, "/bin/sh", "-c", script, "word") as (_, reader, report):
+        pid = int(report.split()[1])
+        first, *rest = output(reader).decode().splitlines()
+        assert os.waitpid(pid, 0) == (pid, 0)
+    assert first == f"word a job's {os.getpid()}"
+    assert rest[:4] == ["0", "1", "2", "3"]  # ls itself has the directory open
+    assert {line for line in rest[4:] if not line.startswith(("PWD=", "SHLVL=", "_=", "OLDPWD="))} == {"WHAT=a job's"}
+
+
+def test_no_program(starter: Starter) -> None:
+    """What cannot be executed is reported in a shell's words, with its status."""
+    with started(starter, "/nowhere") as (_, _, report):
+        pid_line, failure = report.splitlines()
+        assert failure == "failed 127 /nowhere: No such file or directory"
+        os.waitpid(int(pid_line.split()[1]), 0)
+
+
+def test_hidden(starter: Starter) -> None:
+    """Nobody without CAP_SYS_PTRACE can look into the ready process: its files in /proc are not its user's."""
+    starter.prepare()
+    ready = starter._ready
+    assert ready is not None
+    comm = Path(f"/proc/{ready._process.pid}/cmdline")
+    wait_for(lambda: b"inside.ready" in comm.read_bytes(), "the ready process")
+    with started(starter, "/bin/true") as (_, _, report):
+        os.waitpid(int(report.split()[1]), 0)
+    assert b"SECRET" not in Path(f"/proc/{ready._process.pid}/environ").read_bytes()
+    status = Path(f"/proc/{ready._process.pid}/status").read_text()
+    assert "Threads:\t1\n" in status
+
+
+def test_killed(starter: Starter) -> None:
+    """A killed ready process is replaced, and nothing is left of it."""
+    before = children()
+    for _ in range(3):
+        with started(starter, "/bin/echo", "on") as (_, reader, report):
+            assert output(reader) == b"on\n"
+            os.waitpid(int(report.split()[1]), 0)
+        assert starter._ready is not None
+        os.kill(starter._ready._process.pid, signal.SIGKILL)
+        last = starter._ready._process.pid
+    assert children() - before <= {str(last)}
+
+
+def test_a_group_that_cannot_be_joined(starter: Starter) -> None:
+    """The process ends by itself, and has not begun anything."""
+    starter.prepare()
+    before = children()
+    group = os.open("/", os.O_RDONLY)
+    with (
+        pytest.raises(Unavailable, match="control group cannot be joined: Bad file descriptor"),
+        started(starter, "/bin/echo", "never", groups=(group,)),
+    ):
+        pass
+    os.close(group)
+    wait_for(lambda: children() == before, "its end")
+
+
+def test_nothing_left_open(starter: Starter) -> None:
+    """Each start closes what it opened, and so does the end."""
+    with started(starter, "/bin/true") as (_, _, report):
+        os.waitpid(int(report.split()[1]), 0)
+    before = os.listdir("/proc/self/fd")
+    with started(starter, "/bin/true") as (_, _, report):
+        os.waitpid(int(report.split()[1]), 0)
+    assert os.listdir("/proc/self/fd") == before
+    starter.close()
+    assert len(os.listdir("/proc/self/fd")) == len(before) - 1
