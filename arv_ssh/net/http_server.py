@@ -152,12 +152,13 @@ class HttpConnection(asyncio.Protocol):
     """The server's end of one HTTP/1.1 connection; it is one of ``connections`` while it speaks HTTP.
 
     ``streams`` says on which paths the handler takes bodies as they come, ``records`` on which bodies may be long.
-    ``asked`` is called with each request that has come.
+    ``asked`` is called with each request that has come, ``idle``, with what closes it, when it waits for another.
     """
 
     def __init__(
         self, handler: Handler, streams: Streams = never, *, records: Streams = never,
         connections: Connections | None = None, asked: Callable[[], object] = lambda: None,
+        idle: Callable[[Callable[[], None]], object] = lambda drop: None,
     ) -> None:  # fmt: skip
         self._handler = handler
         self._streams = streams
@@ -169,6 +170,7 @@ class HttpConnection(asyncio.Protocol):
         self._connections = connections or Connections()
         self._connections.add(self)
         self._asked = asked
+        self._idle = idle
         self._http = ServerExchange()
         self._transport: asyncio.Transport
         self._head: h11.Request
@@ -179,7 +181,7 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = plain(transport)
-        self._timer = asyncio.get_running_loop().call_at(self._deadline, self._timed_out)
+        self._timer = asyncio.get_running_loop().call_at(self._deadline, lambda: self._transport.close())
 
     def close_if_idle(self) -> None:
         """Close the connection if an answer was given on it and no byte of another request has come since."""
@@ -366,7 +368,8 @@ class HttpConnection(asyncio.Protocol):
         elif self._http.state is State.LINGERING:
             self._linger()
         else:
-            self._timer = asyncio.get_running_loop().call_later(IDLE_TIMEOUT, self._timed_out)
+            self._timer = asyncio.get_running_loop().call_later(IDLE_TIMEOUT, self._transport.close)
+            self._idle(self._transport.abort)
             self._transport.resume_reading()
             self._advance()
 
@@ -394,7 +397,3 @@ class HttpConnection(asyncio.Protocol):
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-
-    def _timed_out(self) -> None:
-        event(logger, "closing a silent connection", level=logging.DEBUG)
-        self._transport.close()

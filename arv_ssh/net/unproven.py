@@ -1,10 +1,12 @@
-"""The connections of one listening socket that have not sent a whole request yet, and which of them goes for another.
+"""The connections of one listening socket that no request keeps, and which of them goes for another.
 
-Owns their number, which is limited. Must not know what a connection speaks. For one event loop.
+They have not sent a whole request yet, or wait for another one. Owns their number, which is limited. Must not know what
+a connection speaks. For one event loop.
 
 A full house costs a connection of the source that has most of them, so that nobody keeps another address out; of that
-source one to which nothing could be answered yet, then the oldest. Dropping new ones at random (sshd's MaxStartups)
-would let whoever holds all places keep a controller out as long as connections may be silent.
+source one that has its answer and waits, then one to which nothing could be answered yet, then the oldest. Dropping
+new ones at random (sshd's MaxStartups) would let whoever holds all places keep a controller out as long as connections
+may be silent.
 """
 
 from __future__ import annotations
@@ -31,9 +33,9 @@ def _nothing() -> None:
 
 
 class Unproven:
-    """At most ``limit`` connections; ``left`` is called whenever one is proven or gone."""
+    """At most ``limit()`` connections, asked with each new one; ``left`` is called whenever one is proven or gone."""
 
-    def __init__(self, limit: int, left: Callable[[], Any] = lambda: None) -> None:
+    def __init__(self, limit: Callable[[], int], left: Callable[[], Any] = lambda: None) -> None:
         self._limit = limit
         self._left = left
         self._count = 0
@@ -43,7 +45,7 @@ class Unproven:
         return self._count
 
     def _add(self, place: Place) -> None:
-        if self._count >= self._limit:
+        if self._count >= self._limit():
             victim = self._next_to_go()
             drop = victim.drop
             self._discard(victim)
@@ -53,7 +55,8 @@ class Unproven:
 
     def _next_to_go(self) -> Place:
         places = max(self._sources.values(), key=len)
-        return next((place for place in places if not place.answered), next(iter(places)))
+        waiting = next((place for place in places if place.idle), None)
+        return waiting or next((place for place in places if not place.answered), next(iter(places)))
 
     def _discard(self, place: Place) -> None:
         places = self._sources.get(place.source, {})
@@ -73,6 +76,8 @@ class Place:
         self._unproven = unproven
         self.source = ""
         self.drop: Callable[[], Any] = _nothing
+        self.idle = False
+        """Whether it waits for another request, after an answer."""
         self.answered = False
         """Whether the peer's handshake got as far as an answer."""
 
@@ -81,6 +86,12 @@ class Place:
         self.source, self.drop = source(peername), drop
         self._unproven._add(self)
 
+    def take_again(self, drop: Callable[[], Any]) -> None:
+        """Take it for a connection whose request was answered, and which waits for another."""
+        self.drop, self.idle = drop, True
+        self._unproven._add(self)
+
     def leave(self) -> None:
         """Note that the connection is proven or gone. May be called twice, or without having taken the place."""
+        self.idle = False
         self._unproven._discard(self)

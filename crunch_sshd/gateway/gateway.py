@@ -146,7 +146,7 @@ class Gateway:
             host_keys=algorithms.offered(self._options.algorithms).host_keys,
         )
 
-        unproven = Unproven(UNPROVEN_CONNECTIONS, self._tidy_later)
+        unproven = Unproven(lambda: UNPROVEN_CONNECTIONS, self._tidy_later)
         once = HttpConnections()
         once.drain()  # a connection has one request: one that goes on after a refusal would be nobody's to count
 

@@ -135,7 +135,7 @@ class GatewayTransport(paramiko.Transport):
     @property
     def failure(self) -> str:
         """What broke the connection, as a text for logs; "" if one of both sides has just left. Once it has ended."""
-        error: BaseException | None = self.saved_exception  # type: ignore[attr-defined]
+        error: BaseException | None = self.saved_exception
         if error is None or isinstance(error, EOFError):
             return ""
         sentence = str(error) if isinstance(error, paramiko.SSHException) else f"{type(error).__name__}: {error}"

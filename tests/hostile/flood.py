@@ -1,6 +1,6 @@
-"""Connections of a client that proves nothing, 400 at a time: ``python -m tests.hostile.flood HOST PORT SOURCE KIND``.
+"""Connections of a client that proves nothing: ``python -m tests.hostile.flood HOST PORT SOURCE KIND PARALLEL``.
 
-Each stays until the gateway ends it, and another one comes in its place. Prints a line for each :data:`REPORT` of them.
+Each stays until the server ends it, and another one comes in its place. Prints a line for each :data:`REPORT` of them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from contextlib import suppress
 
 from arv_ssh.net.tls import TlsEngine, client_context
 
-PARALLEL = 400
-REPORT = 500
+REPORT = 150
 
 
 def _hello() -> bytes:
@@ -22,50 +21,60 @@ def _hello() -> bytes:
     return engine.outgoing()
 
 
-KINDS = {"record": b"\x16\x03\x01\x00", "hello": _hello(), "body": b""}
-"""What a connection sends: the head of a TLS record, a whole ClientHello, or over TLS a request without its end."""
-BODY = b"POST /ssh HTTP/1.1\r\nHost: x\r\nContent-Length: 65536\r\n\r\n" + bytes(65000)
+KINDS = {"record": b"\x16\x03\x01\x00", "hello": _hello()}
+"""What a connection sends: the head of a TLS record, or a whole ClientHello."""
+OVER_TLS = {
+    "body": b"POST /ssh HTTP/1.1\r\nHost: x\r\nContent-Length: 65536\r\n\r\n" + bytes(65000),
+    "asked": b"GET /arvados/v1/config HTTP/1.1\r\nHost: x\r\n\r\n",
+}
+"""What it sends over TLS: a request without its end, or a whole one, whose answer leaves it open for another."""
 
 
 class Flood:
     """One source of connections."""
 
-    def __init__(self, host: str, port: int, source: str, begin: bytes) -> None:
-        self._to, self._source, self._begin = (host, port), (source, 0), begin
-        self._ended = 0
+    def __init__(self, host: str, port: int, source: str, kind: str, parallel: int) -> None:
+        self._to, self._source, self._kind, self._parallel = (host, port), (source, 0), kind, parallel
+        self._count = 0
 
     async def run(self) -> None:
         """Keep all the connections open, for ever."""
-        await asyncio.gather(*(self._keep() for _ in range(PARALLEL)))
+        await asyncio.gather(*(self._keep() for _ in range(self._parallel)))
 
     async def _keep(self) -> None:
         while True:
             with suppress(OSError):
-                await (self._begun() if self._begin else self._with_a_body())
-            self._ended += 1
-            if not self._ended % REPORT:
-                print(self._ended, flush=True)
+                await (self._begun(KINDS[self._kind]) if self._kind in KINDS else self._over_tls(OVER_TLS[self._kind]))
+            self._note()
 
-    async def _begun(self) -> None:
+    def _note(self) -> None:
+        """Count a connection that has ended, or been answered."""
+        self._count += 1
+        if not self._count % REPORT:
+            print(self._count, flush=True)
+
+    async def _begun(self, sent: bytes) -> None:
         loop = asyncio.get_running_loop()
         with socket.socket() as sock:
             sock.setblocking(False)
             sock.bind(self._source)
             await loop.sock_connect(sock, self._to)
-            await loop.sock_sendall(sock, self._begin)
+            await loop.sock_sendall(sock, sent)
             while await loop.sock_recv(sock, 65536):
                 pass
 
-    async def _with_a_body(self) -> None:
+    async def _over_tls(self, sent: bytes) -> None:
         reader, writer = await asyncio.open_connection(
             *self._to, ssl=client_context(insecure=True), local_addr=self._source
         )
         try:
-            writer.write(BODY)
-            await reader.read()
+            writer.write(sent)
+            while await reader.read(65536):
+                self._note()
         finally:
             writer.transport.abort()
 
 
 if __name__ == "__main__":
-    asyncio.run(Flood(sys.argv[1], int(sys.argv[2]), sys.argv[3], KINDS[sys.argv[4]]).run())
+    to, port, source, kind, parallel = sys.argv[1:]
+    asyncio.run(Flood(to, int(port), source, kind, int(parallel)).run())

@@ -7,6 +7,7 @@ what requests mean, nor of the sessions that connections become.
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 import ssl
 from collections.abc import Sequence
@@ -19,8 +20,14 @@ from arv_ssh.net.unproven import Place, Unproven
 BACKLOG = 1024
 """Connections the kernel holds until they are accepted; a burst of logins comes all at once."""
 MAX_UNPROVEN = 2000
-"""Connections that may be without a whole request at once: twice the kernel's queue, so that no burst of logins meets
-it. Beyond it the oldest go; each takes some 60 KB."""
+"""Connections that may wait for a request at once, their first or another: twice the kernel's queue, so that no burst
+of logins meets it. Beyond it the oldest go; each takes some 60 KB."""
+
+
+def most_unproven() -> int:
+    """Return :data:`MAX_UNPROVEN`, or half of the descriptors that this process may have: the others are sessions'."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_UNPROVEN if limit == resource.RLIM_INFINITY else min(MAX_UNPROVEN, limit // 2)
 
 
 class Acceptor:
@@ -43,7 +50,7 @@ class Acceptor:
         self._private_handler = private_handler
         self.context = context
         self._connections = Connections()
-        self._unproven = Unproven(MAX_UNPROVEN)
+        self._unproven = Unproven(most_unproven)
         self._listeners: list[tuple[socket.socket, asyncio.Server]] = []
         self._private: asyncio.Server | None = None
 
@@ -59,8 +66,9 @@ class Acceptor:
         # The context is looked up for each connection, so that a renewed certificate needs no restart.
         place = Place(self._unproven)
         http = HttpConnection(
-            self._handler, self._streams, records=self._records, connections=self._connections, asked=place.leave
-        )
+            self._handler, self._streams, records=self._records, connections=self._connections,
+            asked=place.leave, idle=place.take_again,
+        )  # fmt: skip
         return TlsLayer(self.context, http, server_side=True, place=place)
 
     async def stop_accepting(self) -> None:

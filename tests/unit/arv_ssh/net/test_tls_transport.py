@@ -443,7 +443,7 @@ def test_place_among_the_unproven() -> None:
     """A connection has a place, is answered once its peer's handshake has come, and is dropped for another."""
 
     async def scenario() -> None:
-        unproven = Unproven(1)
+        unproven = Unproven(lambda: 1)
         place, wire, client = Place(unproven), Wire(), TlsEngine(CLIENT, server_side=False)
         layer = TlsLayer(CONTEXT, Peer(), server_side=True, place=place)
         layer.connection_made(wire)
@@ -466,7 +466,7 @@ def test_lost_connections_leave_their_place() -> None:
     """A connection that is lost before a request has no place any more."""
 
     async def scenario() -> None:
-        unproven = Unproven(1)
+        unproven = Unproven(lambda: 1)
         layer = TlsLayer(CONTEXT, Peer(), server_side=True, place=Place(unproven))
         layer.connection_made(Wire())
         layer.connection_lost(None)
@@ -487,7 +487,7 @@ def test_a_lost_connection_is_not_kept(begin: bytes) -> None:
             def connection_lost(self, exc: Exception | None) -> None:
                 lost.set()  # and keeps nothing: an error has the layer in its traceback
 
-        layer = TlsLayer(CONTEXT, App(), server_side=True, place=Place(Unproven(1)))
+        layer = TlsLayer(CONTEXT, App(), server_side=True, place=Place(Unproven(lambda: 1)))
         kept = weakref.ref(layer)
         made = [layer]
         del layer

@@ -12,7 +12,7 @@ class House:
 
     def __init__(self) -> None:
         self.left = 0
-        self.unproven = Unproven(3, self._leave)
+        self.unproven = Unproven(lambda: 3, self._leave)
         self.gone: list[str] = []
 
     def _leave(self) -> None:
@@ -47,6 +47,40 @@ def test_who_leaves_costs_nobody_a_place(house: House) -> None:
     assert house.gone == [] and house.left == 1
     house.come("d")
     assert house.gone == ["a"] and house.left == 2
+
+
+def test_who_waits_for_another_request_goes_first(house: House) -> None:
+    """An answered connection that waits counts again, and is of all of its source the least to lose."""
+    house.come("new")
+    idle = house.come("answered", answered=True)
+    idle.leave()
+    house.come("handshake", answered=True)
+    idle.take_again(lambda: house.gone.append("idle"))
+    house.come("a")
+    house.come("b")
+    assert house.gone == ["idle", "new"]
+
+
+def test_a_connection_that_asks_again_is_not_dropped(house: House) -> None:
+    """Between its next request and the answer, a connection has no place to lose."""
+    place = house.come("kept")
+    place.leave()
+    place.take_again(lambda: house.gone.append("kept"))
+    place.leave()
+    for name in "abcd":
+        house.come(name)
+    assert house.gone == ["a"]
+
+
+def test_fewer_places_than_before(house: House) -> None:
+    """The limit may become lower; each new connection then costs one, at least."""
+    places = [3]
+    house.unproven = Unproven(lambda: places[0])
+    for name in "abc":
+        house.come(name)
+    places[0] = 1
+    house.come("d")
+    assert house.gone == ["a"]
 
 
 def test_a_place_never_taken(house: House) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 import ssl
 from contextlib import ExitStack, suppress
@@ -71,19 +72,27 @@ def test_queued_connections(tmp_path: Path) -> None:
         runner.run(asyncio.wait_for(scenario(private), DEADLINE))
 
 
+@pytest.mark.parametrize(("descriptors", "places"), [(1024, 512), (20000, 2000), (resource.RLIM_INFINITY, 2000)])
+def test_places(monkeypatch: pytest.MonkeyPatch, descriptors: int, places: int) -> None:
+    """Connections that wait for a request leave half of the descriptors to sessions."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (descriptors, descriptors))
+    assert acceptor.most_unproven() == places
+
+
 def test_silent_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of those that send no request only the newest are kept; kept-alive ones that have sent one stay."""
+    """Of those that send no request, or no other one, only the newest are kept: the answered ones go first."""
     monkeypatch.setattr(acceptor, "MAX_UNPROVEN", 3)
 
     def attack(address: tuple[str, int]) -> None:
         with ExitStack() as stack:
             kept = stack.enter_context(encrypt(socket.create_connection(address, DEADLINE)))
             assert ask_once(kept) == b"HTTP/1.1 200 OK"
+            assert ask_once(kept) == b"HTTP/1.1 200 OK"
             silent = [stack.enter_context(socket.create_connection(address, DEADLINE)) for _ in range(10)]
-            for lost in silent[:7]:
+            for lost in (kept, *silent[:7]):
                 with suppress(ConnectionResetError):
                     assert lost.recv(1) == b""
-            assert ask(socket.create_connection(address, DEADLINE)) == ask_once(kept) == b"HTTP/1.1 200 OK"
+            assert ask(socket.create_connection(address, DEADLINE)) == b"HTTP/1.1 200 OK"
 
     async def scenario(private: socket.socket) -> None:
         front = Acceptor(ok, ok, server_context(tmp_path))
