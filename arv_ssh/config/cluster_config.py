@@ -19,7 +19,7 @@ from arv_ssh.audit.options import (
     RECORDING_MODES,
     Auditing,
 )
-from arv_ssh.config import byte_size, container_logs, destination, session_options
+from arv_ssh.config import byte_size, container_logs, destination, exported_config, session_options
 from arv_ssh.config.container_logs import ContainerLogs
 from arv_ssh.config.renamed_keys import with_new_names
 from arv_ssh.config.session_options import SessionOptions
@@ -73,7 +73,7 @@ class ClusterConfig:
 
     ``api`` is the base URL of the API to ask, or None when this process serves the embedded API from ``database``
     (an SQLAlchemy URL, which may hold a password). ``run_directory`` is where this host's controllers meet, None for a
-    default; ``drain_timeout`` and ``hold_on_failure`` are in seconds.
+    default; ``drain_timeout`` and ``hold_on_failure`` are in seconds. ``exported`` is what an API shows of the config.
     """
 
     cluster_id: str
@@ -102,6 +102,9 @@ class ClusterConfig:
     hold_on_failure: float = 0.0
     container_init: bool = True
     container_logs: ContainerLogs = ContainerLogs()
+    keepstores: tuple[str, ...] = ()
+    keepproxies: tuple[str, ...] = ()
+    exported: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 def load(path: Path, cluster_id: str | None = None, *, overlays: Sequence[Path] = (), api: str = "") -> ClusterConfig:
@@ -112,7 +115,7 @@ def load(path: Path, cluster_id: str | None = None, *, overlays: Sequence[Path] 
     """
     document = _document(path)
     for overlay in overlays:
-        document = _merged(document, _document(overlay))
+        document = exported_config.merged(document, _document(overlay))
     clusters = document.get("Clusters")
     if not isinstance(clusters, dict) or not clusters:
         raise ConfigError(f"the cluster config {path} has no Clusters section")
@@ -144,22 +147,14 @@ def _document(path: Path) -> dict[str, Any]:
     return document
 
 
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Return ``below`` with the keys of ``above`` overriding its own, section by section."""
-    result = dict(below)
-    for key, value in above.items():
-        under = result.get(key)
-        result[key] = _merged(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
-    return result
-
-
 def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
     """Read one cluster's section; raise :class:`ConfigError` naming the key that is missing or wrong."""
     where = f"Clusters.{cluster_id}"
     root_token = section.get("SystemRootToken")
     if not isinstance(root_token, str) or not root_token:
         raise ConfigError(f"{where}.SystemRootToken is empty; set it to the cluster's root token")
-    controller = _section(_section(section, "Services", where), "Controller", f"{where}.Services")
+    services = _section(section, "Services", where)
+    controller = _section(services, "Controller", f"{where}.Services")
     internal_urls = _section(controller, "InternalURLs", f"{where}.Services.Controller")
     tls = _section(section, "TLS", where)
     containers = _section(section, "Containers", where)
@@ -202,7 +197,17 @@ def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
         pass_through=_flag(section, "PassThrough", where),
         gateway_memory=_gateway_memory(access, f"{where}.Containers.ShellAccess"),
         hold_on_failure=_seconds(access, "HoldOnFailure", 0.0, f"{where}.Containers.ShellAccess"),
+        keepstores=_service_urls(services, "Keepstore", "InternalURLs", where),
+        keepproxies=_service_urls(services, "Keepproxy", "ExternalURL", where),
+        exported=exported_config.export(cluster_id, section),
     )
+
+
+def _service_urls(services: dict[str, Any], name: str, key: str, where: str) -> tuple[str, ...]:
+    """Read a service's URLs: a section whose keys they are, or the one that is its text."""
+    service = _section(services, name, f"{where}.Services")
+    value = service.get(key) or ()
+    return tuple(_url(url, f"{where}.Services.{name}.{key}") for url in ([value] if isinstance(value, str) else value))
 
 
 def _section(parent: dict[str, Any], key: str, where: str) -> dict[str, Any]:
