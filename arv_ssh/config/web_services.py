@@ -1,6 +1,7 @@
 """``Services.ContainerWebServices``: under which names a browser reaches the ports of containers.
 
-Owns the reading and checking of the section, whose keys are Arvados' own. Does not know how a name leads to a container.
+Owns the reading and checking of the section, whose keys are Arvados' own. Does not know how a name leads to a
+container.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class WebServices:
 
 
 def parse(section: dict[str, Any], where: str) -> WebServices:
-    """Read the section; raise :class:`ConfigError` naming the key that is wrong. Without an external URL there are none."""
+    """Read the section; raise :class:`ConfigError` naming the key that is wrong. No ExternalURL: no web services."""
     url = section.get("ExternalURL") or ""
     low, high = (_port(section, key, where) for key in ("ExternalPortMin", "ExternalPortMax"))
     if not url:

@@ -1,7 +1,7 @@
 """Passing requests on to the API host, and its answers back, as they come (``PassThrough: true``).
 
-Owns where they go and what the API host learns of the client, and the error that a client reads when the API host fails.
-Knows nothing of what the requests mean. Each exchange has a connection of its own.
+Owns the way to the API host, and what it learns of who asked. Knows nothing of what the requests mean. Each exchange
+has a connection of its own.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from urllib.parse import urlsplit
 from arv_ssh.errors import BadRequest
 from arv_ssh.net import tls
 from arv_ssh.net.http_client import address_of, connect
-from arv_ssh.net.http_messages import Request, StreamedResponse, origin_form
-from arv_ssh.net.http_relay import STALL_TIMEOUT, Headers, RelayedExchange, end_to_end, request_headers
+from arv_ssh.net.http_messages import Request, StreamedResponse, Upgrade, origin_form
+from arv_ssh.net.http_relay import Headers, pass_on, request_headers
 
-_OWN = (b"host", b"x-forwarded-for", b"x-forwarded-proto", b"x-request-id")
+STALL_TIMEOUT = 300.0
+"""Seconds that an exchange may go without a byte: the RequestTimeout of stock Arvados."""
 
 
 class PassThrough:
@@ -27,17 +28,12 @@ class PassThrough:
         self._prefix = parts.path.rstrip("/")
         self._address = address_of(url, context, name=f"the API host {parts.netloc}")
 
-    async def handle(self, request: Request) -> StreamedResponse:
+    async def handle(self, request: Request) -> StreamedResponse | Upgrade:
         """Pass one request on; return the head of the answer and the way to its body."""
         target = self._prefix + path_of(request)
         headers = _request_headers(self._netloc, request)
-        exchange = RelayedExchange(await connect(self._address, stall=STALL_TIMEOUT), request)
-        try:
-            head = await exchange.begin(request.method, target, headers)
-        except BaseException:
-            exchange.abort()
-            raise
-        return exchange.answer(head, end_to_end(head.headers))
+        connection = await connect(self._address, stall=STALL_TIMEOUT)
+        return await pass_on(connection, request, target, headers, stall=STALL_TIMEOUT)
 
 
 def path_of(request: Request) -> str:
@@ -51,9 +47,8 @@ def path_of(request: Request) -> str:
 def _request_headers(netloc: str, request: Request) -> Headers:
     return [
         (b"host", netloc.encode()),
-        *((name, value) for name, value in request_headers(request.raw_headers) if name not in _OWN),
+        *request_headers(request, (b"host", b"x-forwarded-for", b"x-forwarded-proto", b"x-request-id")),
         *about_client(request),
-        (b"connection", b"close"),
     ]
 
 

@@ -1,63 +1,121 @@
-"""One HTTP exchange passed on to another server: the request, its answer or its upgrade, and both bodies as they come.
+"""Passing one request on over another connection, and its answer back, or the protocol that both switch to.
 
-Owns which headers are for the next hop only (RFC 9110 §7.6.1), the framing of a body whose length is unknown, and the end
-of the exchange from either side. Knows nothing of what is asked, nor of whom.
+Owns which headers are for the next hop only (RFC 9110 §7.6.1), both bodies without keeping either, and WebSockets.
+Knows neither where the connection leads nor what a request means.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from contextlib import aclosing
+from functools import partial
 
 from arv_ssh.errors import BadRequest, HttpError
 from arv_ssh.net.http_client import ClientConnection, Head
 from arv_ssh.net.http_messages import Request, StreamedResponse, Upgrade
 from arv_ssh.net.relay import Relay
 
-STALL_TIMEOUT = 300.0
-"""Seconds that a request's body may go without a byte: the RequestTimeout of stock Arvados."""
 HOP_BY_HOP = frozenset({
     b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te", b"trailer",
     b"transfer-encoding", b"upgrade",
 })  # fmt: skip
+WEBSOCKET = "websocket"
+"""The only protocol that is switched to for a client. After a switch to HTTP/2 nobody could tell its requests apart."""
 Headers = list[tuple[bytes, bytes]]
 
 
-class RelayedExchange:
-    """One request and its answer on a fresh connection to another server, both bodies under way at once."""
+def end_to_end(headers: Headers) -> Headers:
+    """Return the headers that are not for the next hop only; a length beside chunks does not count, and goes too.
 
-    def __init__(self, connection: ClientConnection, request: Request) -> None:
+    A server that believed such a length could be smuggled a request (RFC 9112 §6.3).
+    """
+    named = {
+        token.strip().lower() for name, value in headers if name == b"connection" for token in value.split(b",")
+    }
+    if any(name == b"transfer-encoding" for name, _ in headers):
+        named.add(b"content-length")
+    return [(name, value) for name, value in headers if name not in HOP_BY_HOP and name not in named]
+
+
+def protocol_of(request: Request) -> str:
+    """Return the protocol to which a request may switch its connection, "" for none."""
+    asked = request.headers.get("upgrade", "").strip().lower()
+    return WEBSOCKET if asked == WEBSOCKET and request.method == "GET" else ""
+
+
+def request_headers(request: Request, without: Collection[bytes] = (), protocol: str = "") -> Headers:
+    """Return the headers to pass on, in their order: end-to-end, and how the body and the connection go on from here.
+
+    ``without`` are names, in lower case, of others to leave out. The connection is for this one request, or for
+    ``protocol`` after it.
+    """
+    headers = [(name, value) for name, value in end_to_end(request.raw_headers) if name not in without]
+    if any(name == b"transfer-encoding" for name, _ in request.raw_headers):  # the body's length is unknown
+        headers.append((b"transfer-encoding", b"chunked"))
+    if protocol:
+        return [*headers, (b"connection", b"Upgrade"), (b"upgrade", protocol.encode())]
+    return [*headers, (b"connection", b"close")]
+
+
+async def pass_on(
+    connection: ClientConnection, request: Request, target: str, headers: Headers, *, stall: float,
+    check: Callable[[Head], Headers] = lambda head: head.headers,
+    joined: Callable[[Relay], object] = lambda relay: None, done: Callable[[], object] = lambda: None,
+) -> StreamedResponse | Upgrade:  # fmt: skip
+    """Send ``request`` to ``target`` with ``headers`` over a fresh ``connection``; return the answer once it begins.
+
+    WebSockets need a connection and headers for :func:`protocol_of` the request. ``check`` is given the answer's head,
+    and returns the headers to pass on, or raises. ``stall`` is in seconds: the longest that the request's body may go
+    without a byte. ``joined`` is told of the relay of a connection that has switched. ``done`` is called once, when
+    ``connection`` is closed, also where this raises.
+    """
+    exchange = _Exchange(connection, request, stall, done)
+    try:
+        return await exchange.begin(target, headers, check, joined)
+    except BaseException:
+        exchange.close()
+        raise
+
+
+class _Exchange(AsyncIterator[bytes]):
+    """One request and its answer on a fresh connection, both bodies under way at once; the pieces of the answer's."""
+
+    def __init__(
+        self, connection: ClientConnection, request: Request, stall: float, done: Callable[[], object]
+    ) -> None:
         self._connection = connection
         self._request = request
+        self._stall = stall
+        self._done = done
+        self._pieces = connection.pieces()
         self._upload: asyncio.Task[None] | None = None
 
-    async def begin(self, method: str, target: str, headers: Headers) -> Head:
-        """Send the head, start on the body, and return the answer's head when it comes."""
-        self._connection.begin(method, target, headers)
+    async def begin(
+        self, target: str, headers: Headers, check: Callable[[Head], Headers], joined: Callable[[Relay], object]
+    ) -> StreamedResponse | Upgrade:
+        """Send the head, start on the body, and return what the answer's head says, when it comes."""
+        self._connection.begin(self._request.method, target, headers)
         self._upload = asyncio.get_running_loop().create_task(self._send_body())
-        go_on = self._request.stream.send_continue if self._request.stream is not None else None
-        return await self._connection.head(on_continue=go_on)
+        stream = self._request.stream
+        head = await self._connection.head(on_continue=None if stream is None else stream.send_continue)
+        passed = end_to_end(check(head))
+        if head.status != 101:
+            return StreamedResponse(head.status, head.reason, passed, self)
+        text = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in passed]
+        return Upgrade(self._connection.protocol, text, partial(self._join, joined))
 
-    def answer(self, head: Head, headers: Headers) -> StreamedResponse:
-        """Return the answer, with ``headers``, and the way to its body."""
-        return StreamedResponse(head.status, head.reason, headers, self._pieces())
-
-    def upgrade(self, protocol: str, headers: Headers) -> Upgrade:
-        """Return the answer to a 101: the connections are joined once the client has it."""
-        texts = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
-        return Upgrade(protocol, texts, self._join)
-
-    def _join(self, client: asyncio.Transport, early: bytes) -> None:
-        self._stop_sending()
-        server, server_early = self._connection.take_over()
-        Relay(client, early_a=early, early_b=server_early).join(server)
+    def _join(self, joined: Callable[[Relay], object], client: asyncio.Transport, early: bytes) -> None:
+        server, trailing = self._connection.take_over()
+        relay = Relay(client, early_a=early, early_b=trailing, done=lambda relay, error: self._done())
+        relay.join(server)
+        joined(relay)
 
     async def _send_body(self) -> None:
         """Send the body as it comes. If the server stops taking it, its answer explains why."""
         try:
-            async with aclosing(self._body()) as pieces:
-                async for piece in pieces:
+            async with aclosing(self._request.pieces()) as pieces:
+                while piece := await self._next(pieces):
                     await self._connection.write(piece)
             self._connection.finish()
         except HttpError as error:  # the client's fault: without its body there can be no answer
@@ -65,56 +123,23 @@ class RelayedExchange:
         except OSError:
             pass
 
-    async def _body(self) -> AsyncGenerator[bytes, None]:
-        async with aclosing(self._request.pieces()) as pieces:
-            while True:
-                try:
-                    async with asyncio.timeout(STALL_TIMEOUT):
-                        piece = await anext(pieces, b"")
-                except TimeoutError as error:
-                    raise BadRequest(f"the request's body has stalled for {STALL_TIMEOUT:g} s") from error
-                if not piece:
-                    return
-                yield piece
-
-    async def _pieces(self) -> AsyncGenerator[bytes, None]:
+    async def _next(self, pieces: AsyncGenerator[bytes, None]) -> bytes:
         try:
-            async with aclosing(self._connection.pieces()) as pieces:
-                async for piece in pieces:
-                    yield piece
-        finally:
-            self.abort()
+            async with asyncio.timeout(self._stall):
+                return await anext(pieces, b"")
+        except TimeoutError as error:
+            raise BadRequest(f"the request's body has stalled for {self._stall:g} s") from error
 
-    def _stop_sending(self) -> None:
+    async def __anext__(self) -> bytes:
+        return await anext(self._pieces)
+
+    async def aclose(self) -> None:
+        await self._pieces.aclose()
+        self.close()
+
+    def close(self) -> None:
+        """Drop the connection, even with bytes on their way."""
         if self._upload is not None:
             self._upload.cancel()
-
-    def abort(self) -> None:
-        """Drop the connection, even with bytes on their way."""
-        self._stop_sending()
         self._connection.abort()
-
-
-def end_to_end(headers: Headers) -> Headers:
-    """Return the headers that are not for the next hop only."""
-    named = {
-        token.strip().lower() for name, value in headers if name == b"connection" for token in value.split(b",")
-    }
-    return [(name, value) for name, value in headers if name not in HOP_BY_HOP and name not in named]
-
-
-def request_headers(received: Headers) -> Headers:
-    """Return the end-to-end headers of a request, with a framing of its body that cannot be misunderstood."""
-    headers = end_to_end(received)
-    if any(name == b"transfer-encoding" for name, _ in received):  # the body's length is unknown
-        # A length beside it is ignored, and must not be passed on (RFC 9112 §6.3): a server that believed it could be
-        # smuggled a request.
-        headers = [(name, value) for name, value in headers if name != b"content-length"]
-        headers.append((b"transfer-encoding", b"chunked"))
-    return headers
-
-
-def asks_for_websocket(request: Request) -> bool:
-    """Say whether a request wants to go on as a WebSocket (RFC 6455 §4.1)."""
-    tokens = request.headers.get("connection", "").lower().replace(" ", "").split(",")
-    return request.method == "GET" and "upgrade" in tokens and request.headers.get("upgrade", "").lower() == "websocket"
+        self._done()

@@ -159,12 +159,13 @@ class Gateway:
     address: str
     dialer: Dialer = DIRECT
 
-    async def connect(self, protocol: str = "") -> tuple[ClientConnection, str]:
+    async def connect(self, protocol: str = "", stall: float | None = None) -> tuple[ClientConnection, str]:
         """Return a connection to it for one exchange, and our proof for that; nothing of the gateway is proven yet.
 
+        ``stall`` as for :class:`ClientConnection`.
         Raises :class:`Unavailable` (cannot be reached) or :class:`GatewayTimeout`.
         """
-        http = ClientConnection("the gateway", protocol)
+        http = ClientConnection("the gateway", protocol, stall)
         http.layer = layer = TlsLayer(_CONTEXT, http, server_side=False, server_hostname=None)
         async with self.answering(http, CONNECT_TIMEOUT):
             await self.dialer.dial(self.uuid, self.address, layer)

@@ -1,7 +1,7 @@
 """From the Host header of a request to what it names: a container's port, a link, or one of the cluster's ports.
 
-Pure: owns the forms of the names (``UUID-PORT``, the name of a ``published_port`` link, a port of the one host). Does not
-know what exists.
+Pure: owns the forms of the names (``UUID-PORT``, the name of a ``published_port`` link, a port of the one host). Does
+not know what exists.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The user's API token on the way to a container: where it is found, how a browser keeps it, how it is held back.
 
-Pure: owns the cookie, its text, and which headers of a request may go on to the container. A token comes in a query, in
-the cookie made of that, or in an Authorization header; the container sees none of them. Does not know who may do what.
+Without I/O: owns the cookie, its text, and which headers of a request may go on to the container. A token comes in a
+query, in the cookie made of that, or in an Authorization header; the container sees none of them. Does not know who may
+do what.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from arv_ssh.net.http_messages import Request, Response, origin_form
 
 QUERY = "arvados_api_token"
 COOKIE = "__Host-arvados_api_token"
-"""Browsers take a cookie of such a name only from this very host, over TLS and for all its paths (RFC 6265bis §4.1.3.2),
-so no other container, under a neighbouring name, can put its own token in the place of the user's."""
+"""Browsers take a cookie of such a name only from this very host, over TLS, for all paths (RFC 6265bis §4.1.3.2), so no
+other container, under a neighbouring name, can put its own token in the place of the user's."""
 STOCK_COOKIE = "arvados_api_token"
 """The name of stock Arvados' cookie, which programs send; ours never makes one."""
 SHOWN = "arvados_container_uuid"
@@ -81,11 +82,9 @@ def has_seen_another(request: Request, container_uuid: str, external_port: int =
 
 
 def for_container(headers: Headers, used: Credentials) -> Headers:
-    """Return the headers of a request that a container may see: no token, and no word to the gateway."""
+    """Return the headers of a request that a container may see: those without a token."""
     kept: Headers = []
     for name, value in headers:
-        if name.startswith((b"x-arvados-", b"x-webdav-")):
-            continue
         if name == b"authorization" and (used.header or _holds_a_token(value, used.token)):
             continue
         if name == b"cookie":
@@ -96,12 +95,17 @@ def for_container(headers: Headers, used: Credentials) -> Headers:
     return kept
 
 
-def for_browser(headers: Headers, container_uuid: str, external_port: int = 0) -> Headers:
-    """Return the headers of a container's answer for the browser: without cookies of our names, and with the one that
-    says whose page this is."""
+def for_browser(headers: Headers, request: Request, container_uuid: str, external_port: int = 0) -> Headers:
+    """Return the headers of a container's answer to ``request`` for the browser.
+
+    It has no cookies of our names, but for the one that says whose page this is, where the browser has not got that.
+    """
     kept = [(name, value) for name, value in headers if name != b"set-cookie" or not _is_ours(_cookie_name(value))]
-    shown = f"{_shown(external_port)}={container_uuid}; Path=/; Secure; HttpOnly; SameSite=Lax"
-    return [*kept, (b"set-cookie", shown.encode())]
+    shown = _shown(external_port)
+    if (shown, container_uuid) in _cookies(request):
+        return kept
+    cookie = f"{shown}={container_uuid}; Path=/; Secure; HttpOnly; SameSite=Lax"
+    return [*kept, (b"set-cookie", cookie.encode())]
 
 
 def _shown(external_port: int) -> str:
