@@ -109,7 +109,7 @@ def _write_config(directory: ClusterDir) -> None:
         "TLS": {"Certificate": f"file://{directory.server_certificate}", "Key": f"file://{directory.server_key}"},
         "Containers": {
             "ShellAccess": {"Mode": "default-on", "Admin": True, "User": True},
-            "LocalDispatch": {"PollInterval": POLL_INTERVAL},
+            "LocalDispatch": {"PollInterval": POLL_INTERVAL, "LogDirectory": str(directory.container_log)},
         },
         "EmbeddedAPI": {"Database": f"sqlite:///{directory.database}"},
     }

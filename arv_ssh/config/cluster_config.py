@@ -19,7 +19,8 @@ from arv_ssh.audit.options import (
     RECORDING_MODES,
     Auditing,
 )
-from arv_ssh.config import byte_size, destination, session_options
+from arv_ssh.config import byte_size, container_logs, destination, session_options
+from arv_ssh.config.container_logs import ContainerLogs
 from arv_ssh.config.renamed_keys import with_new_names
 from arv_ssh.config.session_options import SessionOptions
 from arv_ssh.errors import ConfigError
@@ -100,6 +101,7 @@ class ClusterConfig:
     gateway_memory: int = GATEWAY_MEMORY
     hold_on_failure: float = 0.0
     container_init: bool = True
+    container_logs: ContainerLogs = ContainerLogs()
 
 
 def load(path: Path, cluster_id: str | None = None, *, overlays: Sequence[Path] = (), api: str = "") -> ClusterConfig:
@@ -185,6 +187,7 @@ def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
         dispatch_poll_interval=_positive(local, "PollInterval", 10.0, f"{where}.Containers.LocalDispatch"),
         gateway_tunnel=_tunnel(local, str(controller.get("ExternalURL") or ""), f"{where}.Containers.LocalDispatch"),
         container_init=_flag(local, "ContainerInit", f"{where}.Containers.LocalDispatch", default=True),
+        container_logs=container_logs.parse(local, f"{where}.Containers.LocalDispatch"),
         max_dispatch_attempts=int(_positive(containers, "MaxDispatchAttempts", 5, f"{where}.Containers")),
         limits=_limits(_section(access, "Limits", f"{where}.Containers.ShellAccess"), where),
         auditing=_auditing(access, f"{where}.Containers.ShellAccess"),
