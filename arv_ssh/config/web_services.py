@@ -50,8 +50,11 @@ class WebServices:
         return self.url(self.host, external_port) + "/" if self.by_port and external_port else ""
 
 
-def parse(section: dict[str, Any], where: str) -> WebServices:
-    """Read the section; raise :class:`ConfigError` naming the key that is wrong. No ExternalURL: no web services."""
+def parse(section: dict[str, Any], where: str, controller_url: str = "") -> WebServices:
+    """Read the section; raise :class:`ConfigError` naming the key that is wrong. No ExternalURL: no web services.
+
+    ``controller_url`` must not be a container's.
+    """
     url = section.get("ExternalURL") or ""
     low, high = (_port(section, key, where) for key in ("ExternalPortMin", "ExternalPortMax"))
     if not url:
@@ -59,6 +62,8 @@ def parse(section: dict[str, Any], where: str) -> WebServices:
     scheme, host, port = _split(url, f"{where}.ExternalURL")
     if low > high:
         raise ConfigError(f"{where}.ExternalPortMin is {low} and ExternalPortMax {high}; give the lower port first")
+    if host.startswith("*") and (urlsplit(controller_url).hostname or "").endswith(host[1:]):
+        raise ConfigError(f"{where}.ExternalURL {url} covers the controller's own {controller_url}; choose another")
     return WebServices(scheme, host, port, low, high)
 
 

@@ -48,32 +48,28 @@ def authorize(calls: ApiCalls, found: Ports, asked: Asked) -> Grant:
     """Return the right to use what ``asked`` names, or raise the refusal."""
     root = calls.as_root(asked.request_id)
     uuid, port = found.find(asked.target, root)
-    record, container = _records(calls, uuid, asked.request_id)
-    published = ports.entry(record, port) if record is not None else None
+    container = _container(calls, uuid, asked.request_id)
+    published = ports.entry(container, port) if container is not None else None
     user_uuid = ""
     if published is None or published.get("access") != PUBLIC:
         user_uuid = _check_user(calls, asked, uuid, container)
-        if published is None:
-            raise _unpublished(uuid, port)
     if container is None:
         raise Unavailable(f"container request {uuid} has no container yet; try again when it runs")
-    if published is not None and asked.target.external_port not in (0, published.get("external_port")):
+    if published is None:
+        raise _unpublished(uuid, port)
+    if asked.target.external_port not in (0, published.get("external_port")):
         found.forget(asked.target.external_port)
         raise ContainerEnded(f"port {asked.target.external_port} leads to another container now; look it up again")
     access.check_state(container)
     return Grant(container, port, user_uuid)
 
 
-def _records(
-    calls: ApiCalls, uuid: str, request_id: str
-) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """Return the record whose published ports count, and the container, as root; None for what is not there."""
-    if not is_request(uuid):
-        container = _get(calls, "containers", uuid, _ATTRIBUTES, request_id)
-        return container, container
-    request = _get(calls, "container_requests", uuid, ["uuid", "published_ports", "container_uuid"], request_id)
-    served = request.get("container_uuid") if request else None
-    return request, _get(calls, "containers", served, _ATTRIBUTES, request_id) if served else None
+def _container(calls: ApiCalls, uuid: str, request_id: str) -> dict[str, Any] | None:
+    """Return the container, itself or of a request, as root; None for one that is not there."""
+    if is_request(uuid):
+        request = _get(calls, "container_requests", uuid, ["uuid", "container_uuid"], request_id)
+        uuid = (request or {}).get("container_uuid") or ""
+    return _get(calls, "containers", uuid, _ATTRIBUTES, request_id) if uuid else None
 
 
 def _get(calls: ApiCalls, resource: str, uuid: str, select: list[str], request_id: str) -> dict[str, Any] | None:

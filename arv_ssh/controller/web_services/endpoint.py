@@ -164,17 +164,17 @@ def _page(error: HttpError) -> Response:
     return Response(error.status, f"{error}\n".encode(), "text/plain; charset=utf-8", headers)
 
 
-class _Counted(AsyncIterator[bytes]):
+class _Counted:
     """The pieces of an answer, counted."""
 
     def __init__(self, pieces: Chunks, exchange: Exchange) -> None:
         self._pieces = pieces
         self._exchange = exchange
 
-    async def __anext__(self) -> bytes:
-        piece = await self._pieces.__anext__()
-        self._exchange.sent += len(piece)
-        return piece
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for piece in self._pieces:
+            self._exchange.sent += len(piece)
+            yield piece
 
     async def aclose(self) -> None:
         await self._pieces.aclose()
