@@ -114,6 +114,8 @@ class Endpoint:
     def _service(self, request: Request) -> Callable[[Request], Awaitable[Answer]]:
         """Return what serves a request that is not for SSH."""
         if request.headers.get("x-webdav-source") == LOG_SOURCE:
+            # A stock controller passes these on to the client, and none of the headers of a session.
+            request.answer_headers.update(self._host_key_headers())
             return self._services.log
         if port := request.headers.get(TARGET_PORT):
             return partial(self._services.port, port=_port(port))
@@ -140,11 +142,16 @@ class Endpoint:
             client=request.headers.get("x-forwarded-for", "")[:MAX_ADDRESS],
             gateway=self._identity.address,
         )
+        return Upgrade("ssh", self._host_key_headers(), lambda transport, early: self._opened(transport, early, login))
+
+    def _host_key_headers(self) -> list[tuple[str, str]]:
+        """Return the headers by which the gateway names its host keys."""
+        secret = self._identity.secret
         headers = [("X-Arvados-Ssh-Host-Key", public_line(secret))]
         if self._other_host_keys:  # apart: older controllers and clients expect one key above
             others = ", ".join(public_line(secret, kind) for kind in self._other_host_keys)
             headers.append(("X-Arvados-Ssh-Other-Host-Keys", others))
-        return Upgrade("ssh", headers, lambda transport, early: self._opened(transport, early, login))
+        return headers
 
     def _end_session(self, request: Request, proof: str) -> Response:
         """End the open session that the signed one in the request names: same user, same request id."""
