@@ -52,7 +52,8 @@ def run(argv: list[str]) -> int:
     site.cluster = cluster or site.cluster
     watch = None if probe_only else 1
     controller = Controller(site, watch)
-    container, session = open_session(controller, host, user, given.values["--detach-keys"], wait="--wait" in given.flags)
+    wait = "--wait" in given.flags
+    container, session = open_session(controller, host, user, given.values["--detach-keys"], wait=wait)
     if probe_only:
         session.connection.close()
         return 0
@@ -72,7 +73,7 @@ def run(argv: list[str]) -> int:
 def make_known(controller: Controller, container: str, session: AcceptedUpgrade, directory: str, host: str) -> bool:
     """Write down the host keys of ``session`` for ssh to find as ``host``; say whether ssh knows the host then.
 
-    ``directory`` is that of --known-hosts-dir, or "". A key that ssh knows already, because its user accepted it, stays.
+    ``directory`` is that of --known-hosts-dir, or "". A key that ssh knows already, as its user accepted it, stays.
     """
     keys = session.host_keys
     if not keys and known_hosts.is_known(directory, host):
