@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from arv_ssh import uuids
@@ -25,11 +26,12 @@ from arv_ssh.controller.gateways.requests import Watch
 from arv_ssh.controller.gateways.tunnels import Tunnels
 from arv_ssh.controller.peers import forward_request
 from arv_ssh.controller.reverse_proxy import about_client, path_of
-from arv_ssh.errors import BadGateway, GatewayTimeout, HttpError, MethodNotAllowed, NotFound, Unauthorized, Unavailable
+from arv_ssh.errors import BadGateway, GatewayTimeout, MethodNotAllowed, NotFound, Unauthorized, Unavailable
 from arv_ssh.net.http_messages import Answer, Request, Response
 from arv_ssh.net.http_relay import Headers, request_headers
 from arv_ssh.net.tls import client_context
 from arv_ssh.trust import credentials
+from arv_ssh.webdav.server import DavServer
 
 PATH = re.compile(r"/arvados/v1/container_requests/([^/]+)/log(/.*)?")
 METHODS = ("GET", "HEAD", "OPTIONS", "PROPFIND")
@@ -68,10 +70,14 @@ class Log:
         return f"/arvados/v1/container_requests/{self.request['uuid']}/log/{self.uuid}"
 
     @property
+    def is_below(self) -> bool:
+        """Say whether it is the container's log, or a file of that."""
+        return bool(self.uuid) and f"{self.path}/".startswith(f"/{self.uuid}/")
+
+    @property
     def is_live(self) -> bool:
         """Say whether the container's gateway has what is asked for."""
-        below = bool(self.uuid) and f"{self.path}/".startswith(f"/{self.uuid}/")
-        return below and bool(self.container.get("gateway_address")) and self.container.get("state") in LIVE
+        return self.is_below and bool(self.container.get("gateway_address")) and self.container.get("state") in LIVE
 
 
 Kept = Callable[[Log, Request], Awaitable[Answer]]
@@ -169,10 +175,14 @@ def _for_gateway(log: Log, request: Request) -> Headers:
     return [*kept, *about_client(request), *own]
 
 
-async def nothing_kept(log: Log, request: Request) -> Answer:
-    """Answer where nothing is kept of logs."""
-    raise _not_kept(log)
+class KeptLogs:
+    """What was kept of logs on this machine, in one directory a container below ``directory``."""
 
+    def __init__(self, directory: Path) -> None:
+        self._server = DavServer(directory)
 
-def _not_kept(log: Log) -> HttpError:
-    return NotFound(f"there is no log at {log.path[:200]!r} of container request {log.request['uuid']}")
+    async def __call__(self, log: Log, request: Request) -> Answer:
+        """Answer for the container of the request that was asked for, and for no other."""
+        if not log.is_below:
+            raise NotFound(f"container request {log.request['uuid']} has no log at {log.path[:200]!r}")
+        return await self._server.handle(request, log.prefix.removesuffix(f"/{log.uuid}"))

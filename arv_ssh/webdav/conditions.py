@@ -52,9 +52,13 @@ def part(headers: Mapping[str, str], facts: Facts) -> Part:
         return Part(status)
     whole = Part(200, 0, facts.size)
     asked = _RANGE.fullmatch(headers.get("range", ""))
-    if asked is None or asked.groups() == ("", "") or not facts.size or not _range_holds(headers, facts):
+    if asked is None or asked.groups() == ("", "") or not _range_holds(headers, facts):
         return whole
     first, last = asked.groups()
+    if not first and not int(last):
+        return Part(206, facts.size, 0)  # as Go's servers have it: stock clients ask so for the size
+    if not facts.size:
+        return whole
     if not first:
         start, end = max(0, facts.size - int(last)), facts.size
     else:

@@ -26,7 +26,7 @@ from arv_ssh.config.cluster_config import ClusterConfig
 from arv_ssh.controller.gateways.tunnels import PATH as TUNNEL_PATH
 from arv_ssh.controller.gateways.tunnels import STREAM_PATH, Tunnels
 from arv_ssh.controller.logs import PATH as LOG_PATH
-from arv_ssh.controller.logs import Kept, Log, Logs, nothing_kept
+from arv_ssh.controller.logs import Kept, KeptLogs, Log, Logs
 from arv_ssh.controller.peers.peers import Peers
 from arv_ssh.controller.process import management, metrics
 from arv_ssh.controller.process.acceptor import Acceptor
@@ -255,7 +255,7 @@ def _pass_through(config: ClusterConfig) -> PassThrough | None:
 def _kept_logs(config: ClusterConfig) -> Kept:
     """Return what answers for the logs of ended containers: the API, or the embedded API's directory."""
     if config.api is None:
-        return nothing_kept
+        return KeptLogs(config.container_logs.directory)
     api = PassThrough(config.api, _verify(config))
 
     async def ask(_: Log, request: Request) -> Answer:
