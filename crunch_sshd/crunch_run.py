@@ -10,7 +10,6 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from arv_ssh import __version__, extras, uuids
@@ -51,10 +50,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="SECRET",
         help="the container's secret, or where it is: env:NAME, file:PATH, fd:N; without it there is no gateway",
     )
-    gateway_options.add_arguments(result, ["auto", "docker", "oci"])
-    result.add_argument(
-        "--log-dir", type=Path, metavar="DIR", help="write the container's stdout.txt and stderr.txt there"
-    )
+    logs = "write the container's stdout.txt and stderr.txt there; the gateway serves what is in DIR as its logs"
+    gateway_options.add_arguments(result, ["auto", "docker", "oci"], logs)
     result.add_argument(
         "--hold-on-failure",
         type=_seconds,

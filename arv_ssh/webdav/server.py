@@ -18,7 +18,7 @@ from typing import TypeVar
 from urllib.parse import unquote_to_bytes
 
 from arv_ssh.errors import BadGateway, BadRequest, Forbidden, HttpError, MethodNotAllowed, NotFound, RequestTooLarge
-from arv_ssh.net.http_messages import Answer, Request, StreamedResponse, encoded, origin_form
+from arv_ssh.net.http_messages import Request, StreamedResponse, encoded, origin_form
 from arv_ssh.webdav import conditions, multistatus
 from arv_ssh.webdav.conditions import Facts
 from arv_ssh.webdav.directory import Directory, Entry
@@ -50,7 +50,7 @@ class DavServer:
         """Let go of the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def handle(self, request: Request, prefix: str = "") -> Answer:
+    async def handle(self, request: Request, prefix: str = "") -> StreamedResponse:
         """Answer one request; ``prefix`` is the directory's own path, as clients see it."""
         if request.method == "OPTIONS":
             headers = [("DAV", "1"), ("Allow", self.METHODS), ("MS-Author-Via", "DAV"), ("Content-Length", "0")]
@@ -62,7 +62,7 @@ class DavServer:
             return await self._properties(request, names, prefix)
         raise _not_allowed(f"the logs are read-only: {request.method[:20]} is not for them", self.METHODS)
 
-    async def _file(self, request: Request, names: Sequence[bytes]) -> Answer:
+    async def _file(self, request: Request, names: Sequence[bytes]) -> StreamedResponse:
         file, entry = await self._call(partial(self._directory.open_file, names))
         if file is None:
             raise _not_allowed("this is a directory; PROPFIND lists it", "OPTIONS, PROPFIND")
@@ -81,7 +81,7 @@ class DavServer:
         length = 0 if request.method == "HEAD" else part.length
         return _answer(part.status, headers, _Pieces(self._call, file, part.start, length))
 
-    async def _properties(self, request: Request, names: Sequence[bytes], prefix: str) -> Answer:
+    async def _properties(self, request: Request, names: Sequence[bytes], prefix: str) -> StreamedResponse:
         depth = request.headers.get("depth", "infinity").strip()
         if depth not in ("0", "1"):
             raise Forbidden("PROPFIND is answered for one directory at a time; send the header Depth: 0 or Depth: 1")

@@ -24,6 +24,7 @@ from crunch_sshd.gateway.connection import DEFAULT_USER, Login
 from crunch_sshd.gateway.services import Services, Unserved
 from crunch_sshd.runtimes import Runtime
 from crunch_sshd.session import detach
+from crunch_sshd.ssh.limits import ADDRESS_LENGTH
 
 MAX_REMEMBERED = 10_000
 """At most this many sessions are remembered, some 4 MB. Only a controller of the cluster can add one, and each is
@@ -31,8 +32,6 @@ forgotten when it expires; beyond this number, new sessions are refused rather t
 LOG_SOURCE = "/log"
 """The X-Webdav-Source of requests for the log directory; stock gateways serve no other."""
 TARGET_PORT = "x-arvados-container-target-port"
-MAX_ADDRESS = 64
-"""Characters of the user's address; the longest, an IPv6 address with a zone, has fewer."""
 
 Opened = Callable[[asyncio.Transport, bytes, Login], None]
 End = Callable[[SessionClaim, str], int]
@@ -139,7 +138,7 @@ class Endpoint:
             detach_keys=detach.parse(form.get("detach_keys", "")),
             request_id=session.request_id if session else request.request_id,
             user_uuid=session.user_uuid if session else "",
-            client=request.headers.get("x-forwarded-for", "")[:MAX_ADDRESS],
+            client=request.headers.get("x-forwarded-for", "")[:ADDRESS_LENGTH],
             gateway=self._identity.address,
         )
         return Upgrade("ssh", self._host_key_headers(), lambda transport, early: self._opened(transport, early, login))

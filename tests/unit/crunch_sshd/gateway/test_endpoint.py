@@ -65,6 +65,9 @@ class Noting:
         self.asked.append(("port", port))
         raise Unavailable("not listening")
 
+    def close(self) -> None:
+        raise AssertionError("nothing stops here")
+
 
 def serve(one: Request, services: Noting | None = None) -> tuple[Answer, Endpoint]:
     """Return the answer to a request that begins no session."""
