@@ -22,10 +22,11 @@ from arv_ssh.net.http_relay import pass_on, protocol_of, request_headers
 from arv_ssh.net.relay import Relay
 from crunch_sshd.audit.channel_audit import ChannelAudit, GatewayAudit
 from crunch_sshd.forwarding.broker import BrokerClient, BrokerError
+from crunch_sshd.inside.broker import resolv_conf
 from crunch_sshd.runtimes import Runtime
 from crunch_sshd.runtimes.host_container import HostContainer
 from crunch_sshd.ssh import descriptors
-from crunch_sshd.ssh.limits import ADDRESS_LENGTH, NAME_LENGTH, PORT_CONNECTIONS
+from crunch_sshd.ssh.limits import ADDRESS_LENGTH, PORT_CONNECTIONS
 
 CONNECT_TIMEOUT = 10.0
 """Seconds for a connection inside the container. Only a program that accepts none although it listens takes longer."""
@@ -38,6 +39,8 @@ IDLE = 60.0
 """Seconds without a connection after which the broker leaves the container; the next request starts another, which
 takes 80 ms."""
 LOOPBACK = ["127.0.0.1", "::1"]
+MAX_ADDRESSES = 4
+"""Addresses of the container that are tried: engines give it one or two."""
 OURS = b"x-arvados-"
 """How the names of the headers begin that controllers add for gateways: proofs among them."""
 
@@ -171,11 +174,12 @@ class Ports:
             broker = self._ready(container)
             try:
                 return broker.connect(LOOPBACK, port)
-            except BrokerError:
-                own = [one.address for one in broker.resolve(_host_name(container)) if one.own]
-                if not own:
-                    raise
-                return broker.connect(own, port)
+            except BrokerError as error:
+                # A text address needs no name server, which would keep a refusal waiting.
+                found = [one for address in _addresses(container) for one in broker.resolve(address)]
+                if own := [one.address for one in found if one.own]:
+                    return broker.connect(own, port)
+                raise error
         except BrokerError as error:
             raise BadGateway(
                 f"nothing answers on port {port} of container {self._uuid} ({error}); start the program that is to "
@@ -196,9 +200,10 @@ class Ports:
             broker.close()
 
 
-def _host_name(container: HostContainer) -> str:
-    """Return the name under which the container knows its own address; its user chooses the text."""
-    return container.read_text("/etc/hostname").strip()[:NAME_LENGTH] or "localhost"
+def _addresses(container: HostContainer) -> list[str]:
+    """Return what the container's /etc/hosts has for its own name. Its user chooses the text."""
+    name = container.read_text("/etc/hostname").strip()
+    return resolv_conf.hosts(container.read_text("/etc/hosts"), name)[:MAX_ADDRESSES]
 
 
 def _let_go(audit: ChannelAudit, future: Future[socket.socket]) -> None:
