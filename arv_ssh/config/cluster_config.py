@@ -19,10 +19,18 @@ from arv_ssh.audit.options import (
     RECORDING_MODES,
     Auditing,
 )
-from arv_ssh.config import byte_size, container_logs, destination, exported_config, session_options
+from arv_ssh.config import (
+    byte_size,
+    container_logs,
+    destination,
+    exported_config,
+    session_options,
+    web_services,
+)
 from arv_ssh.config.container_logs import ContainerLogs
 from arv_ssh.config.renamed_keys import with_new_names
 from arv_ssh.config.session_options import SessionOptions
+from arv_ssh.config.web_services import WebServices
 from arv_ssh.errors import ConfigError
 
 MODES = ("disabled", "default-off", "default-on")
@@ -101,6 +109,7 @@ class ClusterConfig:
     gateway_memory: int = GATEWAY_MEMORY
     hold_on_failure: float = 0.0
     container_init: bool = True
+    web_services: WebServices = WebServices()
     container_logs: ContainerLogs = ContainerLogs()
     keepstores: tuple[str, ...] = ()
     keepproxies: tuple[str, ...] = ()
@@ -155,6 +164,7 @@ def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
         raise ConfigError(f"{where}.SystemRootToken is empty; set it to the cluster's root token")
     services = _section(section, "Services", where)
     controller = _section(services, "Controller", f"{where}.Services")
+    controller_url = str(controller.get("ExternalURL") or "").rstrip("/")
     internal_urls = _section(controller, "InternalURLs", f"{where}.Services.Controller")
     tls = _section(section, "TLS", where)
     containers = _section(section, "Containers", where)
@@ -166,7 +176,7 @@ def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
         cluster_id=cluster_id,
         system_root_token=root_token,
         management_token=str(section.get("ManagementToken") or ""),
-        controller_url=str(controller.get("ExternalURL") or "").rstrip("/"),
+        controller_url=controller_url,
         internal_urls=tuple(url.rstrip("/") for url in internal_urls),
         tls_certificate=_file(tls, "Certificate", where),
         tls_key=_file(tls, "Key", where),
@@ -183,6 +193,10 @@ def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
         gateway_tunnel=_tunnel(local, str(controller.get("ExternalURL") or ""), f"{where}.Containers.LocalDispatch"),
         container_init=_flag(local, "ContainerInit", f"{where}.Containers.LocalDispatch", default=True),
         container_logs=container_logs.parse(local, f"{where}.Containers.LocalDispatch"),
+        web_services=web_services.parse(
+            _section(services, "ContainerWebServices", f"{where}.Services"), f"{where}.Services.ContainerWebServices",
+            controller_url,
+        ),
         max_dispatch_attempts=int(_positive(containers, "MaxDispatchAttempts", 5, f"{where}.Containers")),
         limits=_limits(_section(access, "Limits", f"{where}.Containers.ShellAccess"), where),
         auditing=_auditing(access, f"{where}.Containers.ShellAccess"),

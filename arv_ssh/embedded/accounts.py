@@ -8,7 +8,7 @@ from __future__ import annotations
 from sqlalchemy import or_, select
 
 from arv_ssh import uuids
-from arv_ssh.embedded import permissions, records
+from arv_ssh.embedded import permissions, published_ports, records
 from arv_ssh.embedded.call import Attributes, Call, root_user_uuid
 from arv_ssh.embedded.models import (
     ApiClientAuthorization,
@@ -110,8 +110,7 @@ def create_link(call: Call, attributes: Attributes) -> Link:
     permissions.check_owner(call, link.owner_uuid)
     if not link.link_class:
         raise Unprocessable("a link needs a link_class, such as permission")
-    if link.link_class == "permission":
-        _check_permission(call, link)
+    _check_link(call, link)
     call.session.add(link)
     return link
 
@@ -122,14 +121,20 @@ def update_link(call: Call, link: Link, attributes: Attributes) -> None:
     changed = records.changes(link, attributes)
     records.refuse(link, changed, {"name", "properties"}, "once the link exists")
     records.apply(call, link, changed)
-    if link.link_class == "permission":
-        _check_permission(call, link)
+    _check_link(call, link)
 
 
 def delete_link(call: Call, link: Link) -> None:
     """Take a permission back."""
     _check_may_end(call, link)
     call.session.delete(link)
+
+
+def _check_link(call: Call, link: Link) -> None:
+    if link.link_class == "permission":
+        _check_permission(call, link)
+    elif link.link_class == published_ports.LINK:
+        published_ports.check_link(call, link)
 
 
 def _check_permission(call: Call, link: Link) -> None:

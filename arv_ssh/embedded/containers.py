@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import select
 
-from arv_ssh.embedded import collections, manifests, records, results, tokens
+from arv_ssh.embedded import collections, manifests, published_ports, records, results, tokens
 from arv_ssh.embedded.call import Attributes, Call
 from arv_ssh.embedded.matching import container_ended
 from arv_ssh.embedded.models import (
@@ -190,6 +190,8 @@ def _enter(call: Call, container: Container, state: str) -> None:
     container.state = state
     if state == RUNNING and container.started_at is None:
         container.started_at = call.now
+    if state == RUNNING:
+        published_ports.assign(call, container)
     if state in ENDED:
         container.finished_at = container.finished_at or call.now
         _release(call, container)

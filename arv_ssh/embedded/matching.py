@@ -27,7 +27,7 @@ from arv_ssh.embedded.models import (
 
 WORK = (
     "command", "container_image", "cwd", "environment", "mounts", "output_path", "output_properties",
-    "output_storage_classes", "runtime_constraints", "scheduling_parameters",
+    "output_storage_classes", "published_ports", "runtime_constraints", "scheduling_parameters",
 )  # fmt: skip
 """The attributes that a container takes over from its request."""
 REUSE_KEY = ("command", "container_image", "cwd", "environment", "mounts", "output_path", "runtime_constraints")

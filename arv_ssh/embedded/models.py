@@ -179,6 +179,7 @@ class Container(Record):
     priority: Mapped[int] = mapped_column(default=0)
     progress: Mapped[float | None]
     properties: Mapped[dict[str, Any]] = _dict(server_default=text("'{}'"))
+    published_ports: Mapped[dict[str, Any]] = _dict(server_default=text("'{}'"))
     runtime_constraints: Mapped[dict[str, Any]] = _dict()
     runtime_status: Mapped[dict[str, Any]] = _dict()
     runtime_user_uuid: Mapped[str | None]
@@ -219,6 +220,7 @@ class ContainerRequest(Record):
     output_uuid: Mapped[str | None]
     priority: Mapped[int] = mapped_column(default=0)
     properties: Mapped[dict[str, Any]] = _dict()
+    published_ports: Mapped[dict[str, Any]] = _dict(server_default=text("'{}'"))
     requesting_container_uuid: Mapped[str | None]
     runtime_constraints: Mapped[dict[str, Any]] = _dict()
     scheduling_parameters: Mapped[dict[str, Any]] = _dict()

@@ -14,6 +14,7 @@ import os
 import socket
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arv_ssh import log
@@ -96,6 +97,7 @@ def _serve(control: Control, begin: dict[str, Any]) -> int:
         moved=lambda address: control.send("moved", address=address),
         counted=lambda count: control.send("sessions", count=count),
         memory=options.memory,
+        log_directory=Path(options.log_directory) if options.log_directory else None,
     )
     control.send("serving", address=gateway.start())
     _until_told(control, events, gateway, uuid)

@@ -86,6 +86,8 @@ def back_to_0002(url: str) -> None:
         connection.execute(text("ALTER TABLE container_requests DROP COLUMN submitted_by_user_uuid"))
         connection.execute(text("ALTER TABLE containers DROP COLUMN subrequests_cost"))
         connection.execute(text("DROP TABLE collections"))
+        for table in ("containers", "container_requests"):
+            connection.execute(text(f"ALTER TABLE {table} DROP COLUMN published_ports"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0002'"))
     engine.dispose()
 
