@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         "--state-dir", type=Path, default=DEFAULT_STATE_DIR, help="lock files of the running containers (%(default)s)"
     )
     result.add_argument(
-        "--log-dir", type=Path, metavar="DIR", help="containers' logs (default: LocalDispatch.LogDirectory of the config)"
+        "--log-dir", type=Path, metavar="DIR", help="containers' logs (default: LogDirectory in the config)"
     )
     result.add_argument(
         "--crunch-run",

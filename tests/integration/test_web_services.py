@@ -303,7 +303,7 @@ def test_ports_of_one_host(by_port: tuple[EmbeddedCluster, Path], tmp_path: Path
     status, body = ask(f"{url}said", *jar)
     assert status == 200 and json.loads(body)["path"] == "/said"
     cluster.down()
-    events = [json.loads(line) for file in audit.glob("*controller*") for line in file.read_text().splitlines()]
+    events = [json.loads(line) for file in audit.glob("controller-*.jsonl") for line in file.read_text().splitlines()]
     visits = [(event["event"], event["container_uuid"]) for event in events if "visit_id" in event]
     assert [visit for visit in visits if visit[0].endswith("begin")] == [
         ("web_service.begin", first), ("web_service.begin", second)
