@@ -140,6 +140,7 @@ class Endpoint:
             user_uuid=session.user_uuid if session else "",
             client=request.headers.get("x-forwarded-for", "")[:ADDRESS_LENGTH],
             gateway=self._identity.address,
+            any_username=session is None or self._may_have_any_username(request, session),
         )
         return Upgrade("ssh", self._host_key_headers(), lambda transport, early: self._opened(transport, early, login))
 
@@ -199,6 +200,16 @@ class Endpoint:
         if text not in self._used or not _ends(request):
             self._use(text, session.exp + CLOCK_SKEW)
         return session
+
+    def _may_have_any_username(self, request: Request, session: SessionClaim) -> bool:
+        """Say whether the controller has signed that the SSH user name does not count; raise for a wrong signature."""
+        signature = request.headers.get("x-arvados-session-any-username")
+        if signature is None:
+            return False
+        expected = credentials.any_username(self._identity.secret, session_claim.encode(session))
+        if not credentials.matches(signature, expected):
+            raise Unauthorized("the proof in X-Arvados-Session-Any-Username is wrong")
+        return True
 
     def _use(self, text: str, until: int) -> None:
         """Remember a session until it expires; raise if it is known already: recorded requests cannot be replayed."""

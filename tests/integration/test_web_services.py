@@ -17,9 +17,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from arv_ssh.config import cluster_config
 from arv_ssh.net.tls import client_context
 from tests.integration import web_server
 from tests.integration.controllers import new_user
@@ -250,6 +252,66 @@ def test_ended(cluster: EmbeddedCluster, site: Site) -> None:
     nobody = "zzzzz-dz642-aaaaaaaaaaaaaaa"
     assert site.curl(site.url(name=f"{nobody}-80"), user="active").status == 404
     assert site.curl(site.url(name=f"{site.uuid}-http"), user="active").status == 400
+
+
+@pytest.fixture(scope="module")
+def by_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EmbeddedCluster, Path]]:
+    """A cluster whose containers share one host, and whose audit is required; and the directory of that."""
+    directory = tmp_path_factory.mktemp("ports")
+    cluster = EmbeddedCluster(directory / "cluster")
+    cluster.configure_watching(directory / "audit", directory / "recordings")
+    written = yaml.safe_load(cluster.directory.config.read_text())
+    (section,) = written["Clusters"].values()
+    section["Services"]["ContainerWebServices"] = {
+        "ExternalURL": "https://containers.localhost", "ExternalPortMin": 18000, "ExternalPortMax": 18001,
+    }  # fmt: skip
+    cluster.directory.config.write_text(yaml.safe_dump(written))
+    cluster.up()
+    yield cluster, directory / "audit"
+    cluster.down()
+
+
+def test_ports_of_one_host(by_port: tuple[EmbeddedCluster, Path], tmp_path: Path) -> None:
+    """Without a wildcard each port has one of the host's, as long as its container runs; and visits are recorded."""
+    cluster, audit = by_port
+    port = urlsplit(cluster_config.load(cluster.directory.config).controller_url).port
+
+    def start() -> tuple[str, str]:
+        options = ("--publish", "8000:public")
+        uuid = cluster.run("python3", "-c", SERVER, "8000", options=options, image="arv-ssh/debian:test")
+        wait_for(lambda: "serving" in cluster.log_text(uuid, "stdout.txt"), "the server")
+        return uuid, str(cluster.container(uuid)["published_ports"]["8000"]["base_url"])
+
+    def ask(url: str, *options: str) -> tuple[int, str]:
+        command = ["curl", "-sS", "-k", "-w", "\n%{http_code}", "--connect-to", f"::127.0.0.1:{port}", *options, url]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
+        body, _, status = done.stdout.rpartition("\n")
+        return int(status), body
+
+    jar = ("-b", str(tmp_path / "jar"), "-c", str(tmp_path / "jar"))
+    first, url = start()
+    assert url == "https://containers.localhost:18000/"
+    assert ask(f"{url}said", *jar)[0] == 200
+    assert ask("https://containers.localhost:18001/")[0] == 410
+    cluster.ssh(first, "kill -9 -1")
+    cluster.api().update("containers", first, {"state": "Cancelled"})
+    assert ask(f"{url}said", *jar)[0] == 410
+    second, again = start()
+    assert again == url
+    status, head = ask(f"{url}said", "-i", *jar)  # the browser has the first one's cookies
+    assert status == 303 and "Set-Cookie: app=; Path=/; Max-Age=0\n" in head
+    status, body = ask(f"{url}said", *jar)
+    assert status == 200 and json.loads(body)["path"] == "/said"
+    cluster.down()
+    events = [json.loads(line) for file in audit.glob("controller-*.jsonl") for line in file.read_text().splitlines()]
+    visits = [(event["event"], event["container_uuid"]) for event in events if "visit_id" in event]
+    assert [visit for visit in visits if visit[0].endswith("begin")] == [
+        ("web_service.begin", first), ("web_service.begin", second)
+    ]  # fmt: skip
+    ends = [event for event in events if event["event"] == "web_service.end"]
+    assert [(event["port"], event["user_uuid"], event["client"]) for event in ends] == [(8000, "", "127.0.0.1")] * 2
+    assert all(event["requests"] >= 1 and event["bytes_to_client"] > 100 for event in ends)
+    assert [event["status"] for event in events if event["event"] == "web_service.refused"] == [410, 410]
 
 
 def test_chromium(site: Site, tmp_path: Path) -> None:

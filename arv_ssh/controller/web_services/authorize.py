@@ -46,9 +46,7 @@ class Grant:
 
 def authorize(calls: ApiCalls, found: Ports, asked: Asked) -> Grant:
     """Return the right to use what ``asked`` names, or raise the refusal."""
-    root = calls.as_root(asked.request_id)
-    uuid, port = found.find(asked.target, root)
-    container = _container(calls, uuid, asked.request_id)
+    uuid, port, container = _found(calls, found, asked)
     published = ports.entry(container, port) if container is not None else None
     user_uuid = ""
     if published is None or published.get("access") != PUBLIC:
@@ -57,11 +55,27 @@ def authorize(calls: ApiCalls, found: Ports, asked: Asked) -> Grant:
         raise Unavailable(f"container request {uuid} has no container yet; try again when it runs")
     if published is None:
         raise _unpublished(uuid, port)
-    if asked.target.external_port not in (0, published.get("external_port")):
-        found.forget(asked.target.external_port)
-        raise ContainerEnded(f"port {asked.target.external_port} leads to another container now; look it up again")
     access.check_state(container)
     return Grant(container, port, user_uuid)
+
+
+def _found(calls: ApiCalls, found: Ports, asked: Asked) -> tuple[str, int, dict[str, Any] | None]:
+    """Return what the name leads to: a UUID, a port, and the container, as root; None for one that is not there."""
+    external = asked.target.external_port
+    for _ in range(2):
+        uuid, port = found.find(asked.target, calls.as_root(asked.request_id))
+        container = _container(calls, uuid, asked.request_id)
+        if not external or _has(container, port, external):
+            return uuid, port, container
+        found.forget(external)  # it may be another container's by now
+    raise ContainerEnded(f"port {external} leads to no container now; look up its address again")
+
+
+def _has(container: dict[str, Any] | None, port: int, external: int) -> bool:
+    """Say whether a container's port has the port ``external`` of the host now."""
+    if container is None or container["state"] in access.ENDED:
+        return False
+    return (ports.entry(container, port) or {}).get("external_port") == external
 
 
 def _container(calls: ApiCalls, uuid: str, request_id: str) -> dict[str, Any] | None:

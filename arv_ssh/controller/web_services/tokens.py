@@ -71,8 +71,13 @@ def redirect(request: Request, clear: bool) -> Response:
         # Not "cookies": that would remove those of every host below the same registered domain.
         headers.append(("Clear-Site-Data", '"cache", "storage"'))
         stale = {name for name, _ in _cookies(request) if name not in (COOKIE, STOCK_COOKIE)}
-        headers += [("Set-Cookie", f"{name}=; Path=/; Max-Age=0; Secure") for name in sorted(stale)]
+        headers += [("Set-Cookie", f"{name}=; Path=/; Max-Age=0{_secure(name)}") for name in sorted(stale)]
     return Response(303, b"", content_type="text/plain; charset=utf-8", headers=headers)
+
+
+def _secure(name: str) -> str:
+    """Return the attribute without which browsers take no cookie of some names (RFC 6265bis §4.1.3)."""
+    return "; Secure" if name.lower().startswith(("__host-", "__secure-")) else ""
 
 
 def has_seen_another(request: Request, container_uuid: str, external_port: int = 0) -> bool:

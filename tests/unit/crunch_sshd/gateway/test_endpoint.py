@@ -178,6 +178,19 @@ def test_unsigned_session() -> None:
     assert (login.login_username, login.account, login.request_id) == ("crunch", CRUNCH, "req-of-http")
 
 
+def test_any_username() -> None:
+    """The SSH user name does not count where the controller has signed that, or signs nothing; else it does."""
+    text = session_claim.encode(session())
+    assert not ask(request(signed(text)))[1].any_username
+    word = {"x-arvados-session-any-username": credentials.any_username(SECRET, text)}
+    assert ask(request(signed(text) | word))[1].any_username
+    assert ask(request({}), unsigned=True)[1].any_username
+    others = session_claim.encode(session(login_username="crunch"))
+    for wrong in ("", "1", credentials.any_username("another", text), credentials.any_username(SECRET, others)):
+        headers = signed(text) | {"x-arvados-session-any-username": wrong}
+        refused(request(headers), Unauthorized, "X-Arvados-Session-Any-Username is wrong")
+
+
 def test_name_of_the_default_user() -> None:
     """A controller may pass on the name that stands for the default user: clients of stock Arvados send it as it is."""
     for headers in (signed(session_claim.encode(session(login_username="_"))), {}):
