@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from arv_ssh.errors import BadRequest, HttpError
 from arv_ssh.net import tls
 from arv_ssh.net.http_client import ClientConnection, address_of, connect
-from arv_ssh.net.http_server import Request, StreamedResponse, origin_form
+from arv_ssh.net.http_messages import Request, StreamedResponse, origin_form
 from arv_ssh.net.request_stream import RequestStream
 
 STALL_TIMEOUT = 300.0
@@ -40,8 +40,8 @@ class PassThrough:
     async def handle(self, request: Request) -> StreamedResponse:
         """Pass one request on; return the head of the answer and the way to its body."""
         assert request.stream is not None  # noqa: S101 - these requests are streamed
-        target = self._prefix + _path(request.stream)
-        headers = _request_headers(self._netloc, request, request.stream.headers)
+        target = self._prefix + _path(request.target)
+        headers = _request_headers(self._netloc, request, request.raw_headers)
         exchange = _Exchange(await connect(self._address, stall=STALL_TIMEOUT), request.stream)
         try:
             return await exchange.begin(request.method, target, headers)
@@ -98,8 +98,8 @@ class _Exchange:
         self._connection.abort()
 
 
-def _path(body: RequestStream) -> str:
-    path = origin_form(body.target.decode("latin-1"))
+def _path(target: bytes) -> str:
+    path = origin_form(target.decode("latin-1"))
     if not path.startswith("/"):  # a URL of another scheme, whose host the API host would use
         raise BadRequest("the request's target is neither a path nor an http or https URL")
     return path
