@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 DOCKER = "docker"
 """Stock's word for the engine that is reached by a socket: Docker's or Podman's."""
 
+INITS = ("appinit", "sinit")
+"""The names of the inits that Apptainer and Singularity start above a container's program."""
+
 
 class Search(Protocol):
     """A way to find one container."""
@@ -84,7 +87,10 @@ class EngineSearch:
 
 
 class NamespaceSearch:
-    """Looks below the process ``stock`` for the leader of a pid namespace (Apptainer, Singularity)."""
+    """Looks below the process ``stock`` for the leader of a pid namespace (Apptainer, Singularity).
+
+    Where that is an init of theirs, which has an environment of its own, it looks for the program that this one runs.
+    """
 
     def __init__(self, stock: int) -> None:
         self._stock = stock
@@ -95,10 +101,22 @@ class NamespaceSearch:
             one for one in descendants(self._stock)
             if host_processes.namespace_depth(one.pid) == own + 1 and host_processes.pid_inside(one.pid) == 1
         ]  # fmt: skip
-        return str(leaders[0].pid) if leaders else ""
+        program = _below_init(leaders[0].pid) if leaders else 0
+        return str(program) if program else ""
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Do nothing: looking at intervals has to do."""
+
+
+def _below_init(leader: int) -> int:
+    """Return the process that ``leader`` is the init of, 0 while there is none; ``leader`` itself if it is no init."""
+    try:
+        name = (host_processes.PROC / str(leader) / "comm").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return 0
+    if name not in INITS:
+        return leader
+    return next((one.pid for one in descendants(leader)), 0)
 
 
 def descendants(ancestor: int) -> list[Stat]:

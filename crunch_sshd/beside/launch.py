@@ -7,10 +7,12 @@ signals need nobody to pass them on. Whatever fails in here, stock is called wit
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,6 +21,7 @@ from arv_ssh.errors import ArvSshError, ConfigError
 from crunch_sshd import gateway_options
 from crunch_sshd.beside import command_line, dispatch, sidecar_start, stock_program
 from crunch_sshd.beside.command_line import PROGRAM, Call
+from crunch_sshd.beside.container_search import DOCKER
 from crunch_sshd.beside.dispatch import Dispatched
 from crunch_sshd.beside.handover import Handover
 from crunch_sshd.gateway_options import GatewayOptions
@@ -72,17 +75,18 @@ def _with_sidecar(call: Call, given: Dispatched) -> Dispatched:
     if options.gateway_address is None and options.gateway_tunnel is None and not given.host:
         options.gateway_tunnel = f"https://{given.variables[dispatch.HOST]}"
     options.gateway_address = options.gateway_address or _bracketed(given.host) or gateway_options.DEFAULT_HOST
-    beside = given.with_inner_address()
+    engine = call.value("runtime-engine", DOCKER)
     handover = Handover(
         uuid=call.uuid,
         secret=given.variables[dispatch.SECRET],
         token=given.variables[dispatch.TOKEN],
-        options=_checked(options).to_fields(),
+        options=_gateway(options, engine).to_fields(),
         launcher=os.getpid(),
         launcher_session=os.getsid(0),
         detaches=call.has("detach"),
-        engine=call.value("runtime-engine", "docker"),
+        engine=engine,
     )
+    beside = given.with_inner_address()
     sidecar_start.start(handover, given.variables, options.log)
     return beside
 
@@ -96,8 +100,9 @@ def _standard_input() -> bytes | None:
         return None
 
 
-def _checked(options: object) -> GatewayOptions:
-    return gateway_options.from_arguments(options)  # type: ignore[arg-type]
+def _gateway(options: argparse.Namespace, engine: str) -> GatewayOptions:
+    checked = gateway_options.from_arguments(options)
+    return checked if engine == DOCKER else replace(checked, runtime="namespace")
 
 
 def _bracketed(host: str) -> str:

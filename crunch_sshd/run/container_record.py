@@ -71,13 +71,20 @@ class ContainerRecord:
         return all(record.get(name) == value for name, value in attributes.items())
 
     def _patiently(self, call: Callable[[], dict[str, Any]], verb: str, patience: float) -> dict[str, Any]:
-        deadline = time.monotonic() + patience
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                return call()
-            except _PASSING as error:
-                if time.monotonic() + pause > deadline or not self._pause(pause):
-                    raise
-                log.event(logger, f"cannot {verb} the record, trying again", level=logging.WARNING, error=str(error))
-            pause = min(2 * pause, _LONGEST_PAUSE)
+        return patiently(call, f"{verb} the record", self._pause, patience)
+
+
+def patiently(
+    call: Callable[[], dict[str, Any]], what: str, pause: Callable[[float], bool], patience: float = PATIENCE
+) -> dict[str, Any]:
+    """Return what ``call`` returns, trying again for ``patience`` seconds while the API is away."""
+    deadline = time.monotonic() + patience
+    seconds = _FIRST_PAUSE
+    while True:
+        try:
+            return call()
+        except _PASSING as error:
+            if time.monotonic() + seconds > deadline or not pause(seconds):
+                raise
+            log.event(logger, f"cannot {what}, trying again", level=logging.WARNING, error=str(error))
+        seconds = min(2 * seconds, _LONGEST_PAUSE)

@@ -1,0 +1,186 @@
+"""A site of stock Arvados with crunch-run-beside in crunch-run's place: doubles of its API, crunch-run and dispatchers.
+
+Our controller, ssh, the engine and the containers are real.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from arv_ssh.config import cluster_config
+from arv_ssh.trust import credentials
+from crunch_sshd.runtimes import host_processes
+from tests.integration.controllers import Controller, started, write_config
+from tests.integration.embedded_cluster import EmbeddedCluster, docker
+from tests.stock import dispatchers
+from tests.stock.api import StockApi, stock_api
+from tests.timing import DEADLINE, wait_for
+
+ROOT = Path(__file__).parents[2]
+ACTIVE = "zzzzz-tpzed-xurymjxw79nv3jz"
+BESIDE = str(Path(sys.executable).with_name("crunch-run-beside"))
+SLEEP = ("sleep", "1000000")
+_numbers = itertools.count(1)
+
+
+class Attempt:
+    """One container of the site, and what runs for it on this host."""
+
+    def __init__(self, site: BesideSite, uuid: str) -> None:
+        self.site = site
+        self.uuid = uuid
+        self.secret = credentials.container_secret(site.root_token, uuid)
+        self.log = site.directory / f"{uuid}.log"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The container's record."""
+        return self.site.api.containers[self.uuid]
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What the dispatcher tells in variables, with the address at which it expects the gateway."""
+        return self.site.variables | {"GatewayAddress": "127.0.0.1:0", "GatewayAuthSecret": self.secret}
+
+    def words(self, *more: str) -> list[str]:
+        """Return the arguments that the site configures."""
+        return [f"--log={self.log}", *self.site.words, *more]
+
+    def cloud(self, *more: str, ssh: Sequence[str] = ()) -> subprocess.CompletedProcess[bytes]:
+        """Have the cloud dispatcher start it."""
+        command = f"{BESIDE} --stock {self.site.stock}"
+        return dispatchers.cloud(command, self.words(*more), self.uuid, self.variables, ssh)
+
+    def job(self, kind: str, *more: str, engine: str = "docker", **popen: Any) -> subprocess.Popen[bytes]:
+        """Have Slurm or LSF start it."""
+        words = self.words(f"--stock={self.site.stock}", *more)
+        return dispatchers.job(
+            kind, self.site.directory, BESIDE, words, self.uuid, self.site.variables, self.secret, engine, **popen
+        )
+
+    def addresses(self) -> list[str]:
+        """Return the gateway addresses that were written to the record so far: stock's, then ours."""
+        path = f"/arvados/v1/containers/{self.uuid}"
+        changes = [seen.json["container"] for seen in self.site.api.asked("PATCH", path)]
+        return [change["gateway_address"] for change in changes if "gateway_address" in change]
+
+    def wait_for_ours(self, number: int = 2) -> str:
+        """Wait until the record has had that many addresses; return the last."""
+        return wait_for(lambda: found[-1] if len(found := self.addresses()) >= number else None, self.tell)
+
+    def wait_for_state(self, state: str) -> None:
+        wait_for(lambda: self.record["state"] == state, f"the state {state}")
+
+    @property
+    def tell(self) -> str:
+        """What a failure shows."""
+        return f"the sidecar: {self.log.read_text() if self.log.exists() else 'no log'}"
+
+    def processes(self, title: str) -> list[int]:
+        """Return the pids of this container's processes with ``title`` in their words."""
+        found = []
+        for one in host_processes.processes():
+            try:
+                words = Path(f"/proc/{one.pid}/cmdline").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            if self.uuid in words and title in words and one.state != "Z":
+                found.append(one.pid)
+        return found
+
+    def stock_pid(self) -> int:
+        """Return the pid of stock's process that runs the container."""
+        return int(json.loads(Path(f"/var/lock/crunch-run-{self.uuid}.lock").read_text())["PID"])
+
+    def ssh(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in the container through stock ssh."""
+        return self.site.ssh(self.uuid, *command)
+
+    def wait_until_nothing_is_left(self) -> None:
+        """Wait until the sidecar's processes have ended."""
+        wait_for(lambda: not self.processes("beside") and not self.processes("gateway of"), "the sidecar's end")
+
+
+class BesideSite:
+    """The site: ``stock`` is its crunch-run, ``words`` what that one has to be told in every call."""
+
+    def __init__(self, cluster: EmbeddedCluster, directory: Path, api: StockApi, controller: Controller) -> None:
+        self.directory = directory
+        self.api = api
+        self.controller = controller
+        self.root_token = cluster_config.load(cluster.directory.config).system_root_token
+        self._ca = cluster.directory.ca
+        self.stock = directory / "crunch-run"
+        self.stock.write_text(
+            f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+            "from tests.stock import crunch_run_program\nsys.exit(crunch_run_program.main())\n"
+        )
+        self.stock.chmod(0o755)
+        pair = cluster.directory.server_certificate, cluster.directory.server_key
+        self.words = [f"--certificate={pair[0]}", f"--key={pair[1]}"]
+        self.variables = {
+            "ARVADOS_API_HOST": controller.address, "ARVADOS_API_TOKEN": self.root_token,
+            "ARVADOS_API_HOST_INSECURE": "1",
+        }  # fmt: skip
+        self._configure_ssh()
+
+    def _configure_ssh(self) -> None:
+        settings = self.directory / "settings.conf"
+        settings.write_text(f"ARVADOS_API_HOST={self.controller.address}\nARVADOS_API_TOKEN=secret\n")
+        client = Path(sys.executable).with_name("arvados-client")
+        command = [client, "ssh-config", "--settings", settings, "--output-dir", self.directory, "--no-control-master"]
+        subprocess.run(command, check=True, timeout=DEADLINE, env=self._environment)
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {"SSL_CERT_FILE": str(self._ca), "HOME": str(self.directory), "PATH": os.environ["PATH"]}
+
+    def ssh_command(self, uuid: str, *command: str) -> list[str]:
+        return ["ssh", "-F", str(self.directory / "ssh_config"), uuid, *command]
+
+    def ssh(self, uuid: str, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in a container through stock ssh."""
+        return subprocess.run(
+            self.ssh_command(uuid, *command), capture_output=True, text=True, timeout=DEADLINE,
+            stdin=subprocess.DEVNULL, env=self._environment,
+        )  # fmt: skip
+
+    @contextmanager
+    def attempt(self, *command: str) -> Iterator[Attempt]:
+        """Give a Locked container that runs ``command``; what is left of it is ended."""
+        uuid = f"zzzzz-dz642-beside{os.getpid() % 10**6:06}{next(_numbers):03}"
+        self.api.add_container(
+            uuid, "", {ACTIVE}, state="Locked", command=list(command or SLEEP), container_image="arv-ssh/busybox:test"
+        )
+        self.api.add_request(uuid.replace("dz642", "xvhdp"), uuid, ACTIVE)
+        result = Attempt(self, uuid)
+        try:
+            yield result
+        finally:
+            docker("rm", "--force", uuid)
+            for pid in result.processes(""):
+                host_processes.kill([pid], 9)
+            Path(f"/var/lock/crunch-run-{uuid}.lock").unlink(missing_ok=True)
+
+
+@contextmanager
+def beside_site(cluster: EmbeddedCluster, directory: Path) -> Iterator[BesideSite]:
+    """Run the site with the certificates and the root token of ``cluster`` until the end of the block."""
+    pair = cluster.directory.server_certificate, cluster.directory.server_key
+    root_token = cluster_config.load(cluster.directory.config).system_root_token
+    config = write_config(cluster, directory, {"Mode": "default-on", "Admin": True, "User": True}, PassThrough=True)
+    with (
+        stock_api(*pair) as api,
+        started(cluster, directory, ["--config", str(config), "--api", api.url]) as controller,
+    ):
+        api.add_user(ACTIVE, "secret")
+        api.add_user("zzzzz-tpzed-000000000000000", root_token, is_admin=True)
+        yield BesideSite(cluster, directory, api, controller)
