@@ -9,8 +9,9 @@ import asyncio
 import ipaddress
 import json
 import re
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 from urllib.parse import parse_qs
 
 from arv_ssh.errors import BadRequest, HttpError
@@ -70,6 +71,16 @@ class Response:
     headers: list[tuple[str, str]] = field(default_factory=list)
 
 
+class Chunks(Protocol):
+    """The pieces of a body, as an async generator or any other iterator gives them."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Return the iterator of the pieces."""
+
+    async def aclose(self) -> None:
+        """Let go of what gives the pieces: called at their end, and also where none was asked for."""
+
+
 @dataclass(frozen=True)
 class StreamedResponse:
     """An answer whose body comes in pieces, sent in chunks unless ``headers`` have a Content-Length."""
@@ -77,7 +88,7 @@ class StreamedResponse:
     status: int
     reason: bytes
     headers: list[tuple[bytes, bytes]]
-    chunks: AsyncGenerator[bytes, None]
+    chunks: Chunks
 
 
 @dataclass(frozen=True)

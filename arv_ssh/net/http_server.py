@@ -76,6 +76,7 @@ class HttpConnection(asyncio.Protocol):
         self._records = records
         self._max_body = MAX_BODY
         self._stream: RequestStream | None = None
+        self._is_streamed = False
         self._writable = asyncio.Event()
         self._writable.set()
         self._connections = connections or Connections()
@@ -99,6 +100,8 @@ class HttpConnection(asyncio.Protocol):
             self._transport.close()
 
     def data_received(self, data: bytes) -> None:
+        if self._http.state is State.ANSWERING:  # of a streamed request, see _end_request
+            self._transport.pause_reading()
         if self._http.state is not State.LINGERING:
             self._http.receive(data)
             self._advance()
@@ -111,6 +114,9 @@ class HttpConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         if self._http.state is State.LINGERING:
+            return False
+        if self._http.state is State.ANSWERING and self._is_streamed:
+            self._transport.abort()
             return False
         self._http.receive(b"")
         self._advance()
@@ -163,13 +169,16 @@ class HttpConnection(asyncio.Protocol):
             self._start_handler()
 
     def _end_request(self) -> None:
-        # Anything the client sends before it has its answer waits in the kernel, not in our memory.
-        self._transport.pause_reading()
         self._http.step(Step.WHOLE)
         stream, self._stream = self._stream, None
+        self._is_streamed = stream is not None
         if stream is None:
+            # Anything the client sends before it has its answer waits in the kernel, not in our memory.
+            self._transport.pause_reading()
             self._start_handler()
         else:
+            # Its answer may take hours, and what gives it is to know that the client has left: reading stops with the
+            # first bytes of another request, and an end of the client's direction ends both, as with nginx.
             stream.feed_end()
 
     def _send_continue(self) -> None:
@@ -236,6 +245,7 @@ class HttpConnection(asyncio.Protocol):
     def _switch(self, upgrade: Upgrade, request_id: str) -> None:
         own = [("Connection", "upgrade"), ("Upgrade", upgrade.protocol), ("X-Request-Id", request_id)]
         head, early = self._http.switch(encoded(own + upgrade.headers))
+        self._transport.pause_reading()
         self._transport.write(head)
         self._task = None  # from here on connection_lost is the new owner's
         upgrade.start(self._transport, early)

@@ -46,7 +46,7 @@ class RequestStream:
             self._changed.clear()
             await self._changed.wait()
         data, self._waiting = bytes(self._waiting), bytearray()
-        if self._paused and not self._ended:
+        if self._paused:
             self._paused = False
             self._resume()
         return data
