@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     result.add_argument("words", nargs="*", metavar="ARGUMENT", help="stock crunch-run's: they reach it as they are")
     result.add_argument(
-        "--stock", metavar="PATH", help="stock crunch-run, or arvados-server (default: the first one at the usual places)"
+        "--stock", metavar="PATH", help="stock crunch-run, or arvados-server (default: the first of the usual places)"
     )
     result.add_argument("--log", metavar="FILE", help="append what the gateway logs to this file (default: nowhere)")
     gateway_options.add_arguments(result, ["auto", "docker", "oci"])

@@ -1,12 +1,12 @@
-"""The process that keeps the container's record for the sidecar: whatever becomes of that one, the record stays right.
+"""The process that keeps the container's record for the sidecar, and keeps it right whatever becomes of that one.
 
-Owns the API's tokens, the search for the container, and ``gateway_address``: the sidecar's once that one serves, stock's
-again if the sidecar is gone before the job. Both processes have to die at once for the record to lead nowhere.
+Owns the API's tokens, the search for the container, and ``gateway_address``: the sidecar's once that one serves,
+stock's again if the sidecar is gone before the job. Only if both die at once does the record lead nowhere.
 
 They talk by :mod:`crunch_sshd.gateway.control`. ``begin`` has the container and the dispatcher's token, which is traded
-for the container's own and forgotten; ``stock`` has the pid of stock's process. ``found`` answers with the container and
-the address of stock's gateway. ``address`` is then to be recorded, each time it changes; ``recorded`` answers the first.
-``stop`` means that the job is over.
+for the container's own and forgotten; ``stock`` has the pid of stock's process. ``found`` answers with the container
+and the address of stock's gateway. ``address`` is then to be recorded, each time it changes; ``recorded`` says that it
+is. ``stop`` means that the job is over.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ from arv_ssh.errors import ArvSshError
 from arv_ssh.log import event
 from arv_ssh.processes import core_dumps
 from crunch_sshd.beside.container_search import Search, search
-from crunch_sshd.crunch_run import api_client
 from crunch_sshd.gateway import control
 from crunch_sshd.gateway.control import Control
-from crunch_sshd.run.container_record import ContainerRecord, patiently
+from crunch_sshd.run.container_record import ContainerRecord, api_client, patiently
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +162,8 @@ def main() -> int:
     inbox = Inbox(sidecar)
     try:
         api = _containers_own(begin["uuid"], begin.pop("token"), inbox)
-        RecordKeeper(begin["uuid"], ContainerRecord(api, begin["uuid"], inbox.pause), sidecar, inbox).run(begin["engine"])
+        record = ContainerRecord(api, begin["uuid"], inbox.pause)
+        RecordKeeper(begin["uuid"], record, sidecar, inbox).run(begin["engine"])
         return 0
     except (ArvSshError, OSError) as error:
         event(logger, "the record cannot be kept", level=logging.ERROR, container_uuid=begin["uuid"], error=str(error))

@@ -1,8 +1,8 @@
 """The sidecar of one container: serves its sessions for as long as stock crunch-run runs it, and no longer.
 
 Owns the order of its life: find stock's process, have the container found and the record kept by
-:mod:`crunch_sshd.beside.record_keeper`, serve by :mod:`crunch_sshd.run.gateway_child`, end with stock. It asks nothing of
-stock and does nothing to it; where something here fails, it ends, and stock's own gateway is on the record.
+:mod:`crunch_sshd.beside.record_keeper`, serve by :mod:`crunch_sshd.run.gateway_child`, end with stock. It asks nothing
+of stock and does nothing to it; where something here fails, it ends, and stock's own gateway is on the record.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def main() -> int:
     os.set_inheritable(int(sys.argv[2]), False)
     from setproctitle import setproctitle
 
-    setproctitle(f"crunch-run-beside {handover.uuid}")
+    setproctitle(f"crunch-run-beside of {handover.uuid}")
     try:
         Sidecar(handover, int(sys.argv[2])).run()
         return 0

@@ -1,8 +1,8 @@
 """The process of stock crunch-run that runs a container, known by a pidfd, which never means another process.
 
 Owns finding it where stock detaches: the process that the dispatcher called starts another and ends. That one is named
-in the lock file of the container, which an earlier attempt at the same container may still hold. So it counts only if it
-holds the lock as stock passes it on, and is of the session that this call was made in.
+in the lock file of the container, which an earlier attempt at the same container may still hold. So it counts only if
+it holds the lock as stock passes it on, and is of the session that this call was made in.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ from crunch_sshd.gateway.connection import Connection, Login
 from crunch_sshd.gateway.connections import Connections
 from crunch_sshd.gateway.endpoint import Endpoint, Identity
 from crunch_sshd.gateway.memory_limit import MemoryLimit
+from crunch_sshd.gateway.services import Services
 from crunch_sshd.gateway.tunnel import Tunnel, Uplink
 from crunch_sshd.runtimes import Runtime
 from crunch_sshd.ssh import memory
@@ -65,7 +66,8 @@ class Gateway:
     where it differs from the one bound (0.0.0.0). With ``uplink`` there is no listening socket: controllers come
     through a tunnel, and whenever one stands ``moved`` is called, in the event loop, with the address to record.
     ``counted`` is called with the number of connections when one is opened or ends, by any thread, in order. With
-    ``memory`` (bytes) no session is opened while this process has nearly that much.
+    ``memory`` (bytes) no session is opened while this process has nearly that much. ``services`` answer what is not
+    for SSH.
     """
 
     def __init__(
@@ -86,12 +88,14 @@ class Gateway:
         moved: Callable[[str], Any] | None = None,
         counted: Callable[[int], Any] = lambda count: None,
         memory: int = 0,
+        services: Services | None = None,
     ) -> None:
         self._container_uuid = container_uuid
         self._secret = secret
         self._runtime = runtime
         self._listen_on = (host, port)
         self._listener = listener
+        self._services = services
         self._memory = MemoryLimit(memory, container_uuid)
         self._advertise = advertise or host
         self._accept_unsigned = accept_unsigned_sessions
@@ -144,6 +148,7 @@ class Gateway:
             refused=self._refusals.record,
             check=self._memory.check_session,
             host_keys=algorithms.offered(self._options.algorithms).host_keys,
+            services=self._services,
         )
 
         unproven = Unproven(UNPROVEN_CONNECTIONS, self._tidy_later)

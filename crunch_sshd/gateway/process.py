@@ -73,6 +73,7 @@ def _serve(control: Control, begin: dict[str, Any]) -> int:
         return 0
     from arv_ssh.config import session_options
     from crunch_sshd.forwarding import policy
+    from crunch_sshd.gateway.relayed import Relayed
 
     gateway = Gateway(
         container_uuid=uuid,
@@ -87,6 +88,7 @@ def _serve(control: Control, begin: dict[str, Any]) -> int:
         uplink=uplink,
         moved=lambda address: control.send("moved", address=address),
         counted=lambda count: control.send("sessions", count=count),
+        services=Relayed(serve["inner"], uuid, begin["secret"]) if serve["inner"] else None,
         memory=options.memory,
     )
     control.send("serving", address=gateway.start())

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from arv_ssh import log
 from arv_ssh.api.client import ApiClient
-from arv_ssh.errors import BadGateway, GatewayTimeout, Unauthorized, Unavailable, Unprocessable
+from arv_ssh.errors import BadGateway, ConfigError, GatewayTimeout, Unauthorized, Unavailable, Unprocessable
+from crunch_sshd import gateway_options
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,18 @@ class ContainerRecord:
 
     def _patiently(self, call: Callable[[], dict[str, Any]], verb: str, patience: float) -> dict[str, Any]:
         return patiently(call, f"{verb} the record", self._pause, patience)
+
+
+def api_client(environment: Mapping[str, str]) -> ApiClient:
+    """Return a client for the API that ``environment`` names."""
+    for name in ("ARVADOS_API_HOST", "ARVADOS_API_TOKEN"):
+        if not environment.get(name):
+            raise ConfigError(f"{name} is not set; the dispatcher sets it, or export it to run crunch-run by hand")
+    return ApiClient(
+        f"https://{environment['ARVADOS_API_HOST']}",
+        environment["ARVADOS_API_TOKEN"],
+        verify=not gateway_options.is_insecure(environment) and (environment.get("SSL_CERT_FILE") or True),
+    )
 
 
 def patiently(

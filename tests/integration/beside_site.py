@@ -39,6 +39,7 @@ class Attempt:
         self.uuid = uuid
         self.secret = credentials.container_secret(site.root_token, uuid)
         self.log = site.directory / f"{uuid}.log"
+        self.beside = BESIDE
 
     @property
     def record(self) -> dict[str, Any]:
@@ -85,14 +86,14 @@ class Attempt:
         return f"the sidecar: {self.log.read_text() if self.log.exists() else 'no log'}"
 
     def processes(self, title: str) -> list[int]:
-        """Return the pids of this container's processes with ``title`` in their words."""
+        """Return the pids of this container's processes whose words begin with ``title``."""
         found = []
         for one in host_processes.processes():
             try:
                 words = Path(f"/proc/{one.pid}/cmdline").read_bytes().decode(errors="replace")
             except OSError:
                 continue
-            if self.uuid in words and title in words and one.state != "Z":
+            if self.uuid in words and words.startswith(title) and one.state != "Z":
                 found.append(one.pid)
         return found
 
@@ -106,7 +107,8 @@ class Attempt:
 
     def wait_until_nothing_is_left(self) -> None:
         """Wait until the sidecar's processes have ended."""
-        wait_for(lambda: not self.processes("beside") and not self.processes("gateway of"), "the sidecar's end")
+        ours = ("crunch-run-beside", "crunch-run gateway")
+        wait_for(lambda: not any(self.processes(title) for title in ours), "the sidecar's end")
 
 
 class BesideSite:
@@ -136,7 +138,8 @@ class BesideSite:
         settings = self.directory / "settings.conf"
         settings.write_text(f"ARVADOS_API_HOST={self.controller.address}\nARVADOS_API_TOKEN=secret\n")
         client = Path(sys.executable).with_name("arvados-client")
-        command = [client, "ssh-config", "--settings", settings, "--output-dir", self.directory, "--no-control-master"]
+        command = [str(client), "ssh-config", "--settings", str(settings), "--output-dir", str(self.directory),
+                   "--no-control-master"]  # fmt: skip
         subprocess.run(command, check=True, timeout=DEADLINE, env=self._environment)
 
     @property
@@ -156,7 +159,7 @@ class BesideSite:
     @contextmanager
     def attempt(self, *command: str) -> Iterator[Attempt]:
         """Give a Locked container that runs ``command``; what is left of it is ended."""
-        uuid = f"zzzzz-dz642-beside{os.getpid() % 10**6:06}{next(_numbers):03}"
+        uuid = f"zzzzz-dz642-stock{os.getpid() % 10**7:07}{next(_numbers):03}"
         self.api.add_container(
             uuid, "", {ACTIVE}, state="Locked", command=list(command or SLEEP), container_image="arv-ssh/busybox:test"
         )

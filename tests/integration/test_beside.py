@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.integration.beside_site import BesideSite, beside_site
-from tests.integration.embedded_cluster import EmbeddedCluster
+from crunch_sshd.runtimes import host_processes
+from tests.integration.beside_site import Attempt, BesideSite, beside_site
+from tests.integration.embedded_cluster import EmbeddedCluster, docker
+from tests.stock.api import Failure
+from tests.timing import DEADLINE, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -17,12 +25,188 @@ def site(cluster: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory) -> 
         yield result
 
 
-def test_cloud(site: BesideSite) -> None:
-    """The cloud dispatcher's call returns at once with stock's answer; ssh then meets our gateway, to the job's end."""
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The ssh command line by which the cloud dispatcher reaches a node: this machine's own sshd."""
+    if os.getuid() != 0 or not Path("/usr/sbin/sshd").exists():
+        pytest.skip("needs root, and sshd, which scripts/test installs")
+    directory = tmp_path_factory.mktemp("sshd")
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / name], check=True)
+    Path("/run/sshd").mkdir(exist_ok=True)
+    (directory / "config").write_text(
+        f"HostKey {directory}/host\nAuthorizedKeysFile {directory}/user.pub\nStrictModes no\nUsePAM no\n"
+        "PermitRootLogin yes\n"
+    )
+    settings = (
+        f"ProxyCommand=/usr/sbin/sshd -i -f {directory}/config", f"IdentityFile={directory}/user",
+        "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR",
+    )  # fmt: skip
+    return ["ssh", "-F", "none", *(word for setting in settings for word in ("-o", setting)), "root@node"]
+
+
+@pytest.fixture
+def running(site: BesideSite) -> Iterator[Attempt]:
+    """A container that the cloud dispatcher has started, with our gateway on its record."""
     with site.attempt() as job:
-        done = job.cloud()
-        assert done.returncode == 0, done.stderr
-        print(done.stdout)
+        assert job.cloud().returncode == 0
         job.wait_for_ours()
+        yield job
+
+
+def reported(directory: Path) -> list[dict[str, object]]:
+    """Return what stock's processes were started with, in the order of their pids."""
+    found = sorted(directory.glob("*.json"), key=lambda path: int(path.stem))
+    return [json.loads(path.read_text()) for path in found]
+
+
+def test_cloud(site: BesideSite, node: list[str], tmp_path: Path) -> None:
+    """The cloud dispatcher's call, by ssh, ends at once with stock's answer; users meet our gateway until stock ends.
+
+    Stock has the words it would have had, no variable more, and the address that the dispatcher named.
+    """
+    with site.attempt() as job:
+        done = job.cloud(f"--report={tmp_path}", ssh=node)  # which returns only if nothing holds its streams
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert json.loads(done.stdout) == {"UUID": job.uuid, "PID": job.stock_pid()}
+        address = job.wait_for_ours()
         found = job.ssh("hostname; exit 7")
-        assert found.returncode == 7, found.stderr
+        assert found.returncode == 7 and found.stdout.strip() == docker("inspect", "-f", "{{.Config.Hostname}}", job.uuid)
+        assert address == job.record["gateway_address"] and address.startswith("127.0.0.1:")
+        called, detached = reported(tmp_path)
+        words = ["--runtime-engine=docker", *site.words, f"--report={tmp_path}", job.uuid]
+        assert called["argv"] == ["--detach", "--stdin-config", *words]
+        assert detached["argv"] == ["-no-detach", *called["argv"]]  # type: ignore[misc]
+        assert not [one for one in called["environ"] if one.startswith(("ARVADOS", "Gateway"))]  # type: ignore[attr-defined]
+        docker("kill", job.uuid)
+        job.wait_for_state("Complete")
+        job.wait_until_nothing_is_left()
+
+
+def test_no_secret_shows(running: Attempt) -> None:
+    """No argument list and no environment of the sidecar's has a secret; it holds neither lock nor stream of the job."""
+    pids = running.processes("crunch-run-beside")
+    assert len(pids) == 2
+    gateway = running.processes("crunch-run gateway")
+    stock = host_processes.stat(running.stock_pid())
+    assert stock is not None
+    for pid in pids + gateway:
+        shown = b"".join(Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ"))
+        assert running.secret.encode() not in shown and running.site.root_token.encode() not in shown
+        assert host_processes.stat(pid).session != stock.session  # type: ignore[union-attr]
+        links = [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
+        assert not [link for link in links if "crunch-run-" in link and "lock" in link]
+        assert [os.readlink(f"/proc/{pid}/fd/{n}") for n in (0, 1)] == ["/dev/null"] * 2
+        assert os.readlink(f"/proc/{pid}/cwd") == "/"
+    tokens = {seen.headers["authorization"].rpartition("/")[2] for seen in running.site.api.asked(
+        "PATCH", f"/arvados/v1/containers/{running.uuid}")}  # fmt: skip
+    assert [running.site.api.container_tokens[token] for token in tokens] == [running.uuid]
+
+
+def test_sidecar_killed(running: Attempt) -> None:
+    """The job goes on; the record has stock's gateway again, and ssh comes in through that one."""
+    (sidecar,) = running.processes("crunch-run-beside of")
+    os.kill(sidecar, signal.SIGKILL)
+    running.wait_for_ours(3)
+    addresses = running.addresses()
+    assert addresses == [addresses[0], addresses[1], addresses[0]]
+    running.wait_until_nothing_is_left()
+    found = running.site.ssh(running.uuid, "-o", "StrictHostKeyChecking=accept-new", "hostname")
+    assert found.returncode == 0, found.stderr
+    assert host_processes.is_alive(running.stock_pid())
+
+
+def test_record_keeper_killed(running: Attempt) -> None:
+    """Sessions go on to our gateway."""
+    (keeper,) = running.processes("crunch-run-beside record")
+    os.kill(keeper, signal.SIGKILL)
+    wait_for(lambda: not running.processes("crunch-run-beside record"))
+    assert running.ssh("exit 7").returncode == 7
+    assert len(running.addresses()) == 2
+
+
+def test_gateway_killed(running: Attempt) -> None:
+    """Another one takes its place at the same address."""
+    (gateway,) = running.processes("crunch-run gateway")
+    os.kill(gateway, signal.SIGKILL)
+    wait_for(lambda: [pid for pid in running.processes("crunch-run gateway") if pid != gateway])
+    assert running.ssh("exit 7").returncode == 7
+    assert len(running.addresses()) == 2
+
+
+def test_stock_killed(running: Attempt) -> None:
+    """The sidecar ends with it, and writes nothing any more."""
+    os.kill(running.stock_pid(), signal.SIGKILL)
+    running.wait_until_nothing_is_left()
+    assert len(running.addresses()) == 2
+
+
+def test_record_refused(site: BesideSite, tmp_path: Path) -> None:
+    """When the API refuses our address the sidecar ends, the job runs on, and sessions go to stock's gateway."""
+    with site.attempt() as job:
+        go = tmp_path / "go"
+        assert job.cloud(f"--hold={go}").returncode == 0
+        job.wait_for_state("Running")
+        site.api.failures.append(Failure("PATCH", f"/arvados/v1/containers/{job.uuid}", 403, "no"))
+        go.touch()
+        wait_for(lambda: job.log.exists() and "the record cannot be kept" in job.log.read_text())
+        job.wait_until_nothing_is_left()
+        found = site.ssh(job.uuid, "-o", "StrictHostKeyChecking=accept-new", "hostname")
+        assert found.returncode == 0, found.stderr
+        assert job.record["state"] == "Running" and host_processes.is_alive(job.stock_pid())
+
+
+def test_two_attempts_at_once(running: Attempt) -> None:
+    """A second call for a container that runs fails as stock's would, and takes nothing from the first."""
+    others = set(running.processes("crunch-run-beside"))
+    done = running.cloud()
+    assert done.returncode == 1 and b"flock" in done.stderr
+    wait_for(lambda: set(running.processes("crunch-run-beside")) == others, "the second sidecar's end")
+    assert running.ssh("exit 7").returncode == 7
+    assert len(running.addresses()) == 2
+
+
+def test_second_attempt_after_the_first(running: Attempt) -> None:
+    """After a failed attempt the container is run again under its UUID, with another gateway on its record."""
+    first = running.addresses()[-1]
+    os.kill(running.stock_pid(), signal.SIGKILL)
+    running.wait_until_nothing_is_left()
+    docker("rm", "--force", running.uuid)
+    running.record.update(state="Locked", gateway_address="")
+    assert running.cloud().returncode == 0
+    assert running.wait_for_ours(4) != first
+    assert running.ssh("exit 7").returncode == 7
+
+
+def test_list_and_kill(running: Attempt) -> None:
+    """``--list`` and ``--kill`` are stock's: the container is shown as it would be without us, and ended."""
+    command = [running.site.stock, "--list"]
+    alone = subprocess.run(command, input=b"", capture_output=True, timeout=DEADLINE)
+    ours = subprocess.run(
+        [running.beside, f"--stock={command[0]}", "--list"], input=b"", capture_output=True, timeout=DEADLINE,
+    )  # fmt: skip
+    assert running.uuid.encode() in alone.stdout.splitlines() and b"stale" not in alone.stdout
+    assert (ours.returncode, ours.stdout, ours.stderr) == (alone.returncode, alone.stdout, alone.stderr)
+    subprocess.run([running.beside, f"--stock={command[0]}", "--kill", "15", running.uuid], timeout=DEADLINE, check=True)
+    running.wait_for_state("Complete")
+    running.wait_until_nothing_is_left()
+
+
+@pytest.mark.parametrize("kind", ["slurm", "lsf"])
+def test_job_script(site: BesideSite, kind: str, tmp_path: Path) -> None:
+    """A job's process is stock itself: it has the job's signals, and its status; our gateway comes by a tunnel."""
+    with site.attempt("sh", "-c", "trap 'exit 5' TERM; while :; do sleep 1; done") as job:
+        with job.job(kind, f"--report={tmp_path}") as process:
+            address = job.wait_for_ours()
+            assert address == f"tunnel https://{site.controller.address}"
+            assert job.addresses()[0].startswith("127.0.0.1:")
+            assert job.ssh("exit 7").returncode == 7
+            (called,) = reported(tmp_path)
+            given = [*site.words, f"--report={tmp_path}"]
+            engine = ["--runtime-engine=docker"]
+            assert called["argv"] == [*(given + engine if kind == "slurm" else engine + given), job.uuid]
+            added = {one for one in called["environ"] if one.startswith("Gateway")}  # type: ignore[attr-defined]
+            assert added == {f"GatewayAuthSecret={job.secret}", "GatewayAddress=127.0.0.1:0"}
+            process.terminate()
+            assert process.wait(DEADLINE) == 137  # the double kills its container for it
+        job.wait_until_nothing_is_left()

@@ -1,10 +1,10 @@
-"""A double of stock ``crunch-run``, the program: its arguments, locks and calls, and its gateway (tests/stock/gateway.py).
+"""A double of stock ``crunch-run``, the program: its arguments, locks and calls, with the gateway of gateway.py.
 
-With ``--detach`` it takes the lock of the container below /var/lock, starts itself again with ``-no-detach`` in a process
-group of its own, with the lock as descriptor 3, writes UUID and PID to stdout and into the lock file, and ends. ``--list``
-shows the containers whose locks are held, and sends SIGUSR2 to their pids; ``--kill`` sends a signal. A run creates the
-container with the UUID as its name, sets the record once to Running with the gateway's address, starts the container,
-waits, and sets the record to Complete.
+With ``--detach`` it takes the lock of the container below /var/lock, starts itself again with ``-no-detach`` in a
+process group of its own, with the lock as descriptor 3, writes UUID and PID to stdout and into the lock file, and ends.
+``--list`` shows the containers whose locks are held, and sends SIGUSR2 to their pids; ``--kill`` sends a signal. A run
+creates the container with the UUID as its name, sets the record once to Running with the gateway's address, starts the
+container, waits, and sets the record to Complete.
 
 Options of the double's own: ``--certificate`` and ``--key`` of its gateway; ``--report DIR``, where each process writes
 what it was started with; ``--hold FILE``: the container is started once that file is there.
@@ -170,7 +170,8 @@ class Docker:
         self._record = record
 
     def create(self) -> None:
-        self._docker("create", "--name", self._uuid, "--init", self._record["container_image"], *self._record["command"])
+        image, command = self._record["container_image"], self._record["command"]
+        self._docker("create", "--name", self._uuid, "--init", image, *command)
 
     def start(self) -> None:
         self._docker("start", self._uuid)

@@ -174,7 +174,8 @@ class StockGateway:
     @staticmethod
     def _refuse(tls: ssl.SSLSocket, status: str, text: str, proven: str = "X-Proven: no") -> None:
         tls.sendall(
-            f"HTTP/1.1 {status}\r\n{proven}\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n"
+            f"HTTP/1.1 {status}\r\n{proven}\r\n"
+            "Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n"
             f"Content-Length: {len(text) + 1}\r\n\r\n{text}\n".encode()
         )
 
