@@ -38,7 +38,7 @@ class Handover:
 
     def to_descriptor(self) -> int:
         """Return the descriptor of a memory file with the message, for :meth:`from_descriptor` after an exec."""
-        descriptor = os.memfd_create("handover", 0)
+        descriptor = os.memfd_create("handover")
         with open(descriptor, "wb", closefd=False) as file:
             file.write(json.dumps(asdict(self)).encode())
         os.lseek(descriptor, 0, os.SEEK_SET)

@@ -130,7 +130,7 @@ def _give_input(stdin: bytes) -> None:
     os.close(writer)
     if not whole:
         os.close(reader)
-        reader = os.memfd_create("stdin", 0)
+        reader = os.memfd_create("stdin")
         with open(reader, "wb", closefd=False) as file:
             file.write(stdin)
         os.lseek(reader, 0, os.SEEK_SET)

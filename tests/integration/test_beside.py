@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,7 @@ def running(site: BesideSite) -> Iterator[Attempt]:
         yield job
 
 
-def reported(directory: Path) -> list[dict[str, object]]:
+def reported(directory: Path) -> list[dict[str, Any]]:
     """Return what stock's processes were started with, in the order of their pids."""
     found = sorted(directory.glob("*.json"), key=lambda path: int(path.stem))
     return [json.loads(path.read_text()) for path in found]
@@ -71,20 +72,21 @@ def test_cloud(site: BesideSite, node: list[str], tmp_path: Path) -> None:
         assert json.loads(done.stdout) == {"UUID": job.uuid, "PID": job.stock_pid()}
         address = job.wait_for_ours()
         found = job.ssh("hostname; exit 7")
-        assert found.returncode == 7 and found.stdout.strip() == docker("inspect", "-f", "{{.Config.Hostname}}", job.uuid)
+        assert found.returncode == 7, found.stderr
+        assert found.stdout.strip() == docker("inspect", "-f", "{{.Config.Hostname}}", job.uuid)
         assert address == job.record["gateway_address"] and address.startswith("127.0.0.1:")
         called, detached = reported(tmp_path)
         words = ["--runtime-engine=docker", *site.words, f"--report={tmp_path}", job.uuid]
         assert called["argv"] == ["--detach", "--stdin-config", *words]
-        assert detached["argv"] == ["-no-detach", *called["argv"]]  # type: ignore[misc]
-        assert not [one for one in called["environ"] if one.startswith(("ARVADOS", "Gateway"))]  # type: ignore[attr-defined]
+        assert detached["argv"] == ["-no-detach", *called["argv"]]
+        assert not [one for one in called["environ"] if one.startswith(("ARVADOS", "Gateway"))]
         docker("kill", job.uuid)
         job.wait_for_state("Complete")
         job.wait_until_nothing_is_left()
 
 
 def test_no_secret_shows(running: Attempt) -> None:
-    """No argument list and no environment of the sidecar's has a secret; it holds neither lock nor stream of the job."""
+    """No argument list and no environment of the sidecar has a secret; it holds neither lock nor stream of the job."""
     pids = running.processes("crunch-run-beside")
     assert len(pids) == 2
     gateway = running.processes("crunch-run gateway")
@@ -180,14 +182,15 @@ def test_second_attempt_after_the_first(running: Attempt) -> None:
 
 def test_list_and_kill(running: Attempt) -> None:
     """``--list`` and ``--kill`` are stock's: the container is shown as it would be without us, and ended."""
-    command = [running.site.stock, "--list"]
+    command = [str(running.site.stock), "--list"]
     alone = subprocess.run(command, input=b"", capture_output=True, timeout=DEADLINE)
     ours = subprocess.run(
         [running.beside, f"--stock={command[0]}", "--list"], input=b"", capture_output=True, timeout=DEADLINE,
     )  # fmt: skip
     assert running.uuid.encode() in alone.stdout.splitlines() and b"stale" not in alone.stdout
     assert (ours.returncode, ours.stdout, ours.stderr) == (alone.returncode, alone.stdout, alone.stderr)
-    subprocess.run([running.beside, f"--stock={command[0]}", "--kill", "15", running.uuid], timeout=DEADLINE, check=True)
+    kill = [running.beside, f"--stock={command[0]}", "--kill", "15", running.uuid]
+    subprocess.run(kill, timeout=DEADLINE, check=True)
     running.wait_for_state("Complete")
     running.wait_until_nothing_is_left()
 
@@ -205,7 +208,7 @@ def test_job_script(site: BesideSite, kind: str, tmp_path: Path) -> None:
             given = [*site.words, f"--report={tmp_path}"]
             engine = ["--runtime-engine=docker"]
             assert called["argv"] == [*(given + engine if kind == "slurm" else engine + given), job.uuid]
-            added = {one for one in called["environ"] if one.startswith("Gateway")}  # type: ignore[attr-defined]
+            added = {one for one in called["environ"] if one.startswith("Gateway")}
             assert added == {f"GatewayAuthSecret={job.secret}", "GatewayAddress=127.0.0.1:0"}
             process.terminate()
             assert process.wait(DEADLINE) == 137  # the double kills its container for it
