@@ -10,6 +10,8 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +28,6 @@ from tests.timing import DEADLINE, wait_for
 
 ROOT = Path(__file__).parents[2]
 ACTIVE = "zzzzz-tpzed-xurymjxw79nv3jz"
-BESIDE = str(Path(sys.executable).with_name("crunch-run-beside"))
 SLEEP = ("sleep", "1000000")
 _numbers = itertools.count(1)
 
@@ -38,8 +39,8 @@ class Attempt:
         self.site = site
         self.uuid = uuid
         self.secret = credentials.container_secret(site.root_token, uuid)
-        self.log = site.directory / f"{uuid}.log"
-        self.beside = BESIDE
+        self.log = site.directory / "log" / f"{uuid}.log"
+        self.beside = str(site.beside)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -57,14 +58,14 @@ class Attempt:
 
     def cloud(self, *more: str, ssh: Sequence[str] = ()) -> subprocess.CompletedProcess[bytes]:
         """Have the cloud dispatcher start it."""
-        command = f"{BESIDE} --stock {self.site.stock}"
+        command = f"{self.beside} --stock {self.site.stock}"
         return dispatchers.cloud(command, self.words(*more), self.uuid, self.variables, ssh)
 
     def job(self, kind: str, *more: str, engine: str = "docker", **popen: Any) -> subprocess.Popen[bytes]:
         """Have Slurm or LSF start it."""
         words = self.words(f"--stock={self.site.stock}", *more)
         return dispatchers.job(
-            kind, self.site.directory, BESIDE, words, self.uuid, self.site.variables, self.secret, engine, **popen
+            kind, self.site.directory, self.beside, words, self.uuid, self.site.variables, self.secret, engine, **popen
         )
 
     def addresses(self) -> list[str]:
@@ -120,13 +121,13 @@ class BesideSite:
         self.controller = controller
         self.root_token = cluster_config.load(cluster.directory.config).system_root_token
         self._ca = cluster.directory.ca
-        self.stock = directory / "crunch-run"
-        self.stock.write_text(
-            f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"
-            "from tests.stock import crunch_run_program\nsys.exit(crunch_run_program.main())\n"
-        )
-        self.stock.chmod(0o755)
-        pair = cluster.directory.server_certificate, cluster.directory.server_key
+        python = _everybodys_python(directory)
+        self.for_users = python != Path(sys.executable)
+        self.stock = _program(python, directory / "crunch-run", "tests.stock.crunch_run_program")
+        self.beside = _program(python, directory / "crunch-run-beside", "crunch_sshd.beside.launch")
+        pair = directory / "certificate.pem", directory / "key.pem"
+        for path, source in zip(pair, _server_pair(cluster), strict=True):
+            path.write_bytes(source.read_bytes())  # the key is nobody's secret here: users' jobs read it
         self.words = [f"--certificate={pair[0]}", f"--key={pair[1]}"]
         self.variables = {
             "ARVADOS_API_HOST": controller.address, "ARVADOS_API_TOKEN": self.root_token,
@@ -174,15 +175,59 @@ class BesideSite:
             Path(f"/var/lock/crunch-run-{uuid}.lock").unlink(missing_ok=True)
 
 
+def _everybodys_python(directory: Path) -> Path:
+    """Return a Python with the packages of this one, for every user of this machine where that is possible."""
+    pythons = (Path(sys.executable).resolve(), Path("/usr/bin/python3"))
+    found = next((python for python in pythons if _may(python)), None)
+    if found is None or not _may(ROOT):
+        return Path(sys.executable)
+    home = directory / "python"
+    made = subprocess.run([found, "-m", "venv", "--without-pip", home], capture_output=True, timeout=DEADLINE)
+    places = list(home.glob(f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"))
+    if made.returncode or not places:
+        return Path(sys.executable)
+    (places[0] / "ours.pth").write_text(f"{sysconfig.get_path('purelib')}\n{ROOT}\n")
+    return home / "bin" / "python"
+
+
+def _server_pair(cluster: EmbeddedCluster) -> tuple[Path, Path]:
+    return cluster.directory.server_certificate, cluster.directory.server_key
+
+
+def _may(path: Path) -> bool:
+    """Say whether every user may read ``path``."""
+    return path.exists() and all(one.stat().st_mode & 0o005 == 0o005 for one in (path, *path.parents))
+
+
+def _program(python: Path, path: Path, module: str) -> Path:
+    path.write_text(
+        f"#!{python}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+        f"from {module} import main\nsys.exit(main())\n"
+    )
+    path.chmod(0o755)
+    return path
+
+
 @contextmanager
-def beside_site(cluster: EmbeddedCluster, directory: Path) -> Iterator[BesideSite]:
+def beside_site(cluster: EmbeddedCluster) -> Iterator[BesideSite]:
     """Run the site with the certificates and the root token of ``cluster`` until the end of the block."""
-    pair = cluster.directory.server_certificate, cluster.directory.server_key
+    with tempfile.TemporaryDirectory(prefix="arv-ssh-beside-") as name:
+        Path(name).chmod(0o755)  # not below pytest's directories, which no other user may enter
+        Path(name, "log").mkdir()
+        Path(name, "log").chmod(0o777)
+        with _beside_site(cluster, Path(name)) as site:
+            yield site
+
+
+@contextmanager
+def _beside_site(cluster: EmbeddedCluster, directory: Path) -> Iterator[BesideSite]:
     root_token = cluster_config.load(cluster.directory.config).system_root_token
-    config = write_config(cluster, directory, {"Mode": "default-on", "Admin": True, "User": True}, PassThrough=True)
+    controllers = directory / "controller"
+    controllers.mkdir(mode=0o700)
+    config = write_config(cluster, controllers, {"Mode": "default-on", "Admin": True, "User": True}, PassThrough=True)
     with (
-        stock_api(*pair) as api,
-        started(cluster, directory, ["--config", str(config), "--api", api.url]) as controller,
+        stock_api(*_server_pair(cluster)) as api,
+        started(cluster, controllers, ["--config", str(config), "--api", api.url]) as controller,
     ):
         api.add_user(ACTIVE, "secret")
         api.add_user("zzzzz-tpzed-000000000000000", root_token, is_admin=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -79,7 +79,8 @@ async def stock(proof: str | None = None) -> AsyncIterator[tuple[Stock, Relayed]
 
 async def taken(answer: Any) -> bytes:
     assert isinstance(answer, StreamedResponse)
-    return b"".join([piece async for piece in answer.chunks])
+    async with aclosing(answer.chunks) as chunks:
+        return b"".join([piece async for piece in chunks])
 
 
 @pytest.mark.parametrize("kind", ["log", "port"])
