@@ -55,13 +55,18 @@ class GatewayOptions:
         return cls(**{**fields, "auditing": Auditing(**{**words, **directories})})
 
 
-def add_arguments(parser: argparse.ArgumentParser, runtimes: Sequence[str]) -> None:
-    """Add the options to ``parser``; ``runtimes`` are those that the program can use."""
+def add_arguments(
+    parser: argparse.ArgumentParser, runtimes: Sequence[str], address: str | None = DEFAULT_HOST
+) -> None:
+    """Add the options to ``parser``; ``runtimes`` are those that the program can use.
+
+    ``address`` None means that a dispatcher names one.
+    """
     parser.add_argument(
         "--gateway-address",
-        default=DEFAULT_HOST,
+        default=address,
         metavar="HOST[:PORT]",
-        help="where the gateway listens (default: %(default)s, any free port)",
+        help=f"where the gateway listens (default: {address or 'where the dispatcher expects it'}, any free port)",
     )
     parser.add_argument(
         "--gateway-tunnel",

@@ -23,7 +23,10 @@ from tests.timing import DEADLINE, wait_for
 
 HTTPD = r"""
 mkdir -p /www/cgi-bin /www/directory; seq 1 100000 >/www/numbers; cd /www/cgi-bin
-printf '#!/bin/sh\necho X-Arvados-Authorization-Response: mine\necho; echo "$HTTP_HOST $QUERY_STRING"; wc -c\n' >ask
+cat >ask <<'END'
+#!/bin/sh
+printf 'X-Arvados-Authorization-Response: mine\r\n\r\n'; echo "$HTTP_HOST $QUERY_STRING"; wc -c
+END
 chmod 755 ask; exec httpd -f -p 8080 -h /www
 """
 """A program that serves HTTP: a file, a directory, and a script that tells what it was asked and claims a proof."""
@@ -312,8 +315,9 @@ def test_as_another_user(
     """A job of a user who is not root has our gateway too: by the engine's socket, or beside a namespace's leader."""
     with site.attempt(*command) as job, job.job(kind, engine=engine, **user) as process:
         job.wait_for_ours()
-        assert {os.stat(f"/proc/{pid}").st_uid for pid in job.processes("crunch-run-beside")} <= {0, 1000}
-        found = job.ssh("id -u; test $(ls -d /proc/self/ns/pid) && kill -0 1 && exit 7")
+        for pid in [*job.processes("crunch-run-beside"), *job.processes("crunch-run gateway")]:
+            assert "\nUid:\t1000\t" in Path(f"/proc/{pid}/status").read_text()
+        found = job.ssh("id -u; kill -0 1 && exit 7")
         assert (found.returncode, found.stdout) == (7, "0\n"), found.stderr
         process.terminate()
         process.wait(DEADLINE)
