@@ -7,17 +7,21 @@ and the first instants of the process, in which the secret leaves the argument l
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from arv_ssh import __version__, extras, uuids
 from arv_ssh.errors import ArvSshError, ConfigError, UsageError
 from arv_ssh.processes import core_dumps
 from crunch_sshd import gateway_options, secret_argument
 from crunch_sshd.gateway_options import GatewayOptions
+
+OWN_LOG = "crunch-run.txt"
+"""The name of crunch-run's own log in the log directory, as stock Arvados has it."""
 
 if TYPE_CHECKING:
     from crunch_sshd.run.gateway_child import GatewayChild
@@ -50,10 +54,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="SECRET",
         help="the container's secret, or where it is: env:NAME, file:PATH, fd:N; without it there is no gateway",
     )
-    gateway_options.add_arguments(result, ["auto", "docker", "oci"])
-    result.add_argument(
-        "--log-dir", type=Path, metavar="DIR", help="write the container's stdout.txt and stderr.txt there"
-    )
+    logs = "write crunch-run.txt, stdout.txt and stderr.txt there; the gateway serves the files in DIR as logs"
+    gateway_options.add_arguments(result, ["auto", "docker", "oci"], logs)
     result.add_argument(
         "--hold-on-failure",
         type=_seconds,
@@ -124,7 +126,7 @@ def _run(options: argparse.Namespace, secret: str | None, gateway_opts: GatewayO
     from arv_ssh import log
     from crunch_sshd.run.gateway_child import GatewayChild
 
-    log.configure()
+    log.configure(logging.INFO, *_own_log(options.log_dir))
     if secret is None:
         return _run_container(options, None)
     gateway = GatewayChild(options.uuid, secret, gateway_opts)
@@ -133,6 +135,21 @@ def _run(options: argparse.Namespace, secret: str | None, gateway_opts: GatewayO
         return _run_container(options, gateway)
     finally:
         gateway.stop(f"crunch-run, which was to run container {options.uuid}, is ending")
+
+
+def _own_log(directory: Path | None) -> list[TextIO]:
+    """Return ``crunch-run.txt`` of the log directory, unless stderr is that already, as with our dispatcher."""
+    if directory is None:
+        return []
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = open(directory / OWN_LOG, "a", encoding="utf-8")
+        if os.path.samestat(os.fstat(file.fileno()), os.fstat(2)):
+            file.close()
+            return []
+    except OSError:
+        return []  # the container's output cannot be written there either, and that is recorded
+    return [file]
 
 
 def _run_container(options: argparse.Namespace, gateway: GatewayChild | None) -> int:

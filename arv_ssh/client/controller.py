@@ -12,7 +12,7 @@ from arv_ssh.client import request_id
 from arv_ssh.client.settings import Settings, cluster_file
 from arv_ssh.client.transport import Connection, dial, exchange
 from arv_ssh.errors import BadGateway, GatewayTimeout, HttpError, NotFound, from_status
-from arv_ssh.net.upgrade import UpgradeAnswer, plain_request, request
+from arv_ssh.net.upgrade import SAME_USERNAME, UpgradeAnswer, plain_request, request
 
 TYPE_CHECKING = False  # type checkers know the name without typing, which takes 4 ms to import
 if TYPE_CHECKING:
@@ -93,9 +93,8 @@ class Controller:
         path = f"/arvados/v1/containers/{container}/ssh"
         connection = dial(self.settings, self.watch)
         try:
-            answer = self._exchange(
-                connection, request("POST", path, self.settings.authority, self._headers(), form)
-            )
+            headers = [*self._headers(), SAME_USERNAME]
+            answer = self._exchange(connection, request("POST", path, self.settings.authority, headers, form))
         except BaseException:
             connection.close()
             raise

@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         "--stock", metavar="PATH", help="stock crunch-run, or arvados-server (default: the first of the usual places)"
     )
     result.add_argument("--log", metavar="FILE", help="append what the gateway logs to this file (default: nowhere)")
-    gateway_options.add_arguments(result, ["auto", "docker", "oci"], address=None)
+    gateway_options.add_arguments(result, ["auto", "docker", "oci"], logs=None, address=None)
     _with_stock_options(result)
     return result
 

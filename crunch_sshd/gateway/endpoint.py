@@ -24,6 +24,7 @@ from crunch_sshd.gateway.connection import DEFAULT_USER, Login
 from crunch_sshd.gateway.services import Services, Unserved
 from crunch_sshd.runtimes import Runtime
 from crunch_sshd.session import detach
+from crunch_sshd.ssh.limits import ADDRESS_LENGTH
 
 MAX_REMEMBERED = 10_000
 """At most this many sessions are remembered, some 4 MB. Only a controller of the cluster can add one, and each is
@@ -31,8 +32,6 @@ forgotten when it expires; beyond this number, new sessions are refused rather t
 LOG_SOURCE = "/log"
 """The X-Webdav-Source of requests for the log directory; stock gateways serve no other."""
 TARGET_PORT = "x-arvados-container-target-port"
-MAX_ADDRESS = 64
-"""Characters of the user's address; the longest, an IPv6 address with a zone, has fewer."""
 
 Opened = Callable[[asyncio.Transport, bytes, Login], None]
 End = Callable[[SessionClaim, str], int]
@@ -137,8 +136,9 @@ class Endpoint:
             detach_keys=detach.parse(form.get("detach_keys", "")),
             request_id=session.request_id if session else request.request_id,
             user_uuid=session.user_uuid if session else "",
-            client=request.headers.get("x-forwarded-for", "")[:MAX_ADDRESS],
+            client=request.headers.get("x-forwarded-for", "")[:ADDRESS_LENGTH],
             gateway=self._identity.address,
+            any_username=session is None or self._may_have_any_username(request, session),
         )
         headers = [("X-Arvados-Ssh-Host-Key", public_line(secret))]
         if self._other_host_keys:  # apart: older controllers and clients expect one key above
@@ -193,6 +193,16 @@ class Endpoint:
         if text not in self._used or not _ends(request):
             self._use(text, session.exp + CLOCK_SKEW)
         return session
+
+    def _may_have_any_username(self, request: Request, session: SessionClaim) -> bool:
+        """Say whether the controller has signed that the SSH user name does not count; raise for a wrong signature."""
+        signature = request.headers.get("x-arvados-session-any-username")
+        if signature is None:
+            return False
+        expected = credentials.any_username(self._identity.secret, session_claim.encode(session))
+        if not credentials.matches(signature, expected):
+            raise Unauthorized("the proof in X-Arvados-Session-Any-Username is wrong")
+        return True
 
     def _use(self, text: str, until: int) -> None:
         """Remember a session until it expires; raise if it is known already: recorded requests cannot be replayed."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arv_ssh import log
@@ -88,8 +89,9 @@ def _serve(control: Control, begin: dict[str, Any]) -> int:
         uplink=uplink,
         moved=lambda address: control.send("moved", address=address),
         counted=lambda count: control.send("sessions", count=count),
-        services=Relayed(serve["inner"], uuid, begin["secret"]) if serve["inner"] else None,
+        services=lambda served: Relayed(serve["inner"], uuid, begin["secret"], served) if serve["inner"] else served,
         memory=options.memory,
+        log_directory=Path(options.log_directory) if options.log_directory else None,
     )
     control.send("serving", address=gateway.start())
     _until_told(control, events, gateway, uuid)

@@ -1,7 +1,8 @@
 """The services of a gateway beside a stock crunch-run: both are relayed to stock's own gateway on the same host.
 
 Owns the way there: one TLS connection a request, proven both ways as a controller proves itself to a gateway. Knows
-nothing of what is asked: stock decides that by the headers, as it does for a controller.
+nothing of what is asked: stock decides that by the headers, as it does for a controller. WebSockets alone, which do not
+work through stock's, are served here.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from arv_ssh.net.http_messages import Answer, Request
 from arv_ssh.net.http_relay import Headers
 from arv_ssh.net.tls import client_context
 from arv_ssh.trust import credentials
+from crunch_sshd.gateway.services import Services
 from crunch_sshd.gateway_options import split_address
 
 STALL_TIMEOUT = 900.0
@@ -30,13 +32,18 @@ _CONTEXT: ssl.SSLContext = client_context(insecure=True)
 
 
 class Relayed:
-    """Relays to the gateway at ``address`` ("host:port") of container ``uuid``, with the secret that both know."""
+    """Relays to the gateway at ``address`` ("host:port") of container ``uuid``, with the secret that both know.
 
-    def __init__(self, address: str, uuid: str, secret: str) -> None:
+    ``served`` are this gateway's own services.
+    """
+
+    def __init__(self, address: str, uuid: str, secret: str, served: Services) -> None:
         host, port = split_address(address)
         self._address = Address(f"stock's gateway of container {uuid}", host, port, _CONTEXT)
         self._uuid = uuid
         self._secret = secret
+        self._served = served
+        self._open: set[ClientConnection] = set()
 
     async def log(self, request: Request) -> Answer:
         """Relay a request for logs."""
@@ -44,13 +51,19 @@ class Relayed:
 
     async def port(self, request: Request, port: int) -> Answer:
         """Relay a request for a port, which is still in its headers."""
-        return await self._relay(request)
+        return await (self._served.port(request, port) if http_relay.protocol_of(request) else self._relay(request))
+
+    def close(self) -> None:
+        """End what is under way."""
+        self._served.close()
+        for connection in list(self._open):
+            connection.abort()
 
     async def _relay(self, request: Request) -> Answer:
-        protocol = http_relay.protocol_of(request)
-        connection = await http_client.connect(self._address, protocol, stall=STALL_TIMEOUT)
+        connection = await http_client.connect(self._address, stall=STALL_TIMEOUT)
+        self._open.add(connection)
         proof = self._proof(connection)
-        headers = http_relay.request_headers(request, OURS, protocol)
+        headers = http_relay.request_headers(request, OURS)
         headers += [(UUID, self._uuid.encode()), (PROOF, proof.encode())]
 
         def check(head: Head) -> Headers:
@@ -60,7 +73,10 @@ class Relayed:
             return [pair for pair in head.headers if pair[0] != RESPONSE]
 
         target = request.target.decode("latin-1")
-        return await http_relay.pass_on(connection, request, target, headers, stall=STALL_TIMEOUT, check=check)
+        return await http_relay.pass_on(
+            connection, request, target, headers, stall=STALL_TIMEOUT, check=check,
+            done=lambda: self._open.discard(connection),
+        )  # fmt: skip
 
     def _proof(self, connection: ClientConnection) -> str:
         return credentials.request_auth(self._secret, connection.transport.get_extra_info("peer_certificate"))

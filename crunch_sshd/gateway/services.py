@@ -25,6 +25,9 @@ class Services(Protocol):
     async def port(self, request: Request, port: int) -> Answer:
         """Answer an HTTP request for ``port`` (1 to 65535) of the container."""
 
+    def close(self) -> None:
+        """End what is under way: the gateway stops."""
+
 
 class Unserved:
     """The services of a gateway for SSH alone."""
@@ -36,3 +39,6 @@ class Unserved:
     async def port(self, request: Request, port: int) -> Answer:
         """Refuse: there is no way to the ports."""
         raise NotFound("this gateway does not serve ports of the container; use ssh -L")
+
+    def close(self) -> None:
+        """Do nothing."""

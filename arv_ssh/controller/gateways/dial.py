@@ -25,6 +25,8 @@ CONNECT_TIMEOUT = 10.0
 """Seconds for TCP and TLS to a gateway, which is in the cluster's own network."""
 ANSWER_TIMEOUT = 30.0
 """Seconds for the gateway's answer: it looks up the login name in the container, and the node may be busy."""
+ANY_USERNAME = "X-Arvados-Session-Any-Username"
+"""The header with :func:`arv_ssh.trust.credentials.any_username`."""
 REFUSAL_TIMEOUT = 5.0
 """Seconds for the rest of a refusal whose beginning has come."""
 
@@ -80,7 +82,7 @@ DIRECT = TcpDialer()
 class Target:
     """The target of a dial: the container's gateway, for one session, reached by ``dialer``.
 
-    ``client`` is the user's address.
+    ``client`` is the user's address. With ``any_username`` the client's SSH user name is not to count.
     """
 
     secret: str
@@ -89,6 +91,7 @@ class Target:
     detach_keys: str
     client: str = ""
     dialer: Dialer = DIRECT
+    any_username: bool = False
 
 
 async def connect(target: Target) -> GatewayConnection:
@@ -196,6 +199,8 @@ def _request(target: Target, proof: str, path: str, form: dict[str, str]) -> Upg
         ("X-Arvados-Session", session),
         ("X-Arvados-Session-Authorization", signature),
         ("X-Request-Id", target.session.request_id),
+        # Apart from the session: older gateways know no other fields there.
+        *([(ANY_USERNAME, credentials.any_username(target.secret, session))] if target.any_username else []),
         *([("X-Forwarded-For", target.client)] if target.client else []),
     ]
     host = target.gateway_address if " " not in target.gateway_address else "gateway"  # a tunnel has no host name

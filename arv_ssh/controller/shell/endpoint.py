@@ -136,7 +136,10 @@ class ShellEndpoint:
         )
         attempt.session_id = live.id
         await self._limits.take(live)
-        target = dial.Target(secret, gateway_address, session, detach_keys, attempt.peer, self._tunnels)
+        target = dial.Target(
+            secret, gateway_address, session, detach_keys, attempt.peer, self._tunnels,
+            any_username=not forward_session.has_same_username(request),
+        )  # fmt: skip
         opened = await self._open(target, request, allowed)
         try:
             await self._sessions.opening(live)

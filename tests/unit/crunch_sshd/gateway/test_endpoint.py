@@ -65,6 +65,9 @@ class Noting:
         self.asked.append(("port", port))
         raise Unavailable("not listening")
 
+    def close(self) -> None:
+        raise AssertionError("nothing stops here")
+
 
 def serve(one: Request, services: Noting | None = None) -> tuple[Answer, Endpoint]:
     """Return the answer to a request that begins no session."""
@@ -173,6 +176,19 @@ def test_unsigned_session() -> None:
     refused(request({}, "login_username=crunch"), Unauthorized, "no X-Arvados-Session")
     _, login = ask(request({}, "login_username=crunch&detach_keys="), unsigned=True)
     assert (login.login_username, login.account, login.request_id) == ("crunch", CRUNCH, "req-of-http")
+
+
+def test_any_username() -> None:
+    """The SSH user name does not count where the controller has signed that, or signs nothing; else it does."""
+    text = session_claim.encode(session())
+    assert not ask(request(signed(text)))[1].any_username
+    word = {"x-arvados-session-any-username": credentials.any_username(SECRET, text)}
+    assert ask(request(signed(text) | word))[1].any_username
+    assert ask(request({}), unsigned=True)[1].any_username
+    others = session_claim.encode(session(login_username="crunch"))
+    for wrong in ("", "1", credentials.any_username("another", text), credentials.any_username(SECRET, others)):
+        headers = signed(text) | {"x-arvados-session-any-username": wrong}
+        refused(request(headers), Unauthorized, "X-Arvados-Session-Any-Username is wrong")
 
 
 def test_name_of_the_default_user() -> None:

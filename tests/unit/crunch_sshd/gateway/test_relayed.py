@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from arv_ssh.errors import BadGateway, Unavailable
-from arv_ssh.net.http_messages import Request, StreamedResponse
+from arv_ssh.net.http_messages import Answer, Request, Response, StreamedResponse
 from arv_ssh.net.request_stream import RequestStream
 from arv_ssh.trust import credentials
 from crunch_sshd.gateway import certificate
@@ -52,6 +52,18 @@ class Stock:
         self.address = ""
         self.ended = asyncio.Event()
 
+    async def log(self, request: Request) -> Answer:
+        """Be this gateway's own services, which serve no logs."""
+        raise AssertionError("logs are relayed")
+
+    async def port(self, request: Request, port: int) -> Answer:
+        """Be this gateway's own services."""
+        return Response(200, f"served here: {port}".encode())
+
+    def close(self) -> None:
+        """Be closed with the relay."""
+        self.closed = True
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         self.heads.append(head)
@@ -72,7 +84,7 @@ async def stock(proof: str | None = None) -> AsyncIterator[tuple[Stock, Relayed]
     host, port = server.sockets[0].getsockname()
     result.address = f"{host}:{port}"
     async with server:
-        yield result, Relayed(result.address, UUID, SECRET)
+        yield result, Relayed(result.address, UUID, SECRET, result)
         if result.heads:
             await result.ended.wait()
 
@@ -149,6 +161,34 @@ def test_not_stocks_gateway(proof: str) -> None:
         async with stock(proof) as (_, relayed):
             with pytest.raises(BadGateway, match=f"stock's gateway of container {UUID} is not that gateway"):
                 await relayed.log(request())
+
+    run(scenario())
+
+
+def test_websockets() -> None:
+    """Stock's gateway cannot switch to a WebSocket; this one does, for ports alone."""
+
+    async def scenario() -> None:
+        async with stock() as (inner, relayed):
+            asked = request(headers=[(b"upgrade", b"websocket"), (b"connection", b"Upgrade")])
+            answer = await relayed.port(asked, 8080)
+            assert isinstance(answer, Response) and answer.body == b"served here: 8080"
+            assert not inner.heads
+
+    run(scenario())
+
+
+def test_close() -> None:
+    """A request under way ends with the gateway."""
+
+    async def scenario() -> None:
+        async with stock() as (inner, relayed):
+            inner.body = MANY
+            answer = await relayed.port(request(), 80)
+            relayed.close()
+            with pytest.raises(BadGateway, match="closed the connection"):
+                await taken(answer)
+            assert inner.closed
 
     run(scenario())
 
