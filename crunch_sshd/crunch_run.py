@@ -10,7 +10,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
@@ -24,7 +24,6 @@ OWN_LOG = "crunch-run.txt"
 """The name of crunch-run's own log in the log directory, as stock Arvados has it."""
 
 if TYPE_CHECKING:
-    from arv_ssh.api.client import ApiClient
     from crunch_sshd.run.gateway_child import GatewayChild
 
 EXAMPLES = """examples:
@@ -116,20 +115,6 @@ def _main(argv: Sequence[str]) -> int:
     return _run(options, secret, gateway_options.from_arguments(options))
 
 
-def api_client(environment: Mapping[str, str]) -> ApiClient:
-    """Return a client for the API that ``environment`` names."""
-    for name in ("ARVADOS_API_HOST", "ARVADOS_API_TOKEN"):
-        if not environment.get(name):
-            raise ConfigError(f"{name} is not set; the dispatcher sets it, or export it to run crunch-run by hand")
-    from arv_ssh.api.client import ApiClient
-
-    return ApiClient(
-        f"https://{environment['ARVADOS_API_HOST']}",
-        environment["ARVADOS_API_TOKEN"],
-        verify=not gateway_options.is_insecure(environment) and (environment.get("SSL_CERT_FILE") or True),
-    )
-
-
 def _seal_descriptors() -> None:
     """Keep inherited descriptors from children: a dispatcher's lock means that crunch-run itself is alive."""
     for name in os.listdir("/proc/self/fd"):
@@ -169,7 +154,7 @@ def _own_log(directory: Path | None) -> list[TextIO]:
 
 def _run_container(options: argparse.Namespace, gateway: GatewayChild | None) -> int:
     """Run the container once the gateway is known to be able to let its users in."""
-    from crunch_sshd.run.container_record import ContainerRecord
+    from crunch_sshd.run.container_record import ContainerRecord, api_client
     from crunch_sshd.run.events import Events
 
     _without_ssh_to_engines()

@@ -57,13 +57,18 @@ class GatewayOptions:
         return cls(**{**fields, "auditing": Auditing(**{**words, **directories})})
 
 
-def add_arguments(parser: argparse.ArgumentParser, runtimes: Sequence[str], logs: str) -> None:
-    """Add the options to ``parser``; ``runtimes`` are those that the program can use, ``logs`` its use of log files."""
+def add_arguments(
+    parser: argparse.ArgumentParser, runtimes: Sequence[str], logs: str | None, address: str | None = DEFAULT_HOST
+) -> None:
+    """Add the options to ``parser``; ``runtimes`` are those that the program can use, ``logs`` its use of log files.
+
+    ``logs`` None means that it serves none of its own; ``address`` None, that a dispatcher names one.
+    """
     parser.add_argument(
         "--gateway-address",
-        default=DEFAULT_HOST,
+        default=address,
         metavar="HOST[:PORT]",
-        help="where the gateway listens (default: %(default)s, any free port)",
+        help=f"where the gateway listens (default: {address or 'where the dispatcher expects it'}, any free port)",
     )
     parser.add_argument(
         "--gateway-tunnel",
@@ -100,7 +105,10 @@ def add_arguments(parser: argparse.ArgumentParser, runtimes: Sequence[str], logs
         help="options of sessions: AcceptEnv (a list), MaxSessionChannels, Subsystems (name: command in the "
         "container), Algorithms (modern or compatible), WorkingDirectory (container or home)",
     )
-    parser.add_argument("--log-dir", type=Path, metavar="DIR", help=logs)
+    if logs is None:
+        parser.set_defaults(log_dir=None)
+    else:
+        parser.add_argument("--log-dir", type=Path, metavar="DIR", help=logs)
     audit_options.add_arguments(parser)
 
 

@@ -70,8 +70,8 @@ class Gateway:
     where it differs from the one bound (0.0.0.0). With ``uplink`` there is no listening socket: controllers come
     through a tunnel, and whenever one stands ``moved`` is called, in the event loop, with the address to record.
     ``counted`` is called with the number of connections when one is opened or ends, by any thread, in order. With
-    ``memory`` (bytes) no session is opened while this process has nearly that much. Without other ``services`` the
-    ports of the container are served, and its logs where a ``log_directory`` has them.
+    ``memory`` (bytes) no session is opened while this process has nearly that much. The container's ports are served,
+    and its logs where a ``log_directory`` has them; ``services`` may put others in the place of these.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Gateway:
         counted: Callable[[int], Any] = lambda count: None,
         memory: int = 0,
         log_directory: Path | None = None,
-        services: Services | None = None,
+        services: Callable[[Services], Services] = lambda served: served,
     ) -> None:
         self._container_uuid = container_uuid
         self._secret = secret
@@ -109,10 +109,11 @@ class Gateway:
             Trail(auditing.audit, auditing.audit_directory, f"gateway-{container_uuid}"),
             Recordings(None if auditing.recording == "off" else auditing.recording_directory),
         )
-        self._services = services or Served(
+        served = Served(
             Ports(container_uuid, runtime, self._audit, self._memory.check_forward),
             None if log_directory is None else DavServer(log_directory),
         )
+        self._services = services(served)
         self._refusals = Refusals(self._audit, container_uuid)
         self._uplink = uplink
         self._tell_moved = moved

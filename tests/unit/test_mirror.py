@@ -54,6 +54,8 @@ WITHOUT = {
     "arv_ssh/embedded/routes.py": "tests/unit/arv_ssh/embedded/test_api.py asks for every route",
     "arv_ssh/embedded/sqlite.py": "tests/unit/arv_ssh/embedded/test_store.py opens databases with it",
     "arv_ssh/processes/core_dumps.py": "tests/security/test_secrets.py looks for core dumps and traces the programs",
+    "crunch_sshd/beside/sidecar.py": "tests/integration/test_beside.py kills it, and whom it serves and asks",
+    "crunch_sshd/beside/sidecar_start.py": "tests/integration/test_beside.py looks at what the sidecar has of the job",
     "crunch_sshd/crunch_sshd.py": "tests/unit/test_command_lines.py reads its command line, tests/integration runs it",
     "crunch_sshd/forwarding/broker_answers.py":
         "tests/unit/crunch_sshd/forwarding/test_broker.py has a hostile broker give them",
