@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 import time
-from typing import Any
+from typing import Any, TextIO
 
 
 class JsonFormatter(logging.Formatter):
@@ -28,11 +28,12 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-def configure(level: int = logging.INFO) -> None:
-    """Send this process's log to stderr as JSON lines; other libraries' chatter starts at warnings."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+def configure(level: int = logging.INFO, *files: TextIO) -> None:
+    """Send this process's log to stderr and ``files`` as JSON lines; other libraries' chatter starts at warnings."""
+    handlers = [logging.StreamHandler(file) for file in (sys.stderr, *files)]
+    for handler in handlers:
+        handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
     for name in ("arv_ssh", "crunch_sshd"):
         logging.getLogger(name).setLevel(level)
     # paramiko reports every broken handshake with a traceback; the session's own log line says it in words.

@@ -7,11 +7,12 @@ and the first instants of the process, in which the secret leaves the argument l
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from arv_ssh import __version__, extras, uuids
 from arv_ssh.errors import ArvSshError, ConfigError, UsageError
@@ -19,8 +20,10 @@ from arv_ssh.processes import core_dumps
 from crunch_sshd import gateway_options, secret_argument
 from crunch_sshd.gateway_options import GatewayOptions
 
+OWN_LOG = "crunch-run.txt"
+"""The name of crunch-run's own log in the log directory, as stock Arvados has it."""
+
 if TYPE_CHECKING:
-    from arv_ssh.api.client import ApiClient
     from crunch_sshd.run.gateway_child import GatewayChild
 
 EXAMPLES = """examples:
@@ -51,10 +54,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="SECRET",
         help="the container's secret, or where it is: env:NAME, file:PATH, fd:N; without it there is no gateway",
     )
-    gateway_options.add_arguments(result, ["auto", "docker", "oci"])
-    result.add_argument(
-        "--log-dir", type=Path, metavar="DIR", help="write the container's stdout.txt and stderr.txt there"
-    )
+    logs = "write crunch-run.txt, stdout.txt and stderr.txt there; the gateway serves the files in DIR as logs"
+    gateway_options.add_arguments(result, ["auto", "docker", "oci"], logs)
     result.add_argument(
         "--hold-on-failure",
         type=_seconds,
@@ -114,20 +115,6 @@ def _main(argv: Sequence[str]) -> int:
     return _run(options, secret, gateway_options.from_arguments(options))
 
 
-def api_client(environment: Mapping[str, str]) -> ApiClient:
-    """Return a client for the API that ``environment`` names."""
-    for name in ("ARVADOS_API_HOST", "ARVADOS_API_TOKEN"):
-        if not environment.get(name):
-            raise ConfigError(f"{name} is not set; the dispatcher sets it, or export it to run crunch-run by hand")
-    from arv_ssh.api.client import ApiClient
-
-    return ApiClient(
-        f"https://{environment['ARVADOS_API_HOST']}",
-        environment["ARVADOS_API_TOKEN"],
-        verify=not gateway_options.is_insecure(environment) and (environment.get("SSL_CERT_FILE") or True),
-    )
-
-
 def _seal_descriptors() -> None:
     """Keep inherited descriptors from children: a dispatcher's lock means that crunch-run itself is alive."""
     for name in os.listdir("/proc/self/fd"):
@@ -139,7 +126,7 @@ def _run(options: argparse.Namespace, secret: str | None, gateway_opts: GatewayO
     from arv_ssh import log
     from crunch_sshd.run.gateway_child import GatewayChild
 
-    log.configure()
+    log.configure(logging.INFO, *_own_log(options.log_dir))
     if secret is None:
         return _run_container(options, None)
     gateway = GatewayChild(options.uuid, secret, gateway_opts)
@@ -150,9 +137,24 @@ def _run(options: argparse.Namespace, secret: str | None, gateway_opts: GatewayO
         gateway.stop(f"crunch-run, which was to run container {options.uuid}, is ending")
 
 
+def _own_log(directory: Path | None) -> list[TextIO]:
+    """Return ``crunch-run.txt`` of the log directory, unless stderr is that already, as with our dispatcher."""
+    if directory is None:
+        return []
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = open(directory / OWN_LOG, "a", encoding="utf-8")
+        if os.path.samestat(os.fstat(file.fileno()), os.fstat(2)):
+            file.close()
+            return []
+    except OSError:
+        return []  # the container's output cannot be written there either, and that is recorded
+    return [file]
+
+
 def _run_container(options: argparse.Namespace, gateway: GatewayChild | None) -> int:
     """Run the container once the gateway is known to be able to let its users in."""
-    from crunch_sshd.run.container_record import ContainerRecord
+    from crunch_sshd.run.container_record import ContainerRecord, api_client
     from crunch_sshd.run.events import Events
 
     _without_ssh_to_engines()

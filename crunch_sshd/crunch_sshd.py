@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arv_ssh import __version__, extras, log, uuids
@@ -68,6 +69,7 @@ def _serve(options: argparse.Namespace) -> int:
         auditing=settings.auditing,
         uplink=gateway_options.uplink(settings.tunnel, os.environ),
         memory=settings.memory,
+        log_directory=Path(settings.log_directory) if settings.log_directory else None,
         moved=lambda address: print(address, flush=True),
     )
     address = gateway.start()
@@ -118,7 +120,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="SECRET",
         help="the container's secret, or where it is: env:NAME, file:PATH, fd:N",
     )
-    gateway_options.add_arguments(result, ["auto", "docker", "oci", "namespace"])
+    logs = "serve the files there as the container's logs, read-only"
+    gateway_options.add_arguments(result, ["auto", "docker", "oci", "namespace"], logs)
     result.add_argument("--advertise", metavar="HOST", help="the host to record, where it differs from the one above")
     return result
 

@@ -30,7 +30,8 @@ DEFAULT_HOST = "127.0.0.1"
 class GatewayOptions:
     """How a gateway is to serve. ``port`` 0 is any free one; ``tunnel`` "" means that it listens.
 
-    ``forwarding`` and ``sessions`` are the JSON texts of their options, checked. ``memory`` is in bytes.
+    ``forwarding`` and ``sessions`` are the JSON texts of their options, checked. ``memory`` is in bytes. The files in
+    ``log_directory`` are served as the container's logs, unless it is "".
     """
 
     host: str = DEFAULT_HOST
@@ -42,6 +43,7 @@ class GatewayOptions:
     sessions: str = "{}"
     auditing: Auditing = Auditing()
     memory: int = GATEWAY_MEMORY
+    log_directory: str = ""
 
     def to_fields(self) -> dict[str, Any]:
         """Return the options in the form that :meth:`from_fields` reads, using only JSON's types."""
@@ -55,13 +57,18 @@ class GatewayOptions:
         return cls(**{**fields, "auditing": Auditing(**{**words, **directories})})
 
 
-def add_arguments(parser: argparse.ArgumentParser, runtimes: Sequence[str]) -> None:
-    """Add the options to ``parser``; ``runtimes`` are those that the program can use."""
+def add_arguments(
+    parser: argparse.ArgumentParser, runtimes: Sequence[str], logs: str | None, address: str | None = DEFAULT_HOST
+) -> None:
+    """Add the options to ``parser``; ``runtimes`` are those that the program can use, ``logs`` its use of log files.
+
+    ``logs`` None means that it serves none of its own; ``address`` None, that a dispatcher names one.
+    """
     parser.add_argument(
         "--gateway-address",
-        default=DEFAULT_HOST,
+        default=address,
         metavar="HOST[:PORT]",
-        help="where the gateway listens (default: %(default)s, any free port)",
+        help=f"where the gateway listens (default: {address or 'where the dispatcher expects it'}, any free port)",
     )
     parser.add_argument(
         "--gateway-tunnel",
@@ -98,6 +105,10 @@ def add_arguments(parser: argparse.ArgumentParser, runtimes: Sequence[str]) -> N
         help="options of sessions: AcceptEnv (a list), MaxSessionChannels, Subsystems (name: command in the "
         "container), Algorithms (modern or compatible), WorkingDirectory (container or home)",
     )
+    if logs is None:
+        parser.set_defaults(log_dir=None)
+    else:
+        parser.add_argument("--log-dir", type=Path, metavar="DIR", help=logs)
     audit_options.add_arguments(parser)
 
 
@@ -119,6 +130,7 @@ def from_arguments(options: argparse.Namespace) -> GatewayOptions:
         sessions=options.sessions,
         auditing=audit_options.from_arguments(options),
         memory=_memory(options.gateway_memory),
+        log_directory=str(options.log_dir.absolute()) if options.log_dir else "",
     )
 
 

@@ -18,6 +18,8 @@ COMMANDS = {
     "ls": "proxycommand.ls",
     "ssh-config": "proxycommand.ssh_config",
     "forward": "proxycommand.forward",
+    "logs": "proxycommand.logs",
+    "open": "proxycommand.open_port",
     "doctor": "proxycommand.doctor",
     "speedtest": "proxycommand.speedtest",
     "completion": "proxycommand.completion",
@@ -78,7 +80,7 @@ def _dispatch(argv: list[str]) -> int:
 
         return ssh_proxy.run(rest)
     if command not in COMMANDS:
-        return _show(command)
+        return _show(command, argv)
     import importlib
 
     from proxycommand import command_line
@@ -90,9 +92,12 @@ def _dispatch(argv: list[str]) -> int:
     return int(importlib.import_module(COMMANDS[command]).run(options))
 
 
-def _show(word: str) -> int:
-    """Print the version or the help of the whole program."""
+def _show(word: str, argv: list[str]) -> int:
+    """Print the version or the help of the whole program; what is unknown is another arvados-client's, if anybody's."""
     if word not in ("--version", "version", "--help", "-h", "help"):
+        from proxycommand.hand_over import hand_over
+
+        hand_over(argv)
         raise UsageError(f"unknown {'option' if word[:1] == '-' else 'command'} {word!r}; see arvados-client --help")
     from proxycommand import command_line
 

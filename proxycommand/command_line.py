@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = result.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
-    for add in (_shell, _ls, _ssh_config, _forward, _doctor, _speedtest, _completion, _ssh_proxy):
+    for add in (_shell, _ls, _ssh_config, _forward, _logs, _open, _doctor, _speedtest, _completion, _ssh_proxy):
         add(commands)
     return result
 
@@ -208,6 +208,30 @@ def _forward(commands: Commands) -> None:
         "pairs", nargs="+", metavar="LOCAL:REMOTE",
         help="a local port, or 0 for any free one; and a port of the container, or HOST:PORT as seen from it",
     )  # fmt: skip
+
+
+def _logs(commands: Commands) -> None:
+    made = _add(
+        commands, "logs", "print what a container has logged: crunch-run.txt, stdout.txt, stderr.txt, in order",
+        (_SETTINGS,),
+        f"arvados-client logs {_UUID}",
+        f"arvados-client logs -f {_UUID}",
+    )  # fmt: skip
+    made.add_argument("-f", "--follow", action="store_true", help="go on until the container ends")
+    made.needs = "a container's UUID"
+    made.add_argument("uuid", metavar="UUID", help=UUID_HELP)
+
+
+def _open(commands: Commands) -> None:
+    made = _add(
+        commands, "open", "print the address of a container's port for a browser, or forward it if the site has none",
+        (("--with-token", "", "put your API token into the address; a private port needs it once"), _USER, _SETTINGS),
+        f"arvados-client open {_UUID} 8888",
+        f"xdg-open $(arvados-client open --with-token {_UUID} 8888)",
+    )  # fmt: skip
+    made.needs = "a container's UUID and a port"
+    made.add_argument("uuid", metavar="UUID", help=UUID_HELP)
+    made.add_argument("port", metavar="PORT", help="the container's port")
 
 
 def _doctor(commands: Commands) -> None:

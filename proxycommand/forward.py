@@ -9,8 +9,13 @@ import argparse
 import logging
 import re
 import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from arv_ssh.errors import UsageError
+
+if TYPE_CHECKING:
+    from arv_ssh.client.forward import LocalForwarding
 
 _PAIR = re.compile(r"([0-9]{1,5}):(.+)")
 
@@ -22,16 +27,26 @@ def run(options: argparse.Namespace) -> int:
     from arv_ssh.client.forward import LocalForwarding, parse_remote
 
     pairs = [(local, parse_remote(remote)) for local, remote in texts]
+
+    def show(ports: list[int]) -> None:
+        for port, (_, (host, remote_port)) in zip(ports, pairs, strict=True):
+            print(f"127.0.0.1:{port} forwards to {host}:{remote_port} of {options.uuid}", flush=True)
+
+    forwarding = LocalForwarding(options.uuid, pairs, user=options.user, settings_file=options.settings)
+    forward_until_interrupted(forwarding, show)
+    return 0
+
+
+def forward_until_interrupted(forwarding: LocalForwarding, show: Callable[[list[int]], None]) -> None:
+    """Listen, ``show`` the local ports, and wait for Ctrl-C, SIGTERM or the session's end, which is raised."""
     _say_what_fails()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with LocalForwarding(options.uuid, pairs, user=options.user, settings_file=options.settings) as ways:
-            for port, (_, (host, remote_port)) in zip(ways.ports, pairs, strict=True):
-                print(f"127.0.0.1:{port} forwards to {host}:{remote_port} of {options.uuid}", flush=True)
+        with forwarding as ways:
+            show(ways.ports)
             ways.wait()
     except KeyboardInterrupt:
-        pass  # the way this command is meant to end
-    return 0
+        pass  # the way such a command is meant to end
 
 
 def _split(text: str) -> tuple[int, str]:

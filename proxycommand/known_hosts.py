@@ -49,6 +49,40 @@ def record(directory: str, host: str, *public_keys: str) -> None:
         ) from error
 
 
+def is_known(directory: str, host: str) -> bool:
+    """Say whether ssh will find a key of ``host``: in ``directory``, as the generated ssh_config has it look.
+
+    Without a directory, ssh's own files count too: the user has written a ProxyCommand without the rest.
+    """
+    if _names(os.path.join(directory or cache_dir(), host), host):
+        return True
+    own = os.path.join(os.path.expanduser("~"), ".ssh", "known_hosts")
+    return not directory and any(_names(path, host) for path in (own, f"{own}2", "/etc/ssh/ssh_known_hosts"))
+
+
+def _names(path: str, host: str) -> bool:
+    """Say whether a file of known hosts has a line for ``host``, in plain or hashed (sshd(8), SSH_KNOWN_HOSTS)."""
+    try:
+        with open(path, "rb") as file:
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return False
+    return any(_is_about(line.partition(" ")[0], host) for line in lines)
+
+
+def _is_about(patterns: str, host: str) -> bool:
+    if not patterns.startswith("|1|"):
+        return host in patterns.split(",")
+    import base64
+    import hmac
+
+    try:
+        salt, digest = (base64.b64decode(text) for text in patterns[3:].split("|"))
+    except ValueError:
+        return False
+    return hmac.compare_digest(hmac.digest(salt, host.encode(), "sha1"), digest)
+
+
 def make_private(directory: str) -> None:
     """Make sure that ``directory`` exists, belongs to the user and is closed to others."""
     os.makedirs(directory, mode=0o700, exist_ok=True)

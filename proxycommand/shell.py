@@ -13,7 +13,7 @@ from typing import NoReturn
 from arv_ssh.client import controller, settings
 from arv_ssh.errors import ArvSshError, UsageError
 from proxycommand import known_hosts, ssh_config
-from proxycommand.ssh_proxy import open_session
+from proxycommand.ssh_proxy import make_known, open_session
 
 _WITH_VALUE = frozenset("BbcDEeFIiJLlmOopQRSWw")
 """Options of ssh(1) that take a value."""
@@ -27,15 +27,13 @@ def run(options: argparse.Namespace) -> NoReturn:
         raise UsageError(f"--user {options.user} and {login}@ name two login names; give one")
     ssh_options, command = split(options.words)
     site = settings.load(options.settings, target=target)
-    container, session = open_session(
-        controller.Controller(site), target, user, options.detach_keys, wait=options.wait
-    )
+    way = controller.Controller(site)
+    container, session = open_session(way, target, user, options.detach_keys, wait=options.wait)
     session.connection.close()
-    if not session.host_keys and not any("stricthostkeychecking" in option.lower() for option in ssh_options):
-        raise ArvSshError(controller.unvouched(container))
     directory = options.known_hosts_dir or known_hosts.default_dir()
-    if session.host_keys:  # ssh-proxy does it again, but ssh's own messages would bury its error
-        known_hosts.record(directory, container, *session.host_keys)
+    known = make_known(way, container, session, directory, container)  # ssh's own messages would bury an error
+    if not known and not any("stricthostkeychecking" in option.lower() for option in ssh_options):
+        raise ArvSshError(controller.unvouched(container))
     block = ssh_config.block(options.settings, directory, options.detach_keys, host=container)
     _become(ssh_command(block, container, user, ssh_options, command))
 

@@ -52,15 +52,15 @@ def run(argv: list[str]) -> int:
     site.cluster = cluster or site.cluster
     watch = None if probe_only else 1
     controller = Controller(site, watch)
-    _, session = open_session(controller, host, user, given.values["--detach-keys"], wait="--wait" in given.flags)
+    wait = "--wait" in given.flags
+    container, session = open_session(controller, host, user, given.values["--detach-keys"], wait=wait)
     if probe_only:
         session.connection.close()
         return 0
     if given.values["--control-dir"]:
         known_hosts.make_private(given.values["--control-dir"])
-    if session.host_keys:
-        known_hosts.record(given.values["--known-hosts-dir"] or known_hosts.cache_dir(), host, *session.host_keys)
-    else:
+    directory = given.values["--known-hosts-dir"]
+    if not make_known(controller, container, session, directory, host):
         tell(unvouched(host))
     greeted = _client_check(given.values["--needs-openssh"]) if given.values["--needs-openssh"] else None
     try:
@@ -68,6 +68,23 @@ def run(argv: list[str]) -> int:
     finally:
         session.connection.close()
     return 0
+
+
+def make_known(controller: Controller, container: str, session: AcceptedUpgrade, directory: str, host: str) -> bool:
+    """Write down the host keys of ``session`` for ssh to find as ``host``; say whether ssh knows the host then.
+
+    ``directory`` is that of --known-hosts-dir, or "". A key that ssh knows already, as its user accepted it, stays.
+    """
+    keys = session.host_keys
+    if not keys and known_hosts.is_known(directory, host):
+        return True
+    if not keys:
+        from arv_ssh.client.vouching import keys_by_log
+
+        keys = keys_by_log(controller, container)
+    if keys:
+        known_hosts.record(directory or known_hosts.cache_dir(), host, *keys)
+    return bool(keys)
 
 
 def open_session(

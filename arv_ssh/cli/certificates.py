@@ -17,7 +17,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 VALIDITY = datetime.timedelta(days=3650)
 """A cluster for tests and trials; nothing renews its certificate, so it outlives the cluster."""
 
-HOST_NAMES = ("localhost",)
+HOST_NAMES = ("localhost", "*.containers.localhost")
+"""The second are those of containers' web services; browsers and curl take all below localhost for this machine."""
 ADDRESSES = ("127.0.0.1", "::1")
 
 

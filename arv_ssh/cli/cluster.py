@@ -48,6 +48,10 @@ def _add_run_options(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--mount", action="append", default=[], metavar="SRC:DST[:ro]", help="bind-mount a directory of this machine"
     )
+    run.add_argument(
+        "--publish", action="append", default=[], metavar="PORT[:public]",
+        help="a port that has a web address; without public, only for whoever submitted it and for administrators",
+    )  # fmt: skip
     run.add_argument("--cwd", default=".", metavar="D", help="working directory (default: the image's)")
     run.add_argument("--env", action="append", default=[], metavar="K=V")
     run.add_argument("--vcpus", type=int, default=1)

@@ -66,6 +66,7 @@ def attributes(options: argparse.Namespace, command: list[str]) -> dict[str, Any
         "cwd": options.cwd,
         "environment": dict(_pair(text) for text in options.env),
         "mounts": dict(_mount(text) for text in options.mount),
+        "published_ports": dict(_published(text) for text in options.publish),
         "output_path": options.cwd,
         "runtime_constraints": constraints,
         # A container of its own, once: who wants to share one says --reuse.
@@ -114,6 +115,13 @@ def _pair(text: str) -> tuple[str, str]:
     if not name or not separator:
         raise UsageError(f"--env {text}: it must be NAME=VALUE")
     return name, value
+
+
+def _published(text: str) -> tuple[str, dict[str, str]]:
+    port, _, access = text.partition(":")
+    if not port.isdecimal() or access not in ("", "private", "public"):
+        raise UsageError(f"--publish {text}: it must be PORT or PORT:public")
+    return port, {"access": access or "private", "label": f"port {port}", "initial_path": ""}
 
 
 def _mount(text: str) -> tuple[str, dict[str, Any]]:

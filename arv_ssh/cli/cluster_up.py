@@ -101,15 +101,19 @@ def _write_config(directory: ClusterDir) -> None:
         write_private(directory.ca, issued.authority)
         write_private(directory.server_certificate, issued.server)
         write_private(directory.server_key, issued.server_key)
-    url = f"https://{HOST}:{_port(directory, previous)}"
+    port = _port(directory, previous)
+    url = f"https://{HOST}:{port}"
     section = {
         "SystemRootToken": previous.system_root_token if previous else secrets.token_hex(32),
         "ManagementToken": previous.management_token if previous else secrets.token_hex(32),
-        "Services": {"Controller": {"ExternalURL": url, "InternalURLs": {url: {}}}},
+        "Services": {
+            "Controller": {"ExternalURL": url, "InternalURLs": {url: {}}},
+            "ContainerWebServices": {"ExternalURL": f"https://*.containers.localhost:{port}"},
+        },
         "TLS": {"Certificate": f"file://{directory.server_certificate}", "Key": f"file://{directory.server_key}"},
         "Containers": {
             "ShellAccess": {"Mode": "default-on", "Admin": True, "User": True},
-            "LocalDispatch": {"PollInterval": POLL_INTERVAL},
+            "LocalDispatch": {"PollInterval": POLL_INTERVAL, "LogDirectory": str(directory.container_log)},
         },
         "EmbeddedAPI": {"Database": f"sqlite:///{directory.database}"},
     }

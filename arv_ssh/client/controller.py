@@ -12,7 +12,7 @@ from arv_ssh.client import request_id
 from arv_ssh.client.settings import Settings, cluster_file
 from arv_ssh.client.transport import Connection, dial, exchange
 from arv_ssh.errors import BadGateway, GatewayTimeout, HttpError, NotFound, from_status
-from arv_ssh.net.upgrade import UpgradeAnswer, plain_request, request
+from arv_ssh.net.upgrade import SAME_USERNAME, UpgradeAnswer, plain_request, request
 
 TYPE_CHECKING = False  # type checkers know the name without typing, which takes 4 ms to import
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Controller:
         """Return the JSON record at ``path`` of the API; ``kind`` and ``uuid`` are how a refusal names it."""
         import json
 
-        request = plain_request(f"/arvados/v1/{path}", self.settings.authority, self._headers())
+        request = plain_request(f"/arvados/v1/{path}", self.settings.authority, self.headers())
         connection = dial(self.settings, self.watch)
         try:
             answer = self._exchange(connection, request)
@@ -87,15 +87,24 @@ class Controller:
             raise self.without(kind)
         return record
 
+    def heads(self, path: str) -> dict[str, str]:
+        """Return the headers of the answer to a GET of one byte at ``path`` of the API, whatever its status."""
+        headers = [*self.headers(), ("Range", "bytes=0-0")]
+        connection = dial(self.settings, self.watch)
+        try:
+            request = plain_request(f"/arvados/v1/{path}", self.settings.authority, headers)
+            return self._exchange(connection, request).headers
+        finally:
+            connection.close()
+
     def open_session(self, container: str, user: str, detach_keys: str) -> AcceptedUpgrade:
         """Open a session in ``container`` as ``user`` (:data:`DEFAULT_LOGIN` for the image's own)."""
         form = {"login_username": "" if user == DEFAULT_LOGIN else user, "detach_keys": detach_keys}
         path = f"/arvados/v1/containers/{container}/ssh"
         connection = dial(self.settings, self.watch)
         try:
-            answer = self._exchange(
-                connection, request("POST", path, self.settings.authority, self._headers(), form)
-            )
+            headers = [*self.headers(), SAME_USERNAME]
+            answer = self._exchange(connection, request("POST", path, self.settings.authority, headers, form))
         except BaseException:
             connection.close()
             raise
@@ -104,7 +113,8 @@ class Controller:
             raise self._refusal(answer, f"container {container}")
         return AcceptedUpgrade(connection, answer)
 
-    def _headers(self) -> list[tuple[str, str]]:
+    def headers(self) -> list[tuple[str, str]]:
+        """Return the headers of every request: who asks, with what, and the request's id."""
         return [
             ("Authorization", f"Bearer {self.settings.token}"),
             ("User-Agent", f"arvados-client/{__version__}"),
@@ -161,5 +171,5 @@ def unvouched(host: str) -> str:
     """Say what a session without a host key header means: nothing is written, so strict checking refuses."""
     return (
         f"the controller cannot vouch for the host key of {host} (a stock Arvados gateway), so ssh refuses the "
-        "connection unless it already knows the key; -o StrictHostKeyChecking=accept-new accepts the key it shows"
+        "connection; -o StrictHostKeyChecking=accept-new accepts the key it shows"
     )

@@ -20,8 +20,11 @@ from arv_ssh.net.upgrade import UpgradeAnswer
 TYPE_CHECKING = False  # type checkers know the name without typing, which takes 4 ms to import
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeVar
 
     from arv_ssh.client.http_proxy import Proxy
+
+    T = TypeVar("T")
 
 CONNECT_TIMEOUT = 20.0
 """Seconds for TCP and TLS together, all addresses of the host included."""
@@ -129,13 +132,27 @@ def exchange(connection: Connection, request: bytes, watch: int | None = None) -
     """Send ``request`` and return its answer, complete."""
     deadline = time.monotonic() + ANSWER_TIMEOUT
     answer = UpgradeAnswer(connection.peer)
-    connection.engine.write(request)
+    send(connection, request, deadline, watch)
+    while not answer.receive(receive(connection, deadline, watch)):
+        pass
+    return answer
+
+
+def send(connection: Connection, data: bytes, deadline: float, watch: int | None = None) -> None:
+    """Send ``data``, by ``deadline`` (monotonic seconds)."""
+    connection.engine.write(data)
+    _speaking(connection, lambda: _send(connection.sock, connection.engine, deadline, watch))
+
+
+def receive(connection: Connection, deadline: float, watch: int | None = None) -> bytes:
+    """Return what comes next, by ``deadline`` (monotonic seconds); empty when the other side has ended."""
+    return _speaking(connection, lambda: _receive_plain(connection, deadline, watch))
+
+
+def _speaking(connection: Connection, step: Callable[[], T]) -> T:
+    """Return what ``step`` does; raise its failure as a sentence."""
     try:
-        _send(connection.sock, connection.engine, deadline, watch)
-        while True:
-            data = _receive_plain(connection, deadline, watch)
-            if answer.receive(data):
-                return answer
+        return step()
     except TimeoutError as error:
         raise GatewayTimeout(f"{connection.peer} did not answer within {ANSWER_TIMEOUT:.0f} s; try again") from error
     except ssl.SSLError as error:

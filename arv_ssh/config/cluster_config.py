@@ -19,9 +19,18 @@ from arv_ssh.audit.options import (
     RECORDING_MODES,
     Auditing,
 )
-from arv_ssh.config import byte_size, destination, session_options
+from arv_ssh.config import (
+    byte_size,
+    container_logs,
+    destination,
+    exported_config,
+    session_options,
+    web_services,
+)
+from arv_ssh.config.container_logs import ContainerLogs
 from arv_ssh.config.renamed_keys import with_new_names
 from arv_ssh.config.session_options import SessionOptions
+from arv_ssh.config.web_services import WebServices
 from arv_ssh.errors import ConfigError
 
 MODES = ("disabled", "default-off", "default-on")
@@ -72,7 +81,7 @@ class ClusterConfig:
 
     ``api`` is the base URL of the API to ask, or None when this process serves the embedded API from ``database``
     (an SQLAlchemy URL, which may hold a password). ``run_directory`` is where this host's controllers meet, None for a
-    default; ``drain_timeout`` and ``hold_on_failure`` are in seconds.
+    default; ``drain_timeout`` and ``hold_on_failure`` are in seconds. ``exported`` is what an API shows of the config.
     """
 
     cluster_id: str
@@ -100,6 +109,11 @@ class ClusterConfig:
     gateway_memory: int = GATEWAY_MEMORY
     hold_on_failure: float = 0.0
     container_init: bool = True
+    web_services: WebServices = WebServices()
+    container_logs: ContainerLogs = ContainerLogs()
+    keepstores: tuple[str, ...] = ()
+    keepproxies: tuple[str, ...] = ()
+    exported: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 def load(path: Path, cluster_id: str | None = None, *, overlays: Sequence[Path] = (), api: str = "") -> ClusterConfig:
@@ -110,7 +124,7 @@ def load(path: Path, cluster_id: str | None = None, *, overlays: Sequence[Path] 
     """
     document = _document(path)
     for overlay in overlays:
-        document = _merged(document, _document(overlay))
+        document = exported_config.merged(document, _document(overlay))
     clusters = document.get("Clusters")
     if not isinstance(clusters, dict) or not clusters:
         raise ConfigError(f"the cluster config {path} has no Clusters section")
@@ -142,22 +156,15 @@ def _document(path: Path) -> dict[str, Any]:
     return document
 
 
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Return ``below`` with the keys of ``above`` overriding its own, section by section."""
-    result = dict(below)
-    for key, value in above.items():
-        under = result.get(key)
-        result[key] = _merged(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
-    return result
-
-
 def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
     """Read one cluster's section; raise :class:`ConfigError` naming the key that is missing or wrong."""
     where = f"Clusters.{cluster_id}"
     root_token = section.get("SystemRootToken")
     if not isinstance(root_token, str) or not root_token:
         raise ConfigError(f"{where}.SystemRootToken is empty; set it to the cluster's root token")
-    controller = _section(_section(section, "Services", where), "Controller", f"{where}.Services")
+    services = _section(section, "Services", where)
+    controller = _section(services, "Controller", f"{where}.Services")
+    controller_url = str(controller.get("ExternalURL") or "").rstrip("/")
     internal_urls = _section(controller, "InternalURLs", f"{where}.Services.Controller")
     tls = _section(section, "TLS", where)
     containers = _section(section, "Containers", where)
@@ -169,7 +176,7 @@ def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
         cluster_id=cluster_id,
         system_root_token=root_token,
         management_token=str(section.get("ManagementToken") or ""),
-        controller_url=str(controller.get("ExternalURL") or "").rstrip("/"),
+        controller_url=controller_url,
         internal_urls=tuple(url.rstrip("/") for url in internal_urls),
         tls_certificate=_file(tls, "Certificate", where),
         tls_key=_file(tls, "Key", where),
@@ -185,6 +192,11 @@ def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
         dispatch_poll_interval=_positive(local, "PollInterval", 10.0, f"{where}.Containers.LocalDispatch"),
         gateway_tunnel=_tunnel(local, str(controller.get("ExternalURL") or ""), f"{where}.Containers.LocalDispatch"),
         container_init=_flag(local, "ContainerInit", f"{where}.Containers.LocalDispatch", default=True),
+        container_logs=container_logs.parse(local, f"{where}.Containers.LocalDispatch"),
+        web_services=web_services.parse(
+            _section(services, "ContainerWebServices", f"{where}.Services"), f"{where}.Services.ContainerWebServices",
+            controller_url,
+        ),
         max_dispatch_attempts=int(_positive(containers, "MaxDispatchAttempts", 5, f"{where}.Containers")),
         limits=_limits(_section(access, "Limits", f"{where}.Containers.ShellAccess"), where),
         auditing=_auditing(access, f"{where}.Containers.ShellAccess"),
@@ -199,7 +211,17 @@ def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
         pass_through=_flag(section, "PassThrough", where),
         gateway_memory=_gateway_memory(access, f"{where}.Containers.ShellAccess"),
         hold_on_failure=_seconds(access, "HoldOnFailure", 0.0, f"{where}.Containers.ShellAccess"),
+        keepstores=_service_urls(services, "Keepstore", "InternalURLs", where),
+        keepproxies=_service_urls(services, "Keepproxy", "ExternalURL", where),
+        exported=exported_config.export(cluster_id, section),
     )
+
+
+def _service_urls(services: dict[str, Any], name: str, key: str, where: str) -> tuple[str, ...]:
+    """Read a service's URLs: a section whose keys they are, or the one that is its text."""
+    service = _section(services, name, f"{where}.Services")
+    value = service.get(key) or ()
+    return tuple(_url(url, f"{where}.Services.{name}.{key}") for url in ([value] if isinstance(value, str) else value))
 
 
 def _section(parent: dict[str, Any], key: str, where: str) -> dict[str, Any]:

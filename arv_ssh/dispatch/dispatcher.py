@@ -43,7 +43,7 @@ class Runner(Protocol):
 
 
 class Dispatcher:
-    """The containers of one cluster on one machine."""
+    """The containers of one cluster on one machine. ``in_use`` are those that the last poll did not find settled."""
 
     def __init__(self, api: ApiClient, runner: Runner, state_dir: Path, max_attempts: int) -> None:
         self._api = api
@@ -54,6 +54,7 @@ class Dispatcher:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._cleaning: dict[str, float] = {}
         self._told_to_end: dict[str, float] = {}
+        self.in_use: frozenset[str] = frozenset()
 
     def poll(self) -> None:
         """Look at every container once and act. Raises when the API cannot be reached, which loses nothing."""
@@ -72,6 +73,7 @@ class Dispatcher:
             self._attempt(uuid, partial(self._settle, uuid))
         for record in sorted(waiting, key=lambda record: (-record["priority"], record["created_at"], record["uuid"])):
             self._attempt(record["uuid"], partial(self._start, record["uuid"]))
+        self.in_use = frozenset(self._tracked().union(record["uuid"] for record in live))
 
     def _attempt(self, uuid: str, step: Callable[[], None]) -> None:
         """Do one container's step; a failure is logged and does not hold up other containers."""

@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType
@@ -24,6 +25,7 @@ from arv_ssh.config import cluster_config
 from arv_ssh.config.cluster_config import ClusterConfig
 from arv_ssh.dispatch.crunch_run import CrunchRun
 from arv_ssh.dispatch.dispatcher import Dispatcher
+from arv_ssh.dispatch.log_sweep import LogSweep
 from arv_ssh.errors import ArvSshError, ConfigError
 from arv_ssh.processes import core_dumps, process_lock
 
@@ -31,7 +33,6 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_CONFIG = Path("/etc/arvados/config.yml")
 DEFAULT_STATE_DIR = Path("/var/lib/arv-ssh/dispatch")
-DEFAULT_LOG_DIR = Path("/var/log/arv-ssh/containers")
 
 EXAMPLES = """examples:
   crunch-dispatch-local --config /etc/arvados/config.yml
@@ -54,7 +55,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--state-dir", type=Path, default=DEFAULT_STATE_DIR, help="lock files of the running containers (%(default)s)"
     )
-    result.add_argument("--log-dir", type=Path, default=DEFAULT_LOG_DIR, help="containers' logs (default: %(default)s)")
+    result.add_argument(
+        "--log-dir", type=Path, metavar="DIR", help="containers' logs (default: LogDirectory in the config)"
+    )
     result.add_argument(
         "--crunch-run",
         type=Path,
@@ -83,12 +86,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace, cluster: ClusterConfig) -> None:
     state_dir = _directory(options.state_dir, "--state-dir")
     url = cluster.api or cluster.controller_url
+    logs = replace(cluster.container_logs, directory=options.log_dir or cluster.container_logs.directory)
     runner = CrunchRun(
         program=options.crunch_run.absolute(),
         system_root_token=cluster.system_root_token,
         api_host=urlsplit(url).netloc,
         api_insecure=cluster.api_insecure,
-        log_dir=_directory(options.log_dir, "--log-dir"),
+        log_dir=_directory(logs.directory, "--log-dir"),
         forwarding=cluster.forwarding,
         sessions=cluster.sessions,
         auditing=cluster.auditing,
@@ -109,7 +113,8 @@ def _run(options: argparse.Namespace, cluster: ClusterConfig) -> None:
         verify = not cluster.api_insecure and (os.environ.get("SSL_CERT_FILE") or True)
         api = ApiClient(url, cluster.system_root_token, verify=verify)
         dispatcher = Dispatcher(api, runner, state_dir, cluster.max_dispatch_attempts)
-        Loop(dispatcher, cluster.dispatch_poll_interval, options.ready_fd).run()
+        sweep = LogSweep(replace(logs, directory=runner.log_dir))
+        Loop(dispatcher, sweep, cluster.dispatch_poll_interval, options.ready_fd).run()
 
 
 def _directory(path: Path, option: str) -> Path:
@@ -124,8 +129,9 @@ def _directory(path: Path, option: str) -> Path:
 class Loop:
     """Polls until a signal. ``ready_fd`` gets one line after the first poll that worked."""
 
-    def __init__(self, dispatcher: Dispatcher, interval: float, ready_fd: int | None) -> None:
+    def __init__(self, dispatcher: Dispatcher, sweep: LogSweep, interval: float, ready_fd: int | None) -> None:
         self._dispatcher = dispatcher
+        self._sweep = sweep
         self._interval = interval
         self._ready_fd = ready_fd
         # Its put is reentrant, so a signal handler may use it.
@@ -156,6 +162,7 @@ class Loop:
                 self._outage = str(error)
                 log.event(logger, "a poll failed; trying again", level=logging.WARNING, error=self._outage)
             return
+        self._sweep.look(self._dispatcher.in_use)
         if self._outage:
             self._outage = ""
             log.event(logger, "polling works again")

@@ -8,10 +8,11 @@ from __future__ import annotations
 from sqlalchemy import or_, select
 
 from arv_ssh import uuids
-from arv_ssh.embedded import permissions, records
+from arv_ssh.embedded import permissions, published_ports, records
 from arv_ssh.embedded.call import Attributes, Call, root_user_uuid
 from arv_ssh.embedded.models import (
     ApiClientAuthorization,
+    Collection,
     Container,
     ContainerRequest,
     Group,
@@ -26,7 +27,8 @@ OWN_PROFILE = frozenset({"first_name", "last_name", "prefs"})
 ACCOUNT = OWN_PROFILE | {"username", "email", "identity_url", "is_active", "is_admin"}
 GROUP_CLASSES = ("role", "project")
 _MODELS: dict[str, type[Record]] = {
-    model.UUID_TYPE: model for model in (User, Group, Link, ApiClientAuthorization, Container, ContainerRequest)
+    model.UUID_TYPE: model
+    for model in (User, Group, Link, ApiClientAuthorization, Container, ContainerRequest, Collection)
 }
 
 
@@ -92,7 +94,7 @@ def update_group(call: Call, group: Group, attributes: Attributes) -> None:
 
 def delete_group(call: Call, group: Group) -> None:
     """Delete a group that owns nothing, and the permissions that it gave."""
-    for model in (ContainerRequest, Group, Link):
+    for model in (Collection, ContainerRequest, Group, Link):
         if call.session.scalar(select(model.uuid).where(model.owner_uuid == group.uuid).limit(1)):
             raise Unprocessable(f"{records.label(group)} still owns {model.__tablename__}; give them away first")
     about = or_(Link.tail_uuid == group.uuid, Link.head_uuid == group.uuid)
@@ -108,8 +110,7 @@ def create_link(call: Call, attributes: Attributes) -> Link:
     permissions.check_owner(call, link.owner_uuid)
     if not link.link_class:
         raise Unprocessable("a link needs a link_class, such as permission")
-    if link.link_class == "permission":
-        _check_permission(call, link)
+    _check_link(call, link)
     call.session.add(link)
     return link
 
@@ -120,14 +121,20 @@ def update_link(call: Call, link: Link, attributes: Attributes) -> None:
     changed = records.changes(link, attributes)
     records.refuse(link, changed, {"name", "properties"}, "once the link exists")
     records.apply(call, link, changed)
-    if link.link_class == "permission":
-        _check_permission(call, link)
+    _check_link(call, link)
 
 
 def delete_link(call: Call, link: Link) -> None:
     """Take a permission back."""
     _check_may_end(call, link)
     call.session.delete(link)
+
+
+def _check_link(call: Call, link: Link) -> None:
+    if link.link_class == "permission":
+        _check_permission(call, link)
+    elif link.link_class == published_ports.LINK:
+        published_ports.check_link(call, link)
 
 
 def _check_permission(call: Call, link: Link) -> None:
@@ -137,7 +144,9 @@ def _check_permission(call: Call, link: Link) -> None:
     if uuids.kind(tail) not in (uuids.USER, uuids.GROUP) or call.session.get(_model(tail), tail) is None:
         raise Unprocessable(f"tail_uuid {tail!r} of a permission must be a user or group of this cluster")
     if uuids.kind(head) not in _MODELS or uuids.kind(head) in (uuids.LINK, uuids.TOKEN):
-        raise Unprocessable(f"head_uuid {head!r} of a permission must be a container request, container, group or user")
+        raise Unprocessable(
+            f"head_uuid {head!r} of a permission must be a collection, container request, container, group or user"
+        )
     permissions.find(call, _model(head), head, permissions.MANAGE)
 
 

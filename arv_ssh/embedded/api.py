@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from arv_ssh.config.cluster_config import ClusterConfig
-from arv_ssh.embedded import discovery, params, tokens
+from arv_ssh.embedded import discovery, params, public, tokens
 from arv_ssh.embedded.call import Call, root_user_uuid
 from arv_ssh.embedded.models import User
 from arv_ssh.embedded.routes import PREFIX, ApiRequest, Fields
 from arv_ssh.embedded.store import Store
-from arv_ssh.errors import HttpError, MethodNotAllowed
+from arv_ssh.errors import HttpError
 from arv_ssh.log import event
 
 logger = logging.getLogger(__name__)
@@ -68,10 +68,9 @@ class EmbeddedApi:
         request_id = headers.get("x-request-id", "")[:64]
         try:
             method, fields, is_form = params.read(method, query, headers, body)
-            if path == discovery.PATH:
-                status, answer = 200, self._discovery(method, headers)
-            else:
-                status, answer = 200, self._transact(method, path, headers, fields, is_form)
+            status, answer = 200, public.answer(method, path, self._config, headers) or self._transact(
+                method, path, headers, fields, is_form
+            )
         except HttpError as error:
             status, answer = error.status, _error(str(error), request_id)
         except Exception:
@@ -80,17 +79,10 @@ class EmbeddedApi:
             answer = _error("unexpected error in the API; its log says more", request_id)
         return ApiAnswer(status, json.dumps(answer).encode() + b"\n")
 
-    def _discovery(self, method: str, headers: Mapping[str, str]) -> Fields:
-        """Return the discovery document, which needs no token: a client asks for it before it has shown one."""
-        if method != "GET":
-            raise MethodNotAllowed(f"{discovery.PATH} does not take {method}, only GET")
-        url = self._config.controller_url or f"https://{headers.get('host', 'localhost')}"
-        return discovery.document(self._config.cluster_id, f"{url}/")
-
     def _transact(self, method: str, path: str, headers: Mapping[str, str], fields: Fields, is_form: bool) -> Fields:
         transaction = self._store.read() if method == "GET" else self._store.write()
         with transaction as session:
-            call = Call(session, tokens.authenticate(session, self._config, headers), self._config)
+            call = Call(session, tokens.authenticate(session, self._config, headers), self._config, fields)
             tokens.check_usable(call, method, path)
             return ApiRequest(call, method, path, fields, is_form).answer()
 

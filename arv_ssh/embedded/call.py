@@ -5,6 +5,7 @@ Owns only what is passed to every rule of the API.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from arv_ssh import uuids
 from arv_ssh.config.cluster_config import ClusterConfig
+from arv_ssh.embedded import params
 from arv_ssh.embedded.models import User
 
 ROOT_SUFFIX = "000000000000000"
@@ -41,11 +43,15 @@ class Caller:
 
 @dataclass
 class Call:
-    """One call. ``levels`` is the cache of :func:`arv_ssh.embedded.permissions.levels`."""
+    """One call. ``parameters`` are those beside a record's attributes, such as ``include_trash``.
+
+    ``levels`` is the cache of :func:`arv_ssh.embedded.permissions.levels`.
+    """
 
     session: Session
     caller: Caller
     config: ClusterConfig
+    parameters: Mapping[str, Any] = field(default_factory=dict)
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
     levels: dict[str, int] | None = None
 
@@ -53,6 +59,11 @@ class Call:
     def user_uuid(self) -> str:
         """Return the UUID of the calling user."""
         return self.caller.user.uuid
+
+    @property
+    def include_trash(self) -> bool:
+        """Say whether the caller also asks for what is in the trash."""
+        return params.flag(self.parameters, "include_trash")
 
 
 def root_user_uuid(cluster_id: str) -> str:

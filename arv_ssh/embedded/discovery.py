@@ -10,11 +10,15 @@ from typing import Any
 
 from sqlalchemy import JSON, Boolean, Column, Float, Integer
 
-from arv_ssh.embedded import filters, records
-from arv_ssh.embedded.models import KINDS, Record, UtcDateTime
+from arv_ssh.embedded import collections, filters, records
+from arv_ssh.embedded.models import KINDS, Collection, Record, UtcDateTime
 from arv_ssh.embedded.routes import PREFIX, RESOURCES, SPECIAL, Resource
 
 PATH = "/discovery/v1/apis/arvados/v1/rest"
+CONFIG_PATH = f"{PREFIX}config"
+KEEP_SERVICES_PATH = f"{PREFIX}keep_services/accessible"
+
+TRASH_LIFETIME = int(collections.TRASH_LIFETIME.total_seconds())
 
 Json = dict[str, Any]
 
@@ -30,6 +34,14 @@ _LIST: Json = {
                "description": "How many of the records that fit to leave out at the start."},
     "count": {"type": "string", "default": "exact", "enum": ["exact", "none"], "location": "query",
               "description": "Whether to answer with items_available."},
+}  # fmt: skip
+_TRASH: Json = {
+    "include_trash": {"type": "boolean", "default": "false", "location": "query",
+                      "description": "Whether what is in the trash is also there."},
+}  # fmt: skip
+_UNIQUE_NAME: Json = {
+    "ensure_unique_name": {"type": "boolean", "default": "false", "location": "query",
+                           "description": "Whether a collection whose name is taken gets another one."},
 }  # fmt: skip
 _COMMON: Json = {
     "cluster_id": {"type": "string", "location": "query", "description": "The cluster to ask; this API is of one."},
@@ -58,8 +70,19 @@ def document(cluster_id: str, root_url: str) -> Json:
         "maxItemsPerResponse": filters.MAX_LIMIT,
         "parameters": {"alt": {"type": "string", "default": "json", "enum": ["json"], "location": "query"}},
         "auth": {"oauth2": {"scopes": {}}},
+        "defaultCollectionReplication": 2,
+        "defaultTrashLifetime": TRASH_LIFETIME,
+        "blobSignatureTtl": TRASH_LIFETIME,
+        "remoteHosts": {},
+        "remoteHostsViaDNS": False,
         "schemas": {name: schema for resource in RESOURCES.values() for name, schema in _schemas(resource.model)},
-        "resources": {name: {"methods": _methods(name, resource)} for name, resource in RESOURCES.items()},
+        "resources": {name: {"methods": _methods(name, resource)} for name, resource in RESOURCES.items()}
+        | {
+            name: {"methods": {verb: _describe(name, verb, "GET", path.removeprefix(PREFIX), {})}}
+            for name, verb, path in (
+                ("configs", "get", CONFIG_PATH), ("keep_services", "accessible", KEEP_SERVICES_PATH)
+            )
+        },
     }
 
 
@@ -75,9 +98,10 @@ def _methods(name: str, resource: Resource) -> Json:
 
 def _method(name: str, verb: str, model: type[Record]) -> Json:
     one, schema = records.singular(model), _schema_name(model)
+    own = {} if model is not Collection else _TRASH if verb in ("get", "list") else _TRASH | _UNIQUE_NAME
     if verb == "list":
-        return _describe(name, verb, "GET", name, _LIST, f"{schema}List")
-    on_one: Json = {} if verb == "create" else {"uuid": _UUID}
+        return _describe(name, verb, "GET", name, _LIST | own, f"{schema}List")
+    on_one: Json = own if verb == "create" else own | {"uuid": _UUID}
     path = name if verb == "create" else f"{name}/{{uuid}}"
     method = _describe(name, verb, _VERBS[verb], path, on_one | {"select": _SELECT}, schema)
     if verb in ("create", "update"):
@@ -85,14 +109,14 @@ def _method(name: str, verb: str, model: type[Record]) -> Json:
     return method
 
 
-def _describe(name: str, verb: str, http_method: str, path: str, parameters: Json, answer: str) -> Json:
-    return {
+def _describe(name: str, verb: str, http_method: str, path: str, parameters: Json, answer: str = "") -> Json:
+    response: Json = {"response": {"$ref": answer}} if answer else {}
+    return response | {
         "id": f"arvados.{name}.{verb}",
         "path": path,
         "httpMethod": http_method,
         "description": f"{verb.capitalize()} {name.replace('_', ' ')}.",
         "parameters": _COMMON | parameters,
-        "response": {"$ref": answer},
         "scopes": [],
     }
 

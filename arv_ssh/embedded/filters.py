@@ -55,7 +55,7 @@ def answer(
 ) -> dict[str, Any]:
     """Return the list of ``model``'s records that ``condition`` and the parameters in ``fields`` choose."""
     chosen = and_(condition, *filters(model, _json(fields, "filters")))
-    shown = selected(model, fields)
+    shown = selected(model, fields) or _listed(model)
     limit = min(_natural(fields, "limit", DEFAULT_LIMIT), MAX_LIMIT)
     offset = _natural(fields, "offset", 0)
     statement = select(model).where(chosen).order_by(*order(model, fields.get("order")))
@@ -97,6 +97,13 @@ def selected(model: type[Record], fields: Mapping[str, Any]) -> frozenset[str] |
         if not isinstance(name, str) or name not in names:
             raise Unprocessable(f"select names {name!r}, which is not an attribute of {model.__tablename__}")
     return frozenset(wanted)
+
+
+def _listed(model: type[Record]) -> frozenset[str] | None:
+    """Return the attributes that a list has unless ``select`` names others; None for all of them."""
+    if not model.UNLISTED:
+        return None
+    return (records.COMPUTED | records.columns(model).keys()) - model.UNLISTED
 
 
 def order(model: type[Record], wanted: Any) -> list[ColumnElement[Any]]:

@@ -12,6 +12,7 @@ import json
 from sqlalchemy import and_, func, or_, select
 
 from arv_ssh import uuids
+from arv_ssh.embedded import results
 from arv_ssh.embedded.call import Call, root_user_uuid
 from arv_ssh.embedded.models import (
     CANCELLED,
@@ -26,7 +27,7 @@ from arv_ssh.embedded.models import (
 
 WORK = (
     "command", "container_image", "cwd", "environment", "mounts", "output_path", "output_properties",
-    "output_storage_classes", "runtime_constraints", "scheduling_parameters",
+    "output_storage_classes", "published_ports", "runtime_constraints", "scheduling_parameters",
 )  # fmt: skip
 """The attributes that a container takes over from its request."""
 REUSE_KEY = ("command", "container_image", "cwd", "environment", "mounts", "output_path", "runtime_constraints")
@@ -87,6 +88,7 @@ def follow(call: Call, request: ContainerRequest) -> None:
         container = call.session.get_one(Container, request.container_uuid)
         if container.state in ENDED:
             request.state = FINAL
+            results.keep(call, request, container)
         update_priority(call, container)
 
 
@@ -123,8 +125,10 @@ def container_ended(call: Call, container: Container) -> None:
         again = request.priority > 0 and request.container_count < request.container_count_max
         if container.state == CANCELLED and again:
             retry = retry or _new_container(call, request)
+            results.keep_log_of(call, request, container)
             _assign(request, retry)
         else:
             request.state = FINAL
+            results.keep(call, request, container)
     if retry is not None:
         update_priority(call, retry)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, Index, Text, text
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, ForeignKey, Index, Text, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
@@ -67,11 +67,12 @@ class Base(DeclarativeBase):
 
 
 class Record(Base):
-    """The common attributes. ``HIDDEN`` columns never leave the database."""
+    """The common attributes. ``HIDDEN`` columns never leave the database; ``UNLISTED`` ones only when selected."""
 
     __abstract__ = True
     UUID_TYPE: ClassVar[str]
     HIDDEN: ClassVar[frozenset[str]] = frozenset()
+    UNLISTED: ClassVar[frozenset[str]] = frozenset()
 
     uuid: Mapped[str] = mapped_column(primary_key=True)
     owner_uuid: Mapped[str] = mapped_column(index=True)
@@ -178,12 +179,14 @@ class Container(Record):
     priority: Mapped[int] = mapped_column(default=0)
     progress: Mapped[float | None]
     properties: Mapped[dict[str, Any]] = _dict(server_default=text("'{}'"))
+    published_ports: Mapped[dict[str, Any]] = _dict(server_default=text("'{}'"))
     runtime_constraints: Mapped[dict[str, Any]] = _dict()
     runtime_status: Mapped[dict[str, Any]] = _dict()
     runtime_user_uuid: Mapped[str | None]
     scheduling_parameters: Mapped[dict[str, Any]] = _dict()
     started_at: Mapped[datetime | None]
     state: Mapped[str] = mapped_column(default=QUEUED)
+    subrequests_cost: Mapped[float] = mapped_column(default=0.0, server_default=text("0"))
     reuse_key: Mapped[str] = mapped_column(index=True)
 
     __table_args__ = (Index("containers_by_state_and_priority", "state", "priority"),)
@@ -217,9 +220,41 @@ class ContainerRequest(Record):
     output_uuid: Mapped[str | None]
     priority: Mapped[int] = mapped_column(default=0)
     properties: Mapped[dict[str, Any]] = _dict()
+    published_ports: Mapped[dict[str, Any]] = _dict(server_default=text("'{}'"))
     requesting_container_uuid: Mapped[str | None]
     runtime_constraints: Mapped[dict[str, Any]] = _dict()
     scheduling_parameters: Mapped[dict[str, Any]] = _dict()
     state: Mapped[str] = mapped_column(default=UNCOMMITTED)
     submitted_by_user_uuid: Mapped[str | None]
     use_existing: Mapped[bool] = mapped_column(default=True)
+
+
+class Collection(Record):
+    """Files in Keep, by their blocks. ``is_trashed`` is the user's word; in the trash it is from ``trash_at`` on."""
+
+    __tablename__ = "collections"
+    UUID_TYPE = uuids.COLLECTION
+    HIDDEN = frozenset({"manifest_size"})
+    UNLISTED = frozenset({"manifest_text"})
+
+    delete_at: Mapped[datetime | None] = mapped_column(index=True)
+    description: Mapped[str | None]
+    file_count: Mapped[int] = mapped_column(default=0)
+    file_size_total: Mapped[int] = mapped_column(BigInteger, default=0)
+    is_trashed: Mapped[bool] = mapped_column(default=False)
+    manifest_size: Mapped[int] = mapped_column(default=0)
+    manifest_text: Mapped[str] = mapped_column(default="")
+    name: Mapped[str | None]
+    portable_data_hash: Mapped[str] = mapped_column(index=True)
+    properties: Mapped[dict[str, Any]] = _dict()
+    replication_desired: Mapped[int | None]
+    storage_classes_desired: Mapped[list[str]] = _list("default")
+    trash_at: Mapped[datetime | None]
+
+    def computed(self) -> dict[str, Any]:
+        constant: dict[str, Any] = {
+            "current_version_uuid": self.uuid, "preserve_version": False, "replication_confirmed": None,
+            "replication_confirmed_at": None, "storage_classes_confirmed": [], "storage_classes_confirmed_at": None,
+            "version": 1,
+        }  # fmt: skip
+        return constant | {"is_trashed": self.trash_at is not None and self.trash_at <= datetime.now(UTC)}

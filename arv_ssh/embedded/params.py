@@ -69,6 +69,16 @@ def attributes(fields: Mapping[str, Any], singular: str) -> dict[str, Any]:
     return wrapped
 
 
+def flag(fields: Mapping[str, Any], name: str) -> bool:
+    """Read a parameter that is true or false, in JSON or as text; without it, false."""
+    value = fields.get(name) or False
+    if isinstance(value, str):
+        value = loads(value, name) if value != "1" else True
+    if not isinstance(value, bool):
+        raise BadRequest(f"{name} must be true or false")
+    return value
+
+
 def _json_object(body: bytes) -> dict[str, Any]:
     value = loads(_text(body), "the body")
     if not isinstance(value, dict):

@@ -6,16 +6,17 @@ answered as if it did not exist (404); one that may be read but not written is a
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, bindparam, or_, select, true
+from sqlalchemy import ColumnElement, and_, bindparam, or_, select, true
 from sqlalchemy.orm import InstrumentedAttribute
 
 from arv_ssh import uuids
 from arv_ssh.embedded.call import Call
 from arv_ssh.embedded.models import (
     ApiClientAuthorization,
+    Collection,
     Container,
     ContainerRequest,
     Group,
@@ -76,7 +77,7 @@ def _owners(call: Call) -> set[str]:
     return {uuid for uuid, level in levels(call).items() if _passes_on(uuid, level)}
 
 
-def _one_of(column: InstrumentedAttribute[Any], known: Collection[str]) -> ColumnElement[bool]:
+def _one_of(column: InstrumentedAttribute[Any], known: Iterable[str]) -> ColumnElement[bool]:
     """Return the condition that ``column`` is one of the UUIDs ``known``, however many a colleague has shared.
 
     They are written into the statement: databases limit its parameters (SQLite to 32,766, PostgreSQL to 65,535).
@@ -84,8 +85,22 @@ def _one_of(column: InstrumentedAttribute[Any], known: Collection[str]) -> Colum
     return column.in_(bindparam(None, sorted(known), expanding=True, literal_execute=True))
 
 
-def readable(call: Call, model: type[Record]) -> ColumnElement[bool]:
-    """Return the SQL condition for the records of ``model`` that the caller may read."""
+def readable(call: Call, model: type[Record], *, trashed: bool | None = None) -> ColumnElement[bool]:
+    """Return the SQL condition for the records of ``model`` that the caller may read.
+
+    ``trashed`` says whether those in the trash are among them; by default, as the caller has asked.
+    """
+    if model is Collection and not (call.include_trash if trashed is None else trashed):
+        return and_(_reachable(call, model), not_in_trash(call))
+    return _reachable(call, model)
+
+
+def not_in_trash(call: Call) -> ColumnElement[bool]:
+    """Return the SQL condition for collections that are not in the trash now."""
+    return or_(Collection.trash_at.is_(None), Collection.trash_at > call.now)
+
+
+def _reachable(call: Call, model: type[Record]) -> ColumnElement[bool]:
     if call.caller.is_admin:
         return true()
     if model is ApiClientAuthorization:

@@ -25,7 +25,9 @@ MAX_INTEGER = 2**31 - 1
 """The largest value of an integer attribute in Arvados' own database."""
 COMPUTED = frozenset({
     "kind", "etag", "href", "full_name", "is_invited", "head_kind", "tail_kind", "api_token", "created_by_ip_address",
-    "last_used_at", "last_used_by_ip_address",
+    "last_used_at", "last_used_by_ip_address", "current_version_uuid", "file_count", "file_size_total",
+    "preserve_version", "replication_confirmed", "replication_confirmed_at", "storage_classes_confirmed",
+    "storage_classes_confirmed_at", "version",
 })  # fmt: skip
 """Parts of records that are never taken from a client, but ignored, so that a record can be sent back as it came."""
 

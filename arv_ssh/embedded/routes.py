@@ -10,10 +10,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from arv_ssh.embedded import accounts, containers, filters, params, permissions, records, requests, tokens
+from arv_ssh.embedded import (
+    accounts,
+    collections,
+    containers,
+    filters,
+    params,
+    permissions,
+    records,
+    requests,
+    tokens,
+)
 from arv_ssh.embedded.call import Attributes, Call
 from arv_ssh.embedded.models import (
     ApiClientAuthorization,
+    Collection,
     Container,
     ContainerRequest,
     Group,
@@ -29,7 +40,10 @@ Fields = dict[str, Any]
 
 @dataclass(frozen=True)
 class Resource:
-    """One resource's rules. ``update_level`` is the permission that a caller needs on a record to change it."""
+    """One resource's rules. ``update_level`` is the permission that a caller needs on a record to change it.
+
+    ``show`` is for a resource whose records have other names beside their UUIDs.
+    """
 
     model: type[Record]
     create: Callable[[Call, Attributes], Record | tuple[Record, str]]
@@ -37,6 +51,7 @@ class Resource:
     delete: Callable[[Call, Any], None]
     update_level: int = permissions.WRITE
     delete_level: int = permissions.MANAGE
+    show: Callable[[Call, str], Fields] | None = None
 
 
 RESOURCES = {
@@ -51,6 +66,7 @@ RESOURCES = {
         Resource(Container, containers.refuse_create, containers.update, containers.refuse_delete, permissions.READ,
                  permissions.READ),
         Resource(ContainerRequest, requests.create, requests.update, requests.delete),
+        Resource(Collection, collections.create, collections.update, collections.trash, show=collections.show),
     )
 }  # fmt: skip
 
@@ -108,6 +124,8 @@ class ApiRequest:
         return self._select(resource, records.render(made))
 
     def _get(self, resource: Resource, uuid: str) -> Fields:
+        if resource.show is not None:
+            return self._select(resource, resource.show(self.call, uuid))
         return self._select(resource, records.render(permissions.find(self.call, resource.model, uuid)))
 
     def _update(self, resource: Resource, uuid: str) -> Fields:
@@ -142,6 +160,11 @@ def _current_container(call: Call, _: str) -> Fields:
     return records.render(containers.current(call))
 
 
+def _secret_mounts(call: Call, uuid: str) -> Fields:
+    containers.check_own(call, permissions.find(call, Container, uuid))
+    return {"secret_mounts": {}}  # no request can have any: see arv_ssh.embedded.work
+
+
 def _lock(call: Call, uuid: str) -> Fields:
     container = permissions.find(call, Container, uuid)
     containers.lock(call, container)
@@ -166,5 +189,6 @@ SPECIAL: dict[tuple[str, int, str], tuple[str, Callable[[Call, str], Fields]]] =
     ("containers", 3, "lock"): ("POST", _lock),
     ("containers", 3, "unlock"): ("POST", _unlock),
     ("containers", 3, "auth"): ("GET", _auth),
+    ("containers", 3, "secret_mounts"): ("GET", _secret_mounts),
 }
 """Paths beside the common methods, by resource, number of parts and last part: their method and their answer."""

@@ -106,12 +106,19 @@ def create(call: Call, attributes: Attributes) -> tuple[ApiClientAuthorization, 
 
 
 def create_for_container(call: Call, container: Container, user_uuid: str) -> ApiClientAuthorization:
-    """Make the token with which a crunch-run keeps ``container``'s record and does nothing else."""
+    """Make the token with which a crunch-run keeps ``container``'s record, and reads and makes its user's collections.
+
+    A stock crunch-run also gives it to arv-mount and, if asked for, to the container itself. In a real Arvados it does
+    whatever the user may do.
+    """
     token = records.new(call, ApiClientAuthorization, {}, ())
     own = f"/arvados/v1/containers/{container.uuid}"
     token.owner_uuid = user_uuid
     token.scopes = [
         *(f"{method} {own}" for method in ("GET", "PATCH", "PUT")),
+        f"GET {own}/secret_mounts",
+        *(f"{method} /arvados/v1/collections" for method in ("GET", "POST")),
+        "GET /arvados/v1/collections/",
         "GET /arvados/v1/containers/current",
         "GET /arvados/v1/users/current",
         "GET /arvados/v1/api_client_authorizations/current",

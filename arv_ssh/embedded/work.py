@@ -9,6 +9,7 @@ from __future__ import annotations
 import posixpath
 from typing import Any
 
+from arv_ssh.embedded import published_ports
 from arv_ssh.embedded.call import Call
 from arv_ssh.embedded.models import ContainerRequest
 from arv_ssh.errors import Forbidden, Unprocessable
@@ -33,6 +34,7 @@ def check_work(request: ContainerRequest, *, committed: bool) -> None:
     for target, mount in request.mounts.items():
         _check_mount(target, mount)
     _check_constraints(request.runtime_constraints)
+    published_ports.check(request)
 
 
 def _check_environment(environment: dict[str, Any]) -> None:

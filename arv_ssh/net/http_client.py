@@ -147,6 +147,8 @@ class ClientConnection(asyncio.Protocol):
         """The TLS layer beneath, if any: it can be aborted before ``transport`` exists."""
         self._exchange = Exchange(peer, protocol)
         self._stall = stall
+        self.received = self.sent = 0
+        """Bytes of heads and bodies so far, without those after a switch to another protocol."""
         self._last_byte = 0.0
         self._error: HttpError | None = None
         self._changed = asyncio.Event()
@@ -164,6 +166,7 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.transport.pause_reading()
         self._exchange.receive(data)
+        self.received += len(data)
         self._note_byte()
         self._changed.set()
 
@@ -189,6 +192,11 @@ class ClientConnection(asyncio.Protocol):
 
     # Called by the owner.
 
+    @property
+    def protocol(self) -> str:
+        """Return the protocol to which the connection may switch, "" for none."""
+        return self._exchange.protocol
+
     def fail(self, error: HttpError) -> None:
         """Raise ``error`` where the answer is awaited, once the bytes that did arrive are used up."""
         self._error = self._error or error
@@ -200,23 +208,23 @@ class ClientConnection(asyncio.Protocol):
     def send(self, method: str, target: str, headers: Sequence[tuple[str, str]], body: bytes = b"") -> None:
         """Send a whole request; ``headers`` give the length of a body."""
         head = self._exchange.request(method, target, [(name.encode(), value.encode()) for name, value in headers])
-        self.transport.write(head + self._exchange.data(body) + self._exchange.finish())
+        self._write(head + self._exchange.data(body) + self._exchange.finish())
 
     def begin(self, method: str, target: str, headers: Headers) -> None:
         """Send the head of a request whose body follows by :meth:`write` and :meth:`finish`."""
-        self.transport.write(self._exchange.request(method, target, headers))
+        self._write(self._exchange.request(method, target, headers))
 
     async def write(self, piece: bytes) -> None:
         """Send a piece of the body; return when the connection takes more. Raises OSError once it is lost."""
         self._check_writable()
-        self.transport.write(self._exchange.data(piece))
+        self._write(self._exchange.data(piece))
         self._note_byte()
         await self._writable.wait()
         self._check_writable()
 
     def finish(self) -> None:
         """End the body."""
-        self.transport.write(self._exchange.finish())
+        self._write(self._exchange.finish())
 
     async def head(self, on_continue: Callable[[], None] | None = None) -> Head:
         """Wait for the head of the answer: of a 101, or the final one. Call ``on_continue`` for each 100 before it."""
@@ -290,6 +298,10 @@ class ClientConnection(asyncio.Protocol):
             except TimeoutError as error:
                 if self._last_byte + self._stall <= deadline:  # nothing was sent meanwhile either
                     raise GatewayTimeout(f"{self._exchange.peer} has sent nothing for {self._stall:g} s") from error
+
+    def _write(self, data: bytes) -> None:
+        self.transport.write(data)
+        self.sent += len(data)
 
     def _check_writable(self) -> None:
         if self._error is not None or self.transport.is_closing():

@@ -21,6 +21,10 @@ HEAD_LIMIT = 16 * 1024
 BODY_LIMIT = 64 * 1024
 """Bytes of an error's body that are kept; a sentence in JSON has some 200, a proxy's HTML page a few thousand."""
 
+SAME_USERNAME = ("X-Arvados-Ssh-Username", "login_username")
+"""The header by which our clients say that their SSH user name is the ``login_username`` they ask for, so that another
+one is a mistake. Stock clients send the local user's name, whatever they ask for."""
+
 _HEAD_END = b"\r\n\r\n"
 _PREFIX = b"HTTP/1."
 _STATUS_LINE = re.compile(r"HTTP/1\.[01] ([1-9][0-9]{2})(?: (.*))?")

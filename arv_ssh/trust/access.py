@@ -98,15 +98,23 @@ def check_allowed(policy: ShellAccess, user: Record, container: Record, requests
         return
     if not policy.user:
         raise Forbidden(f"only administrators may enter container {uuid}: this cluster limits shell access to them")
+    check_submitter(user, container, requests, "enter it")
+
+
+def check_submitter(user: Record, container: Record, requests: Sequence[Record], action: str) -> None:
+    """Raise :class:`Forbidden` unless ``user`` submitted all ``requests`` that ``container`` serves.
+
+    ``action`` is what the user wants to do, such as "enter it".
+    """
     if len(requests) > MOST_REQUESTS:
         raise Forbidden(
-            f"container {uuid} runs for more than {MOST_REQUESTS} requests, which are not looked through; only "
-            "administrators may enter it"
+            f"container {container['uuid']} runs for more than {MOST_REQUESTS} requests, which are not looked through; "
+            f"only administrators may {action}"
         )
     if not requests or not all(_submitted(request, container, user_uuid(user)) for request in requests):
         raise Forbidden(
-            f"container {uuid} runs for requests that other users submitted; "
-            "only a user who submitted all of them may enter it"
+            f"container {container['uuid']} runs for requests that other users submitted; "
+            f"only a user who submitted all of them may {action}"
         )
 
 

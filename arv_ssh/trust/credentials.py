@@ -16,6 +16,7 @@ CLOCK_SKEW = 60
 HOST_KEY_LABEL = b"arv-ssh host key v1"
 ECDSA_HOST_KEY_LABEL = b"arv-ssh ECDSA host key v1"
 USER_CREDENTIAL_LABEL = b"arv-ssh user credential v1\n"
+ANY_USERNAME_LABEL = b"arv-ssh any ssh username v1\n"
 CONTAINER_TOKEN_LABEL = "arv-ssh container token v1\n"  # noqa: S105 - a label, not a token
 CONTROLLER_AUTH_LABEL = "arv-ssh controller v2\n"
 TOKEN_DIGEST_LABEL = "arv-ssh token digest v1\n"  # noqa: S105
@@ -51,6 +52,15 @@ def session_auth(secret: str, request_proof: str, gateway_address: str, session:
 def user_credential(secret: str, session: str) -> str:
     """Return the password of one session, for SSH libraries that cannot do the method ``none``."""
     return _hex(secret, USER_CREDENTIAL_LABEL + session.encode())
+
+
+def any_username(secret: str, session: str) -> str:
+    """Return the controller's word that the user name within SSH means nothing in this session.
+
+    It is for clients that are not ours: a stock one sends the local user's name there, whoever is to log in. Who that
+    is, ``session`` says in any case.
+    """
+    return _hex(secret, ANY_USERNAME_LABEL + session.encode())
 
 
 def host_key_seed(secret: str) -> bytes:

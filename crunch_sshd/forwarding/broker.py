@@ -136,6 +136,12 @@ class BrokerClient:
             except OSError:
                 running.child.kill()
 
+    @property
+    def spent(self) -> bool:
+        """Say whether no request will ever be answered any more."""
+        with self._lock:
+            return bool(self._failure) or (self._running is None and self._starts >= MAX_STARTS)
+
     def _connected(self, request: str, **values: Any) -> socket.socket:
         answer = self._ask(request, **values)
         with _closed_on_error(answer):

@@ -70,7 +70,8 @@ class Login:
     """The user whom the controller proved: login name ("" is the default user), its account, the session's password.
 
     ``user_credential`` and ``user_uuid`` are "" where the session was not signed: then no password is right. ``client``
-    is the user's address as the controller reports it, ``gateway`` the gateway's own as it is on the record.
+    is the user's address as the controller reports it, ``gateway`` the gateway's own as it is on the record. With
+    ``any_username`` the user name within SSH does not count: a stock client sends there who its user is at home.
     """
 
     login_username: str
@@ -81,6 +82,7 @@ class Login:
     user_uuid: str = ""
     client: str = ""
     gateway: str = ""
+    any_username: bool = False
 
 
 class Connection(GatewayServer):
@@ -192,7 +194,7 @@ class Connection(GatewayServer):
         return AUTH_FAILED
 
     def _is_sessions(self, username: str) -> bool:
-        return username == self._ssh_username
+        return self._login.any_username or username == self._ssh_username
 
     @property
     def _ssh_username(self) -> str:

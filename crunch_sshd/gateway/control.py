@@ -47,6 +47,13 @@ class Control:
         self._sock.close()
 
 
+def passed(descriptor: int) -> socket.socket:
+    """Return a socket that this process was started with; processes that it starts do not inherit it."""
+    sock = socket.socket(fileno=descriptor)
+    sock.set_inheritable(False)
+    return sock
+
+
 def pair() -> tuple[Control, socket.socket]:
     """Return one end, and the socket of the other for the process that is started with it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -12,6 +12,7 @@ import socket
 import threading
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -29,6 +30,7 @@ from arv_ssh.net.relay import Relay
 from arv_ssh.net.tls_transport import TlsLayer
 from arv_ssh.net.unproven import Place, Unproven
 from arv_ssh.trust.session_claim import SessionClaim
+from arv_ssh.webdav.server import DavServer
 from crunch_sshd.audit.channel_audit import GatewayAudit
 from crunch_sshd.audit.recording import Recordings
 from crunch_sshd.audit.refusals import Refusals
@@ -38,6 +40,9 @@ from crunch_sshd.gateway.connection import Connection, Login
 from crunch_sshd.gateway.connections import Connections
 from crunch_sshd.gateway.endpoint import Endpoint, Identity
 from crunch_sshd.gateway.memory_limit import MemoryLimit
+from crunch_sshd.gateway.ports import Ports
+from crunch_sshd.gateway.served import Served
+from crunch_sshd.gateway.services import Services
 from crunch_sshd.gateway.tunnel import Tunnel, Uplink
 from crunch_sshd.runtimes import Runtime
 from crunch_sshd.ssh import memory
@@ -65,7 +70,8 @@ class Gateway:
     where it differs from the one bound (0.0.0.0). With ``uplink`` there is no listening socket: controllers come
     through a tunnel, and whenever one stands ``moved`` is called, in the event loop, with the address to record.
     ``counted`` is called with the number of connections when one is opened or ends, by any thread, in order. With
-    ``memory`` (bytes) no session is opened while this process has nearly that much.
+    ``memory`` (bytes) no session is opened while this process has nearly that much. The container's ports are served,
+    and its logs where a ``log_directory`` has them; ``services`` may put others in the place of these.
     """
 
     def __init__(
@@ -86,6 +92,8 @@ class Gateway:
         moved: Callable[[str], Any] | None = None,
         counted: Callable[[int], Any] = lambda count: None,
         memory: int = 0,
+        log_directory: Path | None = None,
+        services: Callable[[Services], Services] = lambda served: served,
     ) -> None:
         self._container_uuid = container_uuid
         self._secret = secret
@@ -101,6 +109,11 @@ class Gateway:
             Trail(auditing.audit, auditing.audit_directory, f"gateway-{container_uuid}"),
             Recordings(None if auditing.recording == "off" else auditing.recording_directory),
         )
+        served = Served(
+            Ports(container_uuid, runtime, self._audit, self._memory.check_forward),
+            None if log_directory is None else DavServer(log_directory),
+        )
+        self._services = services(served)
         self._refusals = Refusals(self._audit, container_uuid)
         self._uplink = uplink
         self._tell_moved = moved
@@ -144,6 +157,7 @@ class Gateway:
             refused=self._refusals.record,
             check=self._memory.check_session,
             host_keys=algorithms.offered(self._options.algorithms).host_keys,
+            services=self._services,
         )
 
         unproven = Unproven(lambda: UNPROVEN_CONNECTIONS, self._tidy_later)
@@ -152,12 +166,12 @@ class Gateway:
 
         def accept() -> TlsLayer:
             place = Place(unproven)
-            http = HttpConnection(endpoint.handle, connections=once, asked=place.leave)
+            http = HttpConnection(endpoint.handle, endpoint.streams, connections=once, asked=place.leave)
             return TlsLayer(context, http, server_side=True, place=place)
 
         def accept_stream() -> TlsLayer:
             """Serve a stream of a tunnel, which a controller proved itself to open."""
-            return TlsLayer(context, HttpConnection(endpoint.handle), server_side=True)
+            return TlsLayer(context, HttpConnection(endpoint.handle, endpoint.streams), server_side=True)
 
         def moved(address: str) -> None:
             endpoint.moved(address)
@@ -299,6 +313,7 @@ class Gateway:
         """Close open connections, so that clients see an end and not a cut, then stop the loop."""
         if self._server is not None:
             self._server.close()
+        self._services.close()
         self._stopping = True
         if not self._relays:
             self._leave()

@@ -11,16 +11,16 @@ Started by :mod:`crunch_sshd.run.gateway_child`. It ends itself when crunch-run 
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arv_ssh import log
 from arv_ssh.errors import ArvSshError
 from arv_ssh.processes import core_dumps
 from crunch_sshd import gateway_options
-from crunch_sshd.gateway.control import Control
+from crunch_sshd.gateway.control import Control, passed
 from crunch_sshd.gateway_options import GatewayOptions
 
 if TYPE_CHECKING:
@@ -37,19 +37,12 @@ def main() -> int:
     log.configure()
     _be_killed_first()
     core_dumps.forbid()
-    control = Control(_passed(int(sys.argv[1])))
+    control = Control(passed(int(sys.argv[1])))
     try:
         return _serve(control, control.receive())
     except (ArvSshError, OSError) as error:
         control.send("failed", error=type(error).__name__, sentence=str(error))
         return 1
-
-
-def _passed(descriptor: int) -> socket.socket:
-    """Return a socket that crunch-run passed; processes that we start do not inherit it."""
-    sock = socket.socket(fileno=descriptor)
-    sock.set_inheritable(False)
-    return sock
 
 
 def _be_killed_first() -> None:
@@ -81,13 +74,14 @@ def _serve(control: Control, begin: dict[str, Any]) -> int:
         return 0
     from arv_ssh.config import session_options
     from crunch_sshd.forwarding import policy
+    from crunch_sshd.gateway.relayed import Relayed
 
     gateway = Gateway(
         container_uuid=uuid,
         secret=begin["secret"],
         runtime=_runtime(options.runtime, serve["container"], uuid),
         host=options.host,
-        listener=None if begin["listener"] is None else _passed(begin["listener"]),
+        listener=None if begin["listener"] is None else passed(begin["listener"]),
         accept_unsigned_sessions=options.accept_unsigned_sessions,
         policy=policy.from_json(options.forwarding),
         options=session_options.from_json(options.sessions),
@@ -95,7 +89,9 @@ def _serve(control: Control, begin: dict[str, Any]) -> int:
         uplink=uplink,
         moved=lambda address: control.send("moved", address=address),
         counted=lambda count: control.send("sessions", count=count),
+        services=lambda served: Relayed(serve["inner"], uuid, begin["secret"], served) if serve["inner"] else served,
         memory=options.memory,
+        log_directory=Path(options.log_directory) if options.log_directory else None,
     )
     control.send("serving", address=gateway.start())
     _until_told(control, events, gateway, uuid)
@@ -115,13 +111,20 @@ def _until_told(control: Control, events: Any, gateway: Gateway, uuid: str) -> N
     if not words:
         gateway.stop(f"the gateway of container {uuid} is starting again; reconnect")
     elif not words[0]:
-        gateway.stop(f"crunch-run, which ran container {uuid}, is gone")
+        gateway.stop(f"the program that kept the gateway of container {uuid} is gone; reconnect")
     else:
         gateway.stop(words[0]["reason"])
 
 
 def _runtime(kind: str, container_id: str, name: str) -> Runtime:
-    """Return the runtime of a container by its full id; only that of an engine imports its SDK and connects to it."""
+    """Return the runtime of a container by its full id, or ``namespace`` by its program's pid.
+
+    Only that of an engine imports its SDK and connects to it.
+    """
+    if kind == "namespace":
+        from crunch_sshd.runtimes.namespace import NamespaceRuntime
+
+        return NamespaceRuntime(int(container_id), name)
     if kind != "docker":
         from crunch_sshd.runtimes import oci
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from arv_ssh import log
 from arv_ssh.api.client import ApiClient
-from arv_ssh.errors import BadGateway, GatewayTimeout, Unauthorized, Unavailable, Unprocessable
+from arv_ssh.errors import BadGateway, ConfigError, GatewayTimeout, Unauthorized, Unavailable, Unprocessable
+from crunch_sshd import gateway_options
 
 logger = logging.getLogger(__name__)
 
@@ -71,13 +72,32 @@ class ContainerRecord:
         return all(record.get(name) == value for name, value in attributes.items())
 
     def _patiently(self, call: Callable[[], dict[str, Any]], verb: str, patience: float) -> dict[str, Any]:
-        deadline = time.monotonic() + patience
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                return call()
-            except _PASSING as error:
-                if time.monotonic() + pause > deadline or not self._pause(pause):
-                    raise
-                log.event(logger, f"cannot {verb} the record, trying again", level=logging.WARNING, error=str(error))
-            pause = min(2 * pause, _LONGEST_PAUSE)
+        return patiently(call, f"{verb} the record", self._pause, patience)
+
+
+def api_client(environment: Mapping[str, str]) -> ApiClient:
+    """Return a client for the API that ``environment`` names."""
+    for name in ("ARVADOS_API_HOST", "ARVADOS_API_TOKEN"):
+        if not environment.get(name):
+            raise ConfigError(f"{name} is not set; the dispatcher sets it, or export it to run crunch-run by hand")
+    return ApiClient(
+        f"https://{environment['ARVADOS_API_HOST']}",
+        environment["ARVADOS_API_TOKEN"],
+        verify=not gateway_options.is_insecure(environment) and (environment.get("SSL_CERT_FILE") or True),
+    )
+
+
+def patiently(
+    call: Callable[[], dict[str, Any]], what: str, pause: Callable[[float], bool], patience: float = PATIENCE
+) -> dict[str, Any]:
+    """Return what ``call`` returns, trying again for ``patience`` seconds while the API is away."""
+    deadline = time.monotonic() + patience
+    seconds = _FIRST_PAUSE
+    while True:
+        try:
+            return call()
+        except _PASSING as error:
+            if time.monotonic() + seconds > deadline or not pause(seconds):
+                raise
+            log.event(logger, f"cannot {what}, trying again", level=logging.WARNING, error=str(error))
+        seconds = min(2 * seconds, _LONGEST_PAUSE)

@@ -30,6 +30,7 @@ from arv_ssh.net.listen import bind
 from crunch_sshd.gateway import control, memory_limit
 from crunch_sshd.gateway_options import GatewayOptions
 from crunch_sshd.run.gateway_leftovers import Leftovers
+from crunch_sshd.runtimes import host_processes
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class GatewayChild:
         self._leftovers = Leftovers()
         self._changed = threading.Condition()
         self._container = ""
+        self._inner = ""
         self._moved: Callable[[str], Any] = lambda address: None
         self._sessions: Callable[[int], Any] = lambda count: None
         self._control: control.Control | None = None
@@ -86,15 +88,22 @@ class GatewayChild:
                 raise self._failure or ArvSshError(f"the gateway's process was not ready within {START_TIMEOUT:g} s")
 
     def serve(
-        self, container_id: str, moved: Callable[[str], Any], sessions: Callable[[int], Any] = lambda count: None
+        self,
+        container_id: str,
+        moved: Callable[[str], Any],
+        sessions: Callable[[int], Any] = lambda count: None,
+        inner: str = "",
     ) -> str:
         """Serve the engine's container with this full id; return the address to record, "" while there is none yet.
 
+        With the runtime ``namespace`` it is the pid of the container's program. Logs and ports are relayed to the
+        gateway at ``inner`` where there is one.
         ``moved`` is called with each new address, on a thread of its own, and ``sessions`` with the number of sessions
         whenever one is opened or ends. Raises the gateway's error when it cannot serve that container.
         """
         with self._changed:
             self._container, self._moved, self._sessions, self._failure = container_id, moved, sessions, None
+            self._inner = inner
             self._tell_container()
             self._changed.wait_for(lambda: self._serving or self._failure, SERVE_TIMEOUT)
             if self._failure and not self._serving:
@@ -123,7 +132,7 @@ class GatewayChild:
     def _tell_container(self) -> None:
         """Say which container to serve, once that is known and a process is there to hear it. With the lock."""
         if self._control is not None and self._ready and self._container:
-            self._control.send("serve", container=self._container)
+            self._control.send("serve", container=self._container, inner=self._inner)
 
     # The supervising thread.
 
@@ -162,8 +171,15 @@ class GatewayChild:
                 self._control, self._ready, self._serving = None, False, False
             ours.close()
             self._sessions(0)
-        self._leftovers.end(self._container)
+        self._end_leftovers()
         return child.returncode
+
+    def _end_leftovers(self) -> None:
+        if self._options.runtime == "namespace":  # whose containers no engine knows
+            namespace = host_processes.pid_namespace(int(self._container)) if self._container else None
+            self._leftovers.end("", namespace)
+        else:
+            self._leftovers.end(self._container)
 
     def _spawn(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
         passed = [theirs.fileno()] + ([self._listener.fileno()] if self._listener is not None else [])

@@ -53,13 +53,17 @@ class Leftovers:
             self._gateway = child.pid
         return child
 
-    def end(self, container_id: str) -> None:
-        """End everything that a dead and reaped gateway left; returns at once."""
+    def end(self, container_id: str, namespace: int | None = None) -> None:
+        """End everything that a dead and reaped gateway left; returns at once.
+
+        The container is known by its engine's id, or, where that is "", by its pid ``namespace``.
+        """
         with self._lock:
             self._gateway = 0
         self._threads = [one for one in self._threads if one.is_alive()]
-        for work in (self._end_orphans, _hang_up_execs):
-            thread = threading.Thread(target=work, args=(container_id,), name="gateway-leftovers", daemon=True)
+        marks = ContainerIdentity(container_id or "no container", namespace)
+        for work in (lambda: self._end_orphans(marks), lambda: _hang_up_execs(container_id)):
+            thread = threading.Thread(target=work, name="gateway-leftovers", daemon=True)
             thread.start()
             self._threads.append(thread)
 
@@ -69,8 +73,7 @@ class Leftovers:
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _end_orphans(self, container_id: str) -> None:
-        marks = ContainerIdentity(container_id or "no container")
+    def _end_orphans(self, marks: ContainerIdentity) -> None:
         began = time.monotonic()
         sent: dict[int, int] = {}
         while ending := {one: pids for one in self._orphans() if (pids := _to_end(one, marks))}:

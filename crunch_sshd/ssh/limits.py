@@ -49,6 +49,15 @@ SMALL_PIECE = 4096
 WINDOW_SIZE = 2 * 1024 * 1024
 """Bytes a client may send ahead on a channel: what OpenSSH itself uses; 64 MiB made uploads four times slower."""
 
+ADDRESS_LENGTH = 64
+"""Characters of a client's address as a controller reports it; the longest, an IPv6 address with a zone, has fewer."""
+PORT_CONNECTIONS = 200
+"""HTTP requests and WebSockets to ports of the container at once, for all users: each takes up to half a megabyte.
+A browser makes six to one host, and a notebook has a WebSocket for each kernel. sshd: has none."""
+LOG_REQUESTS = 50
+"""Requests for logs at once, for all users: each takes up to a megabyte while its client reads slowly. sshd: has
+none."""
+
 RESIZE_INTERVAL = 0.02
 """Seconds between two changes of a terminal's size: of those that come sooner, only the newest counts. No screen
 redraws more often. sshd: each counts, which costs it microseconds."""

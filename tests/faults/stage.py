@@ -46,7 +46,10 @@ class Cluster(EmbeddedCluster):
             "SystemRootToken": secrets.token_hex(32), "ManagementToken": secrets.token_hex(32),
             "Services": {"Controller": {"ExternalURL": url, "InternalURLs": {url: {}}}},
             "TLS": {"Certificate": f"file://{directory.server_certificate}", "Key": f"file://{directory.server_key}"},
-            "Containers": {"ShellAccess": access, "LocalDispatch": {"PollInterval": 0.2}},
+            "Containers": {
+                "ShellAccess": access,
+                "LocalDispatch": {"PollInterval": 0.2, "LogDirectory": str(directory.container_log)},
+            },
             "EmbeddedAPI": {"Database": database},
         }  # fmt: skip
         directory.config.write_text(yaml.safe_dump({"Clusters": {CLUSTER_ID: section}}))

@@ -45,6 +45,7 @@ class Controller:
         """Ask for a session as ssh-proxy does; return the answer and the connection it came on."""
         connection = self.connect()
         headers = [("Authorization", f"Bearer {token}")] if token else []
+        headers.append(upgrade.SAME_USERNAME)
         form = {"login_username": "", "detach_keys": ""}
         connection.sendall(
             upgrade.request("POST", f"/arvados/v1/containers/{uuid}/ssh", self.address, headers, form)

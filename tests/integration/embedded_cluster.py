@@ -149,7 +149,7 @@ class PostgresqlCluster(EmbeddedCluster):
             "TLS": {"Certificate": f"file://{directory.server_certificate}", "Key": f"file://{directory.server_key}"},
             "Containers": {
                 "ShellAccess": {"Mode": "default-on", "Admin": True, "User": True},
-                "LocalDispatch": {"PollInterval": 0.2},
+                "LocalDispatch": {"PollInterval": 0.2, "LogDirectory": str(directory.container_log)},
             },
             "EmbeddedAPI": {"Database": self.database},
         }

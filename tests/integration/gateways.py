@@ -20,10 +20,13 @@ SECRET = credentials.container_secret(ROOT_TOKEN, UUID)
 
 
 class LoneGateway:
-    """A container, its gateway at ``address``, and the OpenSSH programs with a configuration that leads to it."""
+    """A container, its gateway at ``address`` with the process ``pid``, and OpenSSH with a way to it."""
 
-    def __init__(self, container: str, address: str, directory: Path) -> None:
+    def __init__(self, container: str, address: str, directory: Path, pid: int) -> None:
         self.container = container
+        self.address = address
+        self.directory = directory
+        self.pid = pid
         self._environment = os.environ | {"ROOT_TOKEN": ROOT_TOKEN}
         proxy = f"'{sys.executable}' -m tests.stock.controller {address} {UUID}"
         known_hosts = f"UserKnownHostsFile={directory}/known_hosts"
@@ -66,14 +69,16 @@ class LoneGateway:
 
 
 @contextmanager
-def lone_gateway(runtime: str, image: str, directory: Path, *options: str) -> Iterator[LoneGateway]:
-    """Run a container of the test image ``image`` with ``options`` of ``docker run``, and its gateway."""
+def lone_gateway(
+    runtime: str, image: str, directory: Path, *options: str, own: tuple[str, ...] = ()
+) -> Iterator[LoneGateway]:
+    """Run a container of the test image ``image`` with ``options`` of ``docker run``, and its gateway with its own."""
     sleep = ("busybox", "sleep") if image == "scratch" else ("sleep",)
     container = docker("run", "--detach", "--network", "none", *options, f"arv-ssh/{image}:test", *sleep, "1000000")
     (directory / "known_hosts").write_text(f"{UUID} {host_key.public_line(SECRET)}\n")
     command = [
         str(Path(sys.executable).with_name("crunch-sshd")), "--container-uuid", UUID, "--docker-container", container,
-        "--gateway-auth-secret", "env:SECRET", "--accept-unsigned-sessions", "--runtime", runtime,
+        "--gateway-auth-secret", "env:SECRET", "--accept-unsigned-sessions", "--runtime", runtime, *own,
     ]  # fmt: skip
     try:
         with subprocess.Popen(
@@ -83,7 +88,7 @@ def lone_gateway(runtime: str, image: str, directory: Path, *options: str) -> It
                 assert process.stdout is not None
                 address = process.stdout.readline().strip()
                 assert address, "the gateway did not start"
-                yield LoneGateway(container, address, directory)
+                yield LoneGateway(container, address, directory, process.pid)
             finally:
                 process.terminate()
     finally:

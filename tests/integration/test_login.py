@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -222,14 +223,25 @@ class TestNumbers:
 class TestStockWays:
     """A ProxyCommand that asks for one user, while ssh sends another: its own user's name, when none is given."""
 
-    @pytest.mark.parametrize(("asked", "typed"), [("root", "-l root"), ("", "-l _"), ("4711:4711", "-l 4711:4711")])
-    def test_told(self, start: Start, asked: str, typed: str) -> None:
-        """ssh ends without asking for a password, and a line says exactly what to type."""
+    @pytest.mark.parametrize(("asked", "uid"), [("root", b"0\n"), ("", b"0\n"), ("4711:4711", b"4711\n")])
+    def test_by_a_stock_controller(self, start: Start, asked: str, uid: bytes) -> None:
+        """The user who was asked for logs in, whatever ssh's user name is: a stock client sends the local user's."""
         gateway = start("busybox")
-        done = gateway.asking_for(asked, "-l", "alice", UUID, "id -u")
+        for name in ("alice", "root", "_"):
+            done = gateway.asking_for(asked, "-l", name, UUID, "id -u")
+            assert (done.returncode, done.stdout, done.stderr) == (0, uid, b"")
+
+    @pytest.mark.parametrize(("asked", "typed"), [("root", "-l root"), ("_", "-l _"), ("4711:4711", "-l 4711:4711")])
+    def test_by_our_own(self, cluster: EmbeddedCluster, ssh: Ssh, busybox: str, asked: str, typed: str) -> None:
+        """ssh ends without asking for a password, and a line says exactly what to type."""
+        proxy = proxy_command(cluster).replace("%r", asked)
+        done = ssh("-o", f"ProxyCommand={proxy}", "-o", "ControlPath=none", "-l", "alice", busybox, "id -u")
         assert (done.returncode, done.stdout) == (255, b"")
-        assert f"asked for the user '{asked or '_'}', but ssh logs in as 'alice'".encode() in done.stderr
+        assert f"asked for the user '{asked}', but ssh logs in as 'alice'".encode() in done.stderr
         assert typed in done.stderr.decode() and b"password" not in done.stderr.replace(b"Permission denied", b"")
-        done = gateway.asking_for(asked, *typed.split(), UUID, "id -u")
-        uid = {"root": b"0\n", "": b"0\n", "4711:4711": b"4711\n"}[asked]
-        assert (done.returncode, done.stdout, done.stderr) == (0, uid, b"")
+
+
+def proxy_command(cluster: EmbeddedCluster) -> str:
+    """Return the ProxyCommand of the cluster's ssh_config."""
+    (found,) = re.findall(r"^\s*ProxyCommand (.*)$", cluster.directory.ssh_config.read_text(), re.MULTILINE)
+    return str(found)

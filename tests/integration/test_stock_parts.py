@@ -54,6 +54,17 @@ def test_stock_client(
     assert (done.returncode, done.stdout) == (7, f"0\n{busybox}\n"), done.stderr
 
 
+@pytest.mark.parametrize("version", ["older", "newer"])
+def test_stock_client_of_another_local_user(
+    client_settings: dict[str, str], busybox: str, home: Path, version: str
+) -> None:
+    """The local user's name, which ssh sends, does not count: the session is root's, as the client asked for."""
+    options = ("-o", f"UserKnownHostsFile={home}/known_hosts")
+    command = stock_client(version, "shell", busybox, *options, "id -u; exit 7")
+    done = run(command, client_settings | {"STOCK_LOCAL_USER": "alice"}, home)
+    assert (done.returncode, done.stdout) == (7, "0\n"), done.stderr
+
+
 def test_stock_client_with_a_login_name(client_settings: dict[str, str], busybox: str, home: Path) -> None:
     """The login name before the UUID is who runs the command; a stream goes through whole."""
     options = ("-o", f"UserKnownHostsFile={home}/known_hosts")
@@ -162,12 +173,12 @@ def own_gateway(request: pytest.FixtureRequest, cluster: EmbeddedCluster) -> Ite
 
 
 def by_stock_controller(
-    cluster: EmbeddedCluster, gateway: tuple[str, str], username: str, command: str, home: Path
+    cluster: EmbeddedCluster, gateway: tuple[str, str], username: str, command: str, home: Path, local_user: str = ""
 ) -> subprocess.CompletedProcess[str]:
     uuid, address = gateway
     proxy = f"'{sys.executable}' -m tests.stock.controller {address} {uuid} '{username}'"
     ssh = ["ssh", "-o", f"ProxyCommand={proxy}", "-o", "StrictHostKeyChecking=accept-new"]
-    ssh += ["-o", f"UserKnownHostsFile={home}/known_hosts", f"{username or '_'}@{uuid}", command]
+    ssh += ["-o", f"UserKnownHostsFile={home}/known_hosts", f"{local_user or username or '_'}@{uuid}", command]
     return run(ssh, {"ROOT_TOKEN": cluster_config.load(cluster.directory.config).system_root_token}, home)
 
 
@@ -177,6 +188,8 @@ def test_stock_controller(cluster: EmbeddedCluster, own_gateway: tuple[str, str]
     done = by_stock_controller(cluster, own_gateway, "", "hostname; exit 3", home)
     assert (done.returncode, done.stdout) == (3, f"{own_gateway[0]}\n"), done.stderr
     done = by_stock_controller(cluster, own_gateway, "crunch", "id -un", home)
+    assert (done.returncode, done.stdout) == (0, "crunch\n"), done.stderr
+    done = by_stock_controller(cluster, own_gateway, "crunch", "id -un", home, local_user="alice")
     assert (done.returncode, done.stdout) == (0, "crunch\n"), done.stderr
 
 

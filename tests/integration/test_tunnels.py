@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -13,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.sync.client import connect
 
 from arv_ssh.api.client import ApiClient
 from arv_ssh.config import cluster_config
 from arv_ssh.dispatch.crunch_run import CrunchRun
+from arv_ssh.net.tls import client_context
 from arv_ssh.processes import process_lock
 from arv_ssh.trust import credentials
+from tests.integration import web_server
 from tests.integration.conftest import FOREVER
 from tests.integration.controllers import Controller, controller, new_user, ssh_config, started, submit, write_config
 from tests.integration.embedded_cluster import EmbeddedCluster, docker_container
@@ -28,6 +32,9 @@ from tests.timing import DEADLINE, wait_for
 POLICY = {"Mode": "default-on", "Admin": True, "User": True}
 PROGRAMS = Path(sys.executable).parent
 MEGABYTE = 1024 * 1024
+DOMAIN = "containers.localhost"
+PORT = 8765
+"""A port of the container, which is published."""
 
 
 def ip(*arguments: str) -> None:
@@ -83,7 +90,10 @@ class Site:
         self.controllers[name] = stack.enter_context(
             controller(
                 self.cluster, place, POLICY, host="0.0.0.0", port=self.ports[name],
-                Services={"Controller": {"InternalURLs": {url: {} for url in self.urls.values()}}},
+                Services={
+                    "Controller": {"InternalURLs": {url: {} for url in self.urls.values()}},
+                    "ContainerWebServices": {"ExternalURL": f"https://*.{DOMAIN}"},
+                },
                 EmbeddedAPI={"Database": f"sqlite:///{self.directory}/db.sqlite"}, API={"MaxGatewayTunnels": 2},
             )
         )  # fmt: skip
@@ -116,7 +126,10 @@ class Site:
     def node(self) -> Iterator[subprocess.Popen[bytes]]:
         """Run a container by a crunch-run that sits in the namespace, and end both."""
         user, self.token = new_user(self.root, "tunneller")
-        request = submit(self.root, user, command=list(FOREVER), container_image="arv-ssh/debian:test")
+        published = {str(PORT): {"access": "private", "label": "a test's", "initial_path": ""}}
+        request = submit(
+            self.root, user, command=list(FOREVER), container_image="arv-ssh/debian:test", published_ports=published
+        )
         self.uuid = request["container_uuid"]
         self.root.lock(self.uuid)
         token = self.root.container_auth(self.uuid)
@@ -226,6 +239,54 @@ def test_forwarding(site: Site, name: str) -> None:
         done = subprocess.run(command, input=b"hello", capture_output=True, timeout=DEADLINE)
         assert done.stdout == b"HELLO", done.stderr
         assert server.wait(DEADLINE) == 0
+
+
+def curl(site: Site, name: str, url: str, *options: str) -> tuple[int, str]:
+    """Ask a controller for a URL, whatever host it names; return the status and the body."""
+    command = ["curl", "-sS", "-k", "-w", "\n%{http_code}", "--connect-to", f"::127.0.0.1:{site.ports[name]}"]
+    command += ["-H", f"Authorization: Bearer {site.token}", *options, url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
+    body, _, status = done.stdout.rpartition("\n")
+    return int(status), body
+
+
+@pytest.mark.parametrize("name", ["far", "near"])
+def test_web_service(site: Site, name: str) -> None:
+    """A port of the container is reached through either controller; bodies pass, and WebSockets open."""
+    address = f"https://{site.uuid}-{PORT}.{DOMAIN}"
+    serve = ["python3", "-c", Path(web_server.__file__).read_text(), str(PORT)]
+    with subprocess.Popen(site.ssh(name, shlex.join(serve)), stdout=subprocess.PIPE, stdin=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        try:
+            assert server.stdout.readline() == b"serving\n"
+            status, body = curl(site, name, f"{address}/said", "-d", "x" * 100_000)
+            said = json.loads(body)
+            assert (status, said["body"], said["headers"]["host"]) == (200, 100_000, f"{site.uuid}-{PORT}.{DOMAIN}")
+            assert "authorization" not in said["headers"] and "x-arvados-no-forward" not in said["headers"]
+            plain = socket.create_connection(("127.0.0.1", site.ports[name]), DEADLINE)
+            headers = {"Authorization": f"Bearer {site.token}"}
+            with connect(
+                f"wss://{site.uuid}-{PORT}.{DOMAIN}/socket", sock=plain, ssl=client_context(insecure=True),
+                additional_headers=headers, open_timeout=DEADLINE,
+            ) as opened:  # fmt: skip
+                opened.send("hello")
+                assert opened.recv(timeout=DEADLINE) == "hello back"
+        finally:
+            server.kill()
+            site.run(name, f"pkill -f 'python3 -c.* {PORT}$'")
+    assert curl(site, name, f"{address}/said")[0] == 502
+
+
+@pytest.mark.parametrize("name", ["far", "near"])
+def test_log(site: Site, name: str) -> None:
+    """A live log is read through either controller, and a request is passed on only once."""
+    request = site.root.list("container_requests", filters=[["container_uuid", "=", site.uuid]])["items"][0]["uuid"]
+    url = f"https://{DOMAIN}/arvados/v1/container_requests/{request}/log/{site.uuid}"
+    status, body = curl(site, name, url, "-X", "PROPFIND", "-H", "Depth: 1")
+    assert status == 207 and f"/log/{site.uuid}/stderr.txt</D:href>" in body
+    status, body = curl(site, name, f"{url}/stderr.txt?no_forward=true")
+    assert status == (200 if name == "far" else 503), body
+    assert name == "far" or "now has its tunnel at another controller" in body
 
 
 def test_many_at_once(site: Site) -> None:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -59,6 +60,8 @@ class StockApi:
     containers: dict[str, Record] = field(default_factory=dict)
     requests: dict[str, Record] = field(default_factory=dict)
     readable: set[tuple[str, str]] = field(default_factory=set)
+    container_tokens: dict[str, str] = field(default_factory=dict)
+    """The containers of the tokens that crunch-runs were given, by their secrets."""
     failures: list[Failure] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
     url: str = ""
@@ -147,6 +150,8 @@ class _Handler(BaseHTTPRequestHandler):
             return user
         if parts == ["api_client_authorizations", "current"]:
             return {"uuid": "zzzzz-gj3su-077z32aux8dg2s1", "scopes": ["all"], "expires_at": None}
+        if parts[0] == "containers" and parts[2:] == ["auth"]:
+            return self._auth(user, parts[1])
         if parts[0] == "containers" and len(parts) == 2:
             return self._container(user, parts[1])
         if parts == ["container_requests"] and self.seen.method == "GET":
@@ -157,18 +162,23 @@ class _Handler(BaseHTTPRequestHandler):
         api = self.server.api
         scheme, _, token = self.seen.headers.get("authorization", "").partition(" ")
         secret = token.split("/")[-1] if token.startswith("v2/zzzzz-") else token
+        if scheme == "Bearer" and secret in api.container_tokens:
+            return {"uuid": "zzzzz-tpzed-000000000000000", "is_admin": False, "runs": api.container_tokens[secret]}
         if scheme not in ("Bearer", "OAuth2") or secret not in api.tokens:
             raise _Refused(401, "Not logged in (req-1k2v3a4d5o6s7x8y9z0a)")
         return api.users[api.tokens[secret]]
 
     def _container(self, user: Record, uuid: str) -> Record:
         container = self.server.api.containers.get(uuid)
-        if container is None or not (user["is_admin"] or (user["uuid"], uuid) in self.server.api.readable):
+        known = user["is_admin"] or user.get("runs") == uuid or (user["uuid"], uuid) in self.server.api.readable
+        if container is None or not known:
             raise _Refused(404, "Path not found (req-1k2v3a4d5o6s7x8y9z0a)")
         if self.seen.method in ("PATCH", "PUT"):
-            if not user["is_admin"]:
+            if not (user["is_admin"] or user.get("runs") == uuid):
                 raise _Refused(403, "#<ArvadosModel::PermissionDeniedError: ArvadosModel::PermissionDeniedError>")
             changes = self.seen.json["container"]
+            if "gateway_address" in changes and changes.get("state", container["state"]) != "Running":
+                raise _Refused(422, "gateway_address cannot be modified in state " + str(container["state"]))
             for name in changes:
                 if name not in container:
                     raise _Refused(
@@ -176,6 +186,14 @@ class _Handler(BaseHTTPRequestHandler):
                     )
             container.update(changes)
         return container
+
+    def _auth(self, user: Record, uuid: str) -> Record:
+        """Give the token of a container to whoever locked it."""
+        if not user["is_admin"] or self.server.api.containers[uuid]["state"] not in ("Locked", "Running"):
+            raise _Refused(403, "Not locked by your token")
+        secret = next((one for one, its in self.server.api.container_tokens.items() if its == uuid), token_hex(20))
+        self.server.api.container_tokens[secret] = uuid
+        return {"uuid": "zzzzz-gj3su-" + uuid[-15:], "api_token": secret}
 
     def _list(self, user: Record) -> Record:
         given = {name: values[0] for name, values in parse_qs(self.seen.query).items()}

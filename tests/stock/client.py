@@ -20,6 +20,7 @@ from urllib.parse import urlencode
 from tests.stock.pump import pump
 
 HOST, TOKEN = os.environ["ARVADOS_API_HOST"], os.environ["ARVADOS_API_TOKEN"]
+LOCAL_USER = os.environ.get("STOCK_LOCAL_USER", "")
 
 
 class TunnelError(Exception):
@@ -101,12 +102,15 @@ def connect_ssh(version: str, arguments: list[str]) -> int:
 
 
 def shell(version: str, arguments: list[str]) -> int:
-    target = arguments[0] if "@" in arguments[0] else f"root@{arguments[0]}"
+    target = arguments[0]
     status = connect_ssh(version, ["-probe-only", target])
     if status:
         return status
     proxy = f"'{sys.executable}' -m tests.stock.client {version} connect-ssh '{target}'"
-    os.execvp("ssh", ["ssh", "-o", f"ProxyCommand {proxy}", "-o", "StrictHostKeyChecking no", target, *arguments[1:]])
+    # Without a name before the UUID, ssh's user name is that of the local user. Tests run as one, and name another.
+    local = ["-o", f"User={LOCAL_USER}"] if LOCAL_USER and "@" not in target else []
+    options = ["-o", f"ProxyCommand {proxy}", "-o", "StrictHostKeyChecking no", *local]
+    os.execvp("ssh", ["ssh", *options, target, *arguments[1:]])
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from arv_ssh import __version__
 from arv_ssh.cli import main as arv_ssh_main
 from arv_ssh.dispatch import local
 from crunch_sshd import crunch_run, crunch_sshd
+from crunch_sshd.beside import command_line as beside
 from proxycommand import __main__ as arvados_client
 from proxycommand import arguments, command_line, ssh_proxy
 from tests.timing import DEADLINE
@@ -26,7 +27,7 @@ from tests.timing import DEADLINE
 ROOT = Path(__file__).parents[2]
 PARSERS = {
     "arvados-client": command_line.parser, "arv-ssh": arv_ssh_main.parser, "crunch-run": crunch_run.parser,
-    "crunch-sshd": crunch_sshd.parser, "crunch-dispatch-local": local.parser,
+    "crunch-sshd": crunch_sshd.parser, "crunch-run-beside": beside.parser, "crunch-dispatch-local": local.parser,
 }  # fmt: skip
 PAGES = sorted((ROOT / "docs" / "man").iterdir())
 

@@ -26,10 +26,19 @@ WITHOUT = {
     "arv_ssh/cli/controller.py": "tests/integration/test_lifecycle.py runs the command",
     "arv_ssh/cli/daemons.py": "tests/integration/test_cluster.py starts and ends daemons with it",
     "arv_ssh/cli/sessions.py": "tests/integration/test_session_admin.py runs the command",
+    "arv_ssh/client/download.py": "tests/integration/test_logs.py reads logs with it",
     "arv_ssh/client/forward.py": "tests/integration/test_python.py forwards through it",
     "arv_ssh/client/stream.py": "tests/unit/arv_ssh/client/test_connect.py reads and writes through it",
+    "arv_ssh/controller/api_calls.py":
+        "tests/unit/arv_ssh/controller/shell/test_endpoint.py has the API answer, refuse and hang",
+    "arv_ssh/controller/logs.py": "tests/integration/test_logs.py asks for live logs and for kept ones",
+    "arv_ssh/controller/peers/forward_request.py":
+        "tests/integration/test_tunnels.py asks one controller for what only another one reaches",
     "arv_ssh/controller/process/main.py": "tests/integration/test_lifecycle.py sends its signals",
     "arv_ssh/controller/process/supervisor.py": "tests/integration/test_lifecycle.py ends its workers",
+    "arv_ssh/controller/web_services/authorize.py":
+        "tests/integration/test_web_services.py is refused for each reason",
+    "arv_ssh/controller/web_services/endpoint.py": "tests/integration/test_web_services.py asks for web services",
     "arv_ssh/dispatch/local.py": "tests/integration/test_dispatch.py runs the dispatcher",
     "arv_ssh/embedded/call.py": "tests/unit/arv_ssh/embedded/test_api.py makes the calls",
     "arv_ssh/embedded/migrations/env.py": "tests/unit/arv_ssh/embedded/test_migrations.py migrates with it",
@@ -37,12 +46,16 @@ WITHOUT = {
     "arv_ssh/embedded/migrations/versions/v0002_container_properties.py":
         "tests/unit/arv_ssh/embedded/test_migrations.py runs it",
     "arv_ssh/embedded/migrations/versions/v0003_submitter.py": "tests/unit/arv_ssh/embedded/test_migrations.py runs it",
+    "arv_ssh/embedded/migrations/versions/v0005_published_ports.py":
+        "tests/unit/arv_ssh/embedded/test_migrations.py runs it",
     "arv_ssh/embedded/models.py": "tests/unit/arv_ssh/embedded/test_store.py keeps records in it",
     "arv_ssh/embedded/postgresql.py": "tests/unit/arv_ssh/embedded/conftest.py runs every test of the store on it",
     "arv_ssh/embedded/records.py": "tests/unit/arv_ssh/embedded/test_api.py asks for records of every kind",
     "arv_ssh/embedded/routes.py": "tests/unit/arv_ssh/embedded/test_api.py asks for every route",
     "arv_ssh/embedded/sqlite.py": "tests/unit/arv_ssh/embedded/test_store.py opens databases with it",
     "arv_ssh/processes/core_dumps.py": "tests/security/test_secrets.py looks for core dumps and traces the programs",
+    "crunch_sshd/beside/sidecar.py": "tests/integration/test_beside.py kills it, and whom it serves and asks",
+    "crunch_sshd/beside/sidecar_start.py": "tests/integration/test_beside.py looks at what the sidecar has of the job",
     "crunch_sshd/crunch_sshd.py": "tests/unit/test_command_lines.py reads its command line, tests/integration runs it",
     "crunch_sshd/forwarding/broker_answers.py":
         "tests/unit/crunch_sshd/forwarding/test_broker.py has a hostile broker give them",
@@ -51,6 +64,7 @@ WITHOUT = {
         "tests/unit/crunch_sshd/gateway/test_gateway.py opens, lists and ends connections",
     "crunch_sshd/gateway/control.py": "tests/integration/test_gateway_dies.py has both ends talk",
     "crunch_sshd/gateway/process.py": "tests/integration/test_gateway_dies.py runs it",
+    "crunch_sshd/gateway/services.py": "tests/unit/crunch_sshd/gateway/test_endpoint.py asks for services",
     "crunch_sshd/inside/broker/dial.py": "tests/integration/test_forwarding.py has it dial in a container",
     "crunch_sshd/inside/enter.py": "tests/conformance/test_inside.py enters containers with it",
     "crunch_sshd/inside/linux.py": "tests/conformance/test_inside.py sees the effect of each system call",
@@ -84,6 +98,8 @@ WITHOUT = {
     "proxycommand/completion.py": "tests/unit/test_completions.py has shells complete",
     "proxycommand/doctor.py": "tests/integration/test_doctor.py runs the command",
     "proxycommand/forward.py": "tests/integration/test_native.py runs the command",
+    "proxycommand/logs.py": "tests/integration/test_logs.py runs the command",
+    "proxycommand/open_port.py": "tests/integration/test_logs.py runs the command",
     "proxycommand/host_names.py": "tests/unit/test_completions.py has shells complete the names",
 }
 

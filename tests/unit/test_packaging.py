@@ -25,10 +25,10 @@ SOURCES = (
     "setup.py", "pyproject.toml", "requirements.lock", "MANIFEST.in", "README.md", "CHANGELOG.md", "CONTRIBUTING.md",
     "LICENSE", "SECURITY.md",
 )  # fmt: skip
-PROGRAMS = ("arvados-client", "arv-ssh", "crunch-run", "crunch-sshd", "crunch-dispatch-local")
+PROGRAMS = ("arvados-client", "arv-ssh", "crunch-run", "crunch-sshd", "crunch-run-beside", "crunch-dispatch-local")
 MAN_PAGES = (
     "man1/arvados-client.1", "man1/arv-ssh.1",
-    "man8/crunch-run.8", "man8/crunch-sshd.8", "man8/crunch-dispatch-local.8",
+    "man8/crunch-run.8", "man8/crunch-sshd.8", "man8/crunch-run-beside.8", "man8/crunch-dispatch-local.8",
 )  # fmt: skip
 UUID = "zzzzz-dz642-abcdeabcdeabcde"
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -25,6 +27,10 @@ CONNECT_TIMEOUT = 10.0
 """Seconds for TCP and TLS to a gateway, which is in the cluster's own network."""
 ANSWER_TIMEOUT = 30.0
 """Seconds for the gateway's answer: it looks up the login name in the container, and the node may be busy."""
+RESPONSE_HEADER = "x-arvados-authorization-response"
+"""The header of a gateway's answer that has its own proof."""
+ANY_USERNAME = "X-Arvados-Session-Any-Username"
+"""The header with :func:`arv_ssh.trust.credentials.any_username`."""
 REFUSAL_TIMEOUT = 5.0
 """Seconds for the rest of a refusal whose beginning has come."""
 
@@ -80,7 +86,7 @@ DIRECT = TcpDialer()
 class Target:
     """The target of a dial: the container's gateway, for one session, reached by ``dialer``.
 
-    ``client`` is the user's address.
+    ``client`` is the user's address. With ``any_username`` the client's SSH user name is not to count.
     """
 
     secret: str
@@ -89,6 +95,7 @@ class Target:
     detach_keys: str
     client: str = ""
     dialer: Dialer = DIRECT
+    any_username: bool = False
 
 
 async def connect(target: Target) -> GatewayConnection:
@@ -135,33 +142,64 @@ async def end(target: Target, reason: str) -> None:
 
 async def _ask(target: Target, path: str, form: dict[str, str]) -> _Answer:
     """Dial the gateway and send it one request; return with its answer, unchecked."""
-    uuid = target.session.container_uuid
-    http = ClientConnection("the gateway", "ssh")
-    http.layer = layer = TlsLayer(_CONTEXT, http, server_side=False, server_hostname=None)
+    gateway = Gateway(target.session.container_uuid, target.secret, target.gateway_address, target.dialer)
     clock = asyncio.get_running_loop().time
     began = clock()
-    try:
-        async with asyncio.timeout(CONNECT_TIMEOUT):
-            await target.dialer.dial(uuid, target.gateway_address, layer)
-            await http.connected
-        connected = clock()
-        proof = credentials.request_auth(target.secret, http.transport.get_extra_info("peer_certificate"))
+    http, proof = await gateway.connect("ssh")
+    connected = clock()
+    async with gateway.answering(http, ANSWER_TIMEOUT):
         _request(target, proof, path, form).send(http)
-        async with asyncio.timeout(ANSWER_TIMEOUT):
-            head = await http.head()
-        return _Answer(target, http, head, proof, connected - began, clock() - connected)
-    except TimeoutError as error:
-        http.abort()
-        raise GatewayTimeout(f"the gateway of container {uuid} did not answer in time; try again") from error
-    except OSError as error:
-        http.abort()
-        raise Unavailable(
-            f"the gateway of container {uuid} cannot be reached at {target.gateway_address} "
-            f"({error.strerror or error}); its node may be down"
-        ) from error
-    except BaseException:
-        http.abort()
-        raise
+        head = await http.head()
+    return _Answer(target, http, head, proof, connected - began, clock() - connected)
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """The gateway of container ``uuid``: the container's ``secret``, the address on the record, the way there."""
+
+    uuid: str
+    secret: str = field(repr=False)
+    address: str
+    dialer: Dialer = DIRECT
+
+    async def connect(self, protocol: str = "", stall: float | None = None) -> tuple[ClientConnection, str]:
+        """Return a connection to it for one exchange, and our proof for that; nothing of the gateway is proven yet.
+
+        ``stall`` as for :class:`ClientConnection`.
+        Raises :class:`Unavailable` (cannot be reached) or :class:`GatewayTimeout`.
+        """
+        http = ClientConnection("the gateway", protocol, stall)
+        http.layer = layer = TlsLayer(_CONTEXT, http, server_side=False, server_hostname=None)
+        async with self.answering(http, CONNECT_TIMEOUT):
+            await self.dialer.dial(self.uuid, self.address, layer)
+            await http.connected
+            certificate = http.transport.get_extra_info("peer_certificate")
+        return http, credentials.request_auth(self.secret, certificate)
+
+    @asynccontextmanager
+    async def answering(self, http: ClientConnection, timeout: float) -> AsyncGenerator[None, None]:
+        """Give the gateway ``timeout`` seconds; a block that fails cuts the connection and raises an HttpError."""
+        try:
+            async with asyncio.timeout(timeout):
+                yield
+        except TimeoutError as error:
+            http.abort()
+            raise GatewayTimeout(f"the gateway of container {self.uuid} did not answer in time; try again") from error
+        except OSError as error:
+            http.abort()
+            raise Unavailable(
+                f"the gateway of container {self.uuid} cannot be reached at {self.address} "
+                f"({error.strerror or error}); its node may be down"
+            ) from error
+        except BaseException:
+            http.abort()
+            raise
+
+    def check(self, head: Head, proof: str) -> None:
+        """Raise :class:`NotTheGateway` unless an answer to ``proof`` has the gateway's own."""
+        given = head.fields().get(RESPONSE_HEADER, "")
+        if not credentials.matches(given, credentials.respond_auth(self.secret, proof)):
+            raise NotTheGateway(f"what answers at the gateway address of container {self.uuid} is not its gateway")
 
 
 def host_of(address: str) -> str:
@@ -196,6 +234,8 @@ def _request(target: Target, proof: str, path: str, form: dict[str, str]) -> Upg
         ("X-Arvados-Session", session),
         ("X-Arvados-Session-Authorization", signature),
         ("X-Request-Id", target.session.request_id),
+        # Apart from the session: older gateways know no other fields there.
+        *([(ANY_USERNAME, credentials.any_username(target.secret, session))] if target.any_username else []),
         *([("X-Forwarded-For", target.client)] if target.client else []),
     ]
     host = target.gateway_address if " " not in target.gateway_address else "gateway"  # a tunnel has no host name
@@ -221,9 +261,7 @@ class _Answer:
             if self.head.status in (400, 403, 503):  # the user's request was bad, or the gateway is full
                 raise refusal
             raise BadGateway(f"the gateway of container {uuid} refused the session: {refusal}")
-        given = self.head.fields().get("x-arvados-authorization-response", "")
-        if not credentials.matches(given, credentials.respond_auth(self.target.secret, self.proof)):
-            raise NotTheGateway(f"what answers at the gateway address of container {uuid} is not its gateway")
+        Gateway(uuid, self.target.secret, self.target.gateway_address).check(self.head, self.proof)
 
     async def _refusal(self) -> HttpError:
         """Return the refusal's own sentence, without waiting for one that a gateway does not finish."""

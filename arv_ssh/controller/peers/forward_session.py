@@ -10,7 +10,8 @@ import ssl
 
 from arv_ssh.errors import Unavailable
 from arv_ssh.net.http_client import address_of
-from arv_ssh.net.http_server import Request, peer_address
+from arv_ssh.net.http_messages import Request, peer_address
+from arv_ssh.net.upgrade import SAME_USERNAME
 from arv_ssh.net.upgraded import Upgraded, UpgradeRequest, open_upgraded
 
 ANSWER_TIMEOUT = 60.0
@@ -35,12 +36,19 @@ async def pass_on(url: str, uuid: str, request: Request, context: ssl.SSLContext
         ("Authorization", request.headers.get("authorization", "")),
         ("X-Request-Id", request.request_id),
         ("X-Forwarded-For", peer_address(request)),
+        *([SAME_USERNAME] if has_same_username(request) else []),
     ]
     controller = address_of(url, context)
     fields = {name: form.get(name, "") for name in ("detach_keys", "login_username")} | {"no_forward": "true"}
     path = f"/arvados/v1/containers/{uuid}/ssh"
     asked = UpgradeRequest(path, controller.host, headers, fields)
     return await open_upgraded(controller, asked, answer_timeout=ANSWER_TIMEOUT)
+
+
+def has_same_username(request: Request) -> bool:
+    """Say whether the client's SSH user name is the login name that it asks for."""
+    name, value = SAME_USERNAME
+    return request.headers.get(name.lower()) == value
 
 
 def headers_for_client(passed: Upgraded) -> list[tuple[str, str]]:

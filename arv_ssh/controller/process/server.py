@@ -1,7 +1,7 @@
 """The controller: which path goes where, and what each part does from start to stop.
 
-Owns the routing: every request ends in the shell endpoint, the embedded API, the health check, or the metrics. The
-sockets belong to :mod:`arv_ssh.controller.process.acceptor`.
+Owns the routing: every request ends in a container's web service, the shell endpoint, a log, the embedded API, the
+health check, or the metrics. The sockets belong to :mod:`arv_ssh.controller.process.acceptor`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from arv_ssh.audit.trail import Trail
 from arv_ssh.config.cluster_config import ClusterConfig
 from arv_ssh.controller.gateways.tunnels import PATH as TUNNEL_PATH
 from arv_ssh.controller.gateways.tunnels import STREAM_PATH, Tunnels
+from arv_ssh.controller.logs import PATH as LOG_PATH
+from arv_ssh.controller.logs import Kept, KeptLogs, Log, Logs
 from arv_ssh.controller.peers.peers import Peers
 from arv_ssh.controller.process import management, metrics
 from arv_ssh.controller.process.acceptor import Acceptor
@@ -37,10 +39,11 @@ from arv_ssh.controller.shell.limits import SessionLimits
 from arv_ssh.controller.shell.revocation import Revocation
 from arv_ssh.controller.shell.session_admin import SessionAdmin
 from arv_ssh.controller.shell.sessions import LiveConnection, Observer, Sessions
+from arv_ssh.controller.web_services.endpoint import WebServices
 from arv_ssh.errors import ConfigError, NotFound
 from arv_ssh.log import event
 from arv_ssh.net import tls
-from arv_ssh.net.http_server import Request, Response, StreamedResponse, Upgrade
+from arv_ssh.net.http_messages import Answer, Request, Response
 
 if TYPE_CHECKING:
     from arv_ssh.embedded.api import EmbeddedApi
@@ -52,7 +55,9 @@ FIXED = ("cluster_id", "system_root_token", "api", "api_insecure", "database",
 """Settings that re-reading the config cannot change: the API and the secrets that everything open was made with."""
 HEALTH_PATH = "/_health/ping"
 OWN_PATHS = re.compile(
-    "|".join((PATH.pattern, TUNNEL_PATH.pattern, session_admin.PATH.pattern, HEALTH_PATH, metrics.PATH))
+    "|".join((
+        PATH.pattern, LOG_PATH.pattern, TUNNEL_PATH.pattern, session_admin.PATH.pattern, HEALTH_PATH, metrics.PATH,
+    ))
 )
 """Paths that are never passed on to the API host."""
 EMBEDDED_THREADS = 8
@@ -71,7 +76,7 @@ class Controller:
         self.config = config
         self.peers = peers
         self._acceptor = Acceptor(
-            self.handle, self.handle_private, _server_context(config), self._passes_on, self._is_for_the_api
+            self.handle, self.handle_private, _server_context(config), self._streams, self._is_for_the_api
         )
         self._embedded = _embedded_api(config)
         self._pool = ThreadPoolExecutor(EMBEDDED_THREADS, thread_name_prefix="embedded")
@@ -89,6 +94,8 @@ class Controller:
         self._revocation = Revocation(config, api, self.sessions)
         self._session_admin = SessionAdmin(config, api, self.sessions, peers)
         self._pass_through = _pass_through(config)
+        self._web_services = WebServices(config, api, self.tunnels, trail)
+        self._logs = Logs(config, api, self.tunnels, _kept_logs(config))
 
     async def start(self, listeners: Sequence[socket.socket], private: socket.socket) -> None:
         """Serve on bound sockets, with the config's TLS certificate, and without TLS on the process's private one."""
@@ -106,7 +113,8 @@ class Controller:
         if changed := [name for name, value in fixed.items() if getattr(config, name) != value]:
             event(logger, "the new config changes settings that need a restart", level=logging.WARNING, keys=changed)
         self.config = replace(config, **fixed)
-        self._shell.reload(self.config)
+        for part in (self._shell, self._web_services, self._logs):
+            part.reload(self.config)
         self.tunnels.config = self.config
         self._revocation.config = self._session_admin.config = self.config
         self._revocation.look_now()
@@ -127,7 +135,8 @@ class Controller:
         """Stop accepting and end all sessions."""
         self._acceptor.close()
         self._revocation.close()
-        self._shell.close()
+        for part in (self._shell, self._web_services, self._logs):
+            part.close()
         self.tunnels.close()
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_GRACE):
@@ -135,20 +144,28 @@ class Controller:
         self._pool.shutdown(wait=False, cancel_futures=True)
         await self._audit.close()
 
-    def _passes_on(self, path: str) -> bool:
-        """Say whether requests for ``path`` go on to the API host, their bodies as they come."""
-        return self._pass_through is not None and not OWN_PATHS.fullmatch(path)
+    def _streams(self, request: Request) -> bool:
+        """Say whether a request goes on to a container or to the API host, its body as it comes."""
+        return self._web_services.serves(request) or self._passes_on(request)
 
-    def _is_for_the_api(self, path: str) -> bool:
-        """Say whether requests for ``path`` are for the embedded API, and may be as long as a record."""
+    def _passes_on(self, request: Request) -> bool:
+        return self._pass_through is not None and not OWN_PATHS.fullmatch(request.path)
+
+    def _is_for_the_api(self, request: Request) -> bool:
+        """Say whether a request is for the embedded API, and may be as long as a record."""
+        path = request.path
         return self._embedded is not None and self._embedded.serves(path) and not OWN_PATHS.fullmatch(path)
 
-    async def handle(self, request: Request) -> Response | Upgrade | StreamedResponse:
-        """Route one request."""
-        if self._pass_through is not None and request.stream is not None:
+    async def handle(self, request: Request) -> Answer:
+        """Route one request: first by its host, then by its path."""
+        if self._web_services.serves(request):
+            return await self._web_services.handle(request)
+        if self._pass_through is not None and self._passes_on(request):
             return await self._pass_through.handle(request)
         if found := PATH.fullmatch(request.path):
             return await self._shell.handle(found.group(1) or found.group(2), request)
+        if found := LOG_PATH.fullmatch(request.path):
+            return await self._logs.handle(found.group(1), found.group(2) or "", request)
         if found := TUNNEL_PATH.fullmatch(request.path):
             return self.tunnels.handle(found.group(1) or found.group(2), request)
         if found := session_admin.PATH.fullmatch(request.path):
@@ -168,7 +185,7 @@ class Controller:
             return Response(answer.status, answer.body)
         raise NotFound(f"no such path: {request.path}")
 
-    async def handle_private(self, request: Request) -> Response | Upgrade | StreamedResponse:
+    async def handle_private(self, request: Request) -> Answer:
         """Route one request of another process of this host."""
         if found := STREAM_PATH.fullmatch(request.path):
             return self.tunnels.handle_stream(found.group(1))
@@ -233,6 +250,18 @@ def _pass_through(config: ClusterConfig) -> PassThrough | None:
         where = f"Clusters.{config.cluster_id}"
         raise ConfigError(f"{where}.PassThrough is true, but there is no API to forward to; set {where}.API or --api")
     return PassThrough(config.api, _verify(config))
+
+
+def _kept_logs(config: ClusterConfig) -> Kept:
+    """Return what answers for the logs of ended containers: the API, or the embedded API's directory."""
+    if config.api is None:
+        return KeptLogs(config.container_logs.directory)
+    api = PassThrough(config.api, _verify(config))
+
+    async def ask(_: Log, request: Request) -> Answer:
+        return await api.handle(request)
+
+    return ask
 
 
 def _verify(config: ClusterConfig) -> bool | str:

@@ -10,7 +10,6 @@ import asyncio
 import os
 import re
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -18,30 +17,20 @@ from typing import Any
 
 from arv_ssh.api.client import ApiClient
 from arv_ssh.config.cluster_config import ClusterConfig
+from arv_ssh.controller.api_calls import ApiCalls, as_roots
 from arv_ssh.controller.gateways import dial
 from arv_ssh.controller.gateways.tunnels import Tunnels
 from arv_ssh.controller.peers import forward_session
 from arv_ssh.controller.shell.limits import SessionLimits
 from arv_ssh.controller.shell.sessions import Attempt, LiveConnection, Sessions
-from arv_ssh.errors import (
-    BadGateway,
-    BadRequest,
-    ClientClosed,
-    GatewayTimeout,
-    HttpError,
-    Unauthorized,
-    Unavailable,
-)
-from arv_ssh.net.http_server import Request, Response, Upgrade, peer_address
+from arv_ssh.errors import BadGateway, BadRequest, ClientClosed, HttpError, Unauthorized
+from arv_ssh.net.http_messages import Request, Response, Upgrade, peer_address
 from arv_ssh.net.tls import client_context
 from arv_ssh.trust import access, credentials, session_claim
 from arv_ssh.trust.session_claim import SessionClaim
 
 PATH = re.compile(r"/arvados/v1/(?:containers/([^/]+)/ssh|connect/([^/]+)/ssh)")
 """The endpoint's two names; older Arvados clients ask for the second."""
-
-API_THREADS = 32
-"""Calls to the API under way at once; each takes milliseconds, and a burst of logins waits its turn."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +61,7 @@ class ShellEndpoint:
         self, config: ClusterConfig, api: ApiClient, sessions: Sessions, limits: SessionLimits, tunnels: Tunnels
     ) -> None:
         self._config = config
-        self._api = api
-        self._pool = ThreadPoolExecutor(API_THREADS, thread_name_prefix="api")
+        self._calls = ApiCalls(config, api)
         self._sessions = sessions
         self._limits = limits
         sessions.observe(limits)
@@ -89,7 +77,7 @@ class ShellEndpoint:
         """
         if request.method == "GET":
             asked = Attempt(request.request_id, uuid, "", peer_address(request))
-            await self._in_thread(self._authorize, asked, request.token())
+            await self._calls.run(self._authorize, asked, request.token())
             return Response(200, b'{"shell": "allowed"}\n')
         login_username = request.form().get("login_username", "")
         attempt = Attempt(request.request_id, uuid, login_username, peer_address(request))
@@ -112,7 +100,7 @@ class ShellEndpoint:
             raise BadRequest("the shell endpoint needs the header Upgrade: ssh; use arvados-client ssh-proxy")
         uuid = attempt.container_uuid
         began = time.monotonic()
-        grant = await self._in_thread(self._authorize, attempt, request.token())
+        grant = await self._calls.run(self._authorize, attempt, request.token())
         allowed = time.monotonic() - began
         session = SessionClaim(
             container_uuid=uuid,
@@ -136,11 +124,14 @@ class ShellEndpoint:
         )
         attempt.session_id = live.id
         await self._limits.take(live)
-        target = dial.Target(secret, gateway_address, session, detach_keys, attempt.peer, self._tunnels)
+        target = dial.Target(
+            secret, gateway_address, session, detach_keys, attempt.peer, self._tunnels,
+            any_username=not forward_session.has_same_username(request),
+        )  # fmt: skip
         opened = await self._open(target, request, allowed)
         try:
             await self._sessions.opening(live)
-            await self._in_thread(self._mark, grant.container, live)
+            await self._calls.run(self._mark, grant.container, live)
         except BaseException:
             opened.transport.abort()
             raise
@@ -161,14 +152,11 @@ class ShellEndpoint:
         ]
         return Opened(connection.transport, connection.early, headers)
 
-    async def _in_thread(self, call: Any, *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
-
     def _authorize(self, attempt: Attempt, token: str) -> Grant:
         access.check_enabled(self._config.shell_access)
         if not token:
             raise Unauthorized("no API token was sent; set ARVADOS_API_TOKEN to a token of this cluster")
-        as_user = self._api.with_token(token, attempt.request_id)
+        as_user = self._calls.as_user(token, attempt.request_id)
         user = as_user.current_user()
         attempt.user_uuid = access.user_uuid(user)
         access.check_active(user)
@@ -177,55 +165,33 @@ class ShellEndpoint:
         container = as_user.get("containers", uuid)
         if container.get("uuid") != uuid:
             raise BadGateway(f"the API answered with another record than that of container {uuid}")
-        access.check_allowed(self._config.shell_access, user, container, self._requests(uuid, attempt.request_id))
+        requests = self._calls.requests_of(uuid, attempt.request_id)
+        access.check_allowed(self._config.shell_access, user, container, requests)
         access.check_state(container, longest_hold=self._config.hold_on_failure)
         return Grant(attempt.user_uuid, container)
-
-    def _requests(self, uuid: str, request_id: str) -> list[dict[str, Any]]:
-        """Return all requests that the container serves, seen as root: a user may not be able to read the others'."""
-        try:
-            return self._as_root(request_id).list_all(
-                "container_requests",
-                filters=[["container_uuid", "=", uuid]],
-                select=access.request_attributes(embedded=self._config.api is None),
-                most=access.MOST_REQUESTS,
-            )
-        except HttpError as error:
-            raise _as_roots(error, f"the API did not say whose container {uuid} is") from error
 
     def _mark(self, container: dict[str, Any], session: LiveConnection) -> None:
         if container.get("interactive_session_started") is True:
             return
         mark = access.mark(container, session.user_uuid, session.request_id, datetime.now(UTC))
         try:
-            self._as_root(session.request_id).update("containers", container["uuid"], mark, repeatable=True)
+            self._calls.as_root(session.request_id).update("containers", container["uuid"], mark, repeatable=True)
         except HttpError as error:
-            raise _as_roots(error, f"container {container['uuid']} could not be marked as entered") from error
-
-    def _as_root(self, request_id: str) -> ApiClient:
-        return self._api.with_token(self._config.system_root_token, request_id)
+            raise as_roots(error, f"container {container['uuid']} could not be marked as entered") from error
 
     def _relay(self, opened: Opened, live: LiveConnection, client: asyncio.Transport, early: bytes) -> None:
         self._sessions.run(live, (client, early), (opened.transport, opened.early))
 
     def reload(self, config: ClusterConfig) -> None:
         """Decide by ``config`` from now on."""
-        self._config = config
+        self._config = self._calls.config = config
         self._limits.reload(config.limits)
 
     def close(self) -> None:
         """End all sessions and the API threads."""
         self._sessions.close()
         self._limits.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _as_roots(error: HttpError, what: str) -> HttpError:
-    """Return the failure of a call that the controller made for itself, which is never the user's fault."""
-    if isinstance(error, Unauthorized):
-        return BadGateway(f"{what}: it does not accept this controller's SystemRootToken; tell its administrator")
-    kind = type(error) if isinstance(error, Unavailable | GatewayTimeout) else BadGateway
-    return kind(f"{what}: {error}")
+        self._calls.close()
 
 
 def _timing_header(allowed: float, connection: dial.GatewayConnection) -> tuple[str, str]:

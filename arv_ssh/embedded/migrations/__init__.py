@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 FIRST = "0001"
 """The schema of databases from before there were migrations; they do not record it anywhere."""
-REVISIONS = (FIRST, "0002", "0003")
+REVISIONS = (FIRST, "0002", "0003", "0004", "0005")
 """All schemas in order, so that a database with the last one starts without Alembic."""
 FIRST_TABLES = frozenset({
     "users", "groups", "links", "api_client_authorizations", "containers", "container_requests",

@@ -6,16 +6,20 @@ import asyncio
 import base64
 import json
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
+from xml.etree import ElementTree
 
 import h11
 
 from arv_ssh.errors import BadGateway, BadRequest, HttpError
 from arv_ssh.net import upgrade
-from arv_ssh.net.http_server import HttpConnection, Request, Response, Upgrade
+from arv_ssh.net.http_messages import Request, Response, Upgrade
+from arv_ssh.net.http_server import HttpConnection
 from arv_ssh.net.upgrade import BODY_LIMIT, UpgradeAnswer
 from arv_ssh.trust import session_claim
 from arv_ssh.trust.session_claim import SessionClaim
+from arv_ssh.webdav import conditions, multistatus
+from arv_ssh.webdav.conditions import Facts
 from tests.fuzz.harness import Choices, Target, pieces
 
 
@@ -100,7 +104,7 @@ def http_server(data: bytes) -> None:
 
 
 async def _serve(data: bytes) -> None:
-    connection = HttpConnection(_handler, lambda path: path.startswith("/stream"))
+    connection = HttpConnection(_handler, lambda request: request.path.startswith("/stream"))
     transport = _Transport()
     connection.connection_made(transport)
     for piece in pieces(data[1:], 1 + (data[0] if data else 0) * 4):
@@ -133,7 +137,33 @@ def claim(data: bytes) -> None:
     assert session_claim.decode(session_claim.encode(made)) == made
 
 
+def propfind(data: bytes) -> None:
+    """Only BadRequest is raised; what is asked for can be answered in XML, whatever the file is called."""
+    name, _, body = data.partition(b"\n")
+    try:
+        asked = multistatus.read(body)
+    except BadRequest:
+        asked = multistatus.Asked()
+    answer = multistatus.response(asked, name, {"displayname": multistatus.text(name), "resourcetype": ""})
+    (found,) = ElementTree.fromstring(multistatus.HEAD + answer + multistatus.TAIL)  # noqa: S314 - our own
+    assert unquote_to_bytes(found.findtext("{DAV:}href") or "") == name
+
+
+def ranges(data: bytes) -> None:
+    """Nothing is raised; the part of a file that is sent lies in the file."""
+    choices = Choices(data)
+    names = ("range", "if-range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
+    headers = {name: choices.string().decode("latin-1") for name in names if choices.number() % 2}
+    headers |= {"range": "bytes=" + headers["range"]} if "range" in headers else {}
+    facts = Facts(choices.number() % 1000, choices.number())
+    part = conditions.part(headers, facts)
+    assert part.status in (200, 206, 304, 412, 416)
+    assert 0 <= part.start <= part.start + part.length <= facts.size
+
+
 TARGETS = (
+    Target("propfind", propfind.__doc__ or "", propfind),
+    Target("ranges", ranges.__doc__ or "", ranges),
     Target("upgrade-answer", upgrade_answer.__doc__ or "", upgrade_answer),
     Target("upgrade-request", upgrade_request.__doc__ or "", upgrade_request),
     Target("http-server", http_server.__doc__ or "", http_server),

@@ -1,7 +1,12 @@
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from arv_ssh.errors import ConfigError
 from crunch_sshd import crunch_run
+from tests.timing import DEADLINE
 
 UUID = "zzzzz-dz642-abcdeabcdeabcde"
 
@@ -33,10 +38,24 @@ def test_a_wrong_command_line_gets_one_sentence(
     assert "hunter2" not in stderr
 
 
-@pytest.mark.parametrize("missing", ["ARVADOS_API_HOST", "ARVADOS_API_TOKEN"])
-def test_missing_settings(missing: str) -> None:
-    """Without an API host or token crunch-run says which variable is not set."""
-    environment = {"ARVADOS_API_HOST": "api.example", "ARVADOS_API_TOKEN": "v2/token"}
-    del environment[missing]
-    with pytest.raises(ConfigError, match=f"{missing} is not set"):
-        crunch_run.api_client(environment)
+def test_its_own_log(tmp_path: Path) -> None:
+    """The log directory has crunch-run's own log too, once: a dispatcher may have made that file its stderr already."""
+    (file,) = crunch_run._own_log(tmp_path / "new" / "logs")
+    with file:
+        assert Path(file.name) == tmp_path / "new" / "logs" / "crunch-run.txt"
+    program = f"""
+from pathlib import Path
+from arv_ssh import log
+from crunch_sshd import crunch_run
+log.configure({logging.INFO}, *crunch_run._own_log(Path({str(tmp_path)!r})))
+import logging
+logging.getLogger("arv_ssh").info("one line")
+"""
+    for redirected in (True, False):
+        with open(tmp_path / "crunch-run.txt", "ab") as own:
+            stderr = own if redirected else subprocess.DEVNULL
+            subprocess.run([sys.executable, "-c", program], stderr=stderr, check=True, timeout=DEADLINE)
+    assert (tmp_path / "crunch-run.txt").read_text().count("one line") == 2
+    assert crunch_run._own_log(None) == []
+    (tmp_path / "file").touch()
+    assert crunch_run._own_log(tmp_path / "file" / "logs") == []

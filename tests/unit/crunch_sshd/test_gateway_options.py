@@ -14,7 +14,7 @@ from crunch_sshd.gateway_options import GatewayOptions
 
 def parsed(*words: str) -> GatewayOptions:
     parser = argparse.ArgumentParser()
-    gateway_options.add_arguments(parser, ["auto", "oci"])
+    gateway_options.add_arguments(parser, ["auto", "oci"], "")
     return gateway_options.from_arguments(parser.parse_args(words))
 
 
@@ -29,7 +29,7 @@ def test_every_option_arrives() -> None:
         "--gateway-address", "[::1]:22", "--gateway-tunnel", "https://c", "--gateway-memory", "1GiB",
         "--runtime", "oci", "--accept-unsigned-sessions", "--forwarding", '{"local": false}',
         "--sessions", '{"MaxSessions": 3}', "--audit", "required",
-        "--audit-dir", "/a", "--recording", "tty", "--recording-dir", "/r",
+        "--audit-dir", "/a", "--recording", "tty", "--recording-dir", "/r", "--log-dir", "/l",
     )  # fmt: skip
     assert (options.host, options.port, options.memory) == ("::1", 22, 1 << 30)
     default = GatewayOptions()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 from pathlib import Path
 
@@ -90,3 +91,22 @@ def test_default_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert known_hosts.cache_dir() == "/home/ann/.cache/arvados/known_hosts"
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "gone"))
     assert known_hosts.default_dir() == "/home/ann/.cache/arvados/known_hosts"
+
+
+def test_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ssh knows a host by the file that is for it, or, without a directory, by the user's own, hashed or not."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    directory = tmp_path / "known"
+    assert not known_hosts.is_known(str(directory), HOST) and not known_hosts.is_known("", HOST)
+    known_hosts.record(str(directory), HOST, KEY)
+    assert known_hosts.is_known(str(directory), HOST) and not known_hosts.is_known("", HOST)
+    own = tmp_path / ".ssh" / "known_hosts"
+    own.parent.mkdir()
+    for hashed in (False, True):
+        own.write_text(f"# mine\nother.example {KEY}\n{HOST} {KEY}\n|1|broken {KEY}\n")
+        if hashed:
+            subprocess.run(["ssh-keygen", "-q", "-H", "-f", str(own)], check=True, capture_output=True)
+            assert HOST not in own.read_text()
+        assert known_hosts.is_known("", HOST) and not known_hosts.is_known("", HOST.replace("b", "c"))
+        assert not known_hosts.is_known(str(tmp_path / "other"), HOST)

@@ -73,6 +73,43 @@ def test_no_host_key_from_a_stock_gateway(double: Start, client: Run, tmp_path: 
     assert not (tmp_path / "k").exists()
 
 
+def test_a_key_that_ssh_knows(double: Start, client: Run, tmp_path: Path) -> None:
+    """Nothing is said, nor asked a second time, of a key that ssh knows already: its user has accepted it."""
+
+    def script(peer: Peer) -> None:
+        peer.switch(glued=b"SSH-2.0-Go\r\n")
+        peer.recv_all()
+        peer.end()
+
+    accepted = f"{UUID} ssh-rsa AAAA\n"
+    (tmp_path / UUID).write_text(accepted)
+    server = double(script)
+    out, err = finish(client("ssh-proxy", UUID, "--known-hosts-dir", str(tmp_path), env=server.environment()))
+    assert (out, err, len(server.requests)) == (b"SSH-2.0-Go\r\n", "", 1)
+    assert (tmp_path / UUID).read_text() == accepted
+
+
+def test_key_from_the_log(double: Start, client: Run, tmp_path: Path) -> None:
+    """Behind a stock controller, our gateway's key comes with the answer for the container's log, and is written."""
+    request = UUID.replace("dz642", "xvhdp")
+
+    def script(peer: Peer) -> None:
+        if "/log/" in peer.request:
+            peer.send(f"HTTP/1.1 404 Not Found\r\n{KEY_HEADER}\r\nContent-Length: 0\r\n\r\n".encode())
+        elif peer.request.startswith("GET "):
+            body = f'{{"items": [{{"uuid": "{request}"}}]}}'
+            peer.send(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+        else:
+            peer.switch(glued=b"SSH-2.0-x\r\n")
+            peer.recv_all()
+            peer.end()
+
+    server = double(script)
+    out, err = finish(client("ssh-proxy", UUID, "--known-hosts-dir", str(tmp_path), env=server.environment()))
+    assert (out, err) == (b"SSH-2.0-x\r\n", "")
+    assert (tmp_path / UUID).read_text() == f"{UUID},[{UUID}]:* {KEY}\n"
+
+
 def test_probe_only(double: Start, client: Run, tmp_path: Path) -> None:
     """--probe-only ends with 0 as soon as the session is accepted, and reads and writes nothing."""
 

@@ -11,6 +11,7 @@ from arv_ssh.dispatch.dispatcher import Dispatcher
 from arv_ssh.errors import HttpError, NotFound, Unavailable, Unprocessable
 from arv_ssh.processes import process_lock
 from arv_ssh.processes.process_lock import ProcessLock
+from tests.timing import wait_for
 
 ME, OTHER = "zzzzz-gj3su-000000000000000", "zzzzz-gj3su-111111111111111"
 A, B, C = (f"zzzzz-dz642-{letter * 15}" for letter in "abc")
@@ -272,3 +273,24 @@ def test_an_outage_loses_nothing(api: Api, runner: Runner, dispatcher: Dispatche
     dispatcher.poll()
     assert runner.did() == [("start", A)]
     assert process_lock.is_held(dispatcher._path(A))
+
+
+def test_what_is_in_use(api: Api, runner: Runner, dispatcher: Dispatcher) -> None:
+    """After a poll it says which containers are not over yet, by the API or by a crunch-run that still lives."""
+    assert dispatcher.in_use == frozenset()
+    api.add(A, "Queued", 1)
+    api.add(B, "Queued", 0)
+    dispatcher.poll()
+    assert dispatcher.in_use == {A, B}
+    api.containers[A]["state"] = "Complete"
+    dispatcher.poll()
+    assert dispatcher.in_use == {A, B}
+    runner.program = SUCCEED
+    kill(runner, A)
+    api.containers[B]["state"] = "Cancelled"
+
+    def poll() -> bool:
+        dispatcher.poll()
+        return not dispatcher.in_use
+
+    wait_for(poll, "the end of everything")

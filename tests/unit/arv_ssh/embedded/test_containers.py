@@ -111,28 +111,90 @@ def test_too_many_attempts(cluster: Cluster) -> None:
     assert "after 2 attempts to start it" in container["runtime_status"]["error"]
 
 
-@pytest.mark.parametrize(
-    ("state", "attributes"),
-    [
-        ("Queued", {"gateway_address": "x:1"}),
-        ("Queued", {"exit_code": 0}),
-        ("Queued", {"interactive_session_started": True}),
-        ("Locked", {"exit_code": 0}),
-        ("Running", {"command": ["false"]}),
-        ("Running", {"locked_by_uuid": None}),
-        ("Running", {"auth_uuid": None}),
-        ("Running", {"uuid": "zzzzz-dz642-aaaaaaaaaaaaaaa"}),
-        ("Complete", {"exit_code": 3}),
-        ("Complete", {"interactive_session_started": True}),
-        ("Cancelled", {"log": "x"}),
-    ],
-)
-def test_attributes_have_their_time(cluster: Cluster, state: str, attributes: dict[str, Any]) -> None:
-    """What cannot be true in a state cannot be recorded in it."""
+VALUES: dict[str, Any] = {
+    "cost": 1.5, "exit_code": 3, "finished_at": "2030-01-01T00:00:00Z", "gateway_address": "10.0.0.7:9",
+    "interactive_session_started": True, "log": "file:///log", "output_properties": {"a": "b"}, "priority": 7,
+    "progress": 0.5, "properties": {"a": "b"}, "runtime_status": {"activity": "x"},
+    "started_at": "2030-01-01T00:00:00Z", "subrequests_cost": 2.5,
+}  # fmt: skip
+"""A value of each attribute that can ever be recorded; ``output`` needs a collection."""
+WHILE: dict[str, set[str]] = {
+    "Queued": {"priority"},
+    "Locked": {"priority", "runtime_status", "log"},
+    "Running": VALUES.keys() - {"finished_at", "started_at"},
+    "Complete": set(),
+    "Cancelled": set(),
+}
+"""What a real Arvados takes in each state, and ``properties``, which it does not have."""
+PROGRESS = {"cost", "exit_code", "log", "output_properties", "progress", "runtime_status", "subrequests_cost"}
+WITH_A_STEP: dict[tuple[str, str], set[str]] = {
+    ("Queued", "Cancelled"): {"cost", "finished_at", "log", "runtime_status"},
+    ("Locked", "Cancelled"): {"cost", "finished_at", "log", "runtime_status"},
+    ("Locked", "Running"): WHILE["Running"] | {"started_at"},
+    ("Running", "Complete"): PROGRESS | {"finished_at"},
+    ("Running", "Cancelled"): PROGRESS | {"finished_at"},
+    ("Complete", "Cancelled"): set(),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_attributes_have_their_time(cluster: Cluster, state: str) -> None:
+    """What cannot be true in a state cannot be recorded in it; what a container is made of never changes."""
     uuid = cluster.container(state)
-    (name,) = attributes
-    with pytest.raises(Unprocessable, match=f"^{name} of container {uuid} cannot be changed while it is {state}$"):
-        cluster.root.update("containers", uuid, attributes)
+    fixed = {"command": ["false"], "auth_uuid": "x", "uuid": "zzzzz-dz642-aaaaaaaaaaaaaaa", "lock_count": 77}
+    for name, value in (VALUES | fixed).items():
+        if name in WHILE[state]:
+            assert cluster.root.update("containers", uuid, {name: value})[name] == value
+            continue
+        with pytest.raises(Unprocessable, match=f"^{name} of container {uuid} cannot be changed while it is {state}$"):
+            cluster.root.update("containers", uuid, {name: value})
+
+
+@pytest.mark.parametrize(("old", "new"), WITH_A_STEP, ids=str)
+def test_attributes_with_a_step(cluster: Cluster, old: str, new: str) -> None:
+    """What belongs to a step is recorded with it, all at once, and nothing else is."""
+    uuid = cluster.container(old)
+    permitted = WITH_A_STEP[old, new]
+    for name in VALUES.keys() - permitted:
+        with pytest.raises(Unprocessable, match=f"^{name} of container {uuid} cannot be changed on the way to {new}$"):
+            cluster.root.update("containers", uuid, {"state": new, name: VALUES[name]})
+    after = cluster.root.update("containers", uuid, {"state": new} | {name: VALUES[name] for name in permitted})
+    assert after["state"] == new
+    times = {"started_at", "finished_at"}
+    assert {name: after[name] for name in permitted - times} == {name: VALUES[name] for name in permitted - times}
+
+
+def test_another_dispatcher(cluster: Cluster) -> None:
+    """A token that did not lock a container cancels it, and records nothing of its progress."""
+    uuid = cluster.container("Running")
+    for name in PROGRESS:
+        with pytest.raises(Unprocessable, match=f"^{name} of .* it was locked with another one$"):
+            cluster.admin.update("containers", uuid, {name: VALUES[name]})
+    assert cluster.admin.update("containers", uuid, {"gateway_address": "x:1"})["gateway_address"] == "x:1"
+    assert cluster.admin.update("containers", uuid, {"state": "Cancelled"})["state"] == "Cancelled"
+
+
+def test_runtime_status(cluster: Cluster) -> None:
+    """What clients show as text is text; other keys are free; an attempt's status ends with it."""
+    uuid = cluster.container("Locked")
+    for key in ("error", "errorDetail", "warning", "warningDetail", "activity", "preemptionNotice"):
+        with pytest.raises(Unprocessable, match=f"^{key} in runtime_status of container {uuid} must be a string$"):
+            cluster.root.update("containers", uuid, {"runtime_status": {key: 1}})
+    cluster.root.update("containers", uuid, {"runtime_status": {"warning": "w", "keepCacheMisses": 3}})
+    assert cluster.root.unlock(uuid)["runtime_status"] == {}
+
+
+def test_secret_mounts(cluster: Cluster) -> None:
+    """A container's own token reads its secret mounts, of which no request can have any; nobody else does."""
+    uuid = cluster.container("Running")
+    auth = cluster.root.container_auth(uuid)
+    path = f"/arvados/v1/containers/{uuid}/secret_mounts"
+    for token in (f"v2/{auth['uuid']}/{auth['api_token']}/{uuid}", f"v2/{auth['uuid']}/{auth['api_token']}"):
+        assert cluster.call("GET", path, token=token) == (200, {"secret_mounts": {}})
+    for token in (ROOT_TOKEN, cluster.token(ACTIVE)):
+        assert cluster.call("GET", path, token=token)[0] == 403
+    with pytest.raises(Unprocessable, match="has no attribute 'secret_mounts'"):
+        cluster.submit(secret_mounts={"/secret": {"kind": "text", "content": "s"}})
 
 
 def test_interactive_session_started(cluster: Cluster) -> None:
@@ -152,7 +214,10 @@ def test_own_token_keeps_the_record(cluster: Cluster) -> None:
     assert own.get("containers", uuid)["uuid"] == uuid
     assert own.current_user()["uuid"] == ACTIVE
     own.update("containers", uuid, {"state": "Running", "gateway_address": "127.0.0.1:9"})
-    own.update("containers", uuid, {"runtime_status": {"activity": "x"}, "progress": 0.5})
+    own.update("containers", uuid, {"runtime_status": {"activity": "x"}, "progress": 0.5, "exit_code": 0})
+    own.update("containers", uuid, {"gateway_address": "127.0.0.1:10"})
+    with pytest.raises(Forbidden, match="may not change its log while it is Running"):
+        own.update("containers", uuid, {"log": "x"})
     own.update("containers", uuid, {"state": "Complete", "exit_code": 0, "log": "x", "output": None})
     with pytest.raises(Unauthorized):
         own.get("containers", uuid)

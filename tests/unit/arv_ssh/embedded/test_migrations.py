@@ -80,10 +80,14 @@ def test_old_file_is_adopted(tmp_path: Path) -> None:
 
 
 def back_to_0002(url: str) -> None:
-    """Take from the database at ``url`` what the step to schema 0003 adds."""
+    """Take from the database at ``url`` what the steps from schema 0003 on add."""
     engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
     with engine.begin() as connection:
         connection.execute(text("ALTER TABLE container_requests DROP COLUMN submitted_by_user_uuid"))
+        connection.execute(text("ALTER TABLE containers DROP COLUMN subrequests_cost"))
+        connection.execute(text("DROP TABLE collections"))
+        for table in ("containers", "container_requests"):
+            connection.execute(text(f"ALTER TABLE {table} DROP COLUMN published_ports"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0002'"))
     engine.dispose()
 

@@ -26,6 +26,7 @@ ECDSA_HOST_KEY = (
     "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBDaJwspP+WwbmDbH8xjZ06XU+BbuktpgD+QsaEpr"
     "/nsF3kgNs4ORYk9B/byrNVY7OXjItL3hewF5+pjCc//6GVo="
 )
+ANY_USERNAME = "24867322560f10d5340a63c2e4086728dae65feb781de9820a2de2b4a8185772"
 USER_CREDENTIAL = "6c8a15b5fdef9494ea4bc54bb2e9e9d1382d4770fa79bcd1a5190e41dd89ccef"
 
 
@@ -39,6 +40,7 @@ USER_CREDENTIAL = "6c8a15b5fdef9494ea4bc54bb2e9e9d1382d4770fa79bcd1a5190e41dd89c
         pytest.param(host_key.public_line(SECRET), HOST_KEY, id="host key"),
         pytest.param(host_key.public_line(SECRET, host_key.ECDSA), ECDSA_HOST_KEY, id="ECDSA host key"),
         pytest.param(credentials.user_credential(SECRET, SESSION), USER_CREDENTIAL, id="user_credential"),
+        pytest.param(credentials.any_username(SECRET, SESSION), ANY_USERNAME, id="any_username"),
     ],
 )
 def test_vector(computed: str, published: str) -> None:

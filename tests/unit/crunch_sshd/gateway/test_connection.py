@@ -6,6 +6,7 @@ import logging
 import socket
 import struct
 import threading
+from dataclasses import replace
 
 import paramiko
 import pytest
@@ -56,6 +57,17 @@ def test_other_user_is_told(connect: Connect, proven: str, typed: str) -> None:
     banner = (link.client.get_banner() or b"").decode()
     assert f"asked for the user {typed!r}, but ssh logs in as 'alice\\x1b[2Jxx" in banner
     assert banner.endswith(f"ssh -l {typed}\n") and len(banner) < 300 and banner[:-1].isprintable()
+
+
+@pytest.mark.parametrize("given", ["alice", "root", "", "_"])
+def test_any_username(given: str, runtime: MemoryRuntime) -> None:
+    """Where the user name within SSH does not count, the session is still that of the user who was proven."""
+    link = Link(runtime, replace(login("crunch"), any_username=True))
+    try:
+        link.client.auth_none(given)
+        assert link.server.authenticated and link.server.login.login_username == "crunch"
+    finally:
+        link.close()
 
 
 def test_password(connect: Connect) -> None:

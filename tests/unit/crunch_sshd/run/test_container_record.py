@@ -4,8 +4,8 @@ from typing import Any, cast
 import pytest
 
 from arv_ssh.api.client import ApiClient
-from arv_ssh.errors import HttpError, NotFound, Unauthorized, Unavailable, Unprocessable
-from crunch_sshd.run.container_record import ContainerRecord
+from arv_ssh.errors import ConfigError, HttpError, NotFound, Unauthorized, Unavailable, Unprocessable
+from crunch_sshd.run.container_record import ContainerRecord, api_client
 
 UUID = "zzzzz-dz642-abcdeabcdeabcde"
 
@@ -82,3 +82,12 @@ def test_a_refusal_after_an_outage_is_still_a_refusal() -> None:
     api = Api([Unavailable("cut off"), Unprocessable("Cancelled is final")], {"state": "Cancelled"})
     with pytest.raises(Unprocessable):
         record_of(api).update({"state": "Running"})
+
+
+@pytest.mark.parametrize("missing", ["ARVADOS_API_HOST", "ARVADOS_API_TOKEN"])
+def test_missing_settings(missing: str) -> None:
+    """Without an API host or token crunch-run says which variable is not set."""
+    environment = {"ARVADOS_API_HOST": "api.example", "ARVADOS_API_TOKEN": "v2/token"}
+    del environment[missing]
+    with pytest.raises(ConfigError, match=f"{missing} is not set"):
+        api_client(environment)

@@ -17,6 +17,7 @@ from arv_ssh.errors import BadGateway, BadRequest, Forbidden, GatewayTimeout, Ht
 from arv_ssh.trust import credentials, host_key
 from arv_ssh.trust.session_claim import SessionClaim
 from crunch_sshd.gateway import certificate
+from crunch_sshd.gateway.connection import Login
 from crunch_sshd.gateway.gateway import Gateway
 from tests.unit.crunch_sshd.double import MemoryRuntime
 
@@ -104,6 +105,19 @@ def test_proven_both_ways(address: str) -> None:
         assert not connection.transport.is_reading()
 
     reach(target(address), use)
+
+
+@pytest.mark.parametrize("any_username", [False, True])
+def test_the_ssh_user_name(any_username: bool) -> None:
+    """The gateway is told, with proof, when the SSH user name of a client that is not ours must not count."""
+    logins: list[Login] = []
+    gateway = Gateway(container_uuid=UUID, secret=SECRET, runtime=MemoryRuntime())
+    gateway._opened = lambda transport, early, login: (logins.append(login), transport.abort())[0]  # type: ignore
+    try:
+        reach(replace(target(gateway.start()), any_username=any_username))
+    finally:
+        gateway.stop()
+    assert [login.any_username for login in logins] == [any_username]
 
 
 def test_login_name(address: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ import uvloop
 
 from arv_ssh.controller.peers import forward_session
 from arv_ssh.errors import BadGateway, Forbidden, HttpError, Unavailable
-from arv_ssh.net.http_server import HttpConnection, Request, Response, Upgrade
+from arv_ssh.net.http_messages import Request, Response, Upgrade
+from arv_ssh.net.http_server import HttpConnection
 from arv_ssh.net.tls import client_context
 from arv_ssh.net.tls_transport import TlsLayer
+from arv_ssh.net.upgrade import SAME_USERNAME
 from arv_ssh.net.upgraded import Upgraded
 from crunch_sshd.gateway import certificate
 from tests.timing import DEADLINE
@@ -69,6 +72,20 @@ def switching(transports: list[asyncio.Transport]) -> Upgrade:
         transport.write(b"SSH-2.0-x\r\n")
 
     return Upgrade("ssh", [*KEYS, ("X-Other", "not the client's")], start)
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_whose_user_name_counts(said: bool) -> None:
+    """Whether the client's SSH user name is the login name it asks for goes along."""
+
+    async def scenario() -> None:
+        other = Other(Forbidden("no"))
+        named = {SAME_USERNAME[0].lower(): SAME_USERNAME[1]} if said else {}
+        with pytest.raises(Forbidden):
+            await other.ask(replace(REQUEST, headers=REQUEST.headers | named))
+        assert forward_session.has_same_username(other.seen[0]) == said
+
+    run(scenario())
 
 
 @pytest.mark.parametrize("tls", [True, False])
