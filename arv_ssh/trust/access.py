@@ -108,12 +108,12 @@ def check_submitter(user: Record, container: Record, requests: Sequence[Record],
     """
     if len(requests) > MOST_REQUESTS:
         raise Forbidden(
-            f"container {container['uuid']} runs for more than {MOST_REQUESTS} requests, which are not looked through; "
+            f"container {container.get('uuid')} runs for more than {MOST_REQUESTS} requests, which are not looked through; "
             f"only administrators may {action}"
         )
     if not requests or not all(_submitted(request, container, user_uuid(user)) for request in requests):
         raise Forbidden(
-            f"container {container['uuid']} runs for requests that other users submitted; "
+            f"container {container.get('uuid')} runs for requests that other users submitted; "
             f"only a user who submitted all of them may {action}"
         )
 

@@ -48,7 +48,7 @@ def request(headers: dict[str, str], form: str = "", *, method: str = "POST", pa
 
 def proven(one: Request) -> bool:
     """Say whether the answer to a request that was handled carries the gateway's own proof."""
-    return one.answer_headers == {"X-Arvados-Authorization-Response": credentials.respond_auth(SECRET, PROOF)}
+    return one.answer_headers["X-Arvados-Authorization-Response"] == credentials.respond_auth(SECRET, PROOF)
 
 
 class Noting:
