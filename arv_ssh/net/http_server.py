@@ -152,7 +152,7 @@ class HttpConnection(asyncio.Protocol):
     """The server's end of one HTTP/1.1 connection; it is one of ``connections`` while it speaks HTTP.
 
     ``streams`` says on which paths the handler takes bodies as they come, ``records`` on which bodies may be long.
-    ``asked`` is called with each request that has come, ``idle``, with what closes it, when it waits for another.
+    ``asked`` is called with each whole request, ``idle``, with what closes it, when the connection waits for another.
     """
 
     def __init__(
@@ -258,6 +258,7 @@ class HttpConnection(asyncio.Protocol):
     def _end_request(self) -> None:
         # Anything the client sends before it has its answer waits in the kernel, not in our memory.
         self._transport.pause_reading()
+        self._asked()
         self._http.step(Step.WHOLE)
         stream, self._stream = self._stream, None
         if stream is None:
@@ -271,7 +272,6 @@ class HttpConnection(asyncio.Protocol):
 
     def _start_handler(self) -> None:
         self._stop_timer()
-        self._asked()
         self._task = asyncio.get_running_loop().create_task(self._answer(self._read_request(self._head)))
 
     def _read_request(self, head: h11.Request) -> Request:
