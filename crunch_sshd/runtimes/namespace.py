@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import select
 import shutil
 import signal
@@ -46,6 +47,8 @@ NAMESPACES = ("cgroup", "ipc", "uts", "net", "pid", "mnt", "user")
 START_TIMEOUT = 60.0
 """Seconds for a program to start; in a frozen container it never does."""
 REPORT_LIMIT = 64 * 1024
+REPORTED_PID = re.compile(r"pid ([1-9][0-9]{0,8})")
+REPORTED_FAILURE = re.compile(r"failed ([0-9]{1,3}) (.*)")
 PTMX = (5, 2)
 """The device number of /dev/ptmx (pts(4))."""
 POWER = os.uname().machine.startswith("ppc")
@@ -221,7 +224,7 @@ class NamespaceRuntime(Runtime):
             report = _read_report(reader)
         except TimeoutError as late:
             child.kill()
-            _abandon(_pid(str(late)))
+            self._abandon(_pid(str(late)))
             raise Unavailable(f"container {self._name} did not start the program within {START_TIMEOUT:g} s; is it "
                               "frozen?") from None  # fmt: skip
         finally:
@@ -230,18 +233,22 @@ class NamespaceRuntime(Runtime):
         return self._started(report)
 
     def _started(self, report: str) -> int:
-        lines = report.splitlines()
         pid = _pid(report)
-        failure = next((line for line in lines if line.startswith("failed ")), None)
+        failure = next(filter(None, map(REPORTED_FAILURE.fullmatch, report.splitlines())), None)
         if failure is not None:
             if pid is not None:
                 os.waitpid(pid, 0)
-            _, status, text = failure.split(" ", 2)
-            raise StartFailed(text, int(status))
+            raise StartFailed(failure[2], int(failure[1]))
         if pid is None:
             raise Unavailable(f"container {self._name} ended the session's program before it started; is it out of "
                               "memory?")  # fmt: skip
         return pid
+
+    def _abandon(self, pid: int | None) -> None:
+        """End a child of ours that has not become the program, since somebody inside stopped it; leave no zombie."""
+        if pid is not None and self._identity().covers(pid):
+            os.kill(pid, signal.SIGKILL)
+            threading.Thread(target=os.waitpid, args=(pid, 0), name="start", daemon=True).start()
 
     def _hang_up(self, pid: int) -> None:
         try:
@@ -326,15 +333,17 @@ def _sealed_copy(path: str) -> int:
 
 
 def _pid(report: str) -> int | None:
-    """Return the pid of the program to be, once the child has reported it."""
-    return next((int(line.split()[1]) for line in report.splitlines() if line.startswith("pid ")), None)
+    """Return the pid of the program to be, once the child has reported it.
 
-
-def _abandon(pid: int | None) -> None:
-    """End a child of ours that has not become the program, since somebody inside stopped it; leave no zombie."""
-    if pid is not None:
-        os.kill(pid, signal.SIGKILL)
-        threading.Thread(target=os.waitpid, args=(pid, 0), name="start", daemon=True).start()
+    Who can trace the program before it starts can write to the report as well: only a child of ours is believed.
+    """
+    found = next(filter(None, map(REPORTED_PID.fullmatch, report.splitlines())), None)
+    try:
+        if found is not None:
+            os.waitid(os.P_PID, int(found[1]), os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except OSError:
+        return None
+    return int(found[1]) if found else None
 
 
 def _read_report(reader: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -262,6 +263,25 @@ def test_stopped_before_it_started(contain: Contain, monkeypatch: pytest.MonkeyP
     with pytest.raises(Unavailable, match="did not start the program within 1 s"):
         run(runtime, "echo on")
     wait_for(lambda: own.read_text() == before, "the end of what was stopped")
+
+
+FORGED = ("", "pid 1\n", "pid x\n", "pid -1\n", "pid 0\n", "failed x y\n", "failed 1\n", "pid")
+
+
+@pytest.mark.parametrize("report", FORGED)
+def test_forged_report(contain: Contain, report: str) -> None:
+    """A report with a process that is no child of ours, or that makes no sense, is no start."""
+    with pytest.raises(Unavailable, match="ended the session's program before it started"):
+        NamespaceRuntime(contain(*SETUID_APPTAINER), NAME)._started(report)
+
+
+def test_forged_pid_is_not_killed(contain: Contain) -> None:
+    """Whoever stops a session's program and writes to its report has no other process of the gateway's ended."""
+    runtime = NamespaceRuntime(contain(*OWN_PROCESSES), NAME)
+    with subprocess.Popen(["sleep", "1000"]) as other:
+        runtime._abandon(namespace._pid(f"pid {other.pid}\n"))
+        other.terminate()
+        assert other.wait(DEADLINE) == -signal.SIGTERM
 
 
 def test_no_secret_in_arguments(contain: Contain, monkeypatch: pytest.MonkeyPatch) -> None:
