@@ -2,9 +2,13 @@
 
 import signal
 
+import hypothesis
 import pytest
 
 from tests.timing import SCALE
+
+hypothesis.settings.register_profile("arv-ssh", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("arv-ssh")
 
 
 def pytest_configure() -> None:

@@ -64,7 +64,7 @@ class HttpConnection(asyncio.Protocol):
     """The server's end of one HTTP/1.1 connection; it is one of ``connections`` while it speaks HTTP.
 
     ``streams`` says of which requests the handler takes the body as it comes, ``records`` of which it may be long.
-    ``asked`` is called with each request that has come, ``idle``, with what closes it, when it waits for another.
+    ``asked`` is called with each whole request, ``idle``, with what closes it, when the connection waits for another.
     """
 
     def __init__(
@@ -171,6 +171,7 @@ class HttpConnection(asyncio.Protocol):
             self._start_handler()
 
     def _end_request(self) -> None:
+        self._asked()
         self._http.step(Step.WHOLE)
         stream, self._stream = self._stream, None
         self._is_streamed = stream is not None
@@ -189,7 +190,6 @@ class HttpConnection(asyncio.Protocol):
 
     def _start_handler(self) -> None:
         self._stop_timer()
-        self._asked()
         self._task = asyncio.get_running_loop().create_task(
             self._answer(replace(self._request, body=bytes(self._body), stream=self._stream))
         )

@@ -88,6 +88,7 @@ class Place:
 
     def take_again(self, drop: Callable[[], Any]) -> None:
         """Take it for a connection whose request was answered, and which waits for another."""
+        self.leave()  # where it has the place still: two would never both be given back
         self.drop, self.idle = drop, True
         self._unproven._add(self)
 

@@ -108,8 +108,8 @@ def check_submitter(user: Record, container: Record, requests: Sequence[Record],
     """
     if len(requests) > MOST_REQUESTS:
         raise Forbidden(
-            f"container {container.get('uuid')} runs for more than {MOST_REQUESTS} requests, which are not looked through; "
-            f"only administrators may {action}"
+            f"container {container.get('uuid')} runs for more than {MOST_REQUESTS} requests, which are not looked "
+            f"through; only administrators may {action}"
         )
     if not requests or not all(_submitted(request, container, user_uuid(user)) for request in requests):
         raise Forbidden(

@@ -24,6 +24,7 @@ from arv_ssh.log import event
 from arv_ssh.net import dead_peers
 from arv_ssh.net.dead_peers import DeadPeerWatch
 from arv_ssh.net.http_connections import Connections as HttpConnections
+from arv_ssh.net.http_messages import Request
 from arv_ssh.net.http_server import HttpConnection
 from arv_ssh.net.listen import bind
 from arv_ssh.net.relay import Relay
@@ -166,7 +167,13 @@ class Gateway:
 
         def accept() -> TlsLayer:
             place = Place(unproven)
-            http = HttpConnection(endpoint.handle, endpoint.streams, connections=once, asked=place.leave)
+
+            def streams(request: Request) -> bool:
+                if is_streamed := endpoint.streams(request):
+                    place.leave()  # its head has proven who sends it, and its body may take hours
+                return is_streamed
+
+            http = HttpConnection(endpoint.handle, streams, connections=once, asked=place.leave)
             return TlsLayer(context, http, server_side=True, place=place)
 
         def accept_stream() -> TlsLayer:

@@ -99,6 +99,7 @@ class NamespaceRuntime(Runtime):
             confinement=self._confinement(credentials),
             no_new_privs=credentials.no_new_privs,
             owner=credentials.outside.uid,
+            identity=self._identity(),
         )  # fmt: skip
 
     def _confinement(self, credentials: Contained) -> Confinement:

@@ -152,6 +152,7 @@ class OciRuntime(Runtime):
             confinement=replace(self._host.confinement(account), groups=tuple(self._additional(account))),
             no_new_privs=bool(self._process.get("noNewPrivileges")),
             owner=account.uid,
+            identity=self._identity,
         )  # fmt: skip
         with orphans.start():
             started = program_start.start(self._host, self._name, program, terminal)

@@ -11,6 +11,7 @@ import atexit
 import errno
 import fcntl
 import os
+import re
 import select
 import signal
 import stat
@@ -28,11 +29,14 @@ from crunch_sshd.runtimes import Output, StartFailed, Terminal, terminal_modes, 
 from crunch_sshd.runtimes.confinement import Confinement
 from crunch_sshd.runtimes.host_container import HostContainer
 from crunch_sshd.runtimes.host_process import PIPE_SIZE
+from crunch_sshd.runtimes.host_processes import ContainerIdentity
 
 NAMESPACES = ("cgroup", "ipc", "uts", "net", "pid", "mnt", "user")
 START_TIMEOUT = 60.0
 """Seconds for a program to start; in a frozen container it never does."""
 REPORT_LIMIT = 64 * 1024
+REPORTED_PID = re.compile(r"pid ([1-9][0-9]{0,8})")
+REPORTED_FAILURE = re.compile(r"failed ([0-9]{1,3}) (.*)")
 PTMX = (5, 2)
 """The device number of /dev/ptmx (pts(4))."""
 POWER = os.uname().machine.startswith("ppc")
@@ -58,7 +62,8 @@ class Program:
 
     ``cwd`` is an entry of /proc/PID of the container's first process, ``cwd`` or ``root``, where it starts before it
     goes to ``directory``; with ``root_goes`` it goes there before it gives up root's rights, if it can, as runc does.
-    ``own_terminal`` demands a terminal of the container's own /dev/pts.
+    ``identity`` tells the container's processes from all others. ``own_terminal`` demands a terminal of the container's
+    own /dev/pts.
     """
 
     argv: Sequence[str]
@@ -70,6 +75,7 @@ class Program:
     confinement: Confinement
     no_new_privs: bool
     owner: int | None
+    identity: ContainerIdentity
 
 
 @dataclass(frozen=True)
@@ -131,7 +137,7 @@ def _start_with_pipes(
             kept.append(ours.enter_context(_Descriptor(writer if reading else reader)).number)
             fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
             _give(theirs[-1], program.owner)
-        pid = _launch(container, name, job, opened, theirs)
+        pid = _launch(container, name, job, program.identity, opened, theirs)
         ours.pop_all()
     return Started(pid, kept[0], {kept[1]: Output.STDOUT, kept[2]: Output.STDERR})
 
@@ -150,7 +156,7 @@ def _start_with_terminal(
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/dev/ptmx")
         if path:
             job["environment"][os.fsencode(terminal_name.VARIABLE)] = os.fsencode(path)
-        pid = _launch(container, name, job, opened, [slave, slave, slave])
+        pid = _launch(container, name, job, program.identity, opened, [slave, slave, slave])
         ours.pop_all()
     return Started(pid, master, {master: Output.STDOUT})
 
@@ -183,8 +189,9 @@ def _open_ptmx(container: HostContainer) -> int | None:
 
 
 def _launch(
-    container: HostContainer, name: str, job: dict[str, Any], opened: _Opened, streams: Sequence[int]
-) -> int:
+    container: HostContainer, name: str, job: dict[str, Any], identity: ContainerIdentity, opened: _Opened,
+    streams: Sequence[int],
+) -> int:  # fmt: skip
     """Start the child; return the pid of the program once it runs, a child of this process."""
     reader, writer = (opened.closing(descriptor) for descriptor in os.pipe())
     job["report"] = opened.pass_on(writer)
@@ -195,7 +202,7 @@ def _launch(
         report = _read_report(reader)
     except TimeoutError as late:
         os.kill(child, signal.SIGKILL)
-        if (stopped := _pid(str(late))) is not None:  # by somebody inside, before it became the program
+        if (stopped := _pid(str(late), identity)) is not None:  # by somebody inside, before it became the program
             os.kill(stopped, signal.SIGKILL)
             _reap(stopped)
         raise TooLate(
@@ -203,7 +210,7 @@ def _launch(
         ) from None
     finally:
         _reap(child)  # it ends right after its report, unless it is frozen with its container
-    return _started(name, report)
+    return _started(name, report, identity)
 
 
 def _reap(child: int) -> None:
@@ -212,20 +219,36 @@ def _reap(child: int) -> None:
         threading.Thread(target=os.waitpid, args=(child, 0), name="start", daemon=True).start()
 
 
-def _pid(report: str) -> int | None:
-    """Return the pid of the program to be, once it has been reported."""
-    return next((int(line.split()[1]) for line in report.splitlines() if line.startswith("pid ")), None)
+def _pid(report: str, identity: ContainerIdentity) -> int | None:
+    """Return the pid of the program to be, once it has been reported.
+
+    Who can trace the program before it starts can write to the report as well: only a child of ours in the container is
+    believed.
+    """
+    reported = filter(None, map(REPORTED_PID.fullmatch, report.splitlines()))
+    return next((pid for pid in (int(one[1]) for one in reported) if _is_ours(pid, identity)), None)
 
 
-def _started(name: str, report: str) -> int:
-    lines = report.splitlines()
-    pid = _pid(report)
-    failure = next((line for line in lines if line.startswith("failed ")), None)
+def _is_ours(pid: int, identity: ContainerIdentity) -> bool:
+    """Say whether this is a child of ours in the container; one that has ended cannot be looked into any more."""
+    try:
+        return _has_ended(pid) or identity.covers(pid) or _has_ended(pid)
+    except ChildProcessError:
+        return False
+
+
+def _has_ended(child: int) -> bool:
+    """Say whether a child of ours has ended; raise ChildProcessError for any other process."""
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _started(name: str, report: str, identity: ContainerIdentity) -> int:
+    pid = _pid(report, identity)
+    failure = next(filter(None, map(REPORTED_FAILURE.fullmatch, report.splitlines())), None)
     if failure is not None:
         if pid is not None:
-            os.waitpid(pid, 0)
-        _, status, text = failure.split(" ", 2)
-        raise StartFailed(text, int(status))
+            _reap(pid)
+        raise StartFailed(failure[2], int(failure[1]))
     if pid is None:
         raise Unavailable(f"container {name} ended the session's program before it started; is it out of memory?")
     return pid

@@ -270,6 +270,24 @@ def test_stopped_before_it_started(contain: Contain, monkeypatch: pytest.MonkeyP
     starter.close()
 
 
+FORGED = ("", "pid 1\n", "pid x\n", "pid -1\n", "pid 0\n", "failed x y\n", "failed 1\n", "pid")
+
+
+@pytest.mark.parametrize("report", FORGED)
+def test_forged_report(contain: Contain, report: str) -> None:
+    """A report with a process that is no child of ours, or that makes no sense, is no start."""
+    with pytest.raises(Unavailable, match="ended the session's program before it started"):
+        program_start._started(NAME, report, NamespaceRuntime(contain(*SETUID_APPTAINER), NAME)._identity())
+
+
+def test_forged_pid_is_not_killed(contain: Contain) -> None:
+    """Whoever stops a session's program and writes to its report names no other process of the gateway's."""
+    identity = NamespaceRuntime(contain(*OWN_PROCESSES), NAME)._identity()
+    with subprocess.Popen(["sleep", "1000"]) as other:
+        assert program_start._pid(f"pid {other.pid}\n", identity) is None
+        other.terminate()
+
+
 def test_no_secret_in_arguments(contain: Contain, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the command nor the environment is ever an argument or the environment of the child on the host."""
     seen: list[object] = []

@@ -146,6 +146,23 @@ def test_requests_of_somebody_else_on_the_last_page(site: Site) -> None:
     assert status == 403 and "other users" in sentence
 
 
+ODD_ANSWERS: list[tuple[str, str, Any]] = [
+    ("users", "is_active", "true"), ("users", "is_active", None), ("users", "uuid", [ACTIVE]),
+    ("containers", "runtime_constraints", None), ("containers", "runtime_constraints", {"shell_access": "false"}),
+    ("containers", "state", ["Running"]), ("containers", "gateway_address", 1), ("containers", "uuid", None),
+    ("requests", "modified_by_user_uuid", {"uuid": ACTIVE}), ("requests", "modified_by_user_uuid", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "name", "odd"), ODD_ANSWERS, ids=str)
+def test_an_answer_of_another_form(site: Site, monkeypatch: pytest.MonkeyPatch, kind: str, name: str, odd: Any) -> None:
+    """What the API leaves out, or says in another form, opens no session, and the user reads a sentence."""
+    key = {"users": ACTIVE, "containers": site.uuid, "requests": "zzzzz-xvhdp-000000000000004"}[kind]
+    monkeypatch.setitem(getattr(site.api, kind)[key], name, odd)
+    status, sentence = site.controller.status(site.uuid, site.token)
+    assert status in (403, 404, 502, 503) and sentence and "server error" not in sentence
+
+
 def test_wrong_token(site: Site) -> None:
     """The API's 401 is the user's, with its text and without the servers that it came through."""
     status, sentence = site.controller.status(site.uuid, f"v2/{TOKEN_UUID}/wrong")

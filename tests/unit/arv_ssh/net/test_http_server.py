@@ -172,6 +172,34 @@ def test_not_http(data: bytes) -> None:
     run(scenario())
 
 
+def test_when_a_connection_has_asked() -> None:
+    """A body taken as it comes makes no whole request before its end; with the answer the connection waits again."""
+    noted: list[str] = []
+
+    async def drained(request: Request) -> Response:
+        assert request.stream is not None
+        while await request.stream.read():
+            pass
+        return Response(200, b"served")
+
+    async def scenario() -> None:
+        wire = Wire()
+        connection = HttpConnection(
+            drained, lambda path: True, asked=lambda: noted.append("asked"), idle=lambda drop: noted.append("idle")
+        )
+        wire.set_protocol(connection)
+        connection.connection_made(wire)
+        wire.receive(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nab")
+        await asyncio.sleep(0)
+        assert noted == []
+        wire.receive(b"cde")
+        await answered(wire)
+        assert noted == ["asked", "idle"]
+        wire.lose()
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nab"])
 def test_silent_client(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
     """A client that does not finish its request in time is closed, and nothing is held for it."""
