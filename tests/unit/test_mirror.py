@@ -46,6 +46,8 @@ WITHOUT = {
     "arv_ssh/embedded/migrations/versions/v0002_container_properties.py":
         "tests/unit/arv_ssh/embedded/test_migrations.py runs it",
     "arv_ssh/embedded/migrations/versions/v0003_submitter.py": "tests/unit/arv_ssh/embedded/test_migrations.py runs it",
+    "arv_ssh/embedded/migrations/versions/v0004_collections.py":
+        "tests/unit/arv_ssh/embedded/test_migrations.py runs it",
     "arv_ssh/embedded/migrations/versions/v0005_published_ports.py":
         "tests/unit/arv_ssh/embedded/test_migrations.py runs it",
     "arv_ssh/embedded/models.py": "tests/unit/arv_ssh/embedded/test_store.py keeps records in it",
