@@ -212,8 +212,9 @@ def test_other_names(site: Site) -> None:
     for name in (f"{request}-{PRIVATE}", "my-notebook", "My-NoteBook"):
         assert site.curl(site.url(name=name), user="active").said()["path"] == "/said"
     as_active.delete("links", made["uuid"])
+    wait_for(lambda: site.curl(site.url(name="my-notebook"), user="active").status == 404, "the name to be gone")
     answer = site.curl(site.url(name="my-notebook"), user="active")
-    assert answer.status == 404 and b"no container has published a port under the name 'my-notebook'" in answer.body
+    assert b"no container has published a port under the name 'my-notebook'" in answer.body
 
 
 def test_websocket(site: Site) -> None:
@@ -311,7 +312,7 @@ def test_ports_of_one_host(by_port: tuple[EmbeddedCluster, Path], tmp_path: Path
     assert ask("https://containers.localhost:18001/")[0] == 410
     cluster.ssh(first, "kill -9 -1")
     cluster.api().update("containers", first, {"state": "Cancelled"})
-    assert ask(f"{url}said", *jar)[0] == 410
+    wait_for(lambda: ask(f"{url}said", *jar)[0] == 410, "the container's end")
     second, again = start()
     assert again == url
     status, head = ask(f"{url}said", "-i", *jar)  # the browser has the first one's cookies
@@ -327,7 +328,7 @@ def test_ports_of_one_host(by_port: tuple[EmbeddedCluster, Path], tmp_path: Path
     ends = [event for event in events if event["event"] == "web_service.end"]
     assert [(event["port"], event["user_uuid"], event["client"]) for event in ends] == [(8000, "", "127.0.0.1")] * 2
     assert all(event["requests"] >= 1 and event["bytes_to_client"] > 100 for event in ends)
-    assert [event["status"] for event in events if event["event"] == "web_service.refused"] == [410, 410]
+    assert [event["status"] for event in events if event["event"] == "web_service.refused"][:2] == [410, 410]
 
 
 def test_chromium(site: Site, tmp_path: Path) -> None:

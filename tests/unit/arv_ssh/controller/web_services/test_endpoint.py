@@ -16,7 +16,7 @@ from arv_ssh.audit.trail import OFF
 from arv_ssh.config import cluster_config
 from arv_ssh.controller.gateways.tunnels import Tunnels
 from arv_ssh.controller.peers.peers import Peers
-from arv_ssh.controller.web_services import endpoint
+from arv_ssh.controller.web_services import endpoint, grants
 from arv_ssh.controller.web_services.authorize import Asked, Grant
 from arv_ssh.controller.web_services.endpoint import WebServices
 from arv_ssh.controller.web_services.names import Target
@@ -73,7 +73,7 @@ def test_a_websocket_whose_user_lost_the_right(monkeypatch: pytest.MonkeyPatch) 
     """It is closed when the API says no; an API that cannot answer ends nothing."""
     monkeypatch.setattr(endpoint, "REVIEW", 0.01)
     decisions = Decisions(None, BadGateway("later"), Forbidden("no more"))
-    monkeypatch.setattr(endpoint, "authorize", decisions)
+    monkeypatch.setattr(grants, "authorize", decisions)
 
     async def scenario() -> None:
         web, relay = services(), FakeRelay()
@@ -91,7 +91,7 @@ def test_a_websocket_whose_user_lost_the_right(monkeypatch: pytest.MonkeyPatch) 
 def test_a_websocket_that_is_closed_is_not_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the WebSocket the looks end; stopping closes what is open."""
     decisions = Decisions(None)
-    monkeypatch.setattr(endpoint, "authorize", decisions)
+    monkeypatch.setattr(grants, "authorize", decisions)
 
     async def scenario() -> None:
         web, relays = services(), [FakeRelay(), FakeRelay()]
@@ -115,7 +115,7 @@ def test_a_websocket_that_is_closed_is_not_asked_about(monkeypatch: pytest.Monke
 def test_before_the_gateway(monkeypatch: pytest.MonkeyPatch, target: str, status: int) -> None:
     """A token leaves the address before anything is decided; a refusal is plain text, which no browser interprets."""
     decisions = Decisions(Forbidden("<b>no</b>"))
-    monkeypatch.setattr(endpoint, "authorize", decisions)
+    monkeypatch.setattr(grants, "authorize", decisions)
     query = target.partition("?")[2]
     request = Request("GET", "/", query, {"host": HOST}, b"", "192.0.2.1", "req-1", target=target.encode())
 
