@@ -19,8 +19,8 @@ SERVICES = (WebServices(host="*.c.example.org"), WebServices(host="*--c.example.
 
 def web_request(data: bytes) -> None:
     """Only BadRequest is raised; no token of ours reaches the container, nor stays in the address it is read from."""
-    for word, value in WORDS.items():
-        data = data.replace(word, value)
+    for word, meant in WORDS.items():
+        data = data.replace(word, meant)
     first, *lines = data.translate(None, b"\0\r\v\f\x7f").split(b"\n")
     target = bytes(byte for byte in first if 0x20 < byte < 0x7F)  # HTTP lets nothing else through
     raw = [(name.strip().lower(), value.strip()) for name, _, value in (line.partition(b":") for line in lines)]
