@@ -38,7 +38,6 @@ WITHOUT = {
     "arv_ssh/controller/process/supervisor.py": "tests/integration/test_lifecycle.py ends its workers",
     "arv_ssh/controller/web_services/authorize.py":
         "tests/integration/test_web_services.py is refused for each reason",
-    "arv_ssh/controller/web_services/endpoint.py": "tests/integration/test_web_services.py asks for web services",
     "arv_ssh/dispatch/local.py": "tests/integration/test_dispatch.py runs the dispatcher",
     "arv_ssh/embedded/call.py": "tests/unit/arv_ssh/embedded/test_api.py makes the calls",
     "arv_ssh/embedded/migrations/env.py": "tests/unit/arv_ssh/embedded/test_migrations.py migrates with it",
