@@ -147,6 +147,13 @@ class BesideSite:
     def _environment(self) -> dict[str, str]:
         return {"SSL_CERT_FILE": str(self._ca), "HOME": str(self.directory), "PATH": os.environ["PATH"]}
 
+    def reports(self) -> Path:
+        """Return an empty directory that all may write to."""
+        directory = self.directory / "log" / f"reports-{next(_numbers)}"
+        directory.mkdir()
+        directory.chmod(0o777)
+        return directory
+
     def ssh_command(self, uuid: str, *command: str) -> list[str]:
         return ["ssh", "-F", str(self.directory / "ssh_config"), uuid, *command]
 

@@ -8,6 +8,7 @@ import signal
 import ssl
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from http.client import HTTPResponse, HTTPSConnection
 from pathlib import Path
 from typing import Any
@@ -217,26 +218,6 @@ def test_list_and_kill(running: Attempt) -> None:
     running.wait_until_nothing_is_left()
 
 
-@pytest.mark.parametrize("kind", ["slurm", "lsf"])
-def test_job_script(site: BesideSite, kind: str, tmp_path: Path) -> None:
-    """A job's process is stock itself: it has the job's signals, and its status; our gateway comes by a tunnel."""
-    with site.attempt("sh", "-c", "trap 'exit 5' TERM; while :; do sleep 1; done") as job:
-        with job.job(kind, f"--report={tmp_path}") as process:
-            address = job.wait_for_ours()
-            assert address == f"tunnel https://{site.controller.address}"
-            assert job.addresses()[0].startswith("127.0.0.1:")
-            assert job.ssh("exit 7").returncode == 7
-            (called,) = reported(tmp_path)
-            given = [*site.words, f"--report={tmp_path}"]
-            engine = ["--runtime-engine=docker"]
-            assert called["argv"] == [*(given + engine if kind == "slurm" else engine + given), job.uuid]
-            added = {one for one in called["environ"] if one.startswith("Gateway")}
-            assert added == {f"GatewayAuthSecret={job.secret}", "GatewayAddress=127.0.0.1:0"}
-            process.terminate()
-            assert process.wait(DEADLINE) == 137  # the double kills its container for it
-        job.wait_until_nothing_is_left()
-
-
 class Relayed:
     """What a stock controller asks of a gateway besides sessions, one request a connection."""
 
@@ -297,28 +278,57 @@ def test_ports_are_relayed(ask: Relayed) -> None:
     assert ask("GET", "/", X_Arvados_Container_Target_Port="81")[0].status == 503
 
 
-@pytest.fixture
-def user(site: BesideSite) -> dict[str, Any]:
-    """Options of Popen for a user who is not root, and may use the engine."""
-    if os.getuid() != 0 or not site.for_users:
+@dataclass(frozen=True)
+class Kind:
+    """Who starts a job, with which engine, as which user."""
+
+    dispatcher: str
+    engine: str
+    uid: int
+
+    def popen(self) -> dict[str, Any]:
+        """Return options of Popen for the job."""
+        groups = [os.stat("/var/run/docker.sock").st_gid]
+        return {"user": self.uid, "group": self.uid, "extra_groups": groups, "umask": 0o022} if self.uid else {}
+
+
+ROOTS, USERS, NAMESPACES = Kind("slurm", "docker", 0), Kind("slurm", "docker", 1000), Kind("lsf", "singularity", 1000)
+
+
+@pytest.mark.parametrize("kind", [ROOTS, USERS, NAMESPACES], ids=["root", "user", "namespace"])
+def test_job_script(site: BesideSite, kind: Kind, tmp_path: Path) -> None:
+    """The job's process is stock itself, with the job's signals and status; sessions come through a tunnel.
+
+    Root and others have our gateway: by the engine's socket, or beside the leader of a namespace.
+    """
+    if kind.uid and (os.getuid() != 0 or not site.for_users):
         pytest.skip("other users may not read this Python, or these sources")
-    return {"user": 1000, "group": 1000, "extra_groups": [os.stat("/var/run/docker.sock").st_gid], "umask": 0o022}
-
-
-@pytest.mark.parametrize(
-    ("kind", "engine", "command"),
-    [("slurm", "docker", ("sh", "-c", "sleep 1000000")), ("lsf", "singularity", ("sleep", "1000000"))],
-)
-def test_as_another_user(
-    site: BesideSite, user: dict[str, Any], kind: str, engine: str, command: tuple[str, ...]
-) -> None:
-    """A job of a user who is not root has our gateway too: by the engine's socket, or beside a namespace's leader."""
-    with site.attempt(*command) as job, job.job(kind, engine=engine, **user) as process:
-        job.wait_for_ours()
+    reports = site.reports()
+    with (
+        site.attempt("sh", "-c", "while :; do sleep 1; done") as job,
+        job.job(kind.dispatcher, f"--report={reports}", engine=kind.engine, **kind.popen()) as process,
+    ):
+        assert job.wait_for_ours() == f"tunnel https://{site.controller.address}"
+        assert job.addresses()[0].startswith("127.0.0.1:")
+        (called,) = reported(reports)
+        given, engine = [*site.words, f"--report={reports}"], [f"--runtime-engine={kind.engine}"]
+        assert called["argv"] == [*(given + engine if kind.dispatcher == "slurm" else engine + given), job.uuid]
+        added = {one for one in called["environ"] if one.startswith("Gateway")}
+        assert added == {f"GatewayAuthSecret={job.secret}", "GatewayAddress=127.0.0.1:0"}
         for pid in [*job.processes("crunch-run-beside"), *job.processes("crunch-run gateway")]:
-            assert "\nUid:\t1000\t" in Path(f"/proc/{pid}/status").read_text()
+            assert f"\nUid:\t{kind.uid}\t" in Path(f"/proc/{pid}/status").read_text()
         found = job.ssh("id -u; kill -0 1 && exit 7")
         assert (found.returncode, found.stdout) == (7, "0\n"), found.stderr
         process.terminate()
-        process.wait(DEADLINE)
+        assert process.wait(DEADLINE) == 137  # the double kills its container for it
         job.wait_until_nothing_is_left()
+
+
+def test_sidecar_cannot_serve(site: BesideSite) -> None:
+    """A gateway that cannot listen costs the job nothing: stock's is on the record."""
+    with site.attempt() as job:
+        assert job.cloud("--gateway-address=192.0.2.1").returncode == 0
+        wait_for(lambda: job.log.exists() and "the sidecar cannot serve" in job.log.read_text())
+        job.wait_for_state("Running")
+        job.wait_until_nothing_is_left()
+        assert len(job.addresses()) == 1

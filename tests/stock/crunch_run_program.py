@@ -207,7 +207,8 @@ class Singularity:
         self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
     def wait(self) -> int:
-        return self._process.wait()
+        status = self._process.wait()
+        return status if status >= 0 else 128 - status
 
     def stop(self) -> None:
         self._process.kill()
