@@ -17,6 +17,7 @@ import pytest
 
 from arv_ssh.trust import credentials
 from crunch_sshd.runtimes import host_processes
+from tests.conformance.engines import missing, podman
 from tests.integration.beside_site import Attempt, BesideSite, beside_site
 from tests.integration.embedded_cluster import EmbeddedCluster, docker
 from tests.stock.api import Failure
@@ -141,15 +142,6 @@ def test_sidecar_killed(running: Attempt) -> None:
     assert host_processes.is_alive(running.stock_pid())
 
 
-def test_record_keeper_killed(running: Attempt) -> None:
-    """Sessions go on to our gateway."""
-    (keeper,) = running.processes("crunch-run-beside record")
-    os.kill(keeper, signal.SIGKILL)
-    wait_for(lambda: not running.processes("crunch-run-beside record"))
-    assert running.ssh("exit 7").returncode == 7
-    assert len(running.addresses()) == 2
-
-
 def test_gateway_killed(shared: Attempt) -> None:
     """Another one takes its place at the same address."""
     (gateway,) = shared.processes("crunch-run gateway")
@@ -157,13 +149,6 @@ def test_gateway_killed(shared: Attempt) -> None:
     wait_for(lambda: [pid for pid in shared.processes("crunch-run gateway") if pid != gateway])
     assert shared.ssh("exit 7").returncode == 7
     assert len(shared.addresses()) == 2
-
-
-def test_stock_killed(running: Attempt) -> None:
-    """The sidecar ends with it, and writes nothing any more."""
-    os.kill(running.stock_pid(), signal.SIGKILL)
-    running.wait_until_nothing_is_left()
-    assert len(running.addresses()) == 2
 
 
 def test_record_refused(site: BesideSite, tmp_path: Path) -> None:
@@ -192,10 +177,11 @@ def test_two_attempts_at_once(shared: Attempt) -> None:
 
 
 def test_second_attempt_after_the_first(running: Attempt) -> None:
-    """After a failed attempt the container is run again under its UUID, with another gateway on its record."""
+    """The sidecar ends with its stock; the container is then run again, with another gateway on its record."""
     first = running.addresses()[-1]
     os.kill(running.stock_pid(), signal.SIGKILL)
     running.wait_until_nothing_is_left()
+    assert len(running.addresses()) == 2
     docker("rm", "--force", running.uuid)
     running.record.update(state="Locked", gateway_address="")
     assert running.cloud().returncode == 0
@@ -278,6 +264,15 @@ def test_ports_are_relayed(ask: Relayed) -> None:
     assert ask("GET", "/", X_Arvados_Container_Target_Port="81")[0].status == 503
 
 
+def test_record_keeper_killed(shared: Attempt) -> None:
+    """Sessions go on to our gateway. The last test of the shared container, which has no keeper any more."""
+    (keeper,) = shared.processes("crunch-run-beside record")
+    os.kill(keeper, signal.SIGKILL)
+    wait_for(lambda: not shared.processes("crunch-run-beside record"))
+    assert shared.ssh("exit 7").returncode == 7
+    assert len(shared.addresses()) == 2
+
+
 @dataclass(frozen=True)
 class Kind:
     """Who starts a job, with which engine, as which user."""
@@ -306,7 +301,7 @@ def test_job_script(site: BesideSite, kind: Kind, tmp_path: Path) -> None:
     reports = site.reports()
     with (
         site.attempt("sh", "-c", "while :; do sleep 1; done") as job,
-        job.job(kind.dispatcher, f"--report={reports}", engine=kind.engine, **kind.popen()) as process,
+        job.job(kind.dispatcher, f"--report={reports}", engine=kind.engine, popen=kind.popen()) as process,
     ):
         assert job.wait_for_ours() == f"tunnel https://{site.controller.address}"
         assert job.addresses()[0].startswith("127.0.0.1:")
@@ -332,3 +327,16 @@ def test_sidecar_cannot_serve(site: BesideSite) -> None:
         job.wait_for_state("Running")
         job.wait_until_nothing_is_left()
         assert len(job.addresses()) == 1
+
+
+@pytest.mark.skipif(missing("runc") is not None, reason=f"no Podman: {missing('runc')}")
+def test_podman(site: BesideSite) -> None:
+    """Podman's socket serves as Docker's does: DOCKER_HOST of the job names it to stock and to us."""
+    with podman("runc") as engine, site.attempt() as job:
+        with job.job("slurm", DOCKER_HOST=engine.url) as process:
+            job.wait_for_ours()
+            found = job.ssh("id -u; exit 7")
+            assert (found.returncode, found.stdout) == (7, "0\n"), found.stderr
+            process.terminate()
+            process.wait(DEADLINE)
+        job.wait_until_nothing_is_left()

@@ -171,7 +171,10 @@ class Docker:
 
     def create(self) -> None:
         image, command = self._record["container_image"], self._record["command"]
-        self._docker("create", "--name", self._uuid, "--init", image, *command)
+        # Debian's Podman has no init, and asks for limits that a container may not have.
+        podmans = ["--ulimit=nofile=1024:4096", "--ulimit=nproc=4096:8192"]
+        options = podmans if "DOCKER_HOST" in os.environ else ["--init"]
+        self._docker("create", "--name", self._uuid, *options, image, *command)
 
     def start(self) -> None:
         self._docker("start", self._uuid)
