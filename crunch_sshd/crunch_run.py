@@ -156,8 +156,9 @@ def _run_container(options: argparse.Namespace, gateway: GatewayChild | None) ->
     """Run the container once the gateway is known to be able to let its users in."""
     from crunch_sshd.run.container_record import ContainerRecord, api_client
     from crunch_sshd.run.events import Events
+    from crunch_sshd.runtimes import engine_over_ssh
 
-    _without_ssh_to_engines()
+    engine_over_ssh.spare()
     from crunch_sshd.run.lifecycle import Lifecycle, Settings
 
     events = Events()
@@ -171,12 +172,6 @@ def _run_container(options: argparse.Namespace, gateway: GatewayChild | None) ->
     )  # fmt: skip
     Lifecycle(settings, record, events, gateway).run()
     return 0
-
-
-def _without_ssh_to_engines() -> None:
-    """Spare this process paramiko, which the Docker SDK imports in case an engine is reached by SSH: 20 MB for days."""
-    if not os.environ.get("DOCKER_HOST", "").startswith("ssh://"):
-        sys.modules["docker.transport.sshconn"] = None  # type: ignore[assignment]  # its import fails, as it may
 
 
 def _clean_up(uuid: str) -> int:

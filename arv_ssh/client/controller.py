@@ -170,6 +170,7 @@ class Controller:
 def unvouched(host: str) -> str:
     """Say what a session without a host key header means: nothing is written, so strict checking refuses."""
     return (
-        f"the controller cannot vouch for the host key of {host} (a stock Arvados gateway), so ssh refuses the "
-        "connection; -o StrictHostKeyChecking=accept-new accepts the key it shows"
+        f"the controller cannot vouch for the host key of {host} (its gateway is a stock Arvados one, or the "
+        "controller is and does not show its log), so ssh refuses the connection; "
+        "-o StrictHostKeyChecking=accept-new accepts the key it shows"
     )

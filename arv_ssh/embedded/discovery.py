@@ -47,6 +47,12 @@ _COMMON: Json = {
     "cluster_id": {"type": "string", "location": "query", "description": "The cluster to ask; this API is of one."},
     "bypass_federation": {"type": "boolean", "location": "query", "description": "As cluster_id: of no effect here."},
 }
+_PUBLIC = (
+    ("configs", "get", CONFIG_PATH, "Config"),
+    ("keep_services", "accessible", KEEP_SERVICES_PATH, "KeepServiceList"),
+)
+"""What is no record: its resource and method, its path, and the name of its schema, without which a client library
+gives its user the bytes."""
 _VERBS = {"get": "GET", "list": "GET", "create": "POST", "update": "PATCH", "delete": "DELETE"}
 
 
@@ -75,13 +81,12 @@ def document(cluster_id: str, root_url: str) -> Json:
         "blobSignatureTtl": TRASH_LIFETIME,
         "remoteHosts": {},
         "remoteHostsViaDNS": False,
-        "schemas": {name: schema for resource in RESOURCES.values() for name, schema in _schemas(resource.model)},
+        "schemas": {name: schema for resource in RESOURCES.values() for name, schema in _schemas(resource.model)}
+        | {answer: {"id": answer, "type": "object", "properties": {}} for _, _, _, answer in _PUBLIC},
         "resources": {name: {"methods": _methods(name, resource)} for name, resource in RESOURCES.items()}
         | {
-            name: {"methods": {verb: _describe(name, verb, "GET", path.removeprefix(PREFIX), {})}}
-            for name, verb, path in (
-                ("configs", "get", CONFIG_PATH), ("keep_services", "accessible", KEEP_SERVICES_PATH)
-            )
+            name: {"methods": {verb: _describe(name, verb, "GET", path.removeprefix(PREFIX), {}, answer)}}
+            for name, verb, path, answer in _PUBLIC
         },
     }
 
@@ -109,14 +114,14 @@ def _method(name: str, verb: str, model: type[Record]) -> Json:
     return method
 
 
-def _describe(name: str, verb: str, http_method: str, path: str, parameters: Json, answer: str = "") -> Json:
-    response: Json = {"response": {"$ref": answer}} if answer else {}
-    return response | {
+def _describe(name: str, verb: str, http_method: str, path: str, parameters: Json, answer: str) -> Json:
+    return {
         "id": f"arvados.{name}.{verb}",
         "path": path,
         "httpMethod": http_method,
         "description": f"{verb.capitalize()} {name.replace('_', ' ')}.",
         "parameters": _COMMON | parameters,
+        "response": {"$ref": answer},
         "scopes": [],
     }
 

@@ -107,6 +107,10 @@ class _Exchange(AsyncIterator[bytes]):
 
     def _join(self, joined: Callable[[Relay], object], client: asyncio.Transport, early: bytes) -> None:
         server, trailing = self._connection.take_over()
+        if server.is_closing():  # it told its old owner, and will tell no other
+            client.abort()
+            self._done()
+            return
         relay = Relay(client, early_a=early, early_b=trailing, done=lambda relay, error: self._done())
         relay.join(server)
         joined(relay)

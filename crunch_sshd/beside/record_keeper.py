@@ -27,6 +27,7 @@ from crunch_sshd.beside.container_search import Search, search
 from crunch_sshd.gateway import control
 from crunch_sshd.gateway.control import Control
 from crunch_sshd.run.container_record import ContainerRecord, api_client, patiently
+from crunch_sshd.runtimes import engine_over_ssh
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +153,7 @@ def main() -> int:
     """Keep the record of one container; return 1 when the API refuses that."""
     log.configure()
     core_dumps.forbid()
+    engine_over_ssh.spare()
     sidecar = Control(control.passed(int(sys.argv[1])))
     begin = sidecar.receive()
     if not begin:

@@ -22,6 +22,7 @@ from crunch_sshd.beside import record_keeper, stock_process
 from crunch_sshd.beside.handover import Handover
 from crunch_sshd.gateway import control
 from crunch_sshd.run.gateway_child import GatewayChild
+from crunch_sshd.runtimes import engine_over_ssh
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,7 @@ def main() -> int:
     """Read the handover and be the sidecar; the descriptors are the arguments."""
     log.configure()
     core_dumps.forbid()
+    engine_over_ssh.spare()
     handover = Handover.from_descriptor(int(sys.argv[1]))
     os.set_inheritable(int(sys.argv[2]), False)
     from setproctitle import setproctitle

@@ -20,11 +20,12 @@ FOREVER = ("sleep", "1000000")
 
 
 class Engine:
-    """An engine: its command line, and its API."""
+    """An engine: its command line, and its API, at ``url`` where that is not the usual one."""
 
-    def __init__(self, command: list[str], client: DockerClient) -> None:
+    def __init__(self, command: list[str], client: DockerClient, url: str = "") -> None:
         self.command = command
         self.client = client
+        self.url = url
 
     def run(self, *options: str) -> str:
         """Start a container that does nothing; return its full id."""
@@ -94,18 +95,19 @@ def _podman(directory: Path, oci_runtime: str) -> Iterator[Engine]:
     )
     command = ["podman", "--root", str(directory / "root"), "--runroot", str(directory / "run")]
     socket = directory / "podman.sock"
+    url = f"unix://{socket}"
     environment = os.environ | {"CONTAINERS_CONF": str(config)}
     with (
         open(directory / "service.log", "wb") as log,
         subprocess.Popen(
-            [*command, "system", "service", "--time", "0", f"unix://{socket}"],
+            [*command, "system", "service", "--time", "0", url],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
         ) as service,
     ):  # fmt: skip
         try:
             wait_for(lambda: service.poll() is not None or socket.exists(), "Podman's socket")
             assert service.poll() is None, (directory / "service.log").read_text()
-            engine = Engine(["env", f"CONTAINERS_CONF={config}", *command], connect(f"unix://{socket}"))
+            engine = Engine(["env", f"CONTAINERS_CONF={config}", *command], connect(url), url)
             _copy_image(engine)
             yield engine
             engine.client.close()

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,11 +61,13 @@ class Attempt:
         command = f"{self.beside} --stock {self.site.stock}"
         return dispatchers.cloud(command, self.words(*more), self.uuid, self.variables, ssh)
 
-    def job(self, kind: str, *more: str, engine: str = "docker", **popen: Any) -> subprocess.Popen[bytes]:
-        """Have Slurm or LSF start it."""
-        words = self.words(f"--stock={self.site.stock}", *more)
+    def job(
+        self, kind: str, *more: str, engine: str = "docker", popen: Mapping[str, Any] | None = None, **variables: str
+    ) -> subprocess.Popen[bytes]:
+        """Have Slurm or LSF start it, with ``variables`` of the job."""
+        words, given = self.words(f"--stock={self.site.stock}", *more), self.site.variables | variables
         return dispatchers.job(
-            kind, self.site.directory, self.beside, words, self.uuid, self.site.variables, self.secret, engine, **popen
+            kind, self.site.directory, self.beside, words, self.uuid, given, self.secret, engine, **(popen or {})
         )
 
     def addresses(self) -> list[str]:
@@ -76,15 +78,16 @@ class Attempt:
 
     def wait_for_ours(self, number: int = 2) -> str:
         """Wait until the record has had that many addresses; return the last."""
-        return wait_for(lambda: found[-1] if len(found := self.addresses()) >= number else None, self.tell)
+        try:
+            return wait_for(lambda: found[-1] if len(found := self.addresses()) >= number else None, "our address")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; {self._told()}") from None
 
     def wait_for_state(self, state: str) -> None:
         wait_for(lambda: self.record["state"] == state, f"the state {state}")
 
-    @property
-    def tell(self) -> str:
-        """What a failure shows."""
-        return f"the sidecar: {self.log.read_text() if self.log.exists() else 'no log'}"
+    def _told(self) -> str:
+        return f"the sidecar's log: {self.log.read_text() if self.log.exists() else 'none'}"
 
     def processes(self, title: str) -> list[int]:
         """Return the pids of this container's processes whose words begin with ``title``."""
@@ -146,6 +149,13 @@ class BesideSite:
     @property
     def _environment(self) -> dict[str, str]:
         return {"SSL_CERT_FILE": str(self._ca), "HOME": str(self.directory), "PATH": os.environ["PATH"]}
+
+    def reports(self) -> Path:
+        """Return an empty directory that all may write to."""
+        directory = self.directory / "log" / f"reports-{next(_numbers)}"
+        directory.mkdir()
+        directory.chmod(0o777)
+        return directory
 
     def ssh_command(self, uuid: str, *command: str) -> list[str]:
         return ["ssh", "-F", str(self.directory / "ssh_config"), uuid, *command]

@@ -144,3 +144,21 @@ def test_a_dispatchers_calls(root: Any) -> None:
     with pytest.raises(arvados.errors.ApiError, match="cannot become 'Running'") as caught:
         containers.update(uuid=uuid, body={"container": {"state": "Running"}}).execute()
     assert caught.value.resp.status == 422
+
+
+def test_collections(active: Any, root: Any) -> None:
+    """The library saves a collection, finds it by its content, and trashes it; config and keepstores are told."""
+    body = {"collection": {"name": "by the SDK", "manifest_text": ". acbd18db4cc2f85cedef654fccc4a4d8+3 0:3:foo\n"}}
+    made = active.collections().create(body=body).execute()
+    again = active.collections().create(body=body, ensure_unique_name=True).execute()
+    assert made["portable_data_hash"] == "1f4b0bc7583c2a7f9102c395f4ffc5e3+45" and again["name"] != made["name"]
+    found = active.collections().get(uuid=made["portable_data_hash"]).execute()
+    assert found["manifest_text"] == made["manifest_text"]
+    active.collections().delete(uuid=made["uuid"]).execute()
+    listed = arvados.util.keyset_list_all(active.collections().list)
+    assert [one["uuid"] for one in listed] == [again["uuid"]]
+    trashed = active.collections().get(uuid=made["uuid"], include_trash=True).execute()
+    assert trashed["is_trashed"]
+    assert active.configs().get().execute()["ClusterID"] == "zzzzz"
+    assert active.config()["API"]["MaxItemsPerResponse"] == 1000
+    assert active.keep_services().accessible().execute()["items"] == []

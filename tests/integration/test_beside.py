@@ -8,6 +8,7 @@ import signal
 import ssl
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from http.client import HTTPResponse, HTTPSConnection
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from arv_ssh.trust import credentials
 from crunch_sshd.runtimes import host_processes
+from tests.conformance.engines import missing, podman
 from tests.integration.beside_site import Attempt, BesideSite, beside_site
 from tests.integration.embedded_cluster import EmbeddedCluster, docker
 from tests.stock.api import Failure
@@ -140,15 +142,6 @@ def test_sidecar_killed(running: Attempt) -> None:
     assert host_processes.is_alive(running.stock_pid())
 
 
-def test_record_keeper_killed(running: Attempt) -> None:
-    """Sessions go on to our gateway."""
-    (keeper,) = running.processes("crunch-run-beside record")
-    os.kill(keeper, signal.SIGKILL)
-    wait_for(lambda: not running.processes("crunch-run-beside record"))
-    assert running.ssh("exit 7").returncode == 7
-    assert len(running.addresses()) == 2
-
-
 def test_gateway_killed(shared: Attempt) -> None:
     """Another one takes its place at the same address."""
     (gateway,) = shared.processes("crunch-run gateway")
@@ -156,13 +149,6 @@ def test_gateway_killed(shared: Attempt) -> None:
     wait_for(lambda: [pid for pid in shared.processes("crunch-run gateway") if pid != gateway])
     assert shared.ssh("exit 7").returncode == 7
     assert len(shared.addresses()) == 2
-
-
-def test_stock_killed(running: Attempt) -> None:
-    """The sidecar ends with it, and writes nothing any more."""
-    os.kill(running.stock_pid(), signal.SIGKILL)
-    running.wait_until_nothing_is_left()
-    assert len(running.addresses()) == 2
 
 
 def test_record_refused(site: BesideSite, tmp_path: Path) -> None:
@@ -191,10 +177,11 @@ def test_two_attempts_at_once(shared: Attempt) -> None:
 
 
 def test_second_attempt_after_the_first(running: Attempt) -> None:
-    """After a failed attempt the container is run again under its UUID, with another gateway on its record."""
+    """The sidecar ends with its stock; the container is then run again, with another gateway on its record."""
     first = running.addresses()[-1]
     os.kill(running.stock_pid(), signal.SIGKILL)
     running.wait_until_nothing_is_left()
+    assert len(running.addresses()) == 2
     docker("rm", "--force", running.uuid)
     running.record.update(state="Locked", gateway_address="")
     assert running.cloud().returncode == 0
@@ -215,26 +202,6 @@ def test_list_and_kill(running: Attempt) -> None:
     subprocess.run(kill, timeout=DEADLINE, check=True)
     running.wait_for_state("Complete")
     running.wait_until_nothing_is_left()
-
-
-@pytest.mark.parametrize("kind", ["slurm", "lsf"])
-def test_job_script(site: BesideSite, kind: str, tmp_path: Path) -> None:
-    """A job's process is stock itself: it has the job's signals, and its status; our gateway comes by a tunnel."""
-    with site.attempt("sh", "-c", "trap 'exit 5' TERM; while :; do sleep 1; done") as job:
-        with job.job(kind, f"--report={tmp_path}") as process:
-            address = job.wait_for_ours()
-            assert address == f"tunnel https://{site.controller.address}"
-            assert job.addresses()[0].startswith("127.0.0.1:")
-            assert job.ssh("exit 7").returncode == 7
-            (called,) = reported(tmp_path)
-            given = [*site.words, f"--report={tmp_path}"]
-            engine = ["--runtime-engine=docker"]
-            assert called["argv"] == [*(given + engine if kind == "slurm" else engine + given), job.uuid]
-            added = {one for one in called["environ"] if one.startswith("Gateway")}
-            assert added == {f"GatewayAuthSecret={job.secret}", "GatewayAddress=127.0.0.1:0"}
-            process.terminate()
-            assert process.wait(DEADLINE) == 137  # the double kills its container for it
-        job.wait_until_nothing_is_left()
 
 
 class Relayed:
@@ -297,28 +264,79 @@ def test_ports_are_relayed(ask: Relayed) -> None:
     assert ask("GET", "/", X_Arvados_Container_Target_Port="81")[0].status == 503
 
 
-@pytest.fixture
-def user(site: BesideSite) -> dict[str, Any]:
-    """Options of Popen for a user who is not root, and may use the engine."""
-    if os.getuid() != 0 or not site.for_users:
+def test_record_keeper_killed(shared: Attempt) -> None:
+    """Sessions go on to our gateway. The last test of the shared container, which has no keeper any more."""
+    (keeper,) = shared.processes("crunch-run-beside record")
+    os.kill(keeper, signal.SIGKILL)
+    wait_for(lambda: not shared.processes("crunch-run-beside record"))
+    assert shared.ssh("exit 7").returncode == 7
+    assert len(shared.addresses()) == 2
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Who starts a job, with which engine, as which user."""
+
+    dispatcher: str
+    engine: str
+    uid: int
+
+    def popen(self) -> dict[str, Any]:
+        """Return options of Popen for the job."""
+        groups = [os.stat("/var/run/docker.sock").st_gid]
+        return {"user": self.uid, "group": self.uid, "extra_groups": groups, "umask": 0o022} if self.uid else {}
+
+
+ROOTS, USERS, NAMESPACES = Kind("slurm", "docker", 0), Kind("slurm", "docker", 1000), Kind("lsf", "singularity", 1000)
+
+
+@pytest.mark.parametrize("kind", [ROOTS, USERS, NAMESPACES], ids=["root", "user", "namespace"])
+def test_job_script(site: BesideSite, kind: Kind, tmp_path: Path) -> None:
+    """The job's process is stock itself, with the job's signals and status; sessions come through a tunnel.
+
+    Root and others have our gateway: by the engine's socket, or beside the leader of a namespace.
+    """
+    if kind.uid and (os.getuid() != 0 or not site.for_users):
         pytest.skip("other users may not read this Python, or these sources")
-    return {"user": 1000, "group": 1000, "extra_groups": [os.stat("/var/run/docker.sock").st_gid], "umask": 0o022}
-
-
-@pytest.mark.parametrize(
-    ("kind", "engine", "command"),
-    [("slurm", "docker", ("sh", "-c", "sleep 1000000")), ("lsf", "singularity", ("sleep", "1000000"))],
-)
-def test_as_another_user(
-    site: BesideSite, user: dict[str, Any], kind: str, engine: str, command: tuple[str, ...]
-) -> None:
-    """A job of a user who is not root has our gateway too: by the engine's socket, or beside a namespace's leader."""
-    with site.attempt(*command) as job, job.job(kind, engine=engine, **user) as process:
-        job.wait_for_ours()
+    reports = site.reports()
+    with (
+        site.attempt("sh", "-c", "while :; do sleep 1; done") as job,
+        job.job(kind.dispatcher, f"--report={reports}", engine=kind.engine, popen=kind.popen()) as process,
+    ):
+        assert job.wait_for_ours() == f"tunnel https://{site.controller.address}"
+        assert job.addresses()[0].startswith("127.0.0.1:")
+        (called,) = reported(reports)
+        given, engine = [*site.words, f"--report={reports}"], [f"--runtime-engine={kind.engine}"]
+        assert called["argv"] == [*(given + engine if kind.dispatcher == "slurm" else engine + given), job.uuid]
+        added = {one for one in called["environ"] if one.startswith("Gateway")}
+        assert added == {f"GatewayAuthSecret={job.secret}", "GatewayAddress=127.0.0.1:0"}
         for pid in [*job.processes("crunch-run-beside"), *job.processes("crunch-run gateway")]:
-            assert "\nUid:\t1000\t" in Path(f"/proc/{pid}/status").read_text()
+            assert f"\nUid:\t{kind.uid}\t" in Path(f"/proc/{pid}/status").read_text()
         found = job.ssh("id -u; kill -0 1 && exit 7")
         assert (found.returncode, found.stdout) == (7, "0\n"), found.stderr
         process.terminate()
-        process.wait(DEADLINE)
+        assert process.wait(DEADLINE) == 137  # the double kills its container for it
+        job.wait_until_nothing_is_left()
+
+
+def test_sidecar_cannot_serve(site: BesideSite) -> None:
+    """A gateway that cannot listen costs the job nothing: stock's is on the record."""
+    with site.attempt() as job:
+        assert job.cloud("--gateway-address=192.0.2.1").returncode == 0
+        wait_for(lambda: job.log.exists() and "the sidecar cannot serve" in job.log.read_text())
+        job.wait_for_state("Running")
+        job.wait_until_nothing_is_left()
+        assert len(job.addresses()) == 1
+
+
+@pytest.mark.skipif(missing("runc") is not None, reason=f"no Podman: {missing('runc')}")
+def test_podman(site: BesideSite) -> None:
+    """Podman's socket serves as Docker's does: DOCKER_HOST of the job names it to stock and to us."""
+    with podman("runc") as engine, site.attempt() as job:
+        with job.job("slurm", DOCKER_HOST=engine.url) as process:
+            job.wait_for_ours()
+            found = job.ssh("id -u; exit 7")
+            assert (found.returncode, found.stdout) == (7, "0\n"), found.stderr
+            process.terminate()
+            process.wait(DEADLINE)
         job.wait_until_nothing_is_left()

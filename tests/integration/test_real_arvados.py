@@ -5,6 +5,7 @@ The API is a double (tests/stock/api.py); the container, its gateway, ssh and th
 
 from __future__ import annotations
 
+import json
 import secrets
 import subprocess
 from collections.abc import Iterator
@@ -237,6 +238,36 @@ def test_pass_through(site: Site, cluster: EmbeddedCluster, tmp_path: Path) -> N
         status, sentence = passing.status("zzzzz-dz642-000000000000000", f"v2/{TOKEN_UUID}/wrong")
         assert status == 401 and "does not accept the API token" in sentence
         assert [seen.path for seen in site.api.seen] == ["/arvados/v1/users/current"]
+
+
+@pytest.mark.parametrize("passing", [False, True], ids=["own paths", "all paths"])
+def test_logs(site: Site, cluster: EmbeddedCluster, tmp_path: Path, passing: bool) -> None:
+    """A log is the gateway's while the container runs; what comes before, beside and after it is the API's."""
+    section: dict[str, Any] = {"API": site.api.url, "EmbeddedAPI": None, "PassThrough": passing}
+    request = next(iter(site.api.requests))
+    base = f"/arvados/v1/container_requests/{request}/log"
+
+    def ask(path: str) -> str:
+        site.api.seen.clear()
+        token = f"Authorization: Bearer {site.token}"
+        command = ["curl", "-sS", "--cacert", str(cluster.directory.ca), "-H", token, f"https://{asked.address}{path}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    with controller(cluster, tmp_path, {"User": True}, **section) as asked:
+        live = f"{base}/{site.uuid}/crunch-run.txt"
+        assert ask(live).startswith('{"time": ')
+        assert site.api.asked("GET", live) == []
+        for path in (base, f"{base}/{NOWHERE}/crunch-run.txt"):
+            assert json.loads(ask(path)) == {"saved log": path}
+        site.api.containers[site.uuid]["state"] = "Complete"
+        try:
+            assert json.loads(ask(live)) == {"saved log": live}
+        finally:
+            site.api.containers[site.uuid]["state"] = "Running"
+        (passed,) = site.api.asked("GET", live)
+        assert passed.headers["authorization"] == f"Bearer {site.token}"
 
 
 def test_pass_through_needs_an_api(cluster: EmbeddedCluster, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from arv_ssh.net.tls import client_context
 from tests.integration import web_server
 from tests.integration.controllers import new_user
 from tests.integration.embedded_cluster import EmbeddedCluster
+from tests.integration.proxies import nginx
 from tests.timing import DEADLINE, wait_for
 
 SERVER = Path(web_server.__file__).read_text()
@@ -91,9 +92,9 @@ class Site:
         pairs = (line.partition(": ") for line in lines[1:])
         return Curl(int(lines[0].split()[1]), [(name.lower(), value) for name, _, value in pairs], rest)
 
-    def socket(self, url: str, headers: dict[str, str]) -> ClientConnection:
-        """Open a WebSocket, as a browser with these headers."""
-        plain = socket.create_connection(("127.0.0.1", urlsplit(url).port), DEADLINE)
+    def socket(self, url: str, headers: dict[str, str], port: int | None = None) -> ClientConnection:
+        """Open a WebSocket, as a browser with these headers; ``port`` is that of a proxy in front."""
+        plain = socket.create_connection(("127.0.0.1", port or urlsplit(url).port), DEADLINE)
         return connect(
             url.replace("https:", "wss:"), sock=plain, ssl=client_context(ca_file=self.ca), additional_headers=headers,
             open_timeout=DEADLINE,
@@ -211,8 +212,9 @@ def test_other_names(site: Site) -> None:
     for name in (f"{request}-{PRIVATE}", "my-notebook", "My-NoteBook"):
         assert site.curl(site.url(name=name), user="active").said()["path"] == "/said"
     as_active.delete("links", made["uuid"])
+    wait_for(lambda: site.curl(site.url(name="my-notebook"), user="active").status == 404, "the name to be gone")
     answer = site.curl(site.url(name="my-notebook"), user="active")
-    assert answer.status == 404 and b"no container has published a port under the name 'my-notebook'" in answer.body
+    assert b"no container has published a port under the name 'my-notebook'" in answer.body
 
 
 def test_websocket(site: Site) -> None:
@@ -252,6 +254,21 @@ def test_ended(cluster: EmbeddedCluster, site: Site) -> None:
     nobody = "zzzzz-dz642-aaaaaaaaaaaaaaa"
     assert site.curl(site.url(name=f"{nobody}-80"), user="active").status == 404
     assert site.curl(site.url(name=f"{site.uuid}-http"), user="active").status == 400
+
+
+def test_behind_nginx(site: Site, tmp_path: Path) -> None:
+    """Behind nginx, as the template sets it up, names, bodies and WebSockets pass, and the client's address."""
+    controller = urlsplit(cluster_config.load(site.cluster.directory.config).controller_url).netloc
+    with nginx(site.cluster, tmp_path, [controller, controller]) as front:
+        options = ("--connect-to", f"::{front}", "-X", "PUT", "-H", "Transfer-Encoding: chunked", "--data-binary", "@-")
+        said = site.curl(site.url(), *options, user="active", input=b"x" * 3_000_000).said()
+        assert (said["method"], said["body"]) == ("PUT", 3_000_000)
+        assert said["headers"]["host"] == urlsplit(site.url()).netloc
+        assert said["headers"]["x-forwarded-for"] == "127.0.0.1, 127.0.0.1"
+        cookie, port = {"Cookie": site.cookie("active")}, int(front.rpartition(":")[2])
+        with site.socket(site.url(path="/socket"), cookie, port) as opened:
+            opened.send("hello")
+            assert opened.recv(timeout=DEADLINE) == "hello back"
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +312,7 @@ def test_ports_of_one_host(by_port: tuple[EmbeddedCluster, Path], tmp_path: Path
     assert ask("https://containers.localhost:18001/")[0] == 410
     cluster.ssh(first, "kill -9 -1")
     cluster.api().update("containers", first, {"state": "Cancelled"})
-    assert ask(f"{url}said", *jar)[0] == 410
+    wait_for(lambda: ask(f"{url}said", *jar)[0] == 410, "the container's end")
     second, again = start()
     assert again == url
     status, head = ask(f"{url}said", "-i", *jar)  # the browser has the first one's cookies
@@ -311,7 +328,7 @@ def test_ports_of_one_host(by_port: tuple[EmbeddedCluster, Path], tmp_path: Path
     ends = [event for event in events if event["event"] == "web_service.end"]
     assert [(event["port"], event["user_uuid"], event["client"]) for event in ends] == [(8000, "", "127.0.0.1")] * 2
     assert all(event["requests"] >= 1 and event["bytes_to_client"] > 100 for event in ends)
-    assert [event["status"] for event in events if event["event"] == "web_service.refused"] == [410, 410]
+    assert [event["status"] for event in events if event["event"] == "web_service.refused"][:2] == [410, 410]
 
 
 def test_chromium(site: Site, tmp_path: Path) -> None:

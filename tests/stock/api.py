@@ -156,6 +156,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._container(user, parts[1])
         if parts == ["container_requests"] and self.seen.method == "GET":
             return self._list(user)
+        if parts[0] == "container_requests" and parts[1] in api.requests:
+            return {"saved log": path} if parts[2:3] == ["log"] else api.requests[parts[1]]
         raise _Refused(404, "Path not found (req-1k2v3a4d5o6s7x8y9z0a)")
 
     def _user(self) -> Record:

@@ -171,7 +171,10 @@ class Docker:
 
     def create(self) -> None:
         image, command = self._record["container_image"], self._record["command"]
-        self._docker("create", "--name", self._uuid, "--init", image, *command)
+        # Debian's Podman has no init, and asks for limits that a container may not have.
+        podmans = ["--ulimit=nofile=1024:4096", "--ulimit=nproc=4096:8192"]
+        options = podmans if "DOCKER_HOST" in os.environ else ["--init"]
+        self._docker("create", "--name", self._uuid, *options, image, *command)
 
     def start(self) -> None:
         self._docker("start", self._uuid)
@@ -207,7 +210,8 @@ class Singularity:
         self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
     def wait(self) -> int:
-        return self._process.wait()
+        status = self._process.wait()
+        return status if status >= 0 else 128 - status
 
     def stop(self) -> None:
         self._process.kill()

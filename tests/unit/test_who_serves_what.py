@@ -1,4 +1,4 @@
-"""docs/administration/who-serves-what.md: each combination has its row, and each cell a test that exists, or a reason."""
+"""docs/administration/who-serves-what.md: each combination has its row, and each cell a test, or a reason for none."""
 
 from __future__ import annotations
 

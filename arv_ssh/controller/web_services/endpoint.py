@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 
 from arv_ssh.api.client import ApiClient
@@ -23,10 +23,10 @@ from arv_ssh.controller.gateways.tunnels import Tunnels
 from arv_ssh.controller.peers import forward_request
 from arv_ssh.controller.reverse_proxy import about_client, path_of
 from arv_ssh.controller.web_services import names, tokens
-from arv_ssh.controller.web_services.authorize import Asked, Grant, authorize
-from arv_ssh.controller.web_services.ports import Ports
+from arv_ssh.controller.web_services.authorize import Asked, Grant
+from arv_ssh.controller.web_services.grants import Grants
 from arv_ssh.controller.web_services.visits import Exchange, Visitor, Visits
-from arv_ssh.errors import HttpError, NotFound
+from arv_ssh.errors import BadGateway, GatewayTimeout, HttpError, NotFound, Unavailable
 from arv_ssh.net.http_messages import Answer, Chunks, Request, Response, StreamedResponse, Upgrade, peer_address
 from arv_ssh.net.http_relay import Headers, protocol_of, request_headers
 from arv_ssh.net.relay import Relay
@@ -45,7 +45,7 @@ class WebServices:
         self._calls = ApiCalls(config, api)
         self._tunnels = tunnels
         self._visits = Visits(trail)
-        self._ports = Ports()
+        self._grants = Grants(self._calls)
         self._reviews: set[asyncio.Task[None]] = set()
         self._relays: set[Relay] = set()
         self._peer_context = client_context(
@@ -69,17 +69,23 @@ class WebServices:
         if used.in_query:  # before anything else: whatever the answer is, it must not be read under that address
             return tokens.redirect(request, clear=False)
         asked = Asked(target, used.token, request.request_id)
-        grant = await self._granted(asked, request)
+        grant = await self._granted(self._grants.find, asked, request)
         if tokens.has_seen_another(request, grant.uuid, target.external_port):
             return _start_afresh(request)
         visitor = Visitor(grant.user_uuid, grant.uuid, grant.port, peer_address(request))
         exchange = await self._visits.enter(visitor, request.request_id)
-        answer = await self._exchange(request, asked, used, grant, exchange)
+        try:
+            answer = await self._exchange(request, asked, used, grant, exchange)
+        except BaseException as error:
+            exchange.close()
+            if isinstance(error, Unavailable | BadGateway | GatewayTimeout):
+                await self._granted(self._grants.ask, asked, request)  # it may have ended: then that is the reason
+            raise
         return answer if isinstance(answer, Upgrade) else replace(answer, chunks=_Counted(answer.chunks, exchange))
 
-    async def _granted(self, asked: Asked, request: Request) -> Grant:
+    async def _granted(self, find: Callable[[Asked], Awaitable[Grant]], asked: Asked, request: Request) -> Grant:
         try:
-            return await self._calls.run(authorize, self._calls, self._ports, asked)
+            return await find(asked)
         except HttpError as error:
             visitor = Visitor("", asked.target.uuid or asked.target.name, asked.target.port, peer_address(request))
             self._visits.refused(visitor, request.request_id, error)
@@ -95,12 +101,7 @@ class WebServices:
             done=exchange.close,
         )
         address = grant.container["gateway_address"]
-        try:
-            url = self._tunnels.elsewhere(grant.uuid, address)
-        except BaseException:
-            exchange.close()
-            raise
-        if url:
+        if url := self._tunnels.elsewhere(grant.uuid, address):
             return await forward_request.pass_on(
                 url, grant.uuid, request, path_of(request), self._peer_context, watch
             )
@@ -127,7 +128,7 @@ class WebServices:
         while True:
             await asyncio.sleep(REVIEW)
             try:
-                await self._calls.run(authorize, self._calls, self._ports, asked)
+                await self._grants.ask(asked)
             except HttpError as error:
                 if error.status < 500:  # a refusal; an API that cannot answer ends nothing
                     relay.close()

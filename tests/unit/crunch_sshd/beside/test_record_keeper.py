@@ -58,7 +58,7 @@ class Sidecar:
         record = ContainerRecord(cast(ApiClient, site), UUID, inbox.pause)
         self.raised: list[BaseException] = []
         keeper = RecordKeeper(UUID, record, keepers, inbox)
-        self._thread = threading.Thread(target=self._run, args=(keeper,))
+        self._thread = threading.Thread(target=self._run, args=(keeper,), daemon=True)
         self._thread.start()
         self.control.send("stock", pid=1)
 

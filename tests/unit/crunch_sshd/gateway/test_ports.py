@@ -94,8 +94,10 @@ async def served(broker: type[Broker], said: bytes = OK) -> AsyncIterator[list[b
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     address = server.sockets[0].getsockname()
     broker.answer = staticmethod(lambda addresses, port: socket.create_connection(address))
-    yield heads
-    server.close()
+    try:
+        yield heads
+    finally:
+        server.close()
 
 
 async def read(answer: object) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, cast
 
 import pytest
@@ -14,12 +15,14 @@ from arv_ssh.errors import BadGateway, ContainerEnded, HttpError, NotFound, Unau
 ONE, OTHER = "zzzzz-dz642-000000000000001", "zzzzz-dz642-000000000000002"
 REQUEST = "zzzzz-xvhdp-000000000000001"
 
+Records = list[dict[str, Any]]
+
 
 class Root:
     """The API as root: links, and running containers; it counts how often it was asked for those."""
 
     def __init__(self) -> None:
-        self.links: list[dict[str, Any]] = []
+        self.links: Records = []
         self.running = [{"uuid": ONE, "published_ports": {"80": {"external_port": 8000}, "81": {}}}]
         self.looks = 0
         self.failure: HttpError | None = None
@@ -28,7 +31,7 @@ class Root:
         assert resource == "links" and ["link_class", "=", "published_port"] in parameters["filters"]
         return {"items": self.links}
 
-    def list_all(self, resource: str, **parameters: Any) -> list[dict[str, Any]]:
+    def list_all(self, resource: str, **parameters: Any) -> Records:
         self.looks += 1
         if self.failure is not None:
             raise self.failure
@@ -77,5 +80,5 @@ def test_links() -> None:
 def test_entry() -> None:
     """What is not an entry publishes nothing."""
     assert entry({"published_ports": {"80": {"access": "public"}}}, 80) == {"access": "public"}
-    for ports in (None, {}, {"80": "public"}, {"81": {}}):
-        assert entry({"published_ports": ports}, 80) is None
+    for record in ('null', '{}', '{"80": "public"}', '{"81": {}}'):
+        assert entry({"published_ports": json.loads(record)}, 80) is None
