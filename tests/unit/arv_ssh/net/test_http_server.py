@@ -105,12 +105,13 @@ def test_strange_request_id_is_replaced(given: str) -> None:
 
 
 @pytest.mark.parametrize("padding", [MAX_HEAD, 4 * MAX_HEAD])
-def test_header_over_the_limit(padding: int) -> None:
-    """A header block over the limit is 431 with a sentence, and the connection is closed."""
+@pytest.mark.parametrize("end", [b"", b"\r\n\r\n"], ids=["goes on", "whole"])
+def test_header_over_the_limit(padding: int, end: bytes) -> None:
+    """A header block over the limit is 431 with a sentence, also read whole at once, and the connection is closed."""
 
     async def scenario() -> None:
         wire = opened()
-        wire.receive(b"GET / HTTP/1.1\r\nHost: h\r\nX-Long: " + b"x" * padding)
+        wire.receive(b"GET / HTTP/1.1\r\nHost: h\r\nX-Long: " + b"x" * padding + end)
         status, _, body = answer(wire)
         assert status == 431 and str(MAX_HEAD) in sentence(body)
         assert wire.is_closing()
