@@ -11,7 +11,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
@@ -151,6 +151,24 @@ class ApiClient:
         """End an open session, whose user reads ``reason``; return it as it was."""
         return self._call("POST", f"shell_sessions/{quote(session_id, safe='')}/kill", body={"reason": reason})
 
+    def container_changes(self) -> Iterator[None]:
+        """Yield whenever containers may have changed in a way that concerns dispatchers; the first time at once.
+
+        Ends when the API stops telling. Raises :class:`NotFound` where it never does, as Arvados' own.
+        """
+        response = self._send("GET", f"{self._base_url}/arvados/v1/containers/changes", self._headers(), None, None,
+                              stream=True)  # fmt: skip
+        with response:
+            if response.status_code != 200:
+                self._read("containers/changes", response)
+                return
+            try:
+                for line in response.iter_lines(chunk_size=None):
+                    if line:
+                        yield
+            except requests.exceptions.RequestException as error:
+                raise Unavailable(f"the API host {self._host} stopped telling ({_root_cause(error)})") from error
+
     def container_auth(self, uuid: str) -> Record:
         """Return the token, with its ``api_token``, of a container that this client's token has locked."""
         return self._call("GET", f"{_path('containers', uuid)}/auth")
@@ -164,9 +182,7 @@ class ApiClient:
         body: Record | None = None,
         repeatable: bool = False,
     ) -> Record:
-        headers = {"Authorization": f"Bearer {_sendable(self._token)}", "Accept": "application/json"}
-        if self._request_id:
-            headers["X-Request-Id"] = self._request_id
+        headers = self._headers()
         repeatable = repeatable or method == "GET"
         url, data = f"{self._base_url}/arvados/v1/{path}", None
         query = urlencode(parameters or {})
@@ -177,6 +193,10 @@ class ApiClient:
             url = f"{url}?{query}"
         send = partial(self._send, method, url, headers, data, body)
         return self._read(path, self._with_retries(send) if repeatable else send())
+
+    def _headers(self) -> dict[str, str]:
+        headers = {"Authorization": f"Bearer {_sendable(self._token)}", "Accept": "application/json"}
+        return headers | ({"X-Request-Id": self._request_id} if self._request_id else {})
 
     def _with_retries(self, send: Callable[[], requests.Response]) -> requests.Response:
         """Send until there is an answer, a few times at most. A time-out is not retried: a caller is waiting."""
@@ -192,13 +212,14 @@ class ApiClient:
         return send()
 
     def _send(
-        self, method: str, url: str, headers: dict[str, str], data: str | None, body: Record | None
-    ) -> requests.Response:
+        self, method: str, url: str, headers: dict[str, str], data: str | None, body: Record | None,
+        *, stream: bool = False,
+    ) -> requests.Response:  # fmt: skip
         try:
             # A redirect would carry the token to wherever it leads.
             return self._session.request(
                 method, url, headers=headers, data=data, json=body, timeout=self._timeout, verify=self._verify,
-                allow_redirects=False,
+                allow_redirects=False, stream=stream,
             )  # fmt: skip
         except requests.exceptions.SSLError as error:
             raise BadGateway(

@@ -29,9 +29,6 @@ from arv_ssh.processes import process_lock
 
 CLUSTER_ID = "zzzzz"
 HOST = "127.0.0.1"
-POLL_INTERVAL = 0.2
-"""Seconds between the dispatcher's polls: a person waits for the container."""
-
 START_TIMEOUT = 30.0
 """Seconds for a daemon to answer; on a loaded machine of 2 cores it takes 2."""
 
@@ -107,10 +104,7 @@ def _write_config(directory: ClusterDir) -> None:
         "ManagementToken": previous.management_token if previous else secrets.token_hex(32),
         "Services": {"Controller": {"ExternalURL": url, "InternalURLs": {url: {}}}},
         "TLS": {"Certificate": f"file://{directory.server_certificate}", "Key": f"file://{directory.server_key}"},
-        "Containers": {
-            "ShellAccess": {"Mode": "default-on", "Admin": True, "User": True},
-            "LocalDispatch": {"PollInterval": POLL_INTERVAL},
-        },
+        "Containers": {"ShellAccess": {"Mode": "default-on", "Admin": True, "User": True}},
         "EmbeddedAPI": {"Database": f"sqlite:///{directory.database}"},
     }
     if not directory.config.exists() or previous is None or url != previous.controller_url:

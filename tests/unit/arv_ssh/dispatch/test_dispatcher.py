@@ -8,6 +8,7 @@ import pytest
 
 from arv_ssh.api.client import ApiClient
 from arv_ssh.dispatch.dispatcher import Dispatcher
+from arv_ssh.dispatch.processes import Processes
 from arv_ssh.errors import HttpError, NotFound, Unavailable, Unprocessable
 from arv_ssh.processes import process_lock
 from arv_ssh.processes.process_lock import ProcessLock
@@ -120,7 +121,7 @@ def runner() -> Iterator[Runner]:
 @pytest.fixture
 def restart(api: Api, runner: Runner, tmp_path: Path) -> Callable[[], Dispatcher]:
     """Return a function that makes a dispatcher which knows nothing but its state directory."""
-    return lambda: Dispatcher(cast(ApiClient, api), runner, tmp_path, max_attempts=3)
+    return lambda: Dispatcher(cast(ApiClient, api), Processes(runner, tmp_path), max_attempts=3)
 
 
 @pytest.fixture
@@ -252,7 +253,7 @@ def test_a_clean_up_that_fails_is_tried_again_later(
     runner.children[A].wait(10)
     dispatcher.poll()
     assert runner.did() == [("clean up", A)]
-    monkeypatch.setattr("arv_ssh.dispatch.dispatcher.CLEAN_UP_AGAIN", 0.0)
+    monkeypatch.setattr("arv_ssh.dispatch.processes.CLEAN_UP_AGAIN", 0.0)
     runner.clean_up_program = SUCCEED
     dispatcher.poll()
     assert runner.did() == [("clean up", A)]
@@ -261,7 +262,7 @@ def test_a_clean_up_that_fails_is_tried_again_later(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_outage_loses_nothing(api: Api, runner: Runner, dispatcher: Dispatcher) -> None:
+def test_an_outage_loses_nothing(api: Api, runner: Runner, dispatcher: Dispatcher, tmp_path: Path) -> None:
     """While the API is away a poll raises, the crunch-runs go on, and afterwards everything is as before."""
     api.add(A, "Queued")
     dispatcher.poll()
@@ -271,4 +272,4 @@ def test_an_outage_loses_nothing(api: Api, runner: Runner, dispatcher: Dispatche
     api.failure = None
     dispatcher.poll()
     assert runner.did() == [("start", A)]
-    assert process_lock.is_held(dispatcher._path(A))
+    assert process_lock.is_held(tmp_path / f"{A}.lock")
