@@ -67,6 +67,11 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="start the container without an init; its own program must then reap the orphans of sessions",
     )
+    result.add_argument(
+        "--no-record-on-signal",
+        action="store_true",
+        help="leave the record alone when a signal ends the container: the dispatcher knows why and says so",
+    )
     # For the dispatcher and `arv-ssh cluster`, which do not talk to Docker themselves.
     result.add_argument("--clean-up", action="store_true", help=argparse.SUPPRESS)
     result.add_argument("--check-engine", action="store_true", help=argparse.SUPPRESS)
@@ -165,7 +170,7 @@ def _run_container(options: argparse.Namespace, gateway: GatewayChild | None) ->
         gateway.check()
     settings = Settings(
         uuid=options.uuid, log_dir=options.log_dir, hold_on_failure=options.hold_on_failure,
-        with_init=not options.no_container_init,
+        with_init=not options.no_container_init, records_signals=not options.no_record_on_signal,
     )  # fmt: skip
     Lifecycle(settings, record, events, gateway).run()
     return 0

@@ -19,9 +19,10 @@ from arv_ssh.audit.options import (
     RECORDING_MODES,
     Auditing,
 )
-from arv_ssh.config import byte_size, destination, session_options
+from arv_ssh.config import byte_size, destination, session_options, slurm_options
 from arv_ssh.config.renamed_keys import with_new_names
 from arv_ssh.config.session_options import SessionOptions
+from arv_ssh.config.slurm_options import SlurmOptions
 from arv_ssh.errors import ConfigError
 
 MODES = ("disabled", "default-off", "default-on")
@@ -100,6 +101,7 @@ class ClusterConfig:
     gateway_memory: int = GATEWAY_MEMORY
     hold_on_failure: float = 0.0
     container_init: bool = True
+    slurm: SlurmOptions = field(default_factory=SlurmOptions)
 
 
 def load(path: Path, cluster_id: str | None = None, *, overlays: Sequence[Path] = (), api: str = "") -> ClusterConfig:
@@ -165,11 +167,13 @@ def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
     embedded = _section(section, "EmbeddedAPI", where)
     api = section.get("API")
     local = _section(containers, "LocalDispatch", f"{where}.Containers")
+    slurm = _section(containers, "SLURM", f"{where}.Containers")
+    external_url = str(controller.get("ExternalURL") or "")
     return ClusterConfig(
         cluster_id=cluster_id,
         system_root_token=root_token,
         management_token=str(section.get("ManagementToken") or ""),
-        controller_url=str(controller.get("ExternalURL") or "").rstrip("/"),
+        controller_url=external_url.rstrip("/"),
         internal_urls=tuple(url.rstrip("/") for url in internal_urls),
         tls_certificate=_file(tls, "Certificate", where),
         tls_key=_file(tls, "Key", where),
@@ -183,7 +187,7 @@ def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
         database=str(embedded["Database"]) if "Database" in embedded else None,
         api_insecure=_flag(tls, "Insecure", f"{where}.TLS"),
         dispatch_poll_interval=_positive(local, "PollInterval", 10.0, f"{where}.Containers.LocalDispatch"),
-        gateway_tunnel=_tunnel(local, str(controller.get("ExternalURL") or ""), f"{where}.Containers.LocalDispatch"),
+        gateway_tunnel=_tunnel(local, external_url, f"{where}.Containers.LocalDispatch"),
         container_init=_flag(local, "ContainerInit", f"{where}.Containers.LocalDispatch", default=True),
         max_dispatch_attempts=int(_positive(containers, "MaxDispatchAttempts", 5, f"{where}.Containers")),
         limits=_limits(_section(access, "Limits", f"{where}.Containers.ShellAccess"), where),
@@ -199,6 +203,11 @@ def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
         pass_through=_flag(section, "PassThrough", where),
         gateway_memory=_gateway_memory(access, f"{where}.Containers.ShellAccess"),
         hold_on_failure=_seconds(access, "HoldOnFailure", 0.0, f"{where}.Containers.ShellAccess"),
+        slurm=slurm_options.parse(
+            containers, slurm, f"{where}.Containers",
+            poll_interval=_positive(slurm, "PollInterval", 10.0, f"{where}.Containers.SLURM"),
+            gateway_tunnel=_tunnel(slurm, external_url, f"{where}.Containers.SLURM"),
+        ),
     )
 
 
