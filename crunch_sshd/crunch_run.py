@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from arv_ssh import __version__, extras, uuids
 from arv_ssh.errors import ArvSshError, ConfigError, UsageError
 from arv_ssh.processes import core_dumps
-from crunch_sshd import gateway_options, secret_argument
+from crunch_sshd import gateway_options, process_title, secret_argument
 from crunch_sshd.gateway_options import GatewayOptions
 
 if TYPE_CHECKING:
@@ -112,9 +112,7 @@ def _main(argv: Sequence[str]) -> int:
     given = options.gateway_auth_secret
     secret = None if given is None else secret_argument.settle(given)
     core_dumps.forbid()
-    from setproctitle import setproctitle
-
-    setproctitle(f"crunch-run {options.uuid}")
+    process_title.set_title("crunch-run", options.uuid)
     _seal_descriptors()
     return _run(options, secret, gateway_options.from_arguments(options))
 

@@ -46,7 +46,7 @@ _WITH_NAMES = 'mount --bind "$0" /etc/hosts && exec "$@"'
 _CONFIG = """\
 ClusterName=arv-ssh
 SlurmctldHost={host}({address})
-SlurmctldPort=6817
+SlurmctldPort={port}
 SlurmdPort=6818
 SlurmUser=root
 SlurmdUser=root
@@ -80,11 +80,15 @@ _FIRST = 11
 
 @dataclass(frozen=True)
 class SlurmNodes:
-    """The Slurm of the cluster in ``directory``: ``number`` nodes in ``network``, an address' first three numbers."""
+    """The Slurm of the cluster in ``directory``: ``number`` nodes in ``network``, an address' first three numbers.
+
+    ``port`` is slurmctld's.
+    """
 
     directory: ClusterDir
     number: int
     network: str
+    port: int
 
     @property
     def root(self) -> Path:
@@ -145,11 +149,13 @@ class SlurmNodes:
 
     def start_node(self, node: str) -> None:
         """Start a node's slurmd."""
+        _ip("-n", self.namespace(node), "link", "set", "eth0", "up")
         inside = ["nsenter", f"--net=/run/netns/{self.namespace(node)}", *self.with_names(["slurmd", "-D", "-N", node])]
         self._start(f"slurmd-{node}", inside)
 
     def kill_node(self, node: str) -> None:
-        """Kill everything in a node's namespace, as a power cut does."""
+        """Cut a node's link and kill everything in its namespace, as a power cut does: nobody gets a last packet."""
+        _ip("-n", self.namespace(node), "link", "set", "eth0", "down")
         deadline = time.monotonic() + PATIENCE
         while pids := _ip("netns", "pids", self.namespace(node)).split():
             for pid in pids:
@@ -215,7 +221,8 @@ class SlurmNodes:
             write_private(munge / "key", secrets.token_bytes(128))
         host = socket.gethostname().partition(".")[0]
         write_private(self.root / "slurm.conf", _CONFIG.format(
-            host=host, address=self.address, munge=munge / "socket", directory=self.root, number=self.number,
+            host=host, port=self.port, address=self.address, munge=munge / "socket", directory=self.root,
+            number=self.number,
             network=self.network, first=_FIRST, last=_FIRST + self.number - 1, timeout=SLURMD_TIMEOUT,
             cpus=os.cpu_count(), memory=NODE_MEMORY, disk=NODE_DISK,
         ))  # fmt: skip
@@ -248,9 +255,10 @@ def plan(directory: ClusterDir, number: int | None) -> SlurmNodes:
         raise UsageError(f"--nodes {number}: it must be a whole number from 1 to {MOST_NODES}")
     found = load(directory)
     if found is None:
-        found = SlurmNodes(directory, number or 2, _free_network())
+        found = SlurmNodes(directory, number or 2, _free_network(), _free_port())
         found.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_private(_plan_file(directory), json.dumps({"number": found.number, "network": found.network}))
+        kept = {"number": found.number, "network": found.network, "port": found.port}
+        write_private(_plan_file(directory), json.dumps(kept))
     elif number not in (None, found.number):
         raise UsageError(f"the cluster in {directory.root} has {found.number} nodes; give another directory with --dir")
     return found
@@ -262,7 +270,7 @@ def load(directory: ClusterDir) -> SlurmNodes | None:
         fields = json.loads(_plan_file(directory).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    return SlurmNodes(directory, int(fields["number"]), str(fields["network"]))
+    return SlurmNodes(directory, int(fields["number"]), str(fields["network"]), int(fields["port"]))
 
 
 def _plan_file(directory: ClusterDir) -> Path:
@@ -286,6 +294,13 @@ def _free_network() -> str:
     used = _ip("-4", "-o", "address", "show")
     free = [f"198.18.{number}" for number in range(256) if f" 198.18.{number}." not in used]
     return secrets.choice(free)
+
+
+def _free_port() -> int:
+    """Return a port for slurmctld, which listens at all of the machine's addresses."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
 
 
 def _ip(*arguments: str) -> str:

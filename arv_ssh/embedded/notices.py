@@ -61,12 +61,15 @@ class Notices(Protocol):
 
     def listen(self, heard: Heard) -> None: ...
 
+    def close(self) -> None: ...
+
 
 class SocketNotices:
     """Through datagram sockets in a directory beside an SQLite file: all its processes are on one machine."""
 
     def __init__(self, url: URL, _readers: Engine) -> None:
         self._directory = Path(f"{url.database}-listeners")
+        self._listeners: list[tuple[socket.socket, Path]] = []
 
     def before_commit(self, session: Session) -> None:
         """Do nothing: an SQLite transaction has nobody to tell."""
@@ -83,15 +86,24 @@ class SocketNotices:
         """Call ``heard``, on a thread, for each notice."""
         self._directory.mkdir(mode=0o700, exist_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        name = f"{os.getpid()}-{secrets.token_hex(4)}"
         with _short(self._directory) as short:
-            listener.bind(f"{short}/{os.getpid()}-{secrets.token_hex(4)}")
+            listener.bind(f"{short}/{name}")
+        self._listeners.append((listener, self._directory / name))
 
         def run() -> None:
-            while True:
-                listener.recv(_LONGEST)
-                heard()
+            with listener:
+                while listener.recv(_LONGEST):
+                    heard()
 
         threading.Thread(target=run, name="notices", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop listening."""
+        for listener, path in self._listeners:
+            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
 
 
 def _tell(sender: socket.socket, path: str) -> None:
@@ -118,6 +130,7 @@ class PostgresqlNotices:
 
     def __init__(self, _url: URL, readers: Engine) -> None:
         self._engine = readers.execution_options(isolation_level="AUTOCOMMIT", postgresql_readonly=False)
+        self._closed = threading.Event()
 
     def before_commit(self, session: Session) -> None:
         """Have the transaction's commit tell the listeners."""
@@ -130,26 +143,30 @@ class PostgresqlNotices:
         """Call ``heard``, on a thread, for each notice, and whenever some may have been missed."""
 
         def run() -> None:
-            pause = threading.Event()
-            while True:
+            while not self._closed.is_set():
                 try:
                     self._hear(heard)
                 except Exception as error:  # whatever it is: without this thread dispatchers are told nothing
                     cause = type(getattr(error, "orig", None) or error).__name__
                     log_event(logger, "lost the connection for notices; connecting again", level=logging.WARNING,
                               error=cause)  # fmt: skip
-                pause.wait(RECONNECT_PAUSE)
+                self._closed.wait(RECONNECT_PAUSE)
 
         threading.Thread(target=run, name="notices", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop listening, at the latest after :data:`WAIT`."""
+        self._closed.set()
 
     def _hear(self, heard: Heard) -> None:
         with self._engine.connect() as connection:
             try:
                 connection.exec_driver_sql(f"LISTEN {CHANNEL}")
-                heard()
                 driver: Any = connection.connection.driver_connection
-                while True:
-                    for _ in driver.notifies(timeout=WAIT, stop_after=1):
+                driver.add_notify_handler(lambda _: heard())  # for those that come with the answer to another statement
+                heard()
+                while not self._closed.is_set():
+                    for _ in driver.notifies(timeout=WAIT):
                         heard()
                     connection.exec_driver_sql("SELECT 1")
             finally:

@@ -93,7 +93,8 @@ class Store:
         self._notices.listen(heard)
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, and stop listening."""
+        self._notices.close()
         self._readers.dispose()
 
 

@@ -138,9 +138,14 @@ class Slurm:
     def _tell(self, program: str, *arguments: str) -> bool:
         """Do something to a job; False when it is over, or has begun, since we looked."""
         done = self._run(program, arguments)
+        self._check_contact(program, done)
+        return not done.returncode
+
+    @staticmethod
+    def _check_contact(program: str, done: subprocess.CompletedProcess[str]) -> None:
+        """Raise when a program failed for want of Slurm, not for what it was asked."""
         if done.returncode and any(part in done.stderr.lower() for part in (*_NOT_SUBMITTED, *_NO_ANSWER)):
             raise Unavailable(f"{program} failed: {_sentence(done.stderr)}")
-        return not done.returncode
 
     def ended(self, job: int) -> tuple[str, str] | None:
         """Return state and node of a job that squeue has forgotten, from accounting; None where that is off."""
@@ -154,9 +159,11 @@ class Slurm:
         return (state, "" if node == "None assigned" else node) if found and not done.returncode else None
 
     def nodes(self, partitions: Sequence[str] = ()) -> list[Node]:
-        """Return all nodes of ``partitions``, of all without any, whatever their state."""
-        among = [f"--partition={','.join(partitions)}"] if partitions else []
-        lines = self._ask("sinfo", "--noheader", "--all", "--Node", "--format=%c|%m|%d", *among).splitlines()
+        """Return all nodes of ``partitions``, of all without any, whatever their state; none for a wrong partition."""
+        among = [f"--partition={','.join(partitions)}"] if partitions else ["--all"]
+        done = self._run("sinfo", ["--noheader", "--Node", "--format=%c|%m|%d", *among])
+        self._check_contact("sinfo", done)
+        lines = done.stdout.splitlines()
         return [Node(*map(_number, line.split("|", 2))) for line in lines if line.count("|") == 2]
 
     def _ask(self, program: str, *arguments: str) -> str:
