@@ -74,6 +74,8 @@ NodeName=n[1-{number}] NodeAddr={network}.[{first}-{last}] NodeHostname={host} C
 TmpDisk={disk}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
+_READY = ("idle", "mixed", "allocated", "completing", "drained", "draining")
+"""The states of nodes whose slurmd answers (sinfo(1)); a star after them would say that it does not."""
 _FIRST = 11
 """The last number of the first node's address."""
 
@@ -104,6 +106,11 @@ class SlurmNodes:
     def bridge(self) -> str:
         """Return the name of the bridge."""
         return f"arvs{self.network.rpartition('.')[2]}"
+
+    @property
+    def is_running(self) -> bool:
+        """Say whether its slurmctld runs."""
+        return process_lock.is_held(self._lock("slurmctld"))
 
     @property
     def environment(self) -> dict[str, str]:
@@ -167,7 +174,7 @@ class SlurmNodes:
 
     def stop(self) -> None:
         """End everything, jobs included, and remove the network."""
-        if self._lock("slurmctld").exists() and process_lock.is_held(self._lock("slurmctld")):
+        if self.is_running:
             self._cancel_jobs()
         for name in [*(f"slurmd-{node}" for node in self.names()), "slurmctld", "munged"]:
             process_lock.end(self._lock(name), daemons.STOP_GRACE)
@@ -190,10 +197,11 @@ class SlurmNodes:
 
     def _ready(self) -> int:
         try:
-            states = self._slurm("sinfo", "--noheader", "--Node", "--format=%T").split()
+            lines = self._slurm("sinfo", "--noheader", "--all", "--Node", "--format=%N %T").splitlines()
         except ArvSshError:
             return 0
-        return sum(state in ("idle", "mixed", "allocated", "completing") for state in states)
+        ready = {tuple(line.split()) for line in lines if line.split()[-1] in _READY}
+        return len({node for node, _ in ready})
 
     def _slurm(self, *arguments: str) -> str:
         done = subprocess.run(  # noqa: S603 - Slurm's programs

@@ -54,7 +54,7 @@ def up(directory: ClusterDir, scheduler: str | None = None, nodes: int | None = 
         if complete:
             print(f"arv-ssh: the cluster in {directory.root} is already up", file=sys.stderr)
         if slurm is not None:
-            if not complete:
+            if not slurm.is_running:
                 on_failure.callback(slurm.stop)
             slurm.start()
         if not running:

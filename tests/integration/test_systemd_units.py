@@ -21,7 +21,7 @@ from tests.integration.embedded_cluster import EmbeddedCluster
 from tests.integration.proxies import TEMPLATES
 from tests.timing import DEADLINE
 
-UNITS = ("arv-ssh-controller.service", "arv-ssh-controller.socket", "crunch-dispatch-local.service")
+UNITS = ("arv-ssh-controller.service", "arv-ssh-controller.socket", "crunch-dispatch-local.service", "crunch-dispatch-slurm.service")
 SERVICES = [name for name in UNITS if name.endswith(".service")]
 BIN = Path(sys.executable).parent
 

@@ -31,7 +31,7 @@ WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUE
 RUNNING = frozenset({"RUNNING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT", "COMPLETING"})
 """The states of jobs that are not over (squeue(1), "JOB STATE CODES")."""
 
-_PREFIX = re.compile(r"\w+: (error: )?(Batch job submission failed: )?")
+_PREFIX = re.compile(r"^\w+: (error: )?(Batch job submission failed: )?")
 PROGRAMS = ("sbatch", "squeue", "scancel", "scontrol", "sinfo")
 _QUEUE = "%i|%Q|%y|%T|%N|%P|%j|%r"
 """Id, priority, nice, state, nodes, partition, name, reason; the one with free text comes last."""
