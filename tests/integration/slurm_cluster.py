@@ -58,12 +58,13 @@ class SlurmCluster(EmbeddedCluster):
         finally:
             path.unlink()
 
-    def ask(self, *arguments: str, **options: Any) -> str:
+    def ask(self, *arguments: str) -> str:
         """Run a program of Slurm's; return what it printed."""
-        return subprocess.run(
+        done = subprocess.run(
             arguments, capture_output=True, text=True, timeout=DEADLINE, check=True,
-            env=os.environ | self.slurm.environment, **options,
-        ).stdout  # fmt: skip
+            env=os.environ | self.slurm.environment,
+        )  # fmt: skip
+        return done.stdout
 
     def jobs(self, uuid: str, states: str = "all") -> list[str]:
         """Return the ids of a container's jobs, the oldest first."""

@@ -31,7 +31,7 @@ def finish(slurm: SlurmCluster, *uuids: str) -> None:
 
 
 def test_the_dispatcher_is_killed(slurm: SlurmCluster) -> None:
-    """After kill -9 a new dispatcher goes on with all jobs, those that wait, run, and end meanwhile; none is doubled."""
+    """After kill -9 a new dispatcher goes on with the jobs that wait, run, and end meanwhile; none is doubled."""
     running = slurm.submit()["container_uuid"]
     slurm.wait_for_state(running, "Running")
     with slurm.playing("sbatch", "touch \"$0.asked\"; sleep 2\n"):
@@ -145,8 +145,9 @@ def test_a_node_fails(slurm: SlurmCluster) -> None:
     slurm.wait_for_state(uuid, "Running")
     node = slurm.node_of(uuid)
     command = ["ssh", "-F", str(slurm.directory.ssh_config), uuid, "echo ready; exec sleep 1000"]
-    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, **pipes) as user:
+    with subprocess.Popen(
+        command, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as user:
         assert user.stdout and user.stdout.readline() == "ready\n"
         slurm.slurm.kill_node(node)
         failed = time.monotonic()

@@ -40,7 +40,7 @@ def _sessions(directory: Path, quick: bool) -> list[Fact]:
 
 
 def _idle(directory: Path, quick: bool) -> list[Fact]:
-    return sessions.idle(directory / "site", [200] if quick else [1000, 2500, 4000], 10.0 if quick else 60.0)
+    return sessions.idle(directory / "site", [200] if quick else [1000, 2500, 5000], 10.0 if quick else 60.0)
 
 
 def _queries(directory: Path, quick: bool) -> list[Fact]:

@@ -42,7 +42,7 @@ def test_a_list_with_resources_is_taken_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("slurm", "sentence"),
     [
-        ({"SbatchArgumentsList": "--mem=1"}, "here.SLURM.SbatchArgumentsList is '--mem=1'; it must be a list of strings"),
+        ({"SbatchArgumentsList": "--mem=1"}, "SLURM.SbatchArgumentsList is '--mem=1'; it must be a list of strings"),
         ({"SbatchArgumentsList": ["mem"]}, "here.SLURM.SbatchArgumentsList has 'mem'; its items are options of sbatch"),
         ({"SbatchArgumentsList": ["--x=%Q"]}, "has %Q in '--x=%Q'; the variables are %U, %C, %M, %T, %G, %W, %P, %%"),
         ({"SbatchGPUArgumentsList": ["--x=%"]}, "here.SLURM.SbatchGPUArgumentsList has % in '--x=%'"),

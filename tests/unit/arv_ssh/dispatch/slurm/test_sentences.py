@@ -11,7 +11,8 @@ NEEDS = Needs("u", vcpus=2, memory=100, disk=0, gpus=0, minutes=0, partitions=()
     ("state", "node", "sentence"),
     [
         ("TIMEOUT", "n1", "Slurm ended job 7 on node n1: it reached its time limit (TIMEOUT)"),
-        ("OUT_OF_MEMORY", "n1", "Slurm ended job 7 on node n1: it used more memory than it had asked for (OUT_OF_MEMORY)"),
+        ("OUT_OF_MEMORY", "n1", "Slurm ended job 7 on node n1: it used more memory than it had asked for "
+         "(OUT_OF_MEMORY)"),
         ("PREEMPTED", "n1", "Slurm ended job 7 on node n1: a job of higher priority took its place (PREEMPTED)"),
         ("CANCELLED by 0", "", "Slurm ended job 7: somebody cancelled it in Slurm (CANCELLED by 0)"),
         ("CANCELLED+", "", "Slurm ended job 7: somebody cancelled it in Slurm (CANCELLED+)"),
