@@ -217,7 +217,7 @@ class SlurmNodes:
     def _start(self, name: str, arguments: list[str]) -> None:
         if process_lock.is_held(self._lock(name)):
             return
-        environ = daemons.environment(**self.environment)
+        environ = daemons.environment(PATH=_path(), **self.environment)
         holder = ["/bin/sh", "-c", _HOLDER, "sh", *arguments]
         daemons.start(self._lock(name), holder, self.directory.log / f"{name}.log", environ)
 
@@ -288,13 +288,17 @@ def _plan_file(directory: ClusterDir) -> Path:
 def _check() -> None:
     if os.geteuid() != 0:
         raise ConfigError("--scheduler slurm makes network namespaces, which needs root")
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    missing = [program for program in PROGRAMS if shutil.which(program, path=path) is None]
+    missing = [program for program in PROGRAMS if shutil.which(program, path=_path()) is None]
     if missing:
         raise ConfigError(
             f"{', '.join(missing)} is missing; install it (in Debian: apt-get install --no-install-recommends "
             f"{' '.join(PACKAGES)})"
         )
+
+
+def _path() -> str:
+    """Return where programs are: the daemons' place is not in every PATH."""
+    return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
 def _free_network() -> str:
@@ -315,7 +319,7 @@ def _ip(*arguments: str) -> str:
     try:
         done = subprocess.run(  # noqa: S603
             ["ip", *arguments],  # noqa: S607 - of the administrator's PATH
-            capture_output=True, text=True, timeout=PATIENCE,
+            capture_output=True, text=True, timeout=PATIENCE, env=os.environ | {"PATH": _path()},
         )  # fmt: skip
     except OSError as error:
         raise ConfigError(f"cannot execute ip: {error.strerror}; install it (in Debian: iproute2)") from error

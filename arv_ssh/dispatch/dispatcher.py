@@ -27,10 +27,7 @@ STARTING = 5.0
 """Seconds of a poll that go to starting containers, so that with thousands of them in the queue the others' ends and
 cancellations do not wait."""
 
-_FIELDS = [
-    "uuid", "state", "priority", "locked_by_uuid", "lock_count", "created_at", "runtime_constraints",
-    "scheduling_parameters", "mounts",
-]  # fmt: skip
+_FIELDS = ["uuid", "state", "priority", "locked_by_uuid", "lock_count", "created_at"]
 
 Record = dict[str, Any]
 
@@ -95,6 +92,8 @@ class Dispatcher:
         self._begin(record, partial(self._take, record["uuid"]))
 
     def _begin(self, record: Record, take: Callable[[], str]) -> None:
+        if self._runs.fields:
+            record = record | self._api.get("containers", record["uuid"], select=["uuid", *self._runs.fields])
         try:
             self._runs.start(record, take)
         except CannotRun as error:

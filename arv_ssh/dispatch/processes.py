@@ -37,6 +37,8 @@ class Starter(Protocol):
 class Processes:
     """The crunch-runs of this machine, with their lock files in ``state_dir``."""
 
+    fields: tuple[str, ...] = ()
+
     def __init__(self, starter: Starter, state_dir: Path) -> None:
         self._starter = starter
         self._state_dir = state_dir

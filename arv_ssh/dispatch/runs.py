@@ -30,7 +30,13 @@ class Life(Enum):
 
 
 class Runs(Protocol):
-    """The crunch-runs of one dispatcher. Only one thread calls the methods."""
+    """The crunch-runs of one dispatcher. Only one thread calls the methods.
+
+    ``fields`` are the attributes of a record that :meth:`start` reads beside its UUID; they may be large, so they are
+    asked for only then.
+    """
+
+    fields: tuple[str, ...]
 
     def look(self) -> None:
         """See what lives now; raise when that cannot be known, and nothing may be decided."""

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(300)
 POLICY = {"Mode": "default-on", "Admin": True, "User": True}
 PORT = 8443
 CRUNCH_RUN = Path(sys.executable).with_name("crunch-run")
-ATTEMPTS = 8
+ATTEMPTS = 5
 """New sessions while a controller is away: HAProxy gives every second one to it, until its check has failed."""
 
 

@@ -22,7 +22,6 @@ WITHOUT = {
     "arv_ssh/cli/audit.py": "tests/integration/test_watching.py runs the command",
     "arv_ssh/cli/cluster.py": "tests/integration/test_cluster.py runs the command",
     "arv_ssh/cli/cluster_down.py": "tests/integration/test_cluster.py runs the command",
-    "arv_ssh/cli/cluster_slurm.py": "tests/integration/test_slurm.py runs containers on its nodes",
     "arv_ssh/cli/cluster_up.py": "tests/integration/test_cluster.py runs the command",
     "arv_ssh/cli/controller.py": "tests/integration/test_lifecycle.py runs the command",
     "arv_ssh/cli/daemons.py": "tests/integration/test_cluster.py starts and ends daemons with it",

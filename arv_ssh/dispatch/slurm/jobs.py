@@ -54,6 +54,8 @@ class _Inventory:
 class Jobs:
     """The jobs of the cluster ``cluster_id``; ``start`` says how crunch-run is started by the cluster's config."""
 
+    fields: tuple[str, ...] = ("runtime_constraints", "scheduling_parameters", "mounts")
+
     def __init__(
         self, slurm: Slurm, options: SlurmOptions, start: CrunchRun, state: StateDirectory, cluster_id: str
     ) -> None:
