@@ -58,7 +58,7 @@ def test_slurmctld_is_away(slurm: SlurmCluster) -> None:
     wait_for(lambda: "a poll failed; trying again" in log.read_text()[-3000:], "the dispatcher to notice")
     assert slurm.ssh(running, "echo on").stdout == "on\n"
     assert slurm.container(waiting)["state"] in ("Queued", "Locked")
-    slurm.slurm.start()
+    slurm.up()
     assert slurm.wait_for_state(waiting, "Complete")["lock_count"] <= 1
     assert (len(slurm.jobs(running)), len(slurm.jobs(waiting))) == (1, 1)
     finish(slurm, running)
@@ -156,7 +156,7 @@ def test_a_node_fails(slurm: SlurmCluster) -> None:
             seconds = time.monotonic() - failed
             reason = slurm.error(uuid)
         finally:
-            slurm.slurm.start_node(node)
+            slurm.up()
     assert user.returncode == 255
     assert said.endswith(f"Connection to {uuid} closed by remote host.\n")
     print(f"the session ended {seconds:.0f} s after its node")
