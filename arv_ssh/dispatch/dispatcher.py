@@ -54,8 +54,7 @@ class Dispatcher:
             "containers", filters=[["state", "in", ["Queued", "Locked", "Running"]]], select=_FIELDS
         )
         mine = [record for record in live if record["state"] != "Queued" and record["locked_by_uuid"] == self._me]
-        queued = [record for record in live if record["state"] == "Queued" and record["priority"]]
-        waiting = sorted(queued, key=_urgency)
+        waiting = [record for record in live if record["state"] == "Queued" and record["priority"]]
         for record in mine:
             self._attempt(record["uuid"], partial(self._watch, record))
         known = {record["uuid"] for record in mine + waiting}
@@ -63,7 +62,8 @@ class Dispatcher:
             self._attempt(uuid, partial(self._settle, uuid))
         for uuid in self._told_to_end.keys() - self._runs.known():
             del self._told_to_end[uuid]
-        left = self._start_some(waiting)
+        # Last, since a place that is about to fail takes its time over each.
+        left = self._start_some(sorted(waiting + self._unsubmitted(mine), key=_urgency))
         self._runs.arrange([record["uuid"] for record in sorted(mine + waiting, key=_urgency) if record["priority"]])
         return left
 
@@ -87,11 +87,14 @@ class Dispatcher:
                 logger, "cannot handle a container", level=logging.WARNING, container_uuid=uuid, error=str(error)
             )
 
-    def _start(self, record: Record) -> None:
-        """Lock a Queued container and start its crunch-run."""
-        self._begin(record, partial(self._take, record["uuid"]))
+    def _unsubmitted(self, mine: list[Record]) -> list[Record]:
+        """Return the locked containers whose crunch-run is still to be started."""
+        locked = [record for record in mine if record["state"] == "Locked" and record["priority"]]
+        return [record for record in locked if self._runs.life(record["uuid"]) is Life.UNSUBMITTED]
 
-    def _begin(self, record: Record, take: Callable[[], str]) -> None:
+    def _start(self, record: Record) -> None:
+        """Lock a container, unless we have done so, and start its crunch-run."""
+        take = partial(self._take if record["state"] == "Queued" else self._token, record["uuid"])
         if self._runs.fields:
             record = record | self._api.get("containers", record["uuid"], select=["uuid", *self._runs.fields])
         try:
@@ -110,12 +113,10 @@ class Dispatcher:
 
     def _watch(self, record: Record) -> None:
         """Look after a Locked or Running container of ours."""
-        uuid, life = record["uuid"], self._runs.life(record["uuid"])
+        life = self._runs.life(record["uuid"])
         if life is Life.ALIVE:
             self._watch_living(record)
-        elif life is Life.UNSUBMITTED and record["priority"] and record["state"] == "Locked":
-            self._begin(record, partial(self._token, uuid))
-        elif life is not Life.UNKNOWN:
+        elif life is Life.GONE or (life is Life.UNSUBMITTED and not record["priority"]):
             self._watch_gone(record)
 
     def _watch_living(self, record: Record) -> None:

@@ -47,6 +47,8 @@ _NOT_SUBMITTED = (
     "temporarily unable", "configless", "connect failure",
 )  # fmt: skip
 """The same of a slurmctld, or a munged, that has certainly not got the job."""
+_RETRYING = "sleeping and retrying"
+"""What sbatch says of a queue that is full (MaxJobCount): it has been refused, and asks again for two minutes."""
 _NO_ANSWER = (
     "timed out", "transport endpoint", "zero bytes", "unexpected message received", "slurm_load", "connection reset",
 )  # fmt: skip
@@ -180,7 +182,10 @@ class Slurm:
                 [program, *arguments], input=script, capture_output=True, text=True, errors="replace",
                 timeout=self._timeout, env=self._environment, cwd="/",
             )  # fmt: skip
-        except subprocess.TimeoutExpired:
+        except subprocess.TimeoutExpired as error:
+            said = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else error.stderr or ""
+            if _RETRYING in said:
+                raise NotSubmitted(f"{program} failed: {_sentence(said)}") from None
             raise Unavailable(f"{program} did not answer within {self._timeout:g} s") from None
         except OSError as error:
             raise NotSubmitted(f"cannot execute {program}: {error.strerror}; {INSTALL}") from error

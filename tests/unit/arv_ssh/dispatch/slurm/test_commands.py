@@ -57,6 +57,13 @@ def test_a_program_that_hangs(programs: Programs, tmp_path: Path) -> None:
         Slurm({"PATH": f"{tmp_path}:/usr/bin:/bin"}, timeout=0.2).queue()
 
 
+def test_a_full_queue(programs: Programs, tmp_path: Path) -> None:
+    """An sbatch that keeps asking a full queue is stopped, and certainly has submitted nothing."""
+    programs.play("sbatch", "echo 'sbatch: error: Slurm job queue full, sleeping and retrying' >&2; exec sleep 100")
+    with pytest.raises(NotSubmitted, match="sbatch failed: Slurm job queue full, sleeping and retrying"):
+        Slurm({"PATH": f"{tmp_path}:/usr/bin:/bin"}, timeout=2.0).submit([], "")
+
+
 def test_a_program_that_is_missing(tmp_path: Path) -> None:
     """A program that is not there, or cannot be executed, certainly submitted nothing."""
     slurm = Slurm({"PATH": str(tmp_path)})
