@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 from arv_ssh import __version__, extras, uuids
 from arv_ssh.errors import ArvSshError, ConfigError, UsageError
 from arv_ssh.processes import core_dumps
-from crunch_sshd import gateway_options, secret_argument
+from crunch_sshd import gateway_options, process_title, secret_argument
 from crunch_sshd.gateway_options import GatewayOptions
 
 OWN_LOG = "crunch-run.txt"
@@ -68,6 +68,11 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="start the container without an init; its own program must then reap the orphans of sessions",
     )
+    result.add_argument(
+        "--no-record-on-signal",
+        action="store_true",
+        help="leave the record alone when a signal ends the container: the dispatcher knows why and says so",
+    )
     # For the dispatcher and `arv-ssh cluster`, which do not talk to Docker themselves.
     result.add_argument("--clean-up", action="store_true", help=argparse.SUPPRESS)
     result.add_argument("--check-engine", action="store_true", help=argparse.SUPPRESS)
@@ -108,9 +113,7 @@ def _main(argv: Sequence[str]) -> int:
     given = options.gateway_auth_secret
     secret = None if given is None else secret_argument.settle(given)
     core_dumps.forbid()
-    from setproctitle import setproctitle
-
-    setproctitle(f"crunch-run {options.uuid}")
+    process_title.set_title("crunch-run", options.uuid)
     _seal_descriptors()
     return _run(options, secret, gateway_options.from_arguments(options))
 
@@ -168,7 +171,7 @@ def _run_container(options: argparse.Namespace, gateway: GatewayChild | None) ->
         gateway.check()
     settings = Settings(
         uuid=options.uuid, log_dir=options.log_dir, hold_on_failure=options.hold_on_failure,
-        with_init=not options.no_container_init,
+        with_init=not options.no_container_init, records_signals=not options.no_record_on_signal,
     )  # fmt: skip
     Lifecycle(settings, record, events, gateway).run()
     return 0

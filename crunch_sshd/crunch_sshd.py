@@ -13,7 +13,7 @@ from arv_ssh import __version__, extras, log, uuids
 from arv_ssh.config import session_options
 from arv_ssh.errors import ArvSshError, UsageError
 from arv_ssh.processes import core_dumps
-from crunch_sshd import gateway_options, secret_argument
+from crunch_sshd import gateway_options, process_title, secret_argument
 
 if TYPE_CHECKING:
     from crunch_sshd.runtimes import Runtime
@@ -43,9 +43,7 @@ def _serve(options: argparse.Namespace) -> int:
     settings = gateway_options.from_arguments(options)
     secret = secret_argument.settle(options.gateway_auth_secret)  # before the slow imports
     core_dumps.forbid()
-    from setproctitle import setproctitle
-
-    setproctitle(f"crunch-sshd {options.container_uuid}")
+    process_title.set_title("crunch-sshd", options.container_uuid)
     from crunch_sshd.forwarding import policy
     from crunch_sshd.ssh import descriptors, paramiko_doors
 

@@ -11,7 +11,8 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http.cookiejar import DefaultCookiePolicy
@@ -171,6 +172,22 @@ class ApiClient:
         """End an open session, whose user reads ``reason``; return it as it was."""
         return self._call("POST", f"shell_sessions/{quote(session_id, safe='')}/kill", body={"reason": reason})
 
+    def container_changes(self) -> Iterator[None]:
+        """Yield whenever containers may have changed in a way that concerns dispatchers; the first time at once.
+
+        Ends when the API stops telling. Raises :class:`NotFound` where it never does, as Arvados' own.
+        """
+        with self._exchange("GET", f"{self._base_url}/arvados/v1/containers/changes", self._headers()) as response:
+            if response.status_code != 200:
+                self._read("containers/changes", _Answer(response.status_code, self._body(response)))
+                return
+            try:
+                for line in response.iter_lines(chunk_size=None):
+                    if line:
+                        yield
+            except requests.exceptions.RequestException as error:
+                raise Unavailable(f"the API host {self._host} stopped telling ({_root_cause(error)})") from error
+
     def container_auth(self, uuid: str) -> Record:
         """Return the token, with its ``api_token``, of a container that this client's token has locked."""
         return self._call("GET", f"{_path('containers', uuid)}/auth")
@@ -184,9 +201,7 @@ class ApiClient:
         body: Record | None = None,
         repeatable: bool = False,
     ) -> Record:
-        headers = {"Authorization": f"Bearer {_sendable(self._token)}", "Accept": "application/json"}
-        if self._request_id:
-            headers["X-Request-Id"] = self._request_id
+        headers = self._headers()
         repeatable = repeatable or method == "GET"
         url, data = f"{self._base_url}/arvados/v1/{path}", None
         query = urlencode(parameters or {})
@@ -197,6 +212,10 @@ class ApiClient:
             url = f"{url}?{query}"
         send = partial(self._send, method, url, headers, data, body)
         return self._read(path, self._with_retries(send) if repeatable else send())
+
+    def _headers(self) -> dict[str, str]:
+        headers = {"Authorization": f"Bearer {_sendable(self._token)}", "Accept": "application/json"}
+        return headers | ({"X-Request-Id": self._request_id} if self._request_id else {})
 
     def _with_retries(self, send: Callable[[], _Answer]) -> _Answer:
         """Send until there is an answer, a few times at most. A time-out is not retried: a caller is waiting."""
@@ -214,13 +233,21 @@ class ApiClient:
     def _send(
         self, method: str, url: str, headers: dict[str, str], data: str | None, body: Record | None
     ) -> _Answer:
+        with self._exchange(method, url, headers, data, body) as response:
+            return _Answer(response.status_code, self._body(response))
+
+    @contextmanager
+    def _exchange(
+        self, method: str, url: str, headers: dict[str, str], data: str | None = None, body: Record | None = None
+    ) -> Iterator[requests.Response]:
+        """Yield the head of an answer, whose body is still to be read."""
         try:
             # A redirect would carry the token to wherever it leads.
             with self._session.request(
                 method, url, headers=headers, data=data, json=body, timeout=self._timeout, verify=self._verify,
                 allow_redirects=False, stream=True,
             ) as response:  # fmt: skip
-                return _Answer(response.status_code, self._body(response))
+                yield response
         except requests.exceptions.SSLError as error:
             raise BadGateway(
                 f"the TLS certificate of the API host {self._host} is not trusted ({_root_cause(error)}); set "

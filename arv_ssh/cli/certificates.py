@@ -31,8 +31,8 @@ class Certificates:
     server_key: bytes = field(repr=False)
 
 
-def issue(cluster_id: str) -> Certificates:
-    """Make a fresh authority and a certificate of this machine's loopback names signed by it."""
+def issue(cluster_id: str, address: str = ADDRESSES[0]) -> Certificates:
+    """Make a fresh authority, and a certificate of ``address`` and this machine's loopback names signed by it."""
     authority_key = ec.generate_private_key(ec.SECP256R1())
     server_key = ec.generate_private_key(ec.SECP256R1())
     issuer = _name(f"arv-ssh embedded cluster {cluster_id}")
@@ -45,7 +45,7 @@ def issue(cluster_id: str) -> Certificates:
         .sign(authority_key, hashes.SHA256())
     )
     names: list[x509.GeneralName] = [x509.DNSName(name) for name in HOST_NAMES]
-    names += [x509.IPAddress(ipaddress.ip_address(address)) for address in ADDRESSES]
+    names += [x509.IPAddress(ipaddress.ip_address(one)) for one in dict.fromkeys((*ADDRESSES, address))]
     server = (
         _builder(_name(HOST_NAMES[0]), issuer, server_key.public_key())
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 UP_EXAMPLES = """examples:
   arv-ssh cluster up --dir /tmp/cluster
+  arv-ssh cluster up --dir /tmp/cluster --scheduler slurm --nodes 4
 """
 DOWN_EXAMPLES = """examples:
   arv-ssh cluster down --dir /tmp/cluster
@@ -38,6 +39,18 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         action.set_defaults(function=function, needs=("an embedded cluster", "embedded"))
         if name == "run":
             _add_run_options(action)
+        elif name == "up":
+            _add_up_options(action)
+
+
+def _add_up_options(up: argparse.ArgumentParser) -> None:
+    up.add_argument(
+        "--scheduler", choices=("local", "slurm"),
+        help="where containers run: on this machine, or in jobs of a Slurm made here, as root (default: local)",
+    )  # fmt: skip
+    up.add_argument(
+        "--nodes", type=int, metavar="N", help="that Slurm's nodes, each in a network namespace (default: 2)"
+    )
 
 
 def _add_run_options(run: argparse.ArgumentParser) -> None:
@@ -55,6 +68,7 @@ def _add_run_options(run: argparse.ArgumentParser) -> None:
     run.add_argument("--cwd", default=".", metavar="D", help="working directory (default: the image's)")
     run.add_argument("--env", action="append", default=[], metavar="K=V")
     run.add_argument("--vcpus", type=int, default=1)
+    run.add_argument("--partition", action="append", default=[], metavar="P", help="a partition of Slurm to run it in")
     run.add_argument("--ram", type=int, default=256 << 20, metavar="BYTES")
     run.add_argument(
         "--hold-on-failure", type=float, default=0.0, metavar="SECONDS", help="keep it up so long if the command fails"
@@ -69,7 +83,7 @@ def _up(options: argparse.Namespace) -> int:
     from arv_ssh.cli.cluster_dir import ClusterDir
     from arv_ssh.cli.cluster_up import up
 
-    print(json.dumps(up(ClusterDir(options.dir)), indent=2))
+    print(json.dumps(up(ClusterDir(options.dir), options.scheduler, options.nodes), indent=2))
     return 0
 
 

@@ -44,6 +44,10 @@ class ClusterDir:
         """Return the lock files of the containers that were started and are not settled yet."""
         return sorted(self.dispatch_state.glob("*-dz642-*.lock"))
 
+    def slurm_attempts(self) -> list[Path]:
+        """Return the files of the containers whose jobs in Slurm are not settled yet."""
+        return sorted(path for kind in ("attempt", "clean-up") for path in self.dispatch_state.glob(f"*.{kind}"))
+
     def prepare(self) -> None:
         """Make the directories, for their owner only."""
         for directory in (

@@ -69,6 +69,7 @@ def attributes(options: argparse.Namespace, command: list[str]) -> dict[str, Any
         "published_ports": dict(_published(text) for text in options.publish),
         "output_path": options.cwd,
         "runtime_constraints": constraints,
+        "scheduling_parameters": {"partitions": options.partition} if options.partition else {},
         # A container of its own, once: who wants to share one says --reuse.
         "use_existing": options.reuse,
         "container_count_max": 1,

@@ -20,18 +20,16 @@ from urllib.parse import urlsplit
 import yaml
 
 from arv_ssh.api.client import ApiClient
-from arv_ssh.cli import certificates, daemons
+from arv_ssh.cli import certificates, cluster_slurm, daemons
 from arv_ssh.cli.cluster_dir import USERS, ClusterDir, write_private
+from arv_ssh.cli.cluster_slurm import SlurmNodes
 from arv_ssh.config import cluster_config
 from arv_ssh.config.cluster_config import ClusterConfig
-from arv_ssh.errors import ArvSshError, ConfigError, NotFound, Unauthorized, Unavailable
+from arv_ssh.errors import ArvSshError, ConfigError, NotFound, Unauthorized, Unavailable, UsageError
 from arv_ssh.processes import process_lock
 
 CLUSTER_ID = "zzzzz"
 HOST = "127.0.0.1"
-POLL_INTERVAL = 0.2
-"""Seconds between the dispatcher's polls: a person waits for the container."""
-
 START_TIMEOUT = 30.0
 """Seconds for a daemon to answer; on a loaded machine of 2 cores it takes 2."""
 
@@ -43,29 +41,50 @@ USER_UUIDS = {
 """The users of Arvados' own test fixtures."""
 
 
-def up(directory: ClusterDir) -> dict[str, Any]:
-    """Start the cluster in ``directory`` and return what there is to know about it."""
+def up(directory: ClusterDir, scheduler: str | None = None, nodes: int | None = None) -> dict[str, Any]:
+    """Start the cluster in ``directory`` and return what there is to know about it.
+
+    ``scheduler`` and ``nodes`` count at its first start; a started cluster keeps them.
+    """
     directory.prepare()
+    slurm = _slurm(directory, scheduler, nodes)
     with directory.exclusive(), ExitStack() as on_failure:
         running = process_lock.is_held(directory.controller_lock)
         complete = running and process_lock.is_held(directory.dispatcher_lock)
         if complete:
             print(f"arv-ssh: the cluster in {directory.root} is already up", file=sys.stderr)
+        if slurm is not None:
+            if not slurm.is_running:
+                on_failure.callback(slurm.stop)
+            slurm.start()
         if not running:
-            _write_config(directory)
+            _write_config(directory, slurm)
         cluster = cluster_config.load(directory.config)
         if not running:
             on_failure.callback(process_lock.end, directory.controller_lock, daemons.STOP_GRACE)
-            _start_controller(directory, cluster)
+            _start_controller(directory, cluster, slurm)
         api = root_client(directory, cluster)
         _write_user_files(directory, cluster, {user: _token(directory, api, user) for user in USERS})
         if not complete:
             _warn_without_engine()
         if not process_lock.is_held(directory.dispatcher_lock):
             on_failure.callback(process_lock.end, directory.dispatcher_lock, daemons.STOP_GRACE)
-            _start_dispatcher(directory)
+            _start_dispatcher(directory, slurm)
         on_failure.pop_all()
-        return _facts(directory, cluster)
+        return _facts(directory, cluster) | ({"nodes": slurm.names()} if slurm else {})
+
+
+def _slurm(directory: ClusterDir, scheduler: str | None, nodes: int | None) -> SlurmNodes | None:
+    """Return the cluster's Slurm, None for one without."""
+    found = cluster_slurm.load(directory)
+    present = "slurm" if found else "local" if directory.config.exists() else None
+    if present and scheduler not in (None, present):
+        raise UsageError(f"the cluster in {directory.root} has the scheduler {present}; give another --dir")
+    if (present or scheduler) != "slurm":
+        if nodes is not None:
+            raise UsageError("--nodes is for --scheduler slurm; this machine is the only node of any other cluster")
+        return None
+    return cluster_slurm.plan(directory, nodes)
 
 
 def root_client(directory: ClusterDir, cluster: ClusterConfig) -> ApiClient:
@@ -93,16 +112,17 @@ def _facts(directory: ClusterDir, cluster: ClusterConfig) -> dict[str, Any]:
     }
 
 
-def _write_config(directory: ClusterDir) -> None:
+def _write_config(directory: ClusterDir, slurm: SlurmNodes | None = None) -> None:
     """Write config.yml and, the first time, the certificates; secrets and the port stay what they were."""
+    host = slurm.address if slurm else HOST
     previous = cluster_config.load(directory.config) if directory.config.exists() else None
     if not directory.server_key.exists():
-        issued = certificates.issue(CLUSTER_ID)
+        issued = certificates.issue(CLUSTER_ID, host)
         write_private(directory.ca, issued.authority)
         write_private(directory.server_certificate, issued.server)
         write_private(directory.server_key, issued.server_key)
-    port = _port(directory, previous)
-    url = f"https://{HOST}:{port}"
+    port = _port(directory, previous, host)
+    url = f"https://{host}:{port}"
     section = {
         "SystemRootToken": previous.system_root_token if previous else secrets.token_hex(32),
         "ManagementToken": previous.management_token if previous else secrets.token_hex(32),
@@ -113,7 +133,8 @@ def _write_config(directory: ClusterDir) -> None:
         "TLS": {"Certificate": f"file://{directory.server_certificate}", "Key": f"file://{directory.server_key}"},
         "Containers": {
             "ShellAccess": {"Mode": "default-on", "Admin": True, "User": True},
-            "LocalDispatch": {"PollInterval": POLL_INTERVAL, "LogDirectory": str(directory.container_log)},
+            "LocalDispatch": {"LogDirectory": str(directory.container_log)},
+            **(slurm.section() if slurm else {}),
         },
         "EmbeddedAPI": {"Database": f"sqlite:///{directory.database}"},
     }
@@ -121,10 +142,10 @@ def _write_config(directory: ClusterDir) -> None:
         write_private(directory.config, yaml.safe_dump({"Clusters": {CLUSTER_ID: section}}, sort_keys=False))
 
 
-def _port(directory: ClusterDir, previous: ClusterConfig | None) -> int:
+def _port(directory: ClusterDir, previous: ClusterConfig | None, host: str) -> int:
     """Return the port of the last time while it is free: what runs still asks there. Else any free one."""
     port = urlsplit(previous.controller_url).port if previous else None
-    if port and _is_free(port):
+    if port and _is_free(host, port):
         return port
     if port and directory.crunch_run_locks():
         raise ConfigError(
@@ -132,25 +153,27 @@ def _port(directory: ClusterDir, previous: ClusterConfig | None) -> int:
             f"end that one, or end the containers with: arv-ssh cluster down --dir {directory.root}"
         )
     with socket.socket() as probe:
-        probe.bind((HOST, 0))
+        probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 
-def _is_free(port: int) -> bool:
+def _is_free(host: str, port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
         except OSError:
             return False
     return True
 
 
-def _start_controller(directory: ClusterDir, cluster: ClusterConfig) -> None:
+def _start_controller(directory: ClusterDir, cluster: ClusterConfig, slurm: SlurmNodes | None) -> None:
     log_path = directory.log / "controller.log"
     listen = urlsplit(cluster.controller_url).netloc
     arguments = [str(daemons.program("arv-ssh")), "controller", "--config", str(directory.config), "--listen", listen]
     arguments += ["--drain-timeout", "0"]  # `cluster down` ends the containers first; it does not wait for sessions
+    if slurm is not None:
+        arguments = slurm.with_names(arguments)
     child = daemons.start(directory.controller_lock, arguments, log_path, daemons.environment())
     api = root_client(directory, cluster)
     deadline = time.monotonic() + START_TIMEOUT
@@ -170,11 +193,11 @@ def _start_controller(directory: ClusterDir, cluster: ClusterConfig) -> None:
         time.sleep(0.05)
 
 
-def _start_dispatcher(directory: ClusterDir) -> None:
+def _start_dispatcher(directory: ClusterDir, slurm: SlurmNodes | None) -> None:
     log_path = directory.log / "dispatcher.log"
     reader, writer = os.pipe()
     arguments = [
-        str(daemons.program("crunch-dispatch-local")),
+        str(daemons.program("crunch-dispatch-slurm" if slurm else "crunch-dispatch-local")),
         *("--config", str(directory.config)),
         *("--state-dir", str(directory.dispatch_state)),
         *("--log-dir", str(directory.container_log)),
@@ -182,7 +205,7 @@ def _start_dispatcher(directory: ClusterDir) -> None:
     ]
     with open(reader, "rb", buffering=0) as ready:
         with open(writer, "wb"):
-            environ = daemons.environment(SSL_CERT_FILE=str(directory.ca))
+            environ = daemons.environment(SSL_CERT_FILE=str(directory.ca), **(slurm.environment if slurm else {}))
             daemons.start(directory.dispatcher_lock, arguments, log_path, environ, (writer,))
         # One line after its first poll; end of file when it ended instead.
         if not select.select([ready], [], [], START_TIMEOUT)[0]:

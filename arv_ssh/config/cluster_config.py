@@ -25,11 +25,13 @@ from arv_ssh.config import (
     destination,
     exported_config,
     session_options,
+    slurm_options,
     web_services,
 )
 from arv_ssh.config.container_logs import ContainerLogs
 from arv_ssh.config.renamed_keys import with_new_names
 from arv_ssh.config.session_options import SessionOptions
+from arv_ssh.config.slurm_options import SlurmOptions
 from arv_ssh.config.web_services import WebServices
 from arv_ssh.errors import ConfigError
 
@@ -114,6 +116,7 @@ class ClusterConfig:
     keepstores: tuple[str, ...] = ()
     keepproxies: tuple[str, ...] = ()
     exported: dict[str, Any] = field(default_factory=dict, repr=False)
+    slurm: SlurmOptions = field(default_factory=SlurmOptions)
 
 
 def load(path: Path, cluster_id: str | None = None, *, overlays: Sequence[Path] = (), api: str = "") -> ClusterConfig:
@@ -172,6 +175,7 @@ def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
     embedded = _section(section, "EmbeddedAPI", where)
     api = section.get("API")
     local = _section(containers, "LocalDispatch", f"{where}.Containers")
+    slurm = _section(containers, "SLURM", f"{where}.Containers")
     return ClusterConfig(
         cluster_id=cluster_id,
         system_root_token=root_token,
@@ -190,7 +194,7 @@ def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
         database=str(embedded["Database"]) if "Database" in embedded else None,
         api_insecure=_flag(tls, "Insecure", f"{where}.TLS"),
         dispatch_poll_interval=_positive(local, "PollInterval", 10.0, f"{where}.Containers.LocalDispatch"),
-        gateway_tunnel=_tunnel(local, str(controller.get("ExternalURL") or ""), f"{where}.Containers.LocalDispatch"),
+        gateway_tunnel=_tunnel(local, controller_url, f"{where}.Containers.LocalDispatch"),
         container_init=_flag(local, "ContainerInit", f"{where}.Containers.LocalDispatch", default=True),
         container_logs=container_logs.parse(local, f"{where}.Containers.LocalDispatch"),
         web_services=web_services.parse(
@@ -214,6 +218,11 @@ def parse(cluster_id: str, section: dict[str, Any]) -> ClusterConfig:
         keepstores=_service_urls(services, "Keepstore", "InternalURLs", where),
         keepproxies=_service_urls(services, "Keepproxy", "ExternalURL", where),
         exported=exported_config.export(cluster_id, section),
+        slurm=slurm_options.parse(
+            containers, slurm, f"{where}.Containers",
+            poll_interval=_positive(slurm, "PollInterval", 10.0, f"{where}.Containers.SLURM"),
+            gateway_tunnel=_tunnel(slurm, controller_url, f"{where}.Containers.SLURM"),
+        ),
     )
 
 
@@ -316,12 +325,12 @@ def _url(value: str, where: str) -> str:
     return value.rstrip("/")
 
 
-def _tunnel(local: dict[str, Any], external_url: str, where: str) -> str:
+def _tunnel(local: dict[str, Any], controller_url: str, where: str) -> str:
     """Read ``GatewayTunnel``: a controller's URL, or true for the cluster's own."""
     value = local.get("GatewayTunnel", False)
     if value is False:
         return ""
-    url = external_url if value is True else value
+    url = controller_url if value is True else value
     if not isinstance(url, str) or not url.startswith("https://"):
         raise ConfigError(
             f"{where}.GatewayTunnel is {value!r}; it must be true (and Services.Controller.ExternalURL an https URL), "

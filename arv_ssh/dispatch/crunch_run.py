@@ -57,21 +57,30 @@ class CrunchRun:
         with open(writer, "wb") as pipe, open(reader, "rb"):
             pipe.write(secret.encode())  # 64 bytes: a pipe takes them at once
             pipe.flush()
-            arguments = ["--gateway-auth-secret", f"fd:{reader}", "--log-dir", str(self._log(uuid).parent)]
-            if self.forwarding != ForwardingOptions():
-                arguments += ["--forwarding", json.dumps(asdict(self.forwarding))]
-            if self.sessions != SessionOptions():
-                arguments += ["--sessions", self.sessions.to_json()]
-            if self.gateway_tunnel:
-                arguments += ["--gateway-tunnel", self.gateway_tunnel]
-            if self.gateway_memory != GATEWAY_MEMORY:
-                arguments += ["--gateway-memory", str(self.gateway_memory)]
-            if self.hold_on_failure:
-                arguments += ["--hold-on-failure", str(self.hold_on_failure)]
-            if not self.container_init:
-                arguments.append("--no-container-init")
-            arguments += [*self.auditing.to_arguments(), uuid]
+            arguments = ["--gateway-auth-secret", f"fd:{reader}", *self.arguments(uuid), uuid]
             return self._spawn(lock, uuid, arguments, self._environment(token), (reader,))
+
+    def arguments(self, uuid: str) -> list[str]:
+        """Return the options that the cluster's config asks for, those that are not the defaults; none is secret."""
+        arguments = ["--log-dir", str(self.log_dir / uuid)]
+        if self.forwarding != ForwardingOptions():
+            arguments += ["--forwarding", json.dumps(asdict(self.forwarding))]
+        if self.sessions != SessionOptions():
+            arguments += ["--sessions", self.sessions.to_json()]
+        if self.gateway_tunnel:
+            arguments += ["--gateway-tunnel", self.gateway_tunnel]
+        if self.gateway_memory != GATEWAY_MEMORY:
+            arguments += ["--gateway-memory", str(self.gateway_memory)]
+        if self.hold_on_failure:
+            arguments += ["--hold-on-failure", str(self.hold_on_failure)]
+        if not self.container_init:
+            arguments.append("--no-container-init")
+        return arguments + self.auditing.to_arguments()
+
+    def api_environment(self, token: str) -> dict[str, str]:
+        """Return the variables by which crunch-run finds the API, as the container with ``token``."""
+        insecure = {"ARVADOS_API_HOST_INSECURE": "1"} if self.api_insecure else {}
+        return {"ARVADOS_API_HOST": self.api_host, "ARVADOS_API_TOKEN": token} | insecure
 
     def clean_up(self, lock: ProcessLock, uuid: str) -> subprocess.Popen[bytes]:
         """Start removing a dead crunch-run's leftovers."""
@@ -109,8 +118,4 @@ class CrunchRun:
 
     def _environment(self, token: str | None) -> dict[str, str]:
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        if token is not None:
-            environment |= {"ARVADOS_API_HOST": self.api_host, "ARVADOS_API_TOKEN": token}
-            if self.api_insecure:
-                environment["ARVADOS_API_HOST_INSECURE"] = "1"
-        return environment
+        return environment if token is None else environment | self.api_environment(token)

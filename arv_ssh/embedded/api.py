@@ -11,7 +11,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -54,6 +54,10 @@ class EmbeddedApi:
             if session.get(User, uuid) is None:
                 session.add(User(uuid=uuid, owner_uuid=uuid, created_at=now, modified_at=now, username="root",
                                  first_name="root", is_admin=True))  # fmt: skip
+
+    def listen(self, heard: Callable[[], None]) -> None:
+        """Call ``heard``, on a thread, whenever a dispatcher has something to look at, by whichever process."""
+        self._store.listen(heard)
 
     def close(self) -> None:
         """Close the database."""

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from arv_ssh.embedded import migrations, postgresql, sqlite
+from arv_ssh.embedded import migrations, notices, postgresql, sqlite
+from arv_ssh.embedded.notices import Heard, PostgresqlNotices, SocketNotices
 from arv_ssh.errors import ConfigError, Unavailable, Unprocessable
 from arv_ssh.log import event as log_event
 
@@ -26,6 +27,9 @@ WRITER_TIMEOUT = 30.0
 """Seconds to wait for other writers; a write takes milliseconds, so this long means that the disk hangs."""
 BUSY = "the cluster's database is busy; try again"
 _ENGINES = {"sqlite": sqlite.engines, "postgresql": postgresql.engines, "postgres": postgresql.engines}
+_NOTICES: dict[str, Callable[[URL, Engine], notices.Notices]] = {
+    "sqlite": SocketNotices, "postgresql": PostgresqlNotices, "postgres": PostgresqlNotices
+}
 
 
 class Store:
@@ -38,6 +42,7 @@ class Store:
     def __init__(self, url: str) -> None:
         parsed = _parse(url)
         self._readers, self._writer = _ENGINES[parsed.get_backend_name()](parsed, WRITER_TIMEOUT)
+        self._notices = _NOTICES[parsed.get_backend_name()](parsed, self._readers)
         self._writing = threading.Lock()
         try:
             self._migrate(parsed)
@@ -75,11 +80,21 @@ class Store:
             with _database_errors(), Session(self._writer, expire_on_commit=False) as session, session.begin():
                 session.connection()  # begin now, not at the first statement
                 yield session
+                session.flush()
+                if noticed := notices.CHANGED in session.info:
+                    self._notices.before_commit(session)
         finally:
             self._writing.release()
+        if noticed:
+            self._notices.after_commit()
+
+    def listen(self, heard: Heard) -> None:
+        """Call ``heard``, on a thread, whenever any process has committed something that a dispatcher has to act on."""
+        self._notices.listen(heard)
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, and stop listening."""
+        self._notices.close()
         self._readers.dispose()
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from arv_ssh import log
 from arv_ssh.errors import ArvSshError
 from arv_ssh.processes import core_dumps
-from crunch_sshd import gateway_options
+from crunch_sshd import gateway_options, process_title
 from crunch_sshd.gateway.control import Control, passed
 from crunch_sshd.gateway_options import GatewayOptions
 
@@ -54,10 +54,8 @@ def _be_killed_first() -> None:
 
 
 def _serve(control: Control, begin: dict[str, Any]) -> int:
-    from setproctitle import setproctitle
-
     uuid, options = begin["container_uuid"], GatewayOptions.from_fields(begin["options"])
-    setproctitle(f"crunch-run gateway of {uuid}")
+    process_title.set_title("crunch-run", f"gateway of {uuid}")
     from crunch_sshd.ssh import descriptors, paramiko_doors
 
     descriptors.raise_limit()

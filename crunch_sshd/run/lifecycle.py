@@ -51,6 +51,7 @@ class Settings:
     log_dir: Path | None
     hold_on_failure: float = 0.0
     with_init: bool = True
+    records_signals: bool = True
 
 
 class OutputLost(ArvSshError):
@@ -95,7 +96,8 @@ class Lifecycle:
         except Interrupted as signal_name:
             log.event(logger, "cancelled by a signal", container_uuid=uuid, signal=str(signal_name))
             self._events.acknowledge()
-            self._cancel({}, PATIENCE_AFTER_SIGNAL)
+            if self._settings.records_signals:
+                self._cancel({}, PATIENCE_AFTER_SIGNAL)
         except OutputLost as error:
             log_uri = self._log_uri()
             self._cancel({"runtime_status": {"error": str(error)}, "exit_code": error.exit_code, **log_uri}, PATIENCE)

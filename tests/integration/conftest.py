@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.integration.embedded_cluster import EmbeddedCluster
+from tests.integration.slurm_cluster import SlurmCluster, slurm_cluster
 from tests.integration.terminal import TerminalSession
 from tests.timing import DEADLINE
 
@@ -55,6 +56,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCluste
     result.up()
     yield result
     result.down()
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    """The session's cluster over a real Slurm. A test that breaks a part of it mends it."""
+    with slurm_cluster(tmp_path_factory.mktemp("slurm") / "cluster") as result:
+        yield result
 
 
 @pytest.fixture(scope="session")

@@ -152,3 +152,18 @@ def test_each_run_has_a_container_of_its_own_unless_reuse(cluster: EmbeddedClust
     first, second = cluster.run("sleep", "601"), cluster.run("sleep", "601")
     assert first != second
     assert cluster.run("sleep", "601", options=("--reuse",)) in (first, second)
+
+
+def test_told_of_changes(cluster: EmbeddedCluster) -> None:
+    """The API tells the dispatcher when to look, and again after the controller was killed and is back."""
+    log = cluster.directory.log / "dispatcher.log"
+
+    def told() -> int:
+        return log.read_text().count('"msg": "the API tells of changes"')
+
+    wait_for(told)
+    before = told()
+    kill(cluster.directory.controller_lock)
+    cluster.up()
+    wait_for(lambda: told() > before)
+    cluster.wait_for_state(cluster.run("true"), "Complete")

@@ -16,12 +16,16 @@ import pytest
 
 from arv_ssh.cli.main import parser as arv_ssh_parser
 from arv_ssh.dispatch.local import parser as dispatcher_parser
+from arv_ssh.dispatch.slurm.main import parser as slurm_parser
 from tests.integration.controllers import start, write_config
 from tests.integration.embedded_cluster import EmbeddedCluster
 from tests.integration.proxies import TEMPLATES
 from tests.timing import DEADLINE
 
-UNITS = ("arv-ssh-controller.service", "arv-ssh-controller.socket", "crunch-dispatch-local.service")
+UNITS = (
+    "arv-ssh-controller.service", "arv-ssh-controller.socket", "crunch-dispatch-local.service",
+    "crunch-dispatch-slurm.service",
+)  # fmt: skip
 SERVICES = [name for name in UNITS if name.endswith(".service")]
 BIN = Path(sys.executable).parent
 
@@ -72,7 +76,8 @@ def test_command_lines() -> None:
     controller = arv_ssh_parser().parse_args(command("arv-ssh-controller.service")[1:])
     assert controller.workers == 2 and controller.leave_draining
     dispatcher = dispatcher_parser().parse_args(command("crunch-dispatch-local.service")[1:])
-    assert dispatcher.config == Path("/etc/arvados/config.yml")
+    slurm = slurm_parser().parse_args(command("crunch-dispatch-slurm.service")[1:])
+    assert dispatcher.config == slurm.config == Path("/etc/arvados/config.yml")
 
 
 @pytest.mark.parametrize("name", SERVICES)

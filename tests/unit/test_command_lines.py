@@ -18,6 +18,7 @@ import pytest
 from arv_ssh import __version__
 from arv_ssh.cli import main as arv_ssh_main
 from arv_ssh.dispatch import local
+from arv_ssh.dispatch.slurm import main as slurm
 from crunch_sshd import crunch_run, crunch_sshd
 from crunch_sshd.beside import command_line as beside
 from proxycommand import __main__ as arvados_client
@@ -28,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 PARSERS = {
     "arvados-client": command_line.parser, "arv-ssh": arv_ssh_main.parser, "crunch-run": crunch_run.parser,
     "crunch-sshd": crunch_sshd.parser, "crunch-run-beside": beside.parser, "crunch-dispatch-local": local.parser,
+    "crunch-dispatch-slurm": slurm.parser,
 }  # fmt: skip
 PAGES = sorted((ROOT / "docs" / "man").iterdir())
 

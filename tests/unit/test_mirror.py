@@ -39,6 +39,10 @@ WITHOUT = {
     "arv_ssh/controller/web_services/authorize.py":
         "tests/integration/test_web_services.py is refused for each reason",
     "arv_ssh/dispatch/local.py": "tests/integration/test_dispatch.py runs the dispatcher",
+    "arv_ssh/dispatch/processes.py": "tests/unit/arv_ssh/dispatch/test_dispatcher.py starts and ends processes with it",
+    "arv_ssh/dispatch/program.py": "tests/integration/test_dispatch.py runs the dispatcher",
+    "arv_ssh/dispatch/runs.py": "tests/unit/arv_ssh/dispatch/test_dispatcher.py meets all its words",
+    "arv_ssh/dispatch/slurm/main.py": "tests/integration/test_slurm.py runs the dispatcher",
     "arv_ssh/embedded/call.py": "tests/unit/arv_ssh/embedded/test_api.py makes the calls",
     "arv_ssh/embedded/migrations/env.py": "tests/unit/arv_ssh/embedded/test_migrations.py migrates with it",
     "arv_ssh/embedded/migrations/versions/v0001_first.py": "tests/unit/arv_ssh/embedded/test_migrations.py runs it",

@@ -25,10 +25,14 @@ SOURCES = (
     "setup.py", "pyproject.toml", "requirements.lock", "MANIFEST.in", "README.md", "CHANGELOG.md", "CONTRIBUTING.md",
     "LICENSE", "SECURITY.md",
 )  # fmt: skip
-PROGRAMS = ("arvados-client", "arv-ssh", "crunch-run", "crunch-sshd", "crunch-run-beside", "crunch-dispatch-local")
+PROGRAMS = (
+    "arvados-client", "arv-ssh", "crunch-run", "crunch-sshd", "crunch-run-beside", "crunch-dispatch-local",
+    "crunch-dispatch-slurm",
+)  # fmt: skip
 MAN_PAGES = (
     "man1/arvados-client.1", "man1/arv-ssh.1",
     "man8/crunch-run.8", "man8/crunch-sshd.8", "man8/crunch-run-beside.8", "man8/crunch-dispatch-local.8",
+    "man8/crunch-dispatch-slurm.8",
 )  # fmt: skip
 UUID = "zzzzz-dz642-abcdeabcdeabcde"
 
@@ -140,6 +144,7 @@ def test_without_an_extra(laptop: Path, program: str) -> None:
         (["crunch-run", "--gateway-auth-secret", "hunter2", UUID], "this program", "node"),
         (["crunch-sshd", "--container-uuid", UUID, "--gateway-auth-secret", "hunter2"], "this program", "node"),
         (["crunch-dispatch-local"], "this program", "node"),
+        (["crunch-dispatch-slurm"], "this program", "node"),
     ],
 )  # fmt: skip
 def test_the_extra_is_named(laptop: Path, command: list[str], needs: str, extra: str) -> None:

@@ -23,6 +23,8 @@ from arv_ssh.api.client import ApiClient
 from arv_ssh.api.in_process import InProcessAdapter
 from arv_ssh.audit.trail import Trail
 from arv_ssh.config.cluster_config import ClusterConfig
+from arv_ssh.controller import change_stream
+from arv_ssh.controller.change_stream import ChangeStream
 from arv_ssh.controller.gateways.tunnels import PATH as TUNNEL_PATH
 from arv_ssh.controller.gateways.tunnels import STREAM_PATH, Tunnels
 from arv_ssh.controller.logs import PATH as LOG_PATH
@@ -96,9 +98,13 @@ class Controller:
         self._pass_through = _pass_through(config)
         self._web_services = WebServices(config, api, self.tunnels, trail)
         self._logs = Logs(config, api, self.tunnels, _kept_logs(config))
+        self._changes = ChangeStream(api)
+        if self._embedded is not None:
+            self._embedded.listen(self._changes.heard)
 
     async def start(self, listeners: Sequence[socket.socket], private: socket.socket) -> None:
         """Serve on bound sockets, with the config's TLS certificate, and without TLS on the process's private one."""
+        self._changes.start()
         await self._acceptor.start(listeners, private)
         self._revocation.start()
 
@@ -126,6 +132,7 @@ class Controller:
         """
         await self._acceptor.stop_accepting()
         self.tunnels.drain()
+        self._changes.stop()
         event(logger, "controller is draining", sessions=len(self.sessions))
         await self._acceptor.answered()
         await self._last_session.ended()
@@ -175,6 +182,8 @@ class Controller:
             return Response(200, b'{"health":"OK"}\n')
         if request.path == metrics.PATH:
             return await self._metrics.handle(request)
+        if self._embedded is not None and request.path == change_stream.PATH:
+            return await self._changes.handle(request)
         if self._embedded is not None and self._embedded.serves(request.path):
             answer = await asyncio.get_running_loop().run_in_executor(
                 self._pool,

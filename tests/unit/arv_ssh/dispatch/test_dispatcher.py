@@ -1,6 +1,6 @@
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,6 +8,8 @@ import pytest
 
 from arv_ssh.api.client import ApiClient
 from arv_ssh.dispatch.dispatcher import Dispatcher
+from arv_ssh.dispatch.processes import Processes
+from arv_ssh.dispatch.runs import CannotRun, Life
 from arv_ssh.errors import HttpError, NotFound, Unavailable, Unprocessable
 from arv_ssh.processes import process_lock
 from arv_ssh.processes.process_lock import ProcessLock
@@ -32,6 +34,7 @@ class Api:
         self.containers[uuid] = {
             "uuid": uuid, "state": state, "priority": priority, "locked_by_uuid": locked_by,
             "lock_count": lock_count, "created_at": "2026-01-01T00:00:00Z", "runtime_status": {},
+            "runtime_constraints": {},
         }  # fmt: skip
 
     def _check(self) -> None:
@@ -121,7 +124,7 @@ def runner() -> Iterator[Runner]:
 @pytest.fixture
 def restart(api: Api, runner: Runner, tmp_path: Path) -> Callable[[], Dispatcher]:
     """Return a function that makes a dispatcher which knows nothing but its state directory."""
-    return lambda: Dispatcher(cast(ApiClient, api), runner, tmp_path, max_attempts=3)
+    return lambda: Dispatcher(cast(ApiClient, api), Processes(runner, tmp_path), max_attempts=3)
 
 
 @pytest.fixture
@@ -253,7 +256,7 @@ def test_a_clean_up_that_fails_is_tried_again_later(
     runner.children[A].wait(10)
     dispatcher.poll()
     assert runner.did() == [("clean up", A)]
-    monkeypatch.setattr("arv_ssh.dispatch.dispatcher.CLEAN_UP_AGAIN", 0.0)
+    monkeypatch.setattr("arv_ssh.dispatch.processes.CLEAN_UP_AGAIN", 0.0)
     runner.clean_up_program = SUCCEED
     dispatcher.poll()
     assert runner.did() == [("clean up", A)]
@@ -262,7 +265,7 @@ def test_a_clean_up_that_fails_is_tried_again_later(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_outage_loses_nothing(api: Api, runner: Runner, dispatcher: Dispatcher) -> None:
+def test_an_outage_loses_nothing(api: Api, runner: Runner, dispatcher: Dispatcher, tmp_path: Path) -> None:
     """While the API is away a poll raises, the crunch-runs go on, and afterwards everything is as before."""
     api.add(A, "Queued")
     dispatcher.poll()
@@ -272,7 +275,7 @@ def test_an_outage_loses_nothing(api: Api, runner: Runner, dispatcher: Dispatche
     api.failure = None
     dispatcher.poll()
     assert runner.did() == [("start", A)]
-    assert process_lock.is_held(dispatcher._path(A))
+    assert process_lock.is_held(tmp_path / f"{A}.lock")
 
 
 def test_what_is_in_use(api: Api, runner: Runner, dispatcher: Dispatcher) -> None:
@@ -294,3 +297,136 @@ def test_what_is_in_use(api: Api, runner: Runner, dispatcher: Dispatcher) -> Non
         return not dispatcher.in_use
 
     wait_for(poll, "the end of everything")
+
+
+class Place:
+    """A place where containers run, which says of each container what a test wants."""
+
+    fields: tuple[str, ...] = ("runtime_constraints",)
+
+    def __init__(self) -> None:
+        self.lives: dict[str, Life] = {}
+        self.refusal = ""
+        self.hope = ""
+        self.did: list[tuple[str, str]] = []
+        self.order: list[str] = []
+
+    def look(self) -> None: ...
+
+    def known(self) -> set[str]:
+        return set(self.lives)
+
+    def life(self, uuid: str) -> Life:
+        return self.lives.get(uuid, Life.GONE)
+
+    def start(self, record: dict[str, Any], take: Callable[[], str]) -> bool:
+        assert "runtime_constraints" in record
+        if self.refusal:
+            raise CannotRun(self.refusal)
+        self.did.append(("start", take()))
+        return True
+
+    def end(self, uuid: str, *, kill: bool) -> bool:
+        self.did.append(("kill" if kill else "end", uuid))
+        return True
+
+    def clean_up(self, uuid: str) -> None:
+        self.did.append(("clean up", uuid))
+
+    def why_gone(self, uuid: str) -> str:
+        return "its node failed"
+
+    def log_place(self, uuid: str) -> str:
+        return "the log directory"
+
+    def hopeless(self, uuid: str) -> str:
+        return self.hope
+
+    def arrange(self, uuids: Sequence[str]) -> None:
+        self.order = list(uuids)
+
+
+@pytest.fixture
+def place() -> Place:
+    return Place()
+
+
+@pytest.fixture
+def elsewhere(api: Api, place: Place) -> Dispatcher:
+    return Dispatcher(cast(ApiClient, api), place, max_attempts=3)
+
+
+def test_what_can_never_run_is_cancelled(api: Api, place: Place, elsewhere: Dispatcher) -> None:
+    """A container that fits nowhere is Cancelled at once, with the reason."""
+    api.add(A, "Queued")
+    place.refusal = "it asks for 64 vcpus"
+    elsewhere.poll()
+    assert (api.states(), api.containers[A]["runtime_status"]) == ({A: "Cancelled"}, {"error": "it asks for 64 vcpus"})
+
+
+def test_what_was_not_submitted_keeps_its_lock(api: Api, place: Place, elsewhere: Dispatcher) -> None:
+    """A locked container that certainly was not started is started again, and no attempt is counted."""
+    api.add(A, "Locked", locked_by=ME, lock_count=1)
+    place.lives[A] = Life.UNSUBMITTED
+    elsewhere.poll()
+    assert place.did == [("start", f"v2/{OTHER}/secret-of-{A}")]
+    assert (api.states(), api.containers[A]["lock_count"]) == ({A: "Locked"}, 1)
+
+
+def test_what_is_unknown_is_left_alone(api: Api, place: Place, elsewhere: Dispatcher) -> None:
+    """Nothing is decided about a container that another dispatcher may be submitting."""
+    api.add(A, "Locked", locked_by=ME)
+    api.add(B, "Running", locked_by=ME)
+    place.lives |= {A: Life.UNKNOWN, B: Life.UNKNOWN}
+    elsewhere.poll()
+    assert (api.states(), place.did) == ({A: "Locked", B: "Running"}, [])
+
+
+def test_a_hopeless_wait_is_ended(api: Api, place: Place, elsewhere: Dispatcher) -> None:
+    """A container that waits for what will never be is Cancelled, and what waits for it is ended."""
+    api.add(A, "Locked", locked_by=ME)
+    place.lives[A], place.hope = Life.ALIVE, "it cannot run"
+    elsewhere.poll()
+    assert (api.states(), place.did) == ({A: "Cancelled"}, [("end", A)])
+
+
+@pytest.mark.parametrize(("priority", "error"), [(1, True), (0, False)])
+def test_a_gone_one_that_ran(api: Api, place: Place, elsewhere: Dispatcher, priority: int, error: bool) -> None:
+    """It is Cancelled with the reason and the log's place; without one where its users cancelled it."""
+    api.add(A, "Running", priority, locked_by=ME)
+    elsewhere.poll()
+    reason = "its node failed while the container was running; its log is crunch-run.txt in the log directory"
+    assert (api.states(), api.containers[A]["runtime_status"]) == ({A: "Cancelled"}, {"error": reason} if error else {})
+    assert place.did == [("clean up", A)]
+
+
+def test_the_last_attempts_reason(api: Api, place: Place, elsewhere: Dispatcher) -> None:
+    """A container that was started too often is Cancelled with the reason of the last time."""
+    api.add(A, "Locked", locked_by=ME, lock_count=3)
+    elsewhere.poll()
+    assert "ended 3 times before the container was running, the last time because its node failed" in (
+        api.containers[A]["runtime_status"]["error"]
+    )
+
+
+def test_those_that_wait_are_arranged(api: Api, place: Place, elsewhere: Dispatcher) -> None:
+    """What waits is brought into the order of priorities, what was cancelled is not."""
+    api.add(A, "Locked", 5, locked_by=ME)
+    api.add(B, "Locked", 900, locked_by=ME)
+    api.add(C, "Locked", 0, locked_by=ME)
+    place.lives |= dict.fromkeys((A, B, C), Life.ALIVE)
+    elsewhere.poll()
+    assert place.order == [B, A]
+
+
+def test_a_long_queue_does_not_hold_up_the_rest(
+    api: Api, place: Place, elsewhere: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Starting ends after its share of a poll, which says that more wait."""
+    monkeypatch.setattr("arv_ssh.dispatch.dispatcher.STARTING", -1.0)
+    api.add(A, "Queued")
+    assert elsewhere.poll()
+    assert place.did == []
+    monkeypatch.setattr("arv_ssh.dispatch.dispatcher.STARTING", 60.0)
+    assert not elsewhere.poll()
+    assert len(place.did) == 1

@@ -1,0 +1,18 @@
+from pathlib import Path
+
+from arv_ssh.dispatch.slurm.attempts import Attempt, CleanUp, StateDirectory
+
+UUID = "zzzzz-dz642-abcdeabcdeabcde"
+
+
+def test_all_of_it_survives(tmp_path: Path) -> None:
+    """Another dispatcher reads what one wrote, and not what was forgotten."""
+    state = StateDirectory(tmp_path)
+    state.keep(UUID, Attempt(job=7, node="n1"))
+    state.keep_clean_up(CleanUp(UUID, "n1", "main", 9))
+    read = StateDirectory(tmp_path)
+    assert read.attempts == {UUID: Attempt(job=7, node="n1")}
+    assert read.clean_ups == {(UUID, "n1"): CleanUp(UUID, "n1", "main", 9)}
+    read.forget(UUID)
+    read.forget_clean_up(CleanUp(UUID, "n1"))
+    assert list(tmp_path.iterdir()) == []
