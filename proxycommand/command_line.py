@@ -257,6 +257,8 @@ def _ssh_proxy(commands: Commands) -> None:
             _USER, _SETTINGS, _KNOWN_HOSTS, _CLUSTER, _DETACH, _WAIT,
             ("--control-dir", "DIR", "the directory of ControlPath; it is made private"),
             ("--needs-openssh", "X.Y", "warn if ssh is an OpenSSH older than this"),
+            ("--resume-for", "SECONDS", "dial a lost connection again for so long (default: 600)"),
+            ("--no-resume", "", "end with the connection, as ssh itself does"),
             ("--probe-only", "", "end as soon as the session is accepted: status 0 means that you can enter"),
         ),
         "ssh -o ProxyCommand='arvados-client ssh-proxy --wait --user %r %h' NAME.arv",

@@ -77,18 +77,23 @@ class _Hop:
         self.up = f"that {'the proxy' if proxy else 'the controller'} is up"
 
 
-def dial(settings: Settings, watch: int | None = None, passed: Callable[[str, str], None] | None = None) -> Connection:
+def dial(
+    settings: Settings,
+    watch: int | None = None,
+    passed: Callable[[str, str], None] | None = None,
+    timeout: float = CONNECT_TIMEOUT,
+) -> Connection:
     """Connect to the API host of ``settings``, through the proxy that the environment names for it.
 
     ``watch`` is a descriptor whose hang-up ends the wait with :class:`Abandoned`. ``passed`` is called after
-    each step (DNS, TCP, proxy, TLS), with its result. Raise :class:`Unavailable`,
+    each step (DNS, TCP, proxy, TLS), with its result. ``timeout`` is in seconds. Raise :class:`Unavailable`,
     :class:`GatewayTimeout` or :class:`BadGateway` with a sentence that names the host.
     """
     if not hasattr(select, "poll"):
         raise ArvSshError("this platform has no poll(); run arvados-client on Linux, macOS, or in WSL on Windows")
     proxy = _proxy(settings)
     hop = _Hop(settings, proxy)
-    deadline = time.monotonic() + CONNECT_TIMEOUT
+    deadline = time.monotonic() + timeout
     passed = passed or _ignore
     addresses = _resolve(hop)
     passed("DNS", ", ".join(dict.fromkeys(address[0] for _, address in addresses)))
@@ -114,7 +119,7 @@ def dial(settings: Settings, watch: int | None = None, passed: Callable[[str, st
             if isinstance(error, ssl.SSLError):
                 raise _tls_error(error, settings.authority) from error
             if position == len(addresses) - 1:
-                raise _connect_error(error, hop) from error
+                raise _connect_error(error, hop, timeout) from error
         except BaseException:
             sock.close()
             raise
@@ -125,9 +130,11 @@ def _ignore(step: str, detail: str) -> None:
     """Ignore the step: only a diagnosis shows it."""
 
 
-def exchange(connection: Connection, request: bytes, watch: int | None = None) -> UpgradeAnswer:
-    """Send ``request`` and return its answer, complete."""
-    deadline = time.monotonic() + ANSWER_TIMEOUT
+def exchange(
+    connection: Connection, request: bytes, watch: int | None = None, timeout: float = ANSWER_TIMEOUT
+) -> UpgradeAnswer:
+    """Send ``request`` and return its answer, complete; ``timeout`` is in seconds."""
+    deadline = time.monotonic() + timeout
     answer = UpgradeAnswer(connection.peer)
     connection.engine.write(request)
     try:
@@ -137,7 +144,7 @@ def exchange(connection: Connection, request: bytes, watch: int | None = None) -
             if answer.receive(data):
                 return answer
     except TimeoutError as error:
-        raise GatewayTimeout(f"{connection.peer} did not answer within {ANSWER_TIMEOUT:.0f} s; try again") from error
+        raise GatewayTimeout(f"{connection.peer} did not answer within {timeout:.0f} s; try again") from error
     except ssl.SSLError as error:
         raise _tls_error(error, connection.peer) from error
     except OSError as error:
@@ -279,10 +286,10 @@ def _wait(sock: socket.socket, event: int, deadline: float, watch: int | None) -
         raise Abandoned("the program that started ssh-proxy has exited")
 
 
-def _connect_error(error: OSError, hop: _Hop) -> ArvSshError:
+def _connect_error(error: OSError, hop: _Hop, timeout: float) -> ArvSshError:
     if isinstance(error, TimeoutError) and error.errno is None:
         return GatewayTimeout(
-            f"{hop.name} did not answer within {CONNECT_TIMEOUT:.0f} s; check {hop.variable} and the network, "
+            f"{hop.name} did not answer within {timeout:.0f} s; check {hop.variable} and the network, "
             "such as firewalls"
         )
     return Unavailable(f"cannot connect to {hop.name}: {_reason(error)}; check {hop.variable}, and {hop.up}")

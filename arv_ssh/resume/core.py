@@ -121,6 +121,10 @@ class ResumableStream:
         ``undelivered`` bytes have come but wait for a reader of ours: confirming them would only bring more.
         """
         self._silence, self._looked, self._next_ask = 0.0, now, ASK_AFTER
+        return self.due(now, undelivered)
+
+    def due(self, now: float, undelivered: int = 0) -> bytes:
+        """Return what must be said, whether or not something has come."""
         have = self.received - undelivered
         due = have - self._told >= CONFIRM_BYTES or self._frames >= CONFIRM_FRAMES
         if self._asked or due or (have != self._told and now - self._last_told >= ASK_AFTER):
@@ -142,9 +146,12 @@ class ResumableStream:
         if self._silence >= self._next_ask:
             self._next_ask += ASK_AFTER
             return self._tell(ASK, have, now)
-        if have != self._told and now - self._last_told >= ASK_AFTER:
-            return self._tell(CONFIRM, have, now)
-        return b""
+        return self.due(now, undelivered)
+
+    def alive(self, now: float, undelivered: int = 0) -> bytes:
+        """Return a sign of life, now and then: the owner does not read, so it knows nothing of the other end."""
+        self._silence, self._looked = 0.0, now
+        return self._tell(CONFIRM, self.received - undelivered, now) if now - self._last_told >= ASK_AFTER else b""
 
     def _tell(self, kind: int, have: int, now: float) -> bytes:
         self._told, self._last_told, self._frames = have, now, 0

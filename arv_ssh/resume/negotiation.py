@@ -21,13 +21,16 @@ from arv_ssh.errors import BadRequest
 HEADER = "X-Arvados-Ssh-Resume"
 AUTHORIZATION_HEADER = "X-Arvados-Ssh-Resume-Authorization"
 VERSION = "1"
+DEFAULT_RESUME_FOR = 600
+"""Seconds that both ends bear without a connection, unless they are told otherwise."""
 
 _SESSION = r"ses-[0-9a-f]{20}"
 _HEX = r"[0-9a-f]{64}"
 _COUNT = r"[0-9]{1,19}"
-_GRANT = re.compile(rf"1 ({_SESSION}) ({_HEX}) ([0-9]{{1,9}})")
-_REQUEST = re.compile(rf"1(?: ({_SESSION})(?: ([1-9][0-9]{{0,8}}) ({_COUNT}) ({_HEX}))?)?")
-_ANSWER = re.compile(rf"1 ({_SESSION}) ({_COUNT}) ({_HEX})")
+# As text: ssh-proxy would pay for the compilation of all of them, and needs one.
+_GRANT = rf"1 ({_SESSION}) ({_HEX}) ([0-9]{{1,9}})"
+_REQUEST = rf"1(?: ({_SESSION})(?: ([1-9][0-9]{{0,8}}) ({_COUNT}) ({_HEX}))?)?"
+_ANSWER = rf"1 ({_SESSION}) ({_COUNT}) ({_HEX})"
 _CLIENT, _GATEWAY = "client", "gateway"
 
 
@@ -63,7 +66,7 @@ class Grant:
         """Return how many bytes the gateway has, which answered ``attempt`` with ``text``; -1 when it proves nothing."""
         from arv_ssh.trust import credentials
 
-        found = _ANSWER.fullmatch(text)
+        found = re.fullmatch(_ANSWER, text)
         if not found or found.group(1) != self.session:
             return -1
         received = int(found.group(2))
@@ -95,7 +98,7 @@ def read_request(text: str) -> Asked | None:
     """Read a request's header; None for none, and for a version that is not known. Raises :class:`BadRequest`."""
     if text.partition(" ")[0] != VERSION:
         return None
-    found = _REQUEST.fullmatch(text)
+    found = re.fullmatch(_REQUEST, text)
     if not found:
         raise BadRequest(f"the header {HEADER} is malformed")
     session, attempt, received, proof = found.groups()
@@ -104,7 +107,7 @@ def read_request(text: str) -> Asked | None:
 
 def read_grant(text: str) -> Grant | None:
     """Read the header of the answer to a session's beginning; None when it grants nothing."""
-    found = _GRANT.fullmatch(text)
+    found = re.fullmatch(_GRANT, text)
     return Grant(found.group(1), found.group(2), int(found.group(3))) if found else None
 
 
