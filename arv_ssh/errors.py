@@ -15,6 +15,8 @@ token or a secret. This module must not know how a message reaches the user.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class ArvSshError(Exception):
     """A failure with a sentence for the user.
@@ -41,6 +43,8 @@ class HttpError(ArvSshError):
     """A failure that travels as an HTTP status and ``{"errors": [message]}``."""
 
     status = 500
+    headers: Sequence[tuple[str, str]] = ()
+    """Headers of the answer besides those of every answer, such as ``Allow``."""
     dial_failure = ""
     """Why a gateway could not be reached or trusted, in a word, where that is the failure; for those who count."""
 

@@ -189,6 +189,11 @@ class ClientConnection(asyncio.Protocol):
 
     # Called by the owner.
 
+    @property
+    def protocol(self) -> str:
+        """Return the protocol to which the connection may switch, "" for none."""
+        return self._exchange.protocol
+
     def fail(self, error: HttpError) -> None:
         """Raise ``error`` where the answer is awaited, once the bytes that did arrive are used up."""
         self._error = self._error or error

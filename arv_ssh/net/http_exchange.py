@@ -131,7 +131,7 @@ class ServerExchange:
             return b""
         return self._http.send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")) or b""
 
-    def switch(self, headers: list[tuple[str, str]]) -> tuple[bytes, bytes]:
+    def switch(self, headers: Headers) -> tuple[bytes, bytes]:
         """Return the head of a 101, and the bytes after the request, which belong to the new protocol."""
         head = h11.InformationalResponse(status_code=101, headers=headers, reason=b"Switching Protocols")
         sent = self._http.send(head) or b""

@@ -1,21 +1,18 @@
 """HTTP/1.1 for the controller and the gateway, on h11: requests in, answers or an upgrade out.
 
-Owns limits and time-outs, the error shape ``{"errors": [sentence]}``, and the hand-over of the connection after a 101
-with the bytes that came glued to the request. Knows nothing of what the requests mean.
+Owns limits and time-outs, and the hand-over of the connection after a 101 with the bytes that came glued to the
+request. Knows nothing of what the requests mean.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import json
 import logging
-import re
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from urllib.parse import parse_qs, unquote
+from dataclasses import replace
+from urllib.parse import unquote
 
 import h11
 
@@ -23,6 +20,17 @@ from arv_ssh.errors import BadRequest, HttpError, RequestTooLarge
 from arv_ssh.log import event
 from arv_ssh.net.http_connections import Connections
 from arv_ssh.net.http_exchange import MAX_HEAD, RECEIVING, WORKING, ServerExchange, State, Step
+from arv_ssh.net.http_messages import (
+    Answer,
+    Request,
+    Response,
+    StreamedResponse,
+    Upgrade,
+    encoded,
+    error_response,
+    origin_form,
+    with_headers,
+)
 from arv_ssh.net.relay import plain
 from arv_ssh.net.request_stream import RequestStream
 
@@ -32,8 +40,6 @@ MAX_BODY = 64 * 1024
 """Bytes of a request body: forms for sessions and tunnels have a few hundred. Bodies are held before authentication."""
 MAX_RECORD_BODY = 8 * 1024 * 1024
 """The same for requests that send records: a container request with thousands of mounts stays far below."""
-MAX_FIELDS = 100
-"""Fields of a form. Eight megabytes of empty ones would keep the event loop for ten seconds."""
 HEAD_TIMEOUT = 20.0
 """Seconds for a whole request to arrive, TLS handshake included; a silent client holds resources no longer than
 that."""
@@ -44,119 +50,25 @@ WRITE_TIMEOUT = 300.0
 IDLE_TIMEOUT = 75.0
 """Seconds that a kept-alive connection may wait for its next request; nginx's own default."""
 
-
-@dataclass(frozen=True)
-class Request:
-    """One request. Header names are lower-case; ``peer`` is the address it came from."""
-
-    method: str
-    path: str
-    query: str
-    headers: dict[str, str]
-    body: bytes
-    peer: str
-    request_id: str
-    stream: RequestStream | None = None
-    """The body as it comes, where the connection streams it; ``body`` is then empty."""
-
-    def form(self) -> dict[str, str]:
-        """Return the form fields of body and query, the last value of each; fields of the body win."""
-        body = self.body.decode("utf-8", "replace") if "json" not in self.headers.get("content-type", "") else ""
-        return _fields(self.query) | _fields(body)
-
-    def token(self) -> str:
-        """Return the API token of the Authorization header (``Bearer`` or Arvados' older ``OAuth2``), or ""."""
-        scheme, _, token = self.headers.get("authorization", "").partition(" ")
-        return token.strip() if scheme.lower() in ("bearer", "oauth2") else ""
+Handler = Callable[[Request], Awaitable[Answer]]
+Condition = Callable[[Request], bool]
+"""Decides by a request of which only the head has come."""
 
 
-@dataclass(frozen=True)
-class Response:
-    """An ordinary answer with a body."""
-
-    status: int
-    body: bytes
-    content_type: str = "application/json"
-    headers: list[tuple[str, str]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class StreamedResponse:
-    """An answer whose body comes in pieces, sent in chunks unless ``headers`` have a Content-Length."""
-
-    status: int
-    reason: bytes
-    headers: list[tuple[bytes, bytes]]
-    chunks: AsyncGenerator[bytes, None]
-
-
-@dataclass(frozen=True)
-class Upgrade:
-    """A 101: after its head is written, ``start`` is given the paused transport and the bytes that came early."""
-
-    protocol: str
-    headers: list[tuple[str, str]]
-    start: Callable[[asyncio.Transport, bytes], None]
-
-
-Handler = Callable[[Request], Awaitable[Response | Upgrade | StreamedResponse]]
-Streams = Callable[[str], bool]
-"""Says whether the handler of a path takes the body as it comes."""
-
-
-def never(path: str) -> bool:
-    """Stream no request's body."""
+def never(request: Request) -> bool:
+    """Hold for no request."""
     return False
-
-
-def _fields(text: str) -> dict[str, str]:
-    try:
-        found = parse_qs(text, keep_blank_values=True, max_num_fields=MAX_FIELDS)
-    except ValueError as error:
-        raise BadRequest(f"the request's form has over {MAX_FIELDS} fields; send only those needed") from error
-    return {name: values[-1] for name, values in found.items()}
-
-
-def error_response(error: HttpError, request_id: str) -> Response:
-    """Return the answer that carries ``error`` to a client, in Arvados' shape."""
-    body = json.dumps({"errors": [str(error)], "request_id": request_id}).encode() + b"\n"
-    return Response(error.status, body)
-
-
-def origin_form(target: str) -> str:
-    """Return path and query of a request's target: Arvados' own clients send the whole URL (RFC 9112 §3.2.2)."""
-    scheme, separator, rest = target.partition("://")
-    if not separator or scheme.lower() not in ("http", "https"):
-        return target
-    remaining = re.sub("^[^/?]*", "", rest)
-    return remaining if remaining.startswith("/") else f"/{remaining}"
-
-
-def peer_address(request: Request) -> str:
-    """Return the address of the client that sent ``request``.
-
-    A proxy on a loopback or private address is trusted for the address it appended to X-Forwarded-For, the last one
-    there. The addresses before it prove nothing.
-    """
-    forwarded = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
-    try:
-        peer = ipaddress.ip_address(request.peer)
-        if peer.is_loopback or peer.is_private:
-            return str(ipaddress.ip_address(forwarded))
-    except ValueError:
-        pass  # one of the two is not an address, such as the peer of a unix socket
-    return request.peer
 
 
 class HttpConnection(asyncio.Protocol):
     """The server's end of one HTTP/1.1 connection; it is one of ``connections`` while it speaks HTTP.
 
-    ``streams`` says on which paths the handler takes bodies as they come, ``records`` on which bodies may be long.
+    ``streams`` says of which requests the handler takes the body as it comes, ``records`` of which it may be long.
     ``asked`` is called with each request that has come.
     """
 
     def __init__(
-        self, handler: Handler, streams: Streams = never, *, records: Streams = never,
+        self, handler: Handler, streams: Condition = never, *, records: Condition = never,
         connections: Connections | None = None, asked: Callable[[], object] = lambda: None,
     ) -> None:  # fmt: skip
         self._handler = handler
@@ -164,6 +76,7 @@ class HttpConnection(asyncio.Protocol):
         self._records = records
         self._max_body = MAX_BODY
         self._stream: RequestStream | None = None
+        self._is_streamed = False
         self._writable = asyncio.Event()
         self._writable.set()
         self._connections = connections or Connections()
@@ -171,7 +84,7 @@ class HttpConnection(asyncio.Protocol):
         self._asked = asked
         self._http = ServerExchange()
         self._transport: asyncio.Transport
-        self._head: h11.Request
+        self._request: Request
         self._body = bytearray()
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -187,6 +100,8 @@ class HttpConnection(asyncio.Protocol):
             self._transport.close()
 
     def data_received(self, data: bytes) -> None:
+        if self._http.state is State.ANSWERING:  # of a streamed request, see _end_request
+            self._transport.pause_reading()
         if self._http.state is not State.LINGERING:
             self._http.receive(data)
             self._advance()
@@ -199,6 +114,9 @@ class HttpConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         if self._http.state is State.LINGERING:
+            return False
+        if self._http.state is State.ANSWERING and self._is_streamed:
+            self._transport.abort()
             return False
         self._http.receive(b"")
         self._advance()
@@ -239,13 +157,10 @@ class HttpConnection(asyncio.Protocol):
             self._body += data
 
     def _begin_request(self, head: h11.Request) -> None:
-        self._head, self._body = head, bytearray()
-        path = unquote(origin_form(head.target.decode("ascii", "replace")).partition("?")[0])
-        self._max_body = MAX_RECORD_BODY if self._records(path) else MAX_BODY
-        if self._streams(path):
+        self._request, self._body = self._read_head(head), bytearray()
+        self._max_body = MAX_RECORD_BODY if self._records(self._request) else MAX_BODY
+        if self._streams(self._request):
             self._stream = RequestStream(
-                head.target,
-                list(head.headers),
                 pause=self._transport.pause_reading,
                 resume=self._transport.resume_reading,
                 send_continue=self._send_continue,
@@ -254,13 +169,16 @@ class HttpConnection(asyncio.Protocol):
             self._start_handler()
 
     def _end_request(self) -> None:
-        # Anything the client sends before it has its answer waits in the kernel, not in our memory.
-        self._transport.pause_reading()
         self._http.step(Step.WHOLE)
         stream, self._stream = self._stream, None
+        self._is_streamed = stream is not None
         if stream is None:
+            # Anything the client sends before it has its answer waits in the kernel, not in our memory.
+            self._transport.pause_reading()
             self._start_handler()
         else:
+            # Its answer may take hours, and what gives it is to know that the client has left: reading stops with the
+            # first bytes of another request, and an end of the client's direction ends both, as with nginx.
             stream.feed_end()
 
     def _send_continue(self) -> None:
@@ -270,9 +188,11 @@ class HttpConnection(asyncio.Protocol):
     def _start_handler(self) -> None:
         self._stop_timer()
         self._asked()
-        self._task = asyncio.get_running_loop().create_task(self._answer(self._read_request(self._head)))
+        self._task = asyncio.get_running_loop().create_task(
+            self._answer(replace(self._request, body=bytes(self._body), stream=self._stream))
+        )
 
-    def _read_request(self, head: h11.Request) -> Request:
+    def _read_head(self, head: h11.Request) -> Request:
         path, _, query = origin_form(head.target.decode("ascii", "replace")).partition("?")
         headers = {name.decode(): value.decode("latin-1") for name, value in head.headers}
         peer = self._transport.get_extra_info("peername")
@@ -284,15 +204,16 @@ class HttpConnection(asyncio.Protocol):
             path=unquote(path),
             query=query,
             headers=headers,
-            body=bytes(self._body),
+            body=b"",
             peer=str(peer[0]) if isinstance(peer, tuple) and peer else "",
             request_id=request_id,
-            stream=self._stream,
+            target=head.target,
+            raw_headers=list(head.headers),
         )
 
     async def _answer(self, request: Request) -> None:
         try:
-            answer = await self._handler(request)
+            answer: Answer = await self._handler(request)
         except HttpError as error:
             answer = error_response(error, request.request_id)
         except Exception:
@@ -301,6 +222,7 @@ class HttpConnection(asyncio.Protocol):
             answer = error_response(unexpected, request.request_id)
         if self._http.state not in WORKING:
             return  # the connection was lost
+        answer = with_headers(answer, request.answer_headers)
         if isinstance(answer, Upgrade):
             self._switch(answer, request.request_id)
         elif isinstance(answer, StreamedResponse):
@@ -322,7 +244,8 @@ class HttpConnection(asyncio.Protocol):
 
     def _switch(self, upgrade: Upgrade, request_id: str) -> None:
         own = [("Connection", "upgrade"), ("Upgrade", upgrade.protocol), ("X-Request-Id", request_id)]
-        head, early = self._http.switch(own + upgrade.headers)
+        head, early = self._http.switch(encoded(own + upgrade.headers))
+        self._transport.pause_reading()
         self._transport.write(head)
         self._task = None  # from here on connection_lost is the new owner's
         upgrade.start(self._transport, early)

@@ -15,22 +15,18 @@ HIGH_WATER = 256 * 1024
 
 
 class RequestStream:
-    """A request without its method: ``target`` and ``headers`` as received, and the body by :meth:`read`.
+    """A request's body, by :meth:`read`.
 
     ``pause`` and ``resume`` stop and start the client; ``send_continue`` answers an ``Expect: 100-continue``.
     """
 
     def __init__(
         self,
-        target: bytes,
-        headers: list[tuple[bytes, bytes]],
         *,
         pause: Callable[[], None],
         resume: Callable[[], None],
         send_continue: Callable[[], None],
     ) -> None:
-        self.target = target
-        self.headers = headers
         self.send_continue = send_continue
         self._pause = pause
         self._resume = resume
@@ -50,7 +46,7 @@ class RequestStream:
             self._changed.clear()
             await self._changed.wait()
         data, self._waiting = bytes(self._waiting), bytearray()
-        if self._paused and not self._ended:
+        if self._paused:
             self._paused = False
             self._resume()
         return data

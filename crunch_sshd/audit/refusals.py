@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from arv_ssh.errors import HttpError
 from arv_ssh.log import event
-from arv_ssh.net.http_server import Request
+from arv_ssh.net.http_messages import Request
 from crunch_sshd.audit.channel_audit import GatewayAudit
 
 logger = logging.getLogger(__name__)

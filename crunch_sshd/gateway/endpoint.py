@@ -1,29 +1,36 @@
-"""The gateway's endpoint: ``POST /ssh`` over TLS, the proofs, and the sessions they allow.
+"""The gateway's endpoint: the proofs, the order in which a request's purpose is decided, and the sessions they allow.
 
-Owns who may open an SSH connection here: a controller that knows this container's secret, for the session it signed.
-Knows nothing of SSH itself.
+Owns who may ask anything here: a controller that knows this container's secret; for SSH, with a session that it signed.
+Knows nothing of SSH itself, nor of how logs and ports are served. As with stock Arvados, headers decide what a request
+is for, not its path.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 from arv_ssh.errors import BadGateway, BadRequest, HttpError, NotFound, Unauthorized, Unavailable
-from arv_ssh.net.http_server import Request, Response, Upgrade
+from arv_ssh.net.http_messages import Answer, Request, Response, Upgrade
 from arv_ssh.trust import credentials, session_claim
 from arv_ssh.trust.credentials import CLOCK_SKEW
 from arv_ssh.trust.host_key import ED25519, public_line
 from arv_ssh.trust.session_claim import LONGEST_REASON, SessionClaim
 from crunch_sshd.gateway.connection import DEFAULT_USER, Login
+from crunch_sshd.gateway.services import Services, Unserved
 from crunch_sshd.runtimes import Runtime
 from crunch_sshd.session import detach
 
 MAX_REMEMBERED = 10_000
 """At most this many sessions are remembered, some 4 MB. Only a controller of the cluster can add one, and each is
 forgotten when it expires; beyond this number, new sessions are refused rather than old ones forgotten."""
+LOG_SOURCE = "/log"
+"""The X-Webdav-Source of requests for the log directory; stock gateways serve no other."""
+TARGET_PORT = "x-arvados-container-target-port"
 MAX_ADDRESS = 64
 """Characters of the user's address; the longest, an IPv6 address with a zone, has fewer."""
 
@@ -49,7 +56,7 @@ class Endpoint:
 
     ``opened`` takes over the connection of each proven session, and ``end`` ends it early; ``refused`` is called with
     every request that fails. ``check`` raises an error when there is no room for a session. ``host_keys`` are the kinds
-    of keys that sessions are offered, the first one Ed25519.
+    of keys that sessions are offered, the first one Ed25519. ``services`` answer what is not for SSH.
     """
 
     def __init__(
@@ -63,8 +70,10 @@ class Endpoint:
         refused: Refused = lambda request, error, proven: None,
         check: Callable[[], None] = lambda: None,
         host_keys: Sequence[str] = (ED25519,),
+        services: Services | None = None,
     ) -> None:
         self._other_host_keys = host_keys[1:]
+        self._services = services or Unserved()
         self._refused = refused
         self._check_room = check
         self._used: dict[str, int] = {}
@@ -78,16 +87,40 @@ class Endpoint:
         """Use ``address`` as the gateway's address from now on: sessions must be signed for it. Event loop."""
         self._identity = replace(self._identity, address=address)
 
-    async def handle(self, request: Request) -> Response | Upgrade:
-        """Answer one request: 101 for a proven session, otherwise the error that explains the refusal."""
+    def streams(self, request: Request) -> bool:
+        """Say whether a request's body is taken as it comes: only a controller may be answered before its end."""
+        return not _is_for_ssh(request) and not _ends(request) and self._is_ours(request) and self._is_proven(request)
+
+    async def handle(self, request: Request) -> Answer:
+        """Answer one request: 101 for a proven session, otherwise the error that explains the refusal.
+
+        Every answer to a controller has the gateway's own proof: stock controllers show no other to anyone.
+        """
         proof = ""
         try:
-            _check_kind(request)
             proof = self._check_request(request)
-            return self._end_session(request, proof) if request.path == "/end" else await self._begin(request, proof)
+            response = credentials.respond_auth(self._identity.secret, proof)
+            request.answer_headers["X-Arvados-Authorization-Response"] = response
+            if _ends(request):
+                return self._end_session(request, proof)
+            if _is_for_ssh(request):
+                return await self._begin(request, proof)
+            service = self._service(request)
         except HttpError as error:
             self._refused(request, error, bool(proof))
             raise
+        return await service(request)
+
+    def _service(self, request: Request) -> Callable[[Request], Awaitable[Answer]]:
+        """Return what serves a request that is not for SSH."""
+        if request.headers.get("x-webdav-source") == LOG_SOURCE:
+            return self._services.log
+        if port := request.headers.get(TARGET_PORT):
+            return partial(self._services.port, port=_port(port))
+        raise NotFound(
+            "a container gateway serves sessions (POST with Upgrade: ssh), logs (X-Webdav-Source: /log) and ports "
+            "(X-Arvados-Container-Target-Port); this request asks for none of them"
+        )
 
     async def _begin(self, request: Request, proof: str) -> Upgrade:
         form = request.form()
@@ -107,10 +140,7 @@ class Endpoint:
             client=request.headers.get("x-forwarded-for", "")[:MAX_ADDRESS],
             gateway=self._identity.address,
         )
-        headers = [
-            ("X-Arvados-Authorization-Response", credentials.respond_auth(secret, proof)),
-            ("X-Arvados-Ssh-Host-Key", public_line(secret)),
-        ]
+        headers = [("X-Arvados-Ssh-Host-Key", public_line(secret))]
         if self._other_host_keys:  # apart: older controllers and clients expect one key above
             others = ", ".join(public_line(secret, kind) for kind in self._other_host_keys)
             headers.append(("X-Arvados-Ssh-Other-Host-Keys", others))
@@ -124,20 +154,22 @@ class Endpoint:
         reason = "".join(char if " " <= char <= "~" else "?" for char in request.form().get("reason", ""))
         if not self._end(session, reason[:LONGEST_REASON]):
             raise NotFound(f"the user {session.user_uuid} has no session {session.request_id} open here")
-        answer = ("X-Arvados-Authorization-Response", credentials.respond_auth(self._identity.secret, proof))
-        return Response(200, b"{}\n", headers=[answer])
+        return Response(200, b"{}\n")
 
     def _check_request(self, request: Request) -> str:
         """Return the controller's proof, checked."""
-        target = request.headers.get("x-arvados-container-gateway-uuid", "")
-        if target != self._identity.container_uuid:
+        if not self._is_ours(request):
             raise BadGateway(f"misdirected request: this is the gateway of {self._identity.container_uuid}")
-        proof = request.headers.get("x-arvados-authorization", "")
-        if not credentials.matches(
-            proof, credentials.request_auth(self._identity.secret, self._identity.certificate)
-        ):
+        if not self._is_proven(request):
             raise Unauthorized("the proof in X-Arvados-Authorization is wrong")
-        return proof
+        return request.headers["x-arvados-authorization"]
+
+    def _is_ours(self, request: Request) -> bool:
+        return _named(request) == self._identity.container_uuid
+
+    def _is_proven(self, request: Request) -> bool:
+        expected = credentials.request_auth(self._identity.secret, self._identity.certificate)
+        return credentials.matches(request.headers.get("x-arvados-authorization", ""), expected)
 
     def _session(self, request: Request, proof: str) -> SessionClaim | None:
         """Return the signed session, checked; None where the gateway accepts controllers that do not sign sessions."""
@@ -158,7 +190,7 @@ class Endpoint:
         if session.exp < time.time() - CLOCK_SKEW:
             raise Unauthorized("the session has expired; check the clocks of the controller and this node")
         # A session that ends in the second in which it began has the same text both times. Ending it twice is harmless.
-        if text not in self._used or request.path == "/ssh":
+        if text not in self._used or not _ends(request):
             self._use(text, session.exp + CLOCK_SKEW)
         return session
 
@@ -174,11 +206,23 @@ class Endpoint:
         self._used[text] = until
 
 
-def _check_kind(request: Request) -> None:
-    """Raise unless the request asks for what a gateway does."""
-    if request.path == "/end" and request.method == "POST":
-        return
-    if request.path != "/ssh":
-        raise NotFound(f"no such path: {request.path} (this is a container gateway)")
-    if request.method != "POST" or request.headers.get("upgrade", "").lower() != "ssh":
-        raise BadRequest("the gateway takes POST /ssh with the header Upgrade: ssh")
+def _named(request: Request) -> str:
+    """Return the container whose gateway a request is for, "" if it names none."""
+    with suppress(BadRequest):  # a form with too many fields
+        return request.headers.get("x-arvados-container-gateway-uuid") or request.form().get("uuid", "")
+    return ""
+
+
+def _ends(request: Request) -> bool:
+    """Say whether a request asks to end a session; a container's own ``/end`` has its port beside the path."""
+    return request.method == "POST" and request.path == "/end" and TARGET_PORT not in request.headers
+
+
+def _is_for_ssh(request: Request) -> bool:
+    return request.method == "POST" and request.headers.get("upgrade", "").lower() == "ssh"
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 5 and 0 < int(text) < 65536):
+        raise BadRequest("X-Arvados-Container-Target-Port is not a port from 1 to 65535")
+    return int(text)

@@ -152,12 +152,12 @@ class Gateway:
 
         def accept() -> TlsLayer:
             place = Place(unproven)
-            http = HttpConnection(endpoint.handle, connections=once, asked=place.leave)
+            http = HttpConnection(endpoint.handle, endpoint.streams, connections=once, asked=place.leave)
             return TlsLayer(context, http, server_side=True, place=place)
 
         def accept_stream() -> TlsLayer:
             """Serve a stream of a tunnel, which a controller proved itself to open."""
-            return TlsLayer(context, HttpConnection(endpoint.handle), server_side=True)
+            return TlsLayer(context, HttpConnection(endpoint.handle, endpoint.streams), server_side=True)
 
         def moved(address: str) -> None:
             endpoint.moved(address)

@@ -51,6 +51,7 @@ WITHOUT = {
         "tests/unit/crunch_sshd/gateway/test_gateway.py opens, lists and ends connections",
     "crunch_sshd/gateway/control.py": "tests/integration/test_gateway_dies.py has both ends talk",
     "crunch_sshd/gateway/process.py": "tests/integration/test_gateway_dies.py runs it",
+    "crunch_sshd/gateway/services.py": "tests/unit/crunch_sshd/gateway/test_endpoint.py asks for services",
     "crunch_sshd/inside/broker/dial.py": "tests/integration/test_forwarding.py has it dial in a container",
     "crunch_sshd/inside/enter.py": "tests/conformance/test_inside.py enters containers with it",
     "crunch_sshd/inside/linux.py": "tests/conformance/test_inside.py sees the effect of each system call",

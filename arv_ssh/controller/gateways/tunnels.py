@@ -20,7 +20,7 @@ from arv_ssh.controller.peers.peers import Peers
 from arv_ssh.errors import BadRequest, HttpError, NotFound, Unauthorized, Unavailable
 from arv_ssh.log import event
 from arv_ssh.net.http_client import Address
-from arv_ssh.net.http_server import Request, Upgrade
+from arv_ssh.net.http_messages import Request, Upgrade
 from arv_ssh.net.relay import Relay
 from arv_ssh.net.upgraded import Upgraded, UpgradeRequest, open_upgraded
 from arv_ssh.trust import credentials

@@ -10,7 +10,7 @@ import ssl
 
 from arv_ssh.errors import Unavailable
 from arv_ssh.net.http_client import address_of
-from arv_ssh.net.http_server import Request, peer_address
+from arv_ssh.net.http_messages import Request, peer_address
 from arv_ssh.net.upgraded import Upgraded, UpgradeRequest, open_upgraded
 
 ANSWER_TIMEOUT = 60.0

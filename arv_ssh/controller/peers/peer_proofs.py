@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from arv_ssh.errors import Unauthorized, Unavailable
-from arv_ssh.net.http_server import Request
+from arv_ssh.net.http_messages import Request
 from arv_ssh.trust import credentials
 from arv_ssh.trust.credentials import CLOCK_SKEW
 

@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Sequence
 
 from arv_ssh.net.http_connections import Connections
-from arv_ssh.net.http_server import Handler, HttpConnection, Streams, never
+from arv_ssh.net.http_server import Condition, Handler, HttpConnection, never
 from arv_ssh.net.tls_transport import TlsLayer
 from arv_ssh.net.unproven import Place, Unproven
 
@@ -34,8 +34,8 @@ class Acceptor:
         handler: Handler,
         private_handler: Handler,
         context: ssl.SSLContext,
-        streams: Streams = never,
-        records: Streams = never,
+        streams: Condition = never,
+        records: Condition = never,
     ) -> None:
         self._handler = handler
         self._streams = streams

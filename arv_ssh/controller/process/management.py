@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from arv_ssh.errors import Forbidden, NotFound, Unauthorized
-from arv_ssh.net.http_server import Request
+from arv_ssh.net.http_messages import Request
 from arv_ssh.trust import credentials
 
 

@@ -25,7 +25,7 @@ from arv_ssh.controller.process import management
 from arv_ssh.controller.shell.sessions import Attempt, LiveConnection, Observer, Sessions
 from arv_ssh.errors import HttpError
 from arv_ssh.log import event
-from arv_ssh.net.http_server import Request, Response
+from arv_ssh.net.http_messages import Request, Response
 
 logger = logging.getLogger(__name__)
 

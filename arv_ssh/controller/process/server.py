@@ -40,7 +40,7 @@ from arv_ssh.controller.shell.sessions import LiveConnection, Observer, Sessions
 from arv_ssh.errors import ConfigError, NotFound
 from arv_ssh.log import event
 from arv_ssh.net import tls
-from arv_ssh.net.http_server import Request, Response, StreamedResponse, Upgrade
+from arv_ssh.net.http_messages import Answer, Request, Response
 
 if TYPE_CHECKING:
     from arv_ssh.embedded.api import EmbeddedApi
@@ -135,15 +135,16 @@ class Controller:
         self._pool.shutdown(wait=False, cancel_futures=True)
         await self._audit.close()
 
-    def _passes_on(self, path: str) -> bool:
-        """Say whether requests for ``path`` go on to the API host, their bodies as they come."""
-        return self._pass_through is not None and not OWN_PATHS.fullmatch(path)
+    def _passes_on(self, request: Request) -> bool:
+        """Say whether a request goes on to the API host, its body as it comes."""
+        return self._pass_through is not None and not OWN_PATHS.fullmatch(request.path)
 
-    def _is_for_the_api(self, path: str) -> bool:
-        """Say whether requests for ``path`` are for the embedded API, and may be as long as a record."""
+    def _is_for_the_api(self, request: Request) -> bool:
+        """Say whether a request is for the embedded API, and may be as long as a record."""
+        path = request.path
         return self._embedded is not None and self._embedded.serves(path) and not OWN_PATHS.fullmatch(path)
 
-    async def handle(self, request: Request) -> Response | Upgrade | StreamedResponse:
+    async def handle(self, request: Request) -> Answer:
         """Route one request."""
         if self._pass_through is not None and request.stream is not None:
             return await self._pass_through.handle(request)
@@ -168,7 +169,7 @@ class Controller:
             return Response(answer.status, answer.body)
         raise NotFound(f"no such path: {request.path}")
 
-    async def handle_private(self, request: Request) -> Response | Upgrade | StreamedResponse:
+    async def handle_private(self, request: Request) -> Answer:
         """Route one request of another process of this host."""
         if found := STREAM_PATH.fullmatch(request.path):
             return self.tunnels.handle_stream(found.group(1))

@@ -32,7 +32,7 @@ from arv_ssh.errors import (
     Unauthorized,
     Unavailable,
 )
-from arv_ssh.net.http_server import Request, Response, Upgrade, peer_address
+from arv_ssh.net.http_messages import Request, Response, Upgrade, peer_address
 from arv_ssh.net.tls import client_context
 from arv_ssh.trust import access, credentials, session_claim
 from arv_ssh.trust.session_claim import SessionClaim

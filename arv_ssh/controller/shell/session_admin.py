@@ -26,7 +26,7 @@ from arv_ssh.controller.shell import endings
 from arv_ssh.controller.shell.sessions import KILLED, LiveConnection, Sessions
 from arv_ssh.errors import BadRequest, Forbidden, HttpError, MethodNotAllowed, NotFound, Unauthorized
 from arv_ssh.log import event
-from arv_ssh.net.http_server import Request, Response
+from arv_ssh.net.http_messages import Request, Response
 from arv_ssh.trust import access
 from arv_ssh.trust.session_claim import LONGEST_REASON
 

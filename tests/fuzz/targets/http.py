@@ -12,7 +12,8 @@ import h11
 
 from arv_ssh.errors import BadGateway, BadRequest, HttpError
 from arv_ssh.net import upgrade
-from arv_ssh.net.http_server import HttpConnection, Request, Response, Upgrade
+from arv_ssh.net.http_messages import Request, Response, Upgrade
+from arv_ssh.net.http_server import HttpConnection
 from arv_ssh.net.upgrade import BODY_LIMIT, UpgradeAnswer
 from arv_ssh.trust import session_claim
 from arv_ssh.trust.session_claim import SessionClaim
@@ -100,7 +101,7 @@ def http_server(data: bytes) -> None:
 
 
 async def _serve(data: bytes) -> None:
-    connection = HttpConnection(_handler, lambda path: path.startswith("/stream"))
+    connection = HttpConnection(_handler, lambda request: request.path.startswith("/stream"))
     transport = _Transport()
     connection.connection_made(transport)
     for piece in pieces(data[1:], 1 + (data[0] if data else 0) * 4):

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
 
-from arv_ssh.errors import BadRequest, Forbidden
+from arv_ssh.errors import Forbidden, MethodNotAllowed
 from arv_ssh.net import http_server
 from arv_ssh.net.http_connections import Connections
 from arv_ssh.net.http_exchange import MAX_HEAD
-from arv_ssh.net.http_server import HttpConnection, Request, Response, Streams, Upgrade, never, peer_address
+from arv_ssh.net.http_messages import Answer, Request, Response, StreamedResponse, Upgrade
+from arv_ssh.net.http_server import Condition, HttpConnection, never
 from tests.unit.arv_ssh.streams import Wire
 
-Handler = Callable[[Request], Awaitable[Response | Upgrade]]
+Handler = Callable[[Request], Awaitable[Answer]]
 OK = Response(200, b'{"ok": true}\n')
 
 
@@ -28,7 +29,7 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(scenario, 20))
 
 
-def opened(handler: Handler = ok, connections: Connections | None = None, records: Streams = never) -> Wire:
+def opened(handler: Handler = ok, connections: Connections | None = None, records: Condition = never) -> Wire:
     """Return the wire of a fresh connection."""
     wire = Wire()
     connection = HttpConnection(handler, records=records, connections=connections)
@@ -89,42 +90,6 @@ def test_request_in_pieces(size: int) -> None:
     run(scenario())
 
 
-def test_form_of_a_json_body() -> None:
-    """A JSON body is no form; the query still is."""
-    request = Request("POST", "/", "a=1", {"content-type": "application/json"}, b"a=2", "", "r")
-    assert request.form() == {"a": "1"}
-
-
-@pytest.mark.parametrize("in_query", [True, False])
-def test_form_of_very_many_fields(in_query: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Too many fields are refused by their number, before any of them is read; as many as may be are read."""
-    read: list[str] = []
-
-    def unquote(text: str, *_: object, **__: object) -> str:
-        read.append(text)
-        return text
-
-    monkeypatch.setattr("urllib.parse.unquote", unquote)
-
-    def form(fields: int) -> dict[str, str]:
-        text = "&".join(["a=b"] * fields)
-        return Request("POST", "/", text if in_query else "", {}, b"" if in_query else text.encode(), "", "r").form()
-
-    with pytest.raises(BadRequest, match=f"over {http_server.MAX_FIELDS} fields"):
-        form(http_server.MAX_FIELDS + 1)
-    assert read == []
-    assert form(http_server.MAX_FIELDS) == {"a": "b"} and "a" in read
-
-
-@pytest.mark.parametrize(
-    ("header", "token"),
-    [("Bearer abc", "abc"), ("bearer  abc ", "abc"), ("OAuth2 abc", "abc"), ("Basic abc", ""), ("abc", ""), ("", "")],
-)
-def test_token(header: str, token: str) -> None:
-    """Both of Arvados' schemes give the token, another none."""
-    assert Request("GET", "/", "", {"authorization": header}, b"", "", "r").token() == token
-
-
 @pytest.mark.parametrize("given", ["", "a b", "x" * 65, "req-1;drop", "é", "-"])
 def test_strange_request_id_is_replaced(given: str) -> None:
     """A request id that could spoil a log line or grow it is replaced by one of ours."""
@@ -176,7 +141,7 @@ def test_body_over_the_limit(monkeypatch: pytest.MonkeyPatch, chunked: bool, pat
     monkeypatch.setattr(http_server, "MAX_RECORD_BODY", 10 if path == b"/" else 1000)
 
     async def scenario() -> None:
-        wire = opened(records=lambda path: path == "/records")
+        wire = opened(records=lambda request: request.path == "/records")
         how = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: 1001"
         body = b"3e9\r\n" + b"x" * 1001 + b"\r\n0\r\n\r\n" if chunked else b"x" * 1001
         wire.receive(b"POST " + path + b" HTTP/1.1\r\nHost: h\r\n" + how + b"\r\n\r\n" + body)
@@ -554,25 +519,6 @@ def test_whole_url_as_target(target: str, path: str, query: str) -> None:
     assert seen == [(path, query)]
 
 
-@pytest.mark.parametrize(
-    ("peer", "forwarded", "expected"),
-    [
-        ("8.8.8.8", None, "8.8.8.8"),
-        ("8.8.8.8", "8.8.4.4", "8.8.8.8"),
-        ("127.0.0.1", "8.8.4.4", "8.8.4.4"),
-        ("10.1.2.3", "1.2.3.4, 8.8.4.4", "8.8.4.4"),
-        ("::1", "2001:4860:4860::8844", "2001:4860:4860::8844"),
-        ("127.0.0.1", "unknown", "127.0.0.1"),
-        ("127.0.0.1", "", "127.0.0.1"),
-        ("", "8.8.4.4", ""),
-    ],
-)
-def test_peer_address(peer: str, forwarded: str | None, expected: str) -> None:
-    """What a proxy on a private address appended to X-Forwarded-For counts, and nobody else's word."""
-    headers = {} if forwarded is None else {"x-forwarded-for": forwarded}
-    assert peer_address(Request("POST", "/", "", headers, b"", peer, "req-1")) == expected
-
-
 class TestDraining:
     """A server that is about to end."""
 
@@ -669,3 +615,94 @@ def test_each_request_is_told() -> None:
         wire.lose()
 
     run(scenario())
+
+
+async def streamed() -> AsyncGenerator[bytes, None]:
+    yield b"one"
+
+
+ANSWERS: dict[str, Answer | Exception] = {
+    "whole": Response(200, b"", headers=[("X-Own", "inner"), ("x-proof", "forged")]),
+    "streamed": StreamedResponse(207, b"Multi-Status", [(b"X-Own", b"inner"), (b"X-PROOF", b"forged")], streamed()),
+    "switched": Upgrade("websocket", [("X-Own", "inner"), ("X-Proof", "forged")], lambda transport, early: None),
+    "refused": MethodNotAllowed("no"),
+    "failed": RuntimeError("no"),
+}
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_headers_of_every_answer(kind: str) -> None:
+    """What a handler asks every answer to carry is last in each, errors too, in place of any other of that name."""
+
+    async def handler(request: Request) -> Answer:
+        request.answer_headers["X-Proof"] = "ours"
+        answer = ANSWERS[kind]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def scenario() -> None:
+        wire = opened(handler)
+        wire.receive(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        await answered(wire)
+        head = bytes(wire.written).partition(b"\r\n\r\n")[0].lower()
+        assert head.count(b"x-proof: ours") == 1 and b"forged" not in head
+        assert kind in ("refused", "failed") or b"x-own: inner" in head
+        assert kind != "switched" or b"upgrade: websocket" in head
+        wire.lose()
+
+    run(scenario())
+
+
+def test_headers_of_one_error() -> None:
+    """An error may have headers of its own."""
+
+    async def handler(request: Request) -> Answer:
+        error = MethodNotAllowed("no")
+        error.headers = [("Allow", "GET")]
+        raise error
+
+    async def scenario() -> None:
+        wire = opened(handler)
+        wire.receive(b"PROPFIND / HTTP/1.1\r\nHost: h\r\n\r\n")
+        await answered(wire)
+        status, headers, _ = answer(wire)
+        assert (status, headers["allow"]) == (405, "GET")
+        wire.lose()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("method", [b"PROPFIND", b"OPTIONS", b"M-SEARCH"])
+def test_streams_are_decided_by_the_head(method: bytes) -> None:
+    """Method, path and headers decide whether a body is streamed; a handler reads either kind in pieces."""
+    seen: list[tuple[Request, bytes]] = []
+
+    async def handler(request: Request) -> Answer:
+        seen.append((request, b"".join([piece async for piece in request.pieces()])))
+        return OK
+
+    def streams(request: Request) -> bool:
+        return (request.method, request.path, request.headers.get("x-kind")) == (method.decode(), "/a b", "raw")
+
+    async def scenario() -> None:
+        for kind in (b"raw", b"other"):
+            wire = Wire()
+            connection = HttpConnection(handler, streams)
+            wire.set_protocol(connection)
+            connection.connection_made(wire)
+            wire.receive(
+                method + b" /a%20b?x HTTP/1.1\r\nHost: h\r\nX-Kind: " + kind
+                + b"\r\nCookie: a\r\nX: 1\r\nCookie: b\r\nContent-Length: 4\r\n\r\nbo"
+            )  # fmt: skip
+            for _ in range(5):
+                await asyncio.sleep(0)
+            wire.receive(b"dy")
+            await answered(wire)
+            assert answer(wire)[0] == 200
+            wire.lose()
+
+    run(scenario())
+    assert [(request.stream is not None, body) for request, body in seen] == [(True, b"body"), (False, b"body")]
+    assert seen[0][0].target == b"/a%20b?x"
+    assert seen[0][0].raw_headers[2:5] == [(b"cookie", b"a"), (b"x", b"1"), (b"cookie", b"b")]

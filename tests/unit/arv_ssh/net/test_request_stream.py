@@ -18,7 +18,7 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
 
 def stream(log: list[str]) -> RequestStream:
     return RequestStream(
-        b"/x", [], pause=lambda: log.append("pause"), resume=lambda: log.append("resume"),
+        pause=lambda: log.append("pause"), resume=lambda: log.append("resume"),
         send_continue=lambda: log.append("continue"),
     )  # fmt: skip
 

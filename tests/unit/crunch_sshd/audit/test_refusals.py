@@ -8,7 +8,7 @@ from typing import Any
 
 from arv_ssh.audit.trail import Trail
 from arv_ssh.errors import Unauthorized
-from arv_ssh.net.http_server import Request
+from arv_ssh.net.http_messages import Request
 from crunch_sshd.audit.channel_audit import GatewayAudit
 from crunch_sshd.audit.refusals import INTERVAL, RECORDS, Refusals
 

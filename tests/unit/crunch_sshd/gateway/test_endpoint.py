@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from arv_ssh.errors import BadGateway, BadRequest, Forbidden, HttpError, NotFound, Unauthorized, Unavailable
-from arv_ssh.net.http_server import Request, Response, Upgrade
+from arv_ssh.net.http_messages import Answer, Request, Response, Upgrade
 from arv_ssh.trust import credentials, host_key, session_claim
 from arv_ssh.trust.credentials import CLOCK_SKEW
 from arv_ssh.trust.session_claim import SessionClaim
@@ -24,6 +24,7 @@ from tests.unit.crunch_sshd.double import CRUNCH, ROOT, SECRET, MemoryRuntime
 
 UUID = "zzzzz-dz642-abcdeabcdeabcde"
 ADDRESS = "10.0.0.7:34567"
+PORT = "x-arvados-container-target-port"
 CERTIFICATE = b"certificate bytes in DER"
 PROOF = credentials.request_auth(SECRET, CERTIFICATE)
 
@@ -43,6 +44,35 @@ def request(headers: dict[str, str], form: str = "", *, method: str = "POST", pa
     own = {"upgrade": "ssh", "x-arvados-container-gateway-uuid": UUID, "x-arvados-authorization": PROOF}
     merged = {name: value for name, value in (own | headers).items() if value != "absent"}
     return Request(method, path, "", merged, form.encode(), "192.0.2.1", "req-of-http")
+
+
+def proven(one: Request) -> bool:
+    """Say whether the answer to a request that was handled carries the gateway's own proof."""
+    return one.answer_headers == {"X-Arvados-Authorization-Response": credentials.respond_auth(SECRET, PROOF)}
+
+
+class Noting:
+    """Services that note what they are asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int]] = []
+
+    async def log(self, request: Request) -> Answer:
+        self.asked.append(("log", 0))
+        return Response(207, b"")
+
+    async def port(self, request: Request, port: int) -> Answer:
+        self.asked.append(("port", port))
+        raise Unavailable("not listening")
+
+
+def serve(one: Request, services: Noting | None = None) -> tuple[Answer, Endpoint]:
+    """Return the answer to a request that begins no session."""
+    front = Endpoint(
+        Identity(UUID, SECRET, CERTIFICATE, ADDRESS), MemoryRuntime(), accept_unsigned=True,
+        opened=lambda transport, early, login: None, end=lambda session, reason: 0, services=services,
+    )  # fmt: skip
+    return asyncio.run(front.handle(one)), front
 
 
 def end(one: Request, known: int = 1) -> tuple[Response, list[tuple[str, str, str]]]:
@@ -102,11 +132,9 @@ def test_who_and_where_from() -> None:
 def test_proven_session() -> None:
     """A signed session is a 101 with the gateway's own proof and host key, and a login as the session says."""
     text = session_claim.encode(session(login_username="crunch"))
-    answer, login = ask(request(signed(text), "login_username=root&detach_keys=ctrl-p,ctrl-q&uuid=" + UUID))
-    assert dict(answer.headers) == {
-        "X-Arvados-Authorization-Response": credentials.respond_auth(SECRET, PROOF),
-        "X-Arvados-Ssh-Host-Key": host_key.public_line(SECRET),
-    }
+    one = request(signed(text), "login_username=root&detach_keys=ctrl-p,ctrl-q&uuid=" + UUID)
+    answer, login = ask(one)
+    assert answer.headers == [("X-Arvados-Ssh-Host-Key", host_key.public_line(SECRET))] and proven(one)
     assert (login.login_username, login.account, login.request_id) == ("crunch", CRUNCH, "req-1")
     assert login.user_credential == credentials.user_credential(SECRET, text)
     assert login.detach_keys == b"\x10\x11"
@@ -298,25 +326,96 @@ def test_wrong_detach_keys() -> None:
 @pytest.mark.parametrize(
     ("one", "kind", "sentence"),
     [
-        (request({}, path="/"), NotFound, "no such path: /"),
-        (request({}, path="/ssh/"), NotFound, "no such path: /ssh/"),
-        (request({}, method="GET"), BadRequest, "takes POST /ssh"),
-        (request({"upgrade": "websocket"}), BadRequest, "Upgrade: ssh"),
-        (request({"upgrade": "absent"}), BadRequest, "Upgrade: ssh"),
+        (request({}, method="GET"), NotFound, "asks for none of them"),
+        (request({"upgrade": "websocket"}), NotFound, "asks for none of them"),
+        (request({"upgrade": "absent"}), NotFound, "asks for none of them"),
+        (request({"upgrade": "absent", "x-webdav-source": "/"}), NotFound, "asks for none of them"),
+        (request({"upgrade": "absent", PORT: "0"}), BadRequest, "not a port"),
+        (request({"upgrade": "absent", PORT: "65536"}), BadRequest, "not a port"),
+        (request({"upgrade": "absent", PORT: "80\u00b2"}), BadRequest, "not a port"),
+        (request({"upgrade": "absent", PORT: "-1"}), BadRequest, "not a port"),
     ],
 )
-def test_not_a_session_request(one: Request, kind: type[HttpError], sentence: str) -> None:
-    """Anything but POST /ssh with Upgrade: ssh is refused."""
-    refused(one, kind, sentence, proven=False)
+def test_no_purpose(one: Request, kind: type[HttpError], sentence: str) -> None:
+    """A request for nothing that a gateway has is refused; the answer has the proof."""
+    refused(one, kind, sentence)
+    assert proven(one)
+
+
+@pytest.mark.parametrize("path", ["/", "/ssh/", "/index.html"])
+def test_the_path_of_a_session_does_not_count(path: str) -> None:
+    """A session begins on any path, as with stock gateways, and only once."""
+    one = request(signed(session_claim.encode(session())), path=path)
+    ask(one)
+    front = Endpoint(
+        Identity(UUID, SECRET, CERTIFICATE, ADDRESS), MemoryRuntime(), accept_unsigned=False,
+        opened=lambda transport, early, login: None, end=lambda session, reason: 0,
+    )  # fmt: skip
+    asyncio.run(front.handle(one))
+    with pytest.raises(Unauthorized, match="used before"):
+        asyncio.run(front.handle(one))
+
+
+LOG, AT_PORT = {"upgrade": "absent", "x-webdav-source": "/log"}, {"upgrade": "absent", PORT: "8080"}
+
+
+@pytest.mark.parametrize(
+    ("one", "asked"),
+    [
+        (request(LOG, method="PROPFIND", path="/end"), ("log", 0)),
+        (request(LOG), ("log", 0)),
+        (request(LOG | AT_PORT, method="GET"), ("log", 0)),
+        (request(AT_PORT, path="/end"), ("port", 8080)),
+        (request(AT_PORT | {"upgrade": "websocket"}, method="GET"), ("port", 8080)),
+        (request(AT_PORT | {"upgrade": "ssh"}, method="GET"), ("port", 8080)),
+        (request(AT_PORT | {"x-webdav-source": "/"}, method="GET"), ("port", 8080)),
+    ],
+)
+def test_services(one: Request, asked: tuple[str, int]) -> None:
+    """Headers alone decide between logs and ports; both answers are proven, errors as well, and bodies streamed."""
+    services = Noting()
+    try:
+        serve(one, services)
+    except Unavailable:
+        assert asked[0] == "port"
+    assert services.asked == [asked] and proven(one)
+
+
+@pytest.mark.parametrize("headers", [LOG, AT_PORT])
+def test_services_of_a_gateway_without_them(headers: dict[str, str]) -> None:
+    """A gateway for SSH alone has neither logs nor ports."""
+    with pytest.raises(NotFound, match="gateway"):
+        serve(request(headers))
+
+
+def test_what_is_streamed() -> None:
+    """The bodies of proven requests for services are taken as they come, and no others."""
+    front = serve(request(LOG), Noting())[1]
+    assert front.streams(request(LOG)) and front.streams(request(AT_PORT, path="/end"))
+    assert not front.streams(request({})) and not front.streams(request({"upgrade": "absent"}, path="/end"))
+    assert not front.streams(request(LOG | {"x-arvados-authorization": "wrong"}))
+    assert not front.streams(request(LOG | {"x-arvados-container-gateway-uuid": "other"}))
+
+
+def test_the_uuid_in_the_form() -> None:
+    """A request without the header may name the container in its form, as with stock gateways."""
+    services = Noting()
+    nameless = LOG | {"x-arvados-container-gateway-uuid": "absent"}
+    serve(request(nameless, f"uuid={UUID}"), services)
+    serve(replace(request(nameless), query=f"uuid={UUID}"), services)
+    assert len(services.asked) == 2
+    for form in ("", "uuid=other", "&".join(["a=b"] * 1000) + f"&uuid={UUID}"):
+        with pytest.raises(BadGateway):
+            serve(request(nameless, form), services)
 
 
 def test_end() -> None:
     """A signed POST /end ends that user's session of that request id; the gateway proves itself in its answer."""
     text = session_claim.encode(session(request_id="req-2"))
-    answer, asked = end(request(signed(text), "reason=your%20token%20expired", path="/end"))
+    one = request(signed(text), "reason=your%20token%20expired", path="/end")
+    answer, asked = end(one)
     assert asked == [("zzzzz-tpzed-xurymjxw79nv3jz", "req-2", "your token expired")]
-    assert answer.status == 200
-    assert answer.headers == [("X-Arvados-Authorization-Response", credentials.respond_auth(SECRET, PROOF))]
+    assert answer.status == 200 and proven(one)
 
 
 def test_end_shows_printable_text_only() -> None:

@@ -187,7 +187,7 @@ def test_one_request_for_each_connection(gateway: Gateway) -> None:
         answer = b""
         while data := connection.recv(65536):
             answer += data
-    assert answer.count(b"HTTP/1.1 404 ") == 1 and b"connection: close" in answer.lower()
+    assert answer.count(b"HTTP/1.1 502 ") == 1 and b"connection: close" in answer.lower()
 
 
 def test_memory_comes_back_without_a_login(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:

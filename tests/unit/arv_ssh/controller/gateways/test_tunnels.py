@@ -22,7 +22,8 @@ from arv_ssh.controller.gateways.tunnels import PATH, STREAM_PATH, Tunnels
 from arv_ssh.controller.peers.peers import Peers
 from arv_ssh.errors import BadGateway, HttpError, Unavailable
 from arv_ssh.net.http_client import address_of
-from arv_ssh.net.http_server import HttpConnection, Request, Response, Upgrade
+from arv_ssh.net.http_messages import Request, Response, Upgrade
+from arv_ssh.net.http_server import HttpConnection
 from arv_ssh.net.tls import client_context
 from arv_ssh.net.tls_transport import TlsLayer
 from arv_ssh.net.upgraded import Upgraded, UpgradeRequest, open_upgraded

@@ -12,7 +12,8 @@ import uvloop
 
 from arv_ssh.controller.peers import forward_session
 from arv_ssh.errors import BadGateway, Forbidden, HttpError, Unavailable
-from arv_ssh.net.http_server import HttpConnection, Request, Response, Upgrade
+from arv_ssh.net.http_messages import Request, Response, Upgrade
+from arv_ssh.net.http_server import HttpConnection
 from arv_ssh.net.tls import client_context
 from arv_ssh.net.tls_transport import TlsLayer
 from arv_ssh.net.upgraded import Upgraded

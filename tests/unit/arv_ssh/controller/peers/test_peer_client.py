@@ -12,7 +12,8 @@ import pytest
 from arv_ssh.controller.peers import peer_client
 from arv_ssh.controller.peers.peer_client import PeerRequest
 from arv_ssh.errors import BadGateway, HttpError, Unavailable
-from arv_ssh.net.http_server import HttpConnection, Request, Response
+from arv_ssh.net.http_messages import Request, Response
+from arv_ssh.net.http_server import HttpConnection
 from arv_ssh.net.tls_transport import TlsLayer
 from crunch_sshd.gateway import certificate
 from tests.timing import DEADLINE

@@ -9,7 +9,7 @@ import pytest
 from arv_ssh.controller.peers import peer_proofs
 from arv_ssh.controller.peers.peer_proofs import MAX_REMEMBERED, Verifier, prove
 from arv_ssh.errors import Unauthorized, Unavailable
-from arv_ssh.net.http_server import Request
+from arv_ssh.net.http_messages import Request
 from arv_ssh.trust.credentials import CLOCK_SKEW
 
 ROOT = "roottoken"

@@ -15,7 +15,7 @@ from arv_ssh.cli import certificates
 from arv_ssh.controller.process import acceptor
 from arv_ssh.controller.process.acceptor import Acceptor
 from arv_ssh.net import tls
-from arv_ssh.net.http_server import Request, Response
+from arv_ssh.net.http_messages import Request, Response
 from arv_ssh.net.listen import bind
 from tests.timing import DEADLINE
 

@@ -4,7 +4,7 @@ import pytest
 
 from arv_ssh.controller.process import management
 from arv_ssh.errors import Forbidden, HttpError, NotFound, Unauthorized
-from arv_ssh.net.http_server import Request
+from arv_ssh.net.http_messages import Request
 
 
 def request(authorization: str = "") -> Request:

@@ -18,7 +18,8 @@ from arv_ssh.controller.peers.peers import Peers
 from arv_ssh.controller.process.metrics import MetricsEndpoint, SessionMetrics
 from arv_ssh.controller.shell.sessions import KILLED, Attempt, Sessions
 from arv_ssh.errors import Forbidden, HttpError, Unavailable
-from arv_ssh.net.http_server import HttpConnection, Request
+from arv_ssh.net.http_messages import Request
+from arv_ssh.net.http_server import HttpConnection
 from tests.unit.arv_ssh.controller.sessions import session
 from tests.unit.arv_ssh.streams import Wire
 

@@ -23,7 +23,7 @@ from arv_ssh.controller.shell.limits import SessionLimits
 from arv_ssh.controller.shell.sessions import Sessions
 from arv_ssh.embedded.api import ApiAnswer
 from arv_ssh.errors import Forbidden, HttpError, Unavailable
-from arv_ssh.net.http_server import Request, Upgrade
+from arv_ssh.net.http_messages import Request, Upgrade
 from tests.timing import DEADLINE
 from tests.unit.arv_ssh.controller.sessions import CONTAINER, TOKEN, USER, Transcript
 from tests.unit.arv_ssh.streams import Wire

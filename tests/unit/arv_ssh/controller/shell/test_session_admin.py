@@ -22,7 +22,8 @@ from arv_ssh.controller.shell.session_admin import BASE, PATH, SessionAdmin
 from arv_ssh.controller.shell.sessions import KILLED, LiveConnection, Sessions
 from arv_ssh.embedded.api import ApiAnswer
 from arv_ssh.errors import BadRequest, Forbidden, HttpError, MethodNotAllowed, NotFound, Unauthorized
-from arv_ssh.net.http_server import HttpConnection, Request, Response, Upgrade
+from arv_ssh.net.http_messages import Request, Response, Upgrade
+from arv_ssh.net.http_server import HttpConnection
 from tests.timing import DEADLINE
 from tests.unit.arv_ssh.controller.sessions import CONTAINER, TOKEN, USER, session
 from tests.unit.arv_ssh.streams import Wire
