@@ -55,7 +55,8 @@ def run(argv: list[str]) -> int:
     site.cluster = cluster or site.cluster
     watch = None if probe_only else 1
     controller = Controller(site, watch, resumable=resume_for > 0)
-    container, session = open_session(controller, host, user, given.values["--detach-keys"], wait="--wait" in given.flags)
+    wait = "--wait" in given.flags
+    container, session = open_session(controller, host, user, given.values["--detach-keys"], wait=wait)
     if probe_only:
         session.connection.close()
         return 0

@@ -41,7 +41,9 @@ class SessionStream:
         self.socket, self._inner = socket.socketpair()
         self.ended = threading.Event()
         self.failure: ArvSshError | None = None
-        self._thread = threading.Thread(target=self._relay, args=(session, controller), name=f"arv-ssh {container}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._relay, args=(session, controller), name=f"arv-ssh {container}", daemon=True
+        )
         self._thread.start()
 
     def close(self) -> None:

@@ -94,7 +94,7 @@ class ResumableStream:
         return WINDOW - self.kept
 
     def data(self, pieces: Sequence[bytes | memoryview]) -> bytes:
-        """Return the frame of ``pieces``, some bytes but no more than LONGEST_DATA, to be sent now or after a resume."""
+        """Return the frame of ``pieces``, some bytes but at most LONGEST_DATA, to be sent now or after a resume."""
         size = sum(map(len, pieces))
         frame = b"".join((_HEADER.pack(size), *pieces))
         self._kept.append(frame)

@@ -24,6 +24,9 @@ VERSION = "1"
 DEFAULT_RESUME_FOR = 600
 """Seconds that both ends bear without a connection, unless they are told otherwise."""
 
+CONNECTED, WAITING, GONE = "connected", "waiting", "gone"
+"""A gateway's answer to the question what has become of a session."""
+
 _SESSION = r"ses-[0-9a-f]{20}"
 _HEX = r"[0-9a-f]{64}"
 _COUNT = r"[0-9]{1,19}"
@@ -63,7 +66,7 @@ class Grant:
         return f"{VERSION} {self.session} {received} {self._proof(_GATEWAY, attempt, received)}"
 
     def answered(self, text: str, attempt: int) -> int:
-        """Return how many bytes the gateway has, which answered ``attempt`` with ``text``; -1 when it proves nothing."""
+        """Return how many bytes the gateway has that answered ``attempt`` with ``text``; -1 if it proves nothing."""
         from arv_ssh.trust import credentials
 
         found = re.fullmatch(_ANSWER, text)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import paramiko
 from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL
@@ -21,6 +22,7 @@ from paramiko.message import Message
 
 from arv_ssh.config.session_options import SessionOptions
 from arv_ssh.errors import Unavailable
+from arv_ssh.resume.negotiation import Grant
 from arv_ssh.trust import credentials
 from arv_ssh.trust.host_key import ECDSA, ED25519, private_pem
 from crunch_sshd.audit.channel_audit import ConnectionAudit
@@ -70,6 +72,7 @@ class Login:
 
     ``user_credential`` and ``user_uuid`` are "" where the session was not signed: then no password is right. ``client``
     is the user's address as the controller reports it, ``gateway`` the gateway's own as it is on the record.
+    ``requested`` is the login name as it was signed, ``grant`` what a session is granted that can be resumed.
     """
 
     login_username: str
@@ -80,6 +83,8 @@ class Login:
     user_uuid: str = ""
     client: str = ""
     gateway: str = ""
+    requested: str = ""
+    grant: Grant | None = None
 
 
 class Connection(GatewayServer):
@@ -144,6 +149,19 @@ class Connection(GatewayServer):
             time.sleep(SHOW_TIME)
         self._transport.disconnect(reason)
         timer.cancel()
+
+    @property
+    def reason(self) -> str:
+        """Why the gateway has ended the connection, "" if it has not."""
+        return self._audit.reason
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What log and audit say of the connection."""
+        return self._audit.facts
+
+    def resumed(self, seconds: float) -> None:
+        """Note that the connection goes on after ``seconds`` without one below it."""
 
     def close(self) -> None:
         """End the connection and everything its sessions run."""

@@ -7,6 +7,7 @@ very container. Knows nothing of the user or of why they may enter.
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,6 +18,7 @@ from arv_ssh.net.http_client import ClientConnection, Head
 from arv_ssh.net.tls import client_context
 from arv_ssh.net.tls_transport import TlsLayer
 from arv_ssh.net.upgraded import UpgradeRequest
+from arv_ssh.resume import negotiation
 from arv_ssh.trust import credentials, session_claim
 from arv_ssh.trust.host_key import KINDS, public_line
 from arv_ssh.trust.session_claim import SessionClaim
@@ -25,6 +27,8 @@ CONNECT_TIMEOUT = 10.0
 """Seconds for TCP and TLS to a gateway, which is in the cluster's own network."""
 ANSWER_TIMEOUT = 30.0
 """Seconds for the gateway's answer: it looks up the login name in the container, and the node may be busy."""
+MAX_STATE = 1024
+"""Bytes of the answer about a session's state."""
 REFUSAL_TIMEOUT = 5.0
 """Seconds for the rest of a refusal whose beginning has come."""
 
@@ -34,14 +38,15 @@ class GatewayConnection:
     """A proven connection to a gateway: a paused transport and the SSH bytes that came with its answer.
 
     ``host_key`` is None for a stock Arvados gateway, whose host key cannot be known in advance. ``other_host_keys`` are
-    those that the gateway has besides, as one header's text. ``dialled`` and ``proven`` are the seconds that TCP and
-    TLS took, and the exchange of the proofs after them.
+    those that the gateway has besides, as one header's text, and ``resume`` what it says of resuming the session.
+    ``dialled`` and ``proven`` are the seconds that TCP and TLS took, and the exchange of the proofs after them.
     """
 
     transport: asyncio.Transport
     early: bytes
     host_key: str | None
     other_host_keys: str = ""
+    resume: str = ""
     dialled: float = 0.0
     proven: float = 0.0
 
@@ -80,7 +85,7 @@ DIRECT = TcpDialer()
 class Target:
     """The target of a dial: the container's gateway, for one session, reached by ``dialer``.
 
-    ``client`` is the user's address.
+    ``client`` is the user's address, ``resume`` what the gateway is told of resuming the session.
     """
 
     secret: str
@@ -89,6 +94,7 @@ class Target:
     detach_keys: str
     client: str = ""
     dialer: Dialer = DIRECT
+    resume: str = ""
 
 
 async def connect(target: Target) -> GatewayConnection:
@@ -129,6 +135,22 @@ async def end(target: Target, reason: str) -> None:
     answer = await _ask(target, "/end", {"reason": reason})
     try:
         await answer.check(200)
+    finally:
+        answer.http.abort()
+
+
+async def state(target: Target) -> str:
+    """Ask the gateway what has become of the session that ``target.resume`` names: one of its states.
+
+    Raises the failures of :func:`connect`.
+    """
+    answer = await _ask(target, "/held", {})
+    try:
+        await answer.check(200)
+        async with asyncio.timeout(ANSWER_TIMEOUT):
+            return str(json.loads(await answer.http.body(MAX_STATE))["state"])
+    except (TimeoutError, ValueError, LookupError, TypeError) as error:
+        raise BadGateway("the gateway did not say what has become of the session") from error
     finally:
         answer.http.abort()
 
@@ -198,6 +220,9 @@ def _request(target: Target, proof: str, path: str, form: dict[str, str]) -> Upg
         ("X-Request-Id", target.session.request_id),
         *([("X-Forwarded-For", target.client)] if target.client else []),
     ]
+    if target.resume:
+        resume_proof = credentials.resume_auth(target.secret, signature, target.resume)
+        headers += [(negotiation.HEADER, target.resume), (negotiation.AUTHORIZATION_HEADER, resume_proof)]
     host = target.gateway_address if " " not in target.gateway_address else "gateway"  # a tunnel has no host name
     return UpgradeRequest(path, host, headers, form | {"uuid": target.session.container_uuid})
 
@@ -218,7 +243,7 @@ class _Answer:
         uuid = self.target.session.container_uuid
         if self.head.status != status:
             refusal = await self._refusal()
-            if self.head.status in (400, 403, 503):  # the user's request was bad, or the gateway is full
+            if self.head.status in (400, 403, 410, 503):  # the user's request was bad or late, or the gateway is full
                 raise refusal
             raise BadGateway(f"the gateway of container {uuid} refused the session: {refusal}")
         given = self.head.fields().get("x-arvados-authorization-response", "")
@@ -241,8 +266,9 @@ class _Answer:
         others = self.head.fields().get("x-arvados-ssh-other-host-keys", "")
         if not _are_the_containers(secret, host_key, others):
             raise NotTheGateway(f"the gateway of container {uuid} announced a host key that is not the container's")
+        resume = self.head.fields().get(negotiation.HEADER.lower(), "")
         transport, early = self.http.take_over()
-        return GatewayConnection(transport, early, host_key, others, self.dialled, self.proven)
+        return GatewayConnection(transport, early, host_key, others, resume, self.dialled, self.proven)
 
 
 def _are_the_containers(secret: str, host_key: str | None, others: str) -> bool:

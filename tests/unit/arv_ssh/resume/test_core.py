@@ -74,7 +74,8 @@ def test_data_and_what_stands_between(size: int) -> None:
 def test_each_byte_alone() -> None:
     """Frames may come one byte at a time."""
     end = ResumableStream()
-    got = b"".join(taken(end, bytes([byte])) for byte in data(b"one") + told(ASK, 0) + data(b"two") + struct.pack(">I", END << 24))
+    wire = data(b"one") + told(ASK, 0) + data(b"two") + struct.pack(">I", END << 24)
+    got = b"".join(taken(end, bytes([byte])) for byte in wire)
     assert got == b"onetwo" and end.peer_ended and not end.peer_left
     assert end.received == 7
 
