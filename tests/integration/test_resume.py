@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import random
 import subprocess
-import time
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -62,3 +64,52 @@ def test_a_session_goes_on(site: Site, container: str) -> None:
             assert session.stdout.readline() == f"got {word}\n"
         assert session.wait(DEADLINE) == 0
         assert session.stderr and session.stderr.read() == ""
+
+
+BULK = 100 * 1000 * 1000
+
+
+def test_cut_fifty_times(site: Site, debian: str, tmp_path: Path) -> None:
+    """Bytes both ways at once, cut 50 times by RST and by FIN at random moments, and once by silence: exact."""
+    chance = random.Random(17)
+    process = subprocess.Popen(
+        site.user.command(debian, "tee /tmp/up | sha256sum >&2; cat /tmp/up"), env=site.user.environment,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    block = os.urandom(1 << 20)
+    meant, got = hashlib.sha256(), hashlib.sha256()
+
+    def feed() -> None:
+        assert process.stdin
+        for _ in range(BULK >> 20):
+            process.stdin.write(block)
+            meant.update(block)
+        process.stdin.close()
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    size, cuts, before = 0, 0, site.breaker.connections
+
+    def drain() -> None:
+        nonlocal size
+        assert process.stdout
+        while data := process.stdout.read1(1 << 20):
+            got.update(data)
+            size += len(data)
+
+    drainer = threading.Thread(target=drain)
+    drainer.start()
+    while process.poll() is None:
+        start = site.breaker.passed
+        wanted = chance.randint(1, 2 * BULK // 40)
+        wait_for(lambda: process.poll() is not None or site.breaker.passed - start > wanted)
+        if cuts < 50:
+            (site.breaker.reset, site.breaker.end)[cuts % 2]()
+            cuts += 1
+    feeder.join()
+    drainer.join()
+    assert process.stderr
+    said = process.stderr.read().decode()
+    assert process.returncode == 0
+    assert said.split()[0] == meant.hexdigest() == got.hexdigest()
+    print(cuts, site.breaker.connections - before)
