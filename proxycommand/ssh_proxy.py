@@ -17,7 +17,7 @@ from arv_ssh.client.messages import tell
 from arv_ssh.client.relay import PollRelay
 from arv_ssh.client.targets import resolve
 from arv_ssh.errors import UsageError
-from arv_ssh.resume.negotiation import DEFAULT_RESUME_FOR, read_grant
+from arv_ssh.resume.negotiation import read_grant
 from proxycommand import arguments, known_hosts
 
 TYPE_CHECKING = False  # type checkers know the name without its import at run time
@@ -47,7 +47,8 @@ def run(argv: list[str]) -> int:
     host = given.words[0]
     user = given.values["--user"] or DEFAULT_LOGIN
     probe_only = "--probe-only" in given.flags
-    resume_for = 0.0 if probe_only or "--no-resume" in given.flags else _resume_for(given.values["--resume-for"])
+    plain = probe_only or "--no-resume" in given.flags
+    resume_for = 0 if plain else arguments.read_resume_for(given.values["--resume-for"])
     _open_standard_descriptors()
     _leave_on_signals(sys.exit)
     cluster = given.values["--cluster"]
@@ -82,7 +83,7 @@ def _relay(
     user: str,
     session: AcceptedUpgrade,
     greeted: Callable[[bytes], None] | None,
-    resume_for: float,
+    resume_for: int,
 ) -> PollRelay:
     """Return the relay of an ordinary session, or of one that can be resumed, if its gateway grants that."""
     grant = read_grant(session.resume) if session.resume else None
@@ -95,15 +96,6 @@ def _relay(
     shown = Interruption(session.connection.peer)
     redial = Redial(controller, container, user, grant, resume_for, shown.begin, shown.end)
     return ResumingRelay(session, 0, 1, greeted, redial)
-
-
-def _resume_for(text: str) -> float:
-    """Read the value of --resume-for, in seconds; none means ten minutes."""
-    if not text:
-        return DEFAULT_RESUME_FOR
-    if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise UsageError(f"--resume-for is {text!r}; it must be a whole number of seconds, 0 for none; {_SEE}")
-    return float(text)
 
 
 def open_session(

@@ -11,9 +11,7 @@ import signal
 import time
 
 from arv_ssh.client.messages import PREFIX, close_stderr, open_stderr, printable
-
-SHOWN_AFTER = 3.0
-"""Seconds of an interruption that nobody needs to be told of."""
+from arv_ssh.resume.negotiation import SHOWN_AFTER
 
 _ROOM = "\x1bD\x1bM"
 """IND and RI (ECMA-48 8.3): afterwards there is a line below the cursor, also at the bottom of the screen."""

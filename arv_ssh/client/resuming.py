@@ -216,7 +216,7 @@ class ResumingRelay(PollRelay):
         try:
             self._again.extend(self._stream.resume(have))
         except PeerError as wrong:
-            raise BadGateway(f"the session can not go on, since its two ends disagree ({wrong}); report this") from wrong
+            raise BadGateway(f"the session can not go on: its two ends disagree ({wrong}); report this") from wrong
         self._sock.setblocking(False)
         self._early, self._looked = session.first, time.monotonic()
         try:

@@ -24,6 +24,8 @@ VERSION = "1"
 DEFAULT_RESUME_FOR = 600
 """Seconds that both ends bear without a connection, unless they are told otherwise."""
 
+SHOWN_AFTER = 3.0
+"""Seconds of an interruption that nobody needs to be told of."""
 CONNECTED, WAITING, GONE = "connected", "waiting", "gone"
 """A gateway's answer to the question what has become of a session."""
 

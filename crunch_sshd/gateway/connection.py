@@ -22,7 +22,7 @@ from paramiko.message import Message
 
 from arv_ssh.config.session_options import SessionOptions
 from arv_ssh.errors import Unavailable
-from arv_ssh.resume.negotiation import Grant
+from arv_ssh.resume.negotiation import SHOWN_AFTER, Grant
 from arv_ssh.trust import credentials
 from arv_ssh.trust.host_key import ECDSA, ED25519, private_pem
 from crunch_sshd.audit.channel_audit import ConnectionAudit
@@ -161,7 +161,16 @@ class Connection(GatewayServer):
         return self._audit.facts
 
     def resumed(self, seconds: float) -> None:
-        """Note that the connection goes on after ``seconds`` without one below it."""
+        """Note that the connection goes on after ``seconds`` without one below it.
+
+        ssh-proxy may have left a line on the user's screen, so full-screen programs are told to draw theirs anew.
+        """
+        if seconds < SHOWN_AFTER:
+            return
+        with self._lock:
+            sessions = list(self._sessions)
+        for session in sessions:
+            session.redraw()
 
     def close(self) -> None:
         """End the connection and everything its sessions run."""

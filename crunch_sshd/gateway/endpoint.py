@@ -257,7 +257,7 @@ class Endpoint:
         One that goes on may have the text with which it began: there, each attempt is remembered, too. The text is in
         any case, lest a session begin with what was recorded of an attempt.
         """
-        used = f"{text} {asked.session} {asked.attempt}" if asked and asked.resumes else text
+        used = f"{text} {asked.session} {asked.attempt} {asked.proof}" if asked and asked.resumes else text
         if used in self._used:
             raise Unauthorized("the session was used before; connect again")
         if len(self._used) >= MAX_REMEMBERED:
