@@ -228,6 +228,23 @@ def test_forwarding(site: Site, name: str) -> None:
         assert server.wait(DEADLINE) == 0
 
 
+@pytest.mark.parametrize("name", ["far", "near"])
+def test_a_session_outlives_the_tunnel(site: Site, name: str) -> None:
+    """The controller with the tunnel is started again in the middle of a session, which goes on when it is back."""
+    command = site.ssh(name, "while read word; do echo got $word; done")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as session:
+        assert session.stdin and session.stdout
+        for word in ("before", "after"):
+            session.stdin.write(f"{word}\n")
+            session.stdin.flush()
+            assert session.stdout.readline() == f"got {word}\n"
+            if word == "before":
+                site.stop("far")
+                site.start("far")
+        session.stdin.close()
+        assert session.wait(DEADLINE) == 0
+
+
 def test_many_at_once(site: Site) -> None:
     """Eight sessions share one tunnel, and none waits for another that is idle."""
     with ExitStack() as stack:
