@@ -96,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser, runtimes: Sequence[str]) -> N
         default="{}",
         metavar="JSON",
         help="options of sessions: AcceptEnv (a list), MaxSessionChannels, Subsystems (name: command in the "
-        "container), Algorithms (modern or compatible), WorkingDirectory (container or home)",
+        "container), Algorithms (modern or compatible), WorkingDirectory (container or home), ResumeFor (seconds)",
     )
     audit_options.add_arguments(parser)
 
