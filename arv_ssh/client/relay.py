@@ -182,12 +182,13 @@ class PollRelay:
             self._polled[fd] = mask
 
     def _read_stdin(self) -> None:
+        room = self._room()
         try:
-            data = self._taken[: os.readv(self._stdin, (self._taken,))]
+            data = room[: os.readv(self._stdin, (room,))]
         except BlockingIOError:
             return
         except OSError:
-            data = self._taken[:0]  # a terminal that hung up says EIO, a socket that was reset ECONNRESET
+            data = room[:0]  # a terminal that hung up says EIO, a socket that was reset ECONNRESET
         if self._greeted:
             self._greeted(bytes(data))
             self._greeted = None
@@ -202,7 +203,12 @@ class PollRelay:
         """Say whether the far end will send no more."""
         return self._engine.eof
 
+    def _room(self) -> memoryview:
+        """Return where to read stdin to."""
+        return self._taken
+
     def _put(self, data: memoryview) -> None:
+        """Send what was read to :meth:`_room`."""
         self._engine.write(data)
 
     def _put_end(self) -> None:

@@ -29,6 +29,8 @@ TICK = 1.0
 """Seconds between two looks at the time while nothing happens."""
 STUCK_AFTER = 0.5
 """Seconds that stdout takes nothing before the connection is read without it; to store costs more than to wait."""
+LEAST_ROOM = 64 * 1024
+"""Bytes for which there must be room when stdin is read: the pipe may hold a lot."""
 LINGER = 2.0
 """Seconds for the goodbye to arrive: to close with unread bytes is a reset, which could overtake it."""
 
@@ -50,9 +52,10 @@ class ResumingRelay(PollRelay):
         self._redial = redial
         self._stream = ResumableStream()
         self._early = session.first
-        self._again: deque[bytes] = deque()  # frames that the far end lacks after a cut
+        self._again: deque[bytes | memoryview] = deque()  # frames that the far end lacks after a cut
         self._waiting: deque[bytes] = deque()  # for stdout, after what is in _down
         self._waiting_size = 0
+        self._borrowed = False  # _down is a part of _plain
         self._stuck_since: float | None = None
         self._looked = time.monotonic()
         if self._early:
@@ -66,8 +69,11 @@ class ResumingRelay(PollRelay):
     def _ended(self) -> bool:
         return self._stream.peer_ended and not self._waiting
 
+    def _room(self) -> memoryview:
+        return self._stream.place(LEAST_ROOM)
+
     def _put(self, data: memoryview) -> None:
-        self._engine.write(self._stream.data((data,)))
+        self._engine.write(self._stream.filled(len(data)))
 
     def _put_end(self) -> None:
         self._engine.write(self._stream.end())
@@ -154,14 +160,13 @@ class ResumingRelay(PollRelay):
     def _drain(self) -> None:
         """Take what has arrived: for stdout at once if that is free, else into memory."""
         while True:
-            if self._down:
-                self._store(self._down)
-                self._down = memoryview(b"")
+            if self._borrowed:  # what is in the buffer comes first, and the buffer is needed
+                self._down, self._borrowed = memoryview(bytes(self._down)), False
             size = self._stream.take(self._source, self._plain)
-            if self._waiting:
+            if self._down or self._waiting:
                 self._store(self._plain[:size])
             else:
-                self._down = self._plain[:size]
+                self._down, self._borrowed = self._plain[:size], True
             if size < len(self._plain):
                 break
             self._write_stdout()
@@ -183,7 +188,7 @@ class ResumingRelay(PollRelay):
     def _next(self) -> None:
         following = self._waiting.popleft()
         self._waiting_size -= len(following)
-        self._down = memoryview(following)
+        self._down, self._borrowed = memoryview(following), False
 
     def _write_stdout(self) -> None:
         super()._write_stdout()

@@ -16,13 +16,17 @@ TYPE_CHECKING = False  # type checkers know the names without typing, which take
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    Allocate = Callable[[int], memoryview]
+    """Returns a buffer of that many bytes."""
+    Frame = bytes | memoryview
+    """A frame of data as it is kept."""
     Source = Callable[[memoryview], int]
     """Puts what has arrived into a buffer, as far as it goes; returns how many bytes, 0 when there is nothing now."""
 
 WINDOW = 8 * 1024 * 1024
 """Bytes kept for the other end at most: what 250 MB/s need over a connection of 30 ms."""
-CONFIRM_BYTES = 256 * 1024
-"""Bytes after which they are confirmed, so that a sender keeps little more than what is under way."""
+CONFIRM_BYTES = 1024 * 1024
+"""Bytes after which they are confirmed: each confirmation wakes a sender that has better to do."""
 CONFIRM_FRAMES = 64
 """Frames after which they are confirmed: a kept key of a user takes more memory than its bytes."""
 ASK_AFTER = 5.0
@@ -31,6 +35,10 @@ LOST_AFTER = 15.0
 """Seconds of silence after which the connection is given up."""
 LONGEST_LOOK = 2.0
 """Seconds between two looks that count as listening: who was stopped for an hour has not listened for an hour."""
+
+BLOCK = 18 * 16 * 1024
+"""Bytes of a block in which frames are kept: as much as is read or sent at once, in whole records of TLS. Blocks are
+used again: fresh memory for each frame would cost more than all else that is done here."""
 
 DATA, CONFIRM, ASK, END, GOODBYE = range(5)
 """Kinds of frames. CONFIRM and ASK carry how many bytes have come so far, and ASK wants a CONFIRM; END ends the
@@ -52,9 +60,12 @@ class LinkLost(Exception):
 
 
 class ResumableStream:
-    """One end. ``received`` and ``sent`` count bytes of data, and an END as one, since the session began."""
+    """One end. ``received`` and ``sent`` count bytes of data, and an END as one, since the session began.
 
-    def __init__(self) -> None:
+    ``allocate`` makes the blocks in which data is kept.
+    """
+
+    def __init__(self, allocate: Allocate = lambda size: memoryview(bytearray(size))) -> None:
         self.received = 0
         self.sent = 0
         self.confirmed = 0
@@ -64,7 +75,12 @@ class ResumableStream:
         """The other end said GOODBYE: the session is over."""
         self.ended = False
         """We said END."""
-        self._kept: deque[bytes] = deque()
+        self._kept: deque[Frame] = deque()
+        self._allocate = allocate
+        self._block: memoryview | None = None
+        self._place = 0  # in the block, from where it is free
+        self._full: deque[tuple[int, memoryview]] = deque()  # with the number up to which it must be confirmed
+        self._free: list[memoryview] = []
         self._kept_from = 0  # the number of the first byte in there, which may be confirmed already
         self._head = memoryview(bytearray(_NUMBER.size))
         self._last_told = 0.0
@@ -93,13 +109,54 @@ class ResumableStream:
         """Bytes that may be sent before the other end confirms some; below 0 after a piece that was larger."""
         return WINDOW - self.kept
 
-    def data(self, pieces: Sequence[bytes | memoryview]) -> bytes:
+    def data(self, pieces: Sequence[bytes | memoryview]) -> Frame:
         """Return the frame of ``pieces``, some bytes but at most LONGEST_DATA, to be sent now or after a resume."""
         size = sum(map(len, pieces))
-        frame = b"".join((_HEADER.pack(size), *pieces))
+        if size > BLOCK - _HEADER.size:
+            return self._keep(b"".join((_HEADER.pack(size), *pieces)), size)
+        room, start = self.place(size), 0
+        for piece in pieces:
+            end = start + len(piece)
+            room[start:end] = piece
+            start = end
+        return self.filled(size)
+
+    def place(self, least: int) -> memoryview:
+        """Return room for at least so many bytes of data, up to BLOCK less 4, to be put there and :meth:`filled`."""
+        if not self.kept:
+            self._place = 0
+            self._free += (block for _, block in self._full)
+            self._full.clear()
+        if self._block is None or self._place + _HEADER.size + least > BLOCK:
+            self._block, self._place = self._next_block(), 0
+        return self._block[self._place + _HEADER.size :]
+
+    def filled(self, size: int) -> Frame:
+        """Return the frame of the first ``size`` bytes of the last :meth:`place`; it is kept where it is."""
+        assert self._block is not None  # noqa: S101 - for mypy
+        frame = self._block[self._place : self._place + _HEADER.size + size]
+        _HEADER.pack_into(frame, 0, size)
+        self._place += len(frame)
+        return self._keep(frame, size)
+
+    def _keep(self, frame: Frame, size: int) -> Frame:
         self._kept.append(frame)
         self.sent += size
         return frame
+
+    def _next_block(self) -> memoryview:
+        """Put the block aside until all in it is confirmed; return one in which that is so."""
+        if self._block is not None:
+            self._full.append((self.sent, self._block))
+        while self._full and self._full[0][0] <= self.confirmed:
+            self._free.append(self._full.popleft()[1])
+        return self._free.pop() if self._free else self._allocate(BLOCK)
+
+    def shrink(self) -> None:
+        """Give back the blocks that are not needed now: nothing is under way."""
+        if not self.kept:
+            self._full.clear()
+            self._free.clear()
 
     def end(self) -> bytes:
         """Return the frame that ends our direction; nothing the second time."""
@@ -140,6 +197,7 @@ class ResumableStream:
             if passed > LOST_AFTER:  # we were stopped, or the machine slept: is anybody still there?
                 self._silence = max(self._silence, ASK_AFTER)
         self._looked = now
+        self.shrink()
         if self._silence >= LOST_AFTER:
             raise LinkLost(f"no sign of life for {LOST_AFTER:g} s")
         have = self.received - undelivered
@@ -234,7 +292,7 @@ class ResumableStream:
         if not self.confirmed <= have <= self.sent:
             raise PeerError(f"{have} bytes are not between the {self.confirmed} confirmed and the {self.sent} sent")
 
-    def resume(self, have: int) -> list[bytes]:
+    def resume(self, have: int) -> list[Frame]:
         """Begin a new connection to the other end, which has ``have`` bytes; return what to send before all else.
 
         Raises :class:`PeerError`, and then nothing has changed.
@@ -249,12 +307,12 @@ class ResumableStream:
         return frames
 
 
-def _span(frame: bytes) -> int:
+def _span(frame: Frame) -> int:
     """Return how many numbers a kept frame takes."""
     return len(frame) - _HEADER.size or 1
 
 
-def _rest(frame: bytes, start: int) -> bytes:
+def _rest(frame: Frame, start: int) -> bytes:
     """Return the frame of the data from ``start`` on."""
     data = memoryview(frame)[_HEADER.size + start :]
     return b"".join((_HEADER.pack(len(data)), data))

@@ -115,7 +115,7 @@ class Link:
         room[:size], self._early = self._early[:size], self._early[size:]
         return size
 
-    def seal(self, frame: bytes) -> bytes:
+    def seal(self, frame: bytes | memoryview) -> bytes:
         """Return what to send for ``frame``, with all that waits before it."""
         self._engine.write(frame)
         return self._engine.outgoing()

@@ -35,7 +35,7 @@ class ResumableSocket(BufferedSocket):
         self._storage = untouched(STORAGE)
         self._start = self._end = 0
         self._lost = lost
-        self._stream = ResumableStream()
+        self._stream = ResumableStream(untouched)
         self._link: Link | None = link
         self._fresh: tuple[Link, int] | None = None  # a link that the reader has not begun to use
         self._changed = threading.Condition()
@@ -232,7 +232,7 @@ class ResumableSocket(BufferedSocket):
                 self._pending_size += size
                 self._changed.notify_all()
 
-    def _transmit(self, link: Link, frame: bytes) -> None:
+    def _transmit(self, link: Link, frame: bytes | memoryview) -> None:
         """Send one frame, if ``link`` is still in use; a failure loses the link. The caller holds ``_sending``."""
         with self._changed:
             if self._link is not link:

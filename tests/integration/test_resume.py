@@ -164,6 +164,27 @@ def test_cut_fifty_times(site: Site, debian: str) -> None:
     assert cuts == 50
 
 
+def test_who_only_stops_reading(site: Site, debian: str) -> None:
+    """An ssh that is stopped while ssh-proxy reads on for it gets every byte in its order, and keeps its session."""
+    with site.running(debian, "head -c 40000000 /dev/urandom | tee /tmp/slow; exec sha256sum /tmp/slow >&2") as process:
+        assert process.stdout and process.stderr
+        got = hashlib.sha256()
+        got.update(process.stdout.read(1_000_000))
+        before = site.breaker.passed
+        process.send_signal(signal.SIGSTOP)
+        wait_for(lambda: site.breaker.passed > before + 2_000_000 or _settled(site), "ssh-proxy to read what there is")
+        process.send_signal(signal.SIGCONT)
+        got.update(process.stdout.read())
+        assert got.hexdigest() == process.stderr.read().split()[0].decode()
+
+
+def _settled(site: Site) -> bool:
+    """Say whether nothing passes for a while but signs of life."""
+    before = site.breaker.passed
+    threading.Event().wait(3.0)
+    return site.breaker.passed - before < 1000
+
+
 def test_silence(site: Site, busybox: str) -> None:
     """A connection on which nothing comes any more is given up by both ends, and replaced."""
     with site.user.session(busybox, command=ECHO) as session:

@@ -29,7 +29,6 @@ WITHOUT = {
     "arv_ssh/client/forward.py": "tests/integration/test_python.py forwards through it",
     "arv_ssh/client/interruption.py": "tests/integration/test_resume.py looks at the terminal",
     "arv_ssh/client/redial.py": "tests/integration/test_resume.py cuts connections in every way",
-    "arv_ssh/client/resuming.py": "tests/integration/test_resume.py cuts connections in every way",
     "arv_ssh/client/stream.py": "tests/unit/arv_ssh/client/test_connect.py reads and writes through it",
     "arv_ssh/controller/process/main.py": "tests/integration/test_lifecycle.py sends its signals",
     "arv_ssh/controller/process/supervisor.py": "tests/integration/test_lifecycle.py ends its workers",

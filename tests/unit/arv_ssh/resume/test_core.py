@@ -254,5 +254,28 @@ def test_memory_is_given_back() -> None:
         pair.send(0, 40)
         pair.arrive(1, 1000, 1000)
         pair.arrive(0, 1000, 1000)
-    kept: deque[bytes] = pair.ends[0]._kept
+    kept: deque[bytes | memoryview] = pair.ends[0]._kept
     assert len(kept) < CONFIRM_FRAMES and pair.ends[0].kept == sum(len(frame) - 4 for frame in kept)
+
+
+def test_blocks_are_used_again() -> None:
+    """A long transfer needs as many blocks as are under way, and keeps none of them once it is silent."""
+    made: list[memoryview] = []
+
+    def allocate(size: int) -> memoryview:
+        made.append(memoryview(bytearray(size)))
+        return made[-1]
+
+    end, number = ResumableStream(allocate), 0
+    for step in range(200):
+        content = bytes([step]) * 200_000
+        assert bytes(end.data([content[:5], content[5:]])) == data(content)
+        if step % 5 == 4:
+            assert [bytes(frame) for frame in end.resume(number)] == [
+                data(bytes([kept]) * 200_000) for kept in range(step - 4, step + 1)
+            ]
+            number = end.sent
+            taken(end, told(CONFIRM, number))
+    assert len(made) <= 12
+    end.silent(0.0)
+    assert not end._free and not end._full

@@ -44,7 +44,7 @@ class Far:
         self.socket.attach(self._link(), self.stream.received)
         self.out[:] = b"".join(self.stream.resume(have))
 
-    def say(self, *frames: bytes) -> None:
+    def say(self, *frames: bytes | memoryview) -> None:
         """Send ``frames`` when there is room."""
         self.out += b"".join(frames)
         self.move()
