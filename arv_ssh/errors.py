@@ -7,7 +7,7 @@
         ├── BadRequest 400       ├── Unauthorized 401   ├── Forbidden 403     ├── NotFound 404
         ├── MethodNotAllowed 405 ├── ContainerEnded 410 ├── Unprocessable 422 ├── TooManySessions 429
         ├── RequestTooLarge 431  ├── ClientClosed 499   ├── BadGateway 502    ├── Unavailable 503
-        └── GatewayTimeout 504
+        └── GatewayTimeout 504   └── SessionEnded 410
 
 Owns what a user sees: the message is one sentence that names the thing, its state and the next step. It never holds a
 token or a secret. This module must not know how a message reaches the user.
@@ -81,6 +81,12 @@ class MethodNotAllowed(HttpError):
 
 class ContainerEnded(HttpError):
     """The container is Complete or Cancelled."""
+
+    status = 410
+
+
+class SessionEnded(HttpError):
+    """The session that a client would go on with is over; the message is the reason."""
 
     status = 410
 

@@ -103,7 +103,7 @@ def add_arguments(
         default="{}",
         metavar="JSON",
         help="options of sessions: AcceptEnv (a list), MaxSessionChannels, Subsystems (name: command in the "
-        "container), Algorithms (modern or compatible), WorkingDirectory (container or home)",
+        "container), Algorithms (modern or compatible), WorkingDirectory (container or home), ResumeFor (seconds)",
     )
     if logs is None:
         parser.set_defaults(log_dir=None)

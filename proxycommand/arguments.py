@@ -5,6 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from arv_ssh.errors import UsageError
+from arv_ssh.resume.negotiation import DEFAULT_RESUME_FOR
+
+
+def read_resume_for(text: str) -> int:
+    """Read the value of --resume-for, in seconds; "" is the default, 0 none."""
+    if not text:
+        return DEFAULT_RESUME_FOR
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
+        raise UsageError(f"--resume-for is {text!r}; it must be a whole number of seconds, 0 for none")
+    return int(text)
 
 
 class Arguments:

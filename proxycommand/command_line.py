@@ -28,6 +28,7 @@ _DETACH = ("--detach-keys", "KEYS", "keys that detach from the session, such as 
 _CLUSTER = ("--cluster", "ID", "use ~/.config/arvados/ID.conf, the settings of the cluster ID")
 _JSON = ("--json", "", "print JSON")
 _WAIT = ("--wait", "", "wait for a container that is Queued or Locked, with a progress line")
+_RESUME_FOR = ("--resume-for", "SECONDS", "bring a lost connection back within so long, 0 for not (default: 600)")
 
 Option = tuple[str, str, str]
 """Name, metavar ("" for a flag), help."""
@@ -182,7 +183,7 @@ def _ssh_config(commands: Commands) -> None:
             ("--cluster", "ID", "a block only for the UUIDs of this cluster"),
             ("--no-control-master", "", "do not share connections between sessions"),
             ("--wait", "", "make every ssh wait for containers that are Queued or Locked"),
-            _SETTINGS, _KNOWN_HOSTS,
+            _RESUME_FOR, _SETTINGS, _KNOWN_HOSTS,
         ),
         "arvados-client ssh-config --install",
         "arvados-client ssh-config --install --dry-run",
@@ -281,6 +282,8 @@ def _ssh_proxy(commands: Commands) -> None:
             _USER, _SETTINGS, _KNOWN_HOSTS, _CLUSTER, _DETACH, _WAIT,
             ("--control-dir", "DIR", "the directory of ControlPath; it is made private"),
             ("--needs-openssh", "X.Y", "warn if ssh is an OpenSSH older than this"),
+            _RESUME_FOR,
+            ("--no-resume", "", "end with the connection, as ssh itself does"),
             ("--probe-only", "", "end as soon as the session is accepted: status 0 means that you can enter"),
         ),
         "ssh -o ProxyCommand='arvados-client ssh-proxy --wait --user %r %h' NAME.arv",

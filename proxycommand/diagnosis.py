@@ -19,6 +19,7 @@ from arv_ssh.client.targets import resolve
 from arv_ssh.client.transport import dial
 from arv_ssh.errors import ArvSshError, ConfigError, HttpError, Unavailable
 from arv_ssh.net.upgrade import quote
+from arv_ssh.resume.negotiation import DEFAULT_RESUME_FOR
 
 if TYPE_CHECKING:
     from arv_ssh.client.connect import ContainerClient
@@ -88,7 +89,7 @@ class Diagnosis:
     def _walk(self) -> None:
         site = settings.load(self._settings_file, target=self._target)
         self._pass("settings", f"{site.authority}, from {_with_tilde(site.source)}")
-        self._pass("OpenSSH", _openssh())
+        self._pass("OpenSSH", _openssh() + _old_block(self._target))
         self._expect_proxy(site)
         dial(site, passed=self._pass).close()
         controller = Controller(site)
@@ -184,6 +185,26 @@ def _openssh() -> str:
     if (int(found.group(1)), int(found.group(2))) < OLDEST_OPENSSH:
         raise ArvSshError(f"ssh on the PATH is {said}, which is too old")
     return said
+
+
+def _old_block(target: str) -> str:
+    """Return a remark when ssh's own configuration ends sessions that ssh-proxy would bring back; else ""."""
+    # A made-up container where none is asked about: the block is for all.
+    command = ["ssh", "-G", target or "zzzzz-dz642-000000000000000"]
+    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - the user's own ssh, and host
+    values = dict(line.partition(" ")[::2] for line in done.stdout.splitlines())
+    proxy = values.get("proxycommand", "")
+    interval, count = (int(values.get(f"serveralive{name}") or 0) for name in ("interval", "countmax"))
+    if "ssh-proxy" not in proxy or "--no-resume" in proxy or not interval:
+        return ""
+    found = re.search(r"--resume-for[ =](\d+)", proxy)
+    wanted = int(found.group(1)) if found else DEFAULT_RESUME_FOR
+    if interval * count >= wanted:
+        return ""
+    return (
+        f"; ssh gives up a lost connection after {interval * count} s, ssh-proxy after {wanted} s: run "
+        "arvados-client ssh-config --install again"
+    )
 
 
 def _running(controller: Controller, container: str) -> str:

@@ -17,9 +17,14 @@ import config_templates
 from arv_ssh.client.controller import Controller
 from arv_ssh.client.messages import tell
 from arv_ssh.errors import ArvSshError, UsageError
+from arv_ssh.resume.negotiation import DEFAULT_RESUME_FOR
 from proxycommand import host_names, known_hosts
+from proxycommand.arguments import read_resume_for
 
 _COMMAND = "arvados-client"
+
+ALIVE_INTERVAL, LEAST_ALIVE_COUNT = 30, 4
+"""Seconds between ssh's keepalives, and how many may go unanswered where nothing brings a connection back."""
 
 NEEDED_OPENSSH = "8.4"
 """The first version that knows %h in UserKnownHostsFile; an older one takes it as part of the file's name."""
@@ -51,9 +56,11 @@ def _text(options: argparse.Namespace) -> str:
     )
     control_dir = "" if options.no_control_master else known_hosts.cache_dir("cm")
     names = _fill("ssh_config_host_names", {"@HOST_NAMES@": _unquoted(host_names.directory(), "*.conf")})
+    resume_for = read_resume_for(options.resume_for)
     return names + block(
-        options.settings, directory, cluster=options.cluster, control_dir=control_dir, wait=options.wait
-    )
+        options.settings, directory, cluster=options.cluster, control_dir=control_dir, wait=options.wait,
+        resume_for=resume_for,
+    )  # fmt: skip
 
 
 def _install(options: argparse.Namespace, text: str) -> None:
@@ -93,12 +100,14 @@ def block(
     control_dir: str = "",
     wait: bool = False,
     host: str = "",
+    resume_for: int = DEFAULT_RESUME_FOR,
 ) -> str:
     """Return the template filled in with absolute paths; an empty ``settings_file`` means the user's own settings.
 
     ``cluster`` limits the block to that cluster's containers. Without ``control_dir``, where ssh's control sockets are,
     connections are not shared. ``wait`` lets ssh wait for containers that are still in the queue. ``host`` makes it a
-    block for that one alone, which older versions of OpenSSH understand too.
+    block for that one alone, which older versions of OpenSSH understand too. ``resume_for`` is how many seconds
+    ssh-proxy tries to bring a lost connection back, and ssh waits for that.
     """
     directory = os.path.abspath(known_hosts_dir)
     hosts = _hosts(cluster)
@@ -114,6 +123,10 @@ def block(
         command += ["--detach-keys", detach_keys]
     if wait:
         command.append("--wait")
+    if not resume_for:
+        command.append("--no-resume")
+    elif resume_for != DEFAULT_RESUME_FOR:
+        command += ["--resume-for", str(resume_for)]
     control_master = _control_master(control_dir, hosts) if control_dir else ""
     if control_master:
         command += ["--control-dir", os.path.abspath(control_dir)]
@@ -124,8 +137,14 @@ def block(
         "@HOSTS@": " ".join(hosts),
         "@PROXY_COMMAND@": proxy,
         "@KNOWN_HOSTS_FILE@": _quoted(directory, host or "%h"),
+        "@ALIVE_COUNT@": str(alive_count(resume_for)),
     }
     return _fill("ssh_config", filled)
+
+
+def alive_count(resume_for: int) -> int:
+    """Return how many of ssh's keepalives must go unanswered, so that it outlasts ``resume_for`` seconds."""
+    return LEAST_ALIVE_COUNT + -(-resume_for // ALIVE_INTERVAL)
 
 
 def _hosts(cluster: str) -> list[str]:

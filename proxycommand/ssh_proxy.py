@@ -17,6 +17,7 @@ from arv_ssh.client.messages import tell
 from arv_ssh.client.relay import PollRelay
 from arv_ssh.client.targets import resolve
 from arv_ssh.errors import UsageError
+from arv_ssh.resume.negotiation import read_grant
 from proxycommand import arguments, known_hosts
 
 TYPE_CHECKING = False  # type checkers know the name without its import at run time
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _VALUED = (
     "--user", "--settings", "--known-hosts-dir", "--control-dir", "--cluster", "--needs-openssh", "--detach-keys",
+    "--resume-for",
 )  # fmt: skip
 _SEE = "see arvados-client ssh-proxy --help"
 
@@ -34,7 +36,7 @@ def run(argv: list[str]) -> int:
 
     With --probe-only end as soon as the session is accepted.
     """
-    given = arguments.read(argv, _VALUED, ("--wait", "--probe-only", "-h", "--help"), see=_SEE)
+    given = arguments.read(argv, _VALUED, ("--wait", "--probe-only", "--no-resume", "-h", "--help"), see=_SEE)
     if given.flags & {"-h", "--help"}:
         from proxycommand.command_line import command_parsers
 
@@ -45,13 +47,15 @@ def run(argv: list[str]) -> int:
     host = given.words[0]
     user = given.values["--user"] or DEFAULT_LOGIN
     probe_only = "--probe-only" in given.flags
+    plain = probe_only or "--no-resume" in given.flags
+    resume_for = 0 if plain else arguments.read_resume_for(given.values["--resume-for"])
     _open_standard_descriptors()
-    _end_in_order_on_hang_up()
+    _leave_on_signals(sys.exit)
     cluster = given.values["--cluster"]
     site = settings.load(given.values["--settings"], target=f"{cluster}-dz642-" if cluster else host)
     site.cluster = cluster or site.cluster
     watch = None if probe_only else 1
-    controller = Controller(site, watch)
+    controller = Controller(site, watch, resumable=resume_for > 0)
     wait = "--wait" in given.flags
     container, session = open_session(controller, host, user, given.values["--detach-keys"], wait=wait)
     if probe_only:
@@ -63,10 +67,12 @@ def run(argv: list[str]) -> int:
     if not make_known(controller, container, session, directory, host):
         tell(unvouched(host))
     greeted = _client_check(given.values["--needs-openssh"]) if given.values["--needs-openssh"] else None
+    relay = _relay(controller, container, user, session, greeted, resume_for)
+    _leave_on_signals(relay.hang_up)
     try:
-        PollRelay(session.connection, 0, 1, session.first, greeted).run()
+        relay.run()
     finally:
-        session.connection.close()
+        relay.close()
     return 0
 
 
@@ -85,6 +91,27 @@ def make_known(controller: Controller, container: str, session: AcceptedUpgrade,
     if keys:
         known_hosts.record(directory or known_hosts.cache_dir(), host, *keys)
     return bool(keys)
+
+
+def _relay(
+    controller: Controller,
+    container: str,
+    user: str,
+    session: AcceptedUpgrade,
+    greeted: Callable[[bytes], None] | None,
+    resume_for: int,
+) -> PollRelay:
+    """Return the relay of an ordinary session, or of one that can be resumed, if its gateway grants that."""
+    grant = read_grant(session.resume) if session.resume else None
+    if grant is None:
+        return PollRelay(session.connection, 0, 1, session.first, greeted)
+    from arv_ssh.client.interruption import Interruption
+    from arv_ssh.client.redial import Redial
+    from arv_ssh.client.resuming import ResumingRelay
+
+    shown = Interruption(session.connection.peer)
+    redial = Redial(controller, container, user, grant, resume_for, shown.begin, shown.end)
+    return ResumingRelay(session, 0, 1, greeted, redial)
 
 
 def open_session(
@@ -114,10 +141,14 @@ def _client_check(needed: str) -> Callable[[bytes], None]:
     return check
 
 
-def _end_in_order_on_hang_up() -> None:
-    """Let SIGHUP, which ssh sends when it ends, close TLS in order: else each session looks cut to the controller."""
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, lambda number, frame: sys.exit(128 + number))
+def _leave_on_signals(leave: Callable[[int], object]) -> None:
+    """Let SIGHUP, which ssh sends when it ends, SIGINT and SIGTERM end the session in order, by calling ``leave``.
+
+    Otherwise each session would look cut to the controller, and the gateway would wait for us.
+    """
+    for name in ("SIGHUP", "SIGINT", "SIGTERM"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda number, frame: leave(128 + number))
 
 
 def _open_standard_descriptors() -> None:

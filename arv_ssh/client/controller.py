@@ -10,9 +10,10 @@ from __future__ import annotations
 from arv_ssh import __version__, uuids
 from arv_ssh.client import request_id
 from arv_ssh.client.settings import Settings, cluster_file
-from arv_ssh.client.transport import Connection, dial, exchange
-from arv_ssh.errors import BadGateway, GatewayTimeout, HttpError, NotFound, from_status
+from arv_ssh.client.transport import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Connection, dial, exchange
+from arv_ssh.errors import ArvSshError, BadGateway, GatewayTimeout, HttpError, NotFound, from_status
 from arv_ssh.net.upgrade import SAME_USERNAME, UpgradeAnswer, plain_request, request
+from arv_ssh.resume import negotiation
 
 TYPE_CHECKING = False  # type checkers know the name without typing, which takes 4 ms to import
 if TYPE_CHECKING:
@@ -36,6 +37,12 @@ _NEXT_STEP = {
 }
 _SERVERS_FAULT = (500, 502, 504)
 """What somebody may have to look up in a log: the request's id goes with it."""
+_NEVER = (400, 401, 403, 404, 410)
+"""Refusals that say that a session will not go on, however often it is tried."""
+
+
+class SessionOver(ArvSshError):
+    """A session that lost its connection can not go on; the message is the reason that the server gave."""
 
 
 class AcceptedUpgrade:
@@ -44,7 +51,7 @@ class AcceptedUpgrade:
     ``host_keys`` are the gateway's, Ed25519 first; none where the controller cannot vouch for the key (a stock Arvados
     gateway), and then ``user_credential``, the password of this one session for libraries that cannot log in without
     any, is None. ``timing`` is what took the controller how long, as the Server-Timing header has it; "" where it does
-    not say.
+    not say. ``resume`` is what the answer says about resuming the session, "" where it can not be.
     """
 
     def __init__(self, connection: Connection, answer: UpgradeAnswer) -> None:
@@ -54,16 +61,19 @@ class AcceptedUpgrade:
         self.user_credential = answer.headers.get(USER_CREDENTIAL_HEADER)
         self.first = answer.trailing
         self.timing = answer.headers.get("server-timing", "")
+        self.resume = answer.headers.get(negotiation.HEADER.lower(), "")
 
 
 class Controller:
     """The controller that ``settings`` lead to. All that one object asks has the same request id.
 
-    ``watch`` as in :func:`arv_ssh.client.transport.dial`.
+    ``watch`` as in :func:`arv_ssh.client.transport.dial`. Sessions are asked for as ``resumable`` ones, or as those
+    that every gateway has.
     """
 
-    def __init__(self, settings: Settings, watch: int | None = None) -> None:
+    def __init__(self, settings: Settings, watch: int | None = None, *, resumable: bool = False) -> None:
         self.settings = settings
+        self.resumable = resumable
         self.request_id = request_id.new()
         self.watch = watch
 
@@ -99,19 +109,43 @@ class Controller:
 
     def open_session(self, container: str, user: str, detach_keys: str) -> AcceptedUpgrade:
         """Open a session in ``container`` as ``user`` (:data:`DEFAULT_LOGIN` for the image's own)."""
-        form = {"login_username": "" if user == DEFAULT_LOGIN else user, "detach_keys": detach_keys}
-        path = f"/arvados/v1/containers/{container}/ssh"
-        connection = dial(self.settings, self.watch)
-        try:
-            headers = [*self.headers(), SAME_USERNAME]
-            answer = self._exchange(connection, request("POST", path, self.settings.authority, headers, form))
-        except BaseException:
-            connection.close()
-            raise
+        connection, answer = self._ask_for_session(
+            container, user, detach_keys, negotiation.VERSION if self.resumable else "", CONNECT_TIMEOUT, ANSWER_TIMEOUT
+        )
         if answer.status != 101:
             connection.close()
             raise self._refusal(answer, f"container {container}")
         return AcceptedUpgrade(connection, answer)
+
+    def resume_session(
+        self, container: str, user: str, resume: str, connecting: float, answering: float
+    ) -> AcceptedUpgrade:
+        """Go on with a session by the header ``resume``; ``connecting`` and ``answering`` take so many seconds at most.
+
+        Raise :class:`SessionOver` when an Arvados controller says that it can never go on.
+        """
+        connection, answer = self._ask_for_session(container, user, "", resume, connecting, answering)
+        if answer.status == 101:
+            return AcceptedUpgrade(connection, answer)
+        connection.close()
+        reason = answer.reason_given()
+        if reason and answer.status in _NEVER:
+            raise SessionOver(reason)
+        raise answer.error()
+
+    def _ask_for_session(
+        self, container: str, user: str, detach_keys: str, resume: str, connecting: float, answering: float
+    ) -> tuple[Connection, UpgradeAnswer]:
+        form = {"login_username": "" if user == DEFAULT_LOGIN else user, "detach_keys": detach_keys}
+        path = f"/arvados/v1/containers/{container}/ssh"
+        headers = [*self.headers(), SAME_USERNAME, *([(negotiation.HEADER, resume)] if resume else [])]
+        connection = dial(self.settings, self.watch, timeout=connecting)
+        try:
+            asked = request("POST", path, self.settings.authority, headers, form)
+            return connection, self._exchange(connection, asked, answering)
+        except BaseException:
+            connection.close()
+            raise
 
     def headers(self) -> list[tuple[str, str]]:
         """Return the headers of every request: who asks, with what, and the request's id."""
@@ -121,9 +155,9 @@ class Controller:
             ("X-Request-Id", self.request_id),
         ]
 
-    def _exchange(self, connection: Connection, data: bytes) -> UpgradeAnswer:
+    def _exchange(self, connection: Connection, data: bytes, timeout: float = ANSWER_TIMEOUT) -> UpgradeAnswer:
         try:
-            return exchange(connection, data, self.watch)
+            return exchange(connection, data, self.watch, timeout)
         except (BadGateway, GatewayTimeout) as error:
             raise type(error)(f"{error} (request {self.request_id})") from error
 

@@ -40,11 +40,22 @@ _LAST_ACK_RECV = 56
 """Offset of ``tcpi_last_ack_recv`` (milliseconds, u32) in Linux' ``struct tcp_info``."""
 
 
+class Cut(BadGateway):
+    """The connection was lost before its end."""
+
+
+class HungUp(SystemExit):
+    """A signal asks us to leave."""
+
+
 class PollRelay:
     """One session's bytes. ``first`` are bytes for stdout that came with the answer's head.
 
-    ``greeted`` is called with the first bytes from stdin, the client's identification (RFC 4253 §4.2).
+    ``greeted`` is called with the first bytes from stdin, the client's identification (RFC 4253 §4.2). What a stream
+    needs that outlives its connection is in :class:`arv_ssh.client.resuming.ResumingRelay`.
     """
+
+    check_interval = CHECK_INTERVAL
 
     def __init__(
         self,
@@ -54,9 +65,9 @@ class PollRelay:
         first: bytes = b"",
         greeted: Callable[[bytes], None] | None = None,
     ) -> None:
-        self._sock = connection.sock
-        self._engine = connection.engine
-        self._peer = connection.peer
+        self._take_over(connection)
+        self._hung_up: int | None = None  # the status to leave with
+        self._at_rest = False
         self._stdin, self._stdout = stdin, stdout
         # Read into each time: a new object of that size is a mapping made, faulted in and given back for each key.
         self._taken = memoryview(bytearray(BUFFER_SIZE))  # what was read last, from either side
@@ -71,8 +82,27 @@ class PollRelay:
         self._poll = select.poll()
         self._polled: dict[int, int] = {}
 
+    def _take_over(self, connection: Connection) -> None:
+        self._connection = connection
+        self._sock = connection.sock
+        self._engine = connection.engine
+        self._peer = connection.peer
+
+    def hang_up(self, status: int) -> None:
+        """Leave with ``status`` (:class:`HungUp`): at once while nothing happens, or else as soon as a step is done.
+
+        For a signal handler: a step that is broken off could leave half a record behind, and so look like a cut.
+        """
+        first, self._hung_up = self._hung_up is None, status
+        if first and self._at_rest:
+            raise HungUp(status)
+
+    def close(self) -> None:
+        """Close the connection in order, as far as that goes at once."""
+        self._connection.close()
+
     def run(self) -> None:
-        """Relay until both directions have ended; raise :class:`BadGateway` when the connection was cut."""
+        """Relay until both directions have ended; raise :class:`Cut` when the connection was."""
         blocking = _set_nonblocking(self._stdout)
         # A terminal or a file stays blocking (its flags are shared with the shell), so it gets what it takes at once.
         self._write_size = TERMINAL_WRITE if os.get_blocking(self._stdout) else BUFFER_SIZE
@@ -84,12 +114,16 @@ class PollRelay:
             while not self._finished():
                 self._step()
         except ssl.SSLError as error:
-            raise BadGateway(f"the connection to {self._peer} was cut; reconnect") from error
+            raise self._failure(error) from error
         finally:
-            if self._up:
-                self._sock.close()  # no orderly end in the middle of a record
+            self._at_rest = False
+            self._leave()
             if blocking:
                 os.set_blocking(self._stdout, True)
+
+    def _leave(self) -> None:
+        if self._up:
+            self._sock.close()  # no orderly end in the middle of a record
 
     def _finished(self) -> bool:
         if self._stdin_ended and self._stdout_gone:
@@ -101,7 +135,7 @@ class PollRelay:
         self._want(stdin, self._stdin_interest())
         self._want(sock, self._sock_interest())
         self._want(stdout, None if self._stdout_gone or self._down_done else select.POLLOUT if self._down else 0)
-        ready = self._poll.poll(CHECK_INTERVAL * 1000)
+        ready = self._rest()
         if not ready:
             self._check_alive()
         for fd, event in ready:
@@ -116,6 +150,16 @@ class PollRelay:
             else:
                 self._serve_sock(event)
 
+    def _rest(self) -> list[tuple[int, int]]:
+        """Wait for something to do: what there is to do, nothing after :attr:`check_interval`."""
+        self._at_rest = True
+        try:
+            if self._hung_up is not None:
+                raise HungUp(self._hung_up)
+            return self._poll.poll(self.check_interval * 1000)
+        finally:
+            self._at_rest = False
+
     def _stdin_interest(self) -> int | None:
         if self._stdin_ended:
             return None
@@ -124,7 +168,7 @@ class PollRelay:
         return 0 if self._stdout_gone else None
 
     def _sock_interest(self) -> int | None:
-        readable = not self._engine.eof and not self._down
+        readable = not self._ended() and not self._down
         return (select.POLLIN if readable else 0) | (select.POLLOUT if self._up else 0) or None
 
     def _want(self, fd: int, mask: int | None) -> None:
@@ -138,26 +182,42 @@ class PollRelay:
             self._polled[fd] = mask
 
     def _read_stdin(self) -> None:
+        room = self._room()
         try:
-            data = self._taken[: os.readv(self._stdin, (self._taken,))]
+            data = room[: os.readv(self._stdin, (room,))]
         except BlockingIOError:
             return
         except OSError:
-            data = self._taken[:0]  # a terminal that hung up says EIO, a socket that was reset ECONNRESET
+            data = room[:0]  # a terminal that hung up says EIO, a socket that was reset ECONNRESET
         if self._greeted:
             self._greeted(bytes(data))
             self._greeted = None
         if data:
-            self._engine.write(data)
+            self._put(data)
         else:
             self._stdin_ended = True
-            self._engine.write_eof()
+            self._put_end()
         self._send()
+
+    def _ended(self) -> bool:
+        """Say whether the far end will send no more."""
+        return self._engine.eof
+
+    def _room(self) -> memoryview:
+        """Return where to read stdin to."""
+        return self._taken
+
+    def _put(self, data: memoryview) -> None:
+        """Send what was read to :meth:`_room`."""
+        self._engine.write(data)
+
+    def _put_end(self) -> None:
+        self._engine.write_eof()
 
     def _serve_sock(self, event: int) -> None:
         if event & ~select.POLLIN and self._up:
             self._send()
-        if event & ~select.POLLOUT and not self._engine.eof and not self._down:
+        if event & ~select.POLLOUT and not self._ended() and not self._down:
             self._receive()
 
     def _send(self) -> None:
@@ -170,7 +230,7 @@ class PollRelay:
         except BlockingIOError:
             pass
         except OSError as error:
-            if not self._engine.eof:
+            if not self._ended():
                 raise self._failure(error) from error
             # The peer had ended its direction in order before it closed ours: nothing went wrong.
             self._up = memoryview(b"")
@@ -179,11 +239,11 @@ class PollRelay:
     def _receive(self) -> None:
         try:
             self._engine.receive(self._taken[: self._sock.recv_into(self._taken)])
+            self._down = self._plain[: self._engine.read_into(self._plain)]
         except BlockingIOError:
             return
         except OSError as error:
             raise self._failure(error) from error
-        self._down = self._plain[: self._engine.read_into(self._plain)]
         self._send()  # TLS may have something to say of its own
         self._write_stdout()
 
@@ -197,7 +257,7 @@ class PollRelay:
             self._lose_stdout()
         if self._stdout_gone:
             self._down = memoryview(b"")
-        if self._engine.eof and not self._down:
+        if self._ended() and not self._down:
             self._end_stdout()
 
     def _lose_stdout(self) -> None:
@@ -231,10 +291,12 @@ class PollRelay:
         info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
         silence = int.from_bytes(info[_LAST_ACK_RECV : _LAST_ACK_RECV + 4], sys.byteorder) / 1000
         if silence > VANISHED_AFTER:
-            raise BadGateway(f"{self._peer} has vanished: no sign of life for {silence:.0f} s; check the network")
+            raise Cut(f"{self._peer} has vanished: no sign of life for {silence:.0f} s; check the network")
 
-    def _failure(self, error: OSError) -> BadGateway:
-        return BadGateway(f"the connection to {self._peer} failed: {(error.strerror or str(error)).lower()}; reconnect")
+    def _failure(self, error: OSError) -> Cut:
+        if isinstance(error, ssl.SSLError):
+            return Cut(f"the connection to {self._peer} was cut; reconnect")
+        return Cut(f"the connection to {self._peer} failed: {(error.strerror or str(error)).lower()}; reconnect")
 
 
 def _set_nonblocking(fd: int) -> bool:

@@ -80,18 +80,23 @@ class _Hop:
         self.up = f"that {'the proxy' if proxy else 'the controller'} is up"
 
 
-def dial(settings: Settings, watch: int | None = None, passed: Callable[[str, str], None] | None = None) -> Connection:
+def dial(
+    settings: Settings,
+    watch: int | None = None,
+    passed: Callable[[str, str], None] | None = None,
+    timeout: float = CONNECT_TIMEOUT,
+) -> Connection:
     """Connect to the API host of ``settings``, through the proxy that the environment names for it.
 
     ``watch`` is a descriptor whose hang-up ends the wait with :class:`Abandoned`. ``passed`` is called after
-    each step (DNS, TCP, proxy, TLS), with its result. Raise :class:`Unavailable`,
+    each step (DNS, TCP, proxy, TLS), with its result. ``timeout`` is in seconds. Raise :class:`Unavailable`,
     :class:`GatewayTimeout` or :class:`BadGateway` with a sentence that names the host.
     """
     if not hasattr(select, "poll"):
         raise ArvSshError("this platform has no poll(); run arvados-client on Linux, macOS, or in WSL on Windows")
     proxy = _proxy(settings)
     hop = _Hop(settings, proxy)
-    deadline = time.monotonic() + CONNECT_TIMEOUT
+    deadline = time.monotonic() + timeout
     passed = passed or _ignore
     addresses = _resolve(hop)
     passed("DNS", ", ".join(dict.fromkeys(address[0] for _, address in addresses)))
@@ -117,7 +122,7 @@ def dial(settings: Settings, watch: int | None = None, passed: Callable[[str, st
             if isinstance(error, ssl.SSLError):
                 raise _tls_error(error, settings.authority) from error
             if position == len(addresses) - 1:
-                raise _connect_error(error, hop) from error
+                raise _connect_error(error, hop, timeout) from error
         except BaseException:
             sock.close()
             raise
@@ -128,33 +133,39 @@ def _ignore(step: str, detail: str) -> None:
     """Ignore the step: only a diagnosis shows it."""
 
 
-def exchange(connection: Connection, request: bytes, watch: int | None = None) -> UpgradeAnswer:
-    """Send ``request`` and return its answer, complete."""
-    deadline = time.monotonic() + ANSWER_TIMEOUT
+def exchange(
+    connection: Connection, request: bytes, watch: int | None = None, timeout: float = ANSWER_TIMEOUT
+) -> UpgradeAnswer:
+    """Send ``request`` and return its answer, complete; ``timeout`` is in seconds."""
+    deadline = time.monotonic() + timeout
     answer = UpgradeAnswer(connection.peer)
-    send(connection, request, deadline, watch)
-    while not answer.receive(receive(connection, deadline, watch)):
+    send(connection, request, deadline, watch, timeout)
+    while not answer.receive(receive(connection, deadline, watch, timeout)):
         pass
     return answer
 
 
-def send(connection: Connection, data: bytes, deadline: float, watch: int | None = None) -> None:
-    """Send ``data``, by ``deadline`` (monotonic seconds)."""
+def send(
+    connection: Connection, data: bytes, deadline: float, watch: int | None = None, timeout: float = ANSWER_TIMEOUT
+) -> None:
+    """Send ``data``, by ``deadline`` (monotonic seconds), ``timeout`` seconds after the beginning."""
     connection.engine.write(data)
-    _speaking(connection, lambda: _send(connection.sock, connection.engine, deadline, watch))
+    _speaking(connection, lambda: _send(connection.sock, connection.engine, deadline, watch), timeout)
 
 
-def receive(connection: Connection, deadline: float, watch: int | None = None) -> bytes:
-    """Return what comes next, by ``deadline`` (monotonic seconds); empty when the other side has ended."""
-    return _speaking(connection, lambda: _receive_plain(connection, deadline, watch))
+def receive(
+    connection: Connection, deadline: float, watch: int | None = None, timeout: float = ANSWER_TIMEOUT
+) -> bytes:
+    """Return what comes next, by ``deadline`` as for :func:`send`; empty when the other side has ended."""
+    return _speaking(connection, lambda: _receive_plain(connection, deadline, watch), timeout)
 
 
-def _speaking(connection: Connection, step: Callable[[], T]) -> T:
+def _speaking(connection: Connection, step: Callable[[], T], timeout: float) -> T:
     """Return what ``step`` does; raise its failure as a sentence."""
     try:
         return step()
     except TimeoutError as error:
-        raise GatewayTimeout(f"{connection.peer} did not answer within {ANSWER_TIMEOUT:.0f} s; try again") from error
+        raise GatewayTimeout(f"{connection.peer} did not answer within {timeout:.0f} s; try again") from error
     except ssl.SSLError as error:
         raise _tls_error(error, connection.peer) from error
     except OSError as error:
@@ -296,10 +307,10 @@ def _wait(sock: socket.socket, event: int, deadline: float, watch: int | None) -
         raise Abandoned("the program that started ssh-proxy has exited")
 
 
-def _connect_error(error: OSError, hop: _Hop) -> ArvSshError:
+def _connect_error(error: OSError, hop: _Hop, timeout: float) -> ArvSshError:
     if isinstance(error, TimeoutError) and error.errno is None:
         return GatewayTimeout(
-            f"{hop.name} did not answer within {CONNECT_TIMEOUT:.0f} s; check {hop.variable} and the network, "
+            f"{hop.name} did not answer within {timeout:.0f} s; check {hop.variable} and the network, "
             "such as firewalls"
         )
     return Unavailable(f"cannot connect to {hop.name}: {_reason(error)}; check {hop.variable}, and {hop.up}")

@@ -13,6 +13,7 @@ from typing import Any
 
 from arv_ssh.config.renamed_keys import with_new_names
 from arv_ssh.errors import ConfigError
+from arv_ssh.resume.negotiation import DEFAULT_RESUME_FOR
 
 INTERNAL_SFTP = "internal-sftp"
 """In place of a subsystem's command: the gateway's own SFTP server, which needs nothing in the image."""
@@ -23,7 +24,10 @@ ALGORITHMS = ("modern", "compatible")
 WORKING_DIRECTORIES = ("container", "home")
 """Where programs start: in the container's working directory, or in the user's home as with sshd."""
 
-_KEYS = ("AcceptEnv", "MaxSessionChannels", "Subsystems", "Algorithms", "WorkingDirectory")
+LONGEST_RESUME_FOR = 86_400
+"""Seconds: a session that nobody comes back to keeps its programs and its place for as long."""
+
+_KEYS = ("AcceptEnv", "MaxSessionChannels", "Subsystems", "Algorithms", "WorkingDirectory", "ResumeFor")
 _OLD_NAMES = {"MaxSessions": "MaxSessionChannels"}
 
 
@@ -33,7 +37,8 @@ class SessionOptions:
 
     ``accept_env``: variables a client may set, with shell wildcards. ``max_sessions``: session channels open at once
     on one connection. ``subsystems``: from a name to the command it runs in the container. ``algorithms``: one of
-    :data:`ALGORITHMS`. ``working_directory``: one of :data:`WORKING_DIRECTORIES`.
+    :data:`ALGORITHMS`. ``working_directory``: one of :data:`WORKING_DIRECTORIES`. ``resume_for``: seconds for which a
+    session is held that has lost its connection, 0 for none.
     """
 
     accept_env: tuple[str, ...] = ("LANG", "LC_*", "TERM")
@@ -41,11 +46,15 @@ class SessionOptions:
     subsystems: Mapping[str, str] = field(default_factory=lambda: {"sftp": INTERNAL_SFTP})
     algorithms: str = "compatible"
     working_directory: str = "container"
+    resume_for: int = DEFAULT_RESUME_FOR
 
     def to_json(self) -> str:
         """Return the text that :func:`from_json` reads."""
         subsystems = dict(self.subsystems)
-        values = (list(self.accept_env), self.max_sessions, subsystems, self.algorithms, self.working_directory)
+        values = (
+            list(self.accept_env), self.max_sessions, subsystems, self.algorithms, self.working_directory,
+            self.resume_for,
+        )  # fmt: skip
         return json.dumps(dict(zip(_KEYS, values, strict=True)))
 
 
@@ -62,9 +71,9 @@ def parse(section: Any, where: str) -> SessionOptions:
     """Read a section whose keys are those of :data:`_KEYS`.
 
     AcceptEnv is a list, MaxSessionChannels a number from 1, Subsystems a table of name: command, Algorithms one of
-    :data:`ALGORITHMS`, WorkingDirectory one of :data:`WORKING_DIRECTORIES`. Omitted keys have their defaults; AcceptEnv
-    replaces the default list, Subsystems adds to the default ones. Raises :class:`ConfigError` naming the key, prefixed
-    with ``where``.
+    :data:`ALGORITHMS`, WorkingDirectory one of :data:`WORKING_DIRECTORIES`, ResumeFor a number of seconds. Omitted keys
+    have their defaults; AcceptEnv replaces the default list, Subsystems adds to the default ones. Raises
+    :class:`ConfigError` naming the key, prefixed with ``where``.
     """
     if isinstance(section, dict):
         section = with_new_names(section, _OLD_NAMES, where)
@@ -84,7 +93,13 @@ def parse(section: Any, where: str) -> SessionOptions:
     directory = _one_of(
         "WorkingDirectory", WORKING_DIRECTORIES, section.get("WorkingDirectory", default.working_directory), where
     )
-    return SessionOptions(tuple(names), limit, {**default.subsystems, **subsystems}, algorithms, directory)
+    resume_for = section.get("ResumeFor", default.resume_for)
+    if type(resume_for) is not int or not 0 <= resume_for <= LONGEST_RESUME_FOR:
+        raise ConfigError(
+            f"{where}.ResumeFor is {resume_for!r}; it must be a whole number of seconds from 0, for no resuming, to "
+            f"{LONGEST_RESUME_FOR}"
+        )
+    return SessionOptions(tuple(names), limit, {**default.subsystems, **subsystems}, algorithms, directory, resume_for)
 
 
 def _one_of(key: str, words: tuple[str, ...], value: Any, where: str) -> str:

@@ -18,6 +18,8 @@ ECDSA_HOST_KEY_LABEL = b"arv-ssh ECDSA host key v1"
 USER_CREDENTIAL_LABEL = b"arv-ssh user credential v1\n"
 ANY_USERNAME_LABEL = b"arv-ssh any ssh username v1\n"
 CONTAINER_TOKEN_LABEL = "arv-ssh container token v1\n"  # noqa: S105 - a label, not a token
+RESUME_AUTH_LABEL = "arv-ssh resume v1\n"
+RESUME_PROOF_LABEL = "arv-ssh resume proof v1\n"
 CONTROLLER_AUTH_LABEL = "arv-ssh controller v2\n"
 TOKEN_DIGEST_LABEL = "arv-ssh token digest v1\n"  # noqa: S105
 
@@ -61,6 +63,16 @@ def any_username(secret: str, session: str) -> str:
     is, ``session`` says in any case.
     """
     return _hex(secret, ANY_USERNAME_LABEL + session.encode())
+
+
+def resume_auth(secret: str, session_proof: str, resume: str) -> str:
+    """Return the proof that a controller passes ``resume`` on, for the session of one :func:`session_auth`."""
+    return _hex(secret, f"{RESUME_AUTH_LABEL}{session_proof}\n{resume}".encode())
+
+
+def resume_proof(session_secret: str, side: str, session_id: str, attempt: int, received: int) -> str:
+    """Return the proof of one ``side`` that it goes on with a session, of which it has ``received`` bytes."""
+    return _hex(session_secret, f"{RESUME_PROOF_LABEL}{side}\n{session_id}\n{attempt}\n{received}".encode())
 
 
 def host_key_seed(secret: str) -> bytes:

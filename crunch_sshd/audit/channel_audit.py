@@ -166,7 +166,7 @@ class GatewayAudit:
     """The audit of one gateway and its recordings, to be closed after its connections."""
 
     def __init__(self, trail: Trail = OFF, recordings: Recordings = recording.OFF) -> None:
-        self._trail = trail
+        self.trail = self._trail = trail
         self._recordings = recordings
         self._channels = OpenChannels()
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import paramiko
 from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL
@@ -22,6 +23,7 @@ from paramiko.message import Message
 from arv_ssh.config.session_options import SessionOptions
 from arv_ssh.errors import Unavailable
 from arv_ssh.log import event
+from arv_ssh.resume.negotiation import SHOWN_AFTER, Grant
 from arv_ssh.trust import credentials
 from arv_ssh.trust.host_key import ECDSA, ED25519, private_pem
 from crunch_sshd.audit.channel_audit import ConnectionAudit
@@ -72,6 +74,7 @@ class Login:
     ``user_credential`` and ``user_uuid`` are "" where the session was not signed: then no password is right. ``client``
     is the user's address as the controller reports it, ``gateway`` the gateway's own as it is on the record. With
     ``any_username`` the user name within SSH does not count: a stock client sends there who its user is at home.
+    ``requested`` is the login name as it was signed, ``grant`` what a session is granted that can be resumed.
     """
 
     login_username: str
@@ -83,6 +86,8 @@ class Login:
     client: str = ""
     gateway: str = ""
     any_username: bool = False
+    requested: str = ""
+    grant: Grant | None = None
 
 
 class Connection(GatewayServer):
@@ -147,6 +152,28 @@ class Connection(GatewayServer):
             time.sleep(SHOW_TIME)
         self._transport.disconnect(reason)
         timer.cancel()
+
+    @property
+    def reason(self) -> str:
+        """Why the gateway has ended the connection, "" if it has not."""
+        return self._audit.reason
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What log and audit say of the connection."""
+        return self._audit.facts
+
+    def resumed(self, seconds: float) -> None:
+        """Note that the connection goes on after ``seconds`` without one below it.
+
+        ssh-proxy may have left a line on the user's screen, so full-screen programs are told to draw theirs anew.
+        """
+        if seconds < SHOWN_AFTER:
+            return
+        with self._lock:
+            sessions = list(self._sessions)
+        for session in sessions:
+            session.redraw()
 
     def close(self) -> None:
         """End the connection and everything its sessions run."""

@@ -14,13 +14,16 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
-from arv_ssh.errors import BadGateway, BadRequest, HttpError, NotFound, Unauthorized, Unavailable
+from arv_ssh.errors import BadGateway, BadRequest, HttpError, NotFound, SessionEnded, Unauthorized, Unavailable
 from arv_ssh.net.http_messages import Answer, Request, Response, Upgrade
+from arv_ssh.resume import negotiation
+from arv_ssh.resume.negotiation import CONNECTED, GONE, WAITING, Asked
 from arv_ssh.trust import credentials, session_claim
 from arv_ssh.trust.credentials import CLOCK_SKEW
 from arv_ssh.trust.host_key import ED25519, public_line
 from arv_ssh.trust.session_claim import LONGEST_REASON, SessionClaim
 from crunch_sshd.gateway.connection import DEFAULT_USER, Login
+from crunch_sshd.gateway.held_sessions import NOT_HERE, HeldSession, HeldSessions
 from crunch_sshd.gateway.services import Services, Unserved
 from crunch_sshd.runtimes import Runtime
 from crunch_sshd.session import detach
@@ -29,11 +32,14 @@ from crunch_sshd.ssh.limits import ADDRESS_LENGTH
 MAX_REMEMBERED = 10_000
 """At most this many sessions are remembered, some 4 MB. Only a controller of the cluster can add one, and each is
 forgotten when it expires; beyond this number, new sessions are refused rather than old ones forgotten."""
+END, HELD = "/end", "/held"
+"""The paths by which a controller ends a session, and asks whether it is still there."""
 LOG_SOURCE = "/log"
 """The X-Webdav-Source of requests for the log directory; stock gateways serve no other."""
 TARGET_PORT = "x-arvados-container-target-port"
 
 Opened = Callable[[asyncio.Transport, bytes, Login], None]
+Resumed = Callable[[asyncio.Transport, bytes, HeldSession, Asked], None]
 End = Callable[[SessionClaim, str], int]
 """Ends a session's connections, giving the reason that the client shows; returns how many there were."""
 Refused = Callable[[Request, HttpError, bool], None]
@@ -55,7 +61,8 @@ class Endpoint:
 
     ``opened`` takes over the connection of each proven session, and ``end`` ends it early; ``refused`` is called with
     every request that fails. ``check`` raises an error when there is no room for a session. ``host_keys`` are the kinds
-    of keys that sessions are offered, the first one Ed25519. ``services`` answer what is not for SSH.
+    of keys that sessions are offered, the first one Ed25519. ``services`` answer what is not for SSH. ``held`` are the
+    sessions that can be resumed, and ``resumed`` takes over each new connection for one.
     """
 
     def __init__(
@@ -70,7 +77,11 @@ class Endpoint:
         check: Callable[[], None] = lambda: None,
         host_keys: Sequence[str] = (ED25519,),
         services: Services | None = None,
+        held: HeldSessions | None = None,
+        resumed: Resumed = lambda transport, early, held, asked: transport.abort(),
     ) -> None:
+        self._held = held
+        self._resumed = resumed
         self._other_host_keys = host_keys[1:]
         self._services = services or Unserved()
         self._refused = refused
@@ -88,7 +99,8 @@ class Endpoint:
 
     def streams(self, request: Request) -> bool:
         """Say whether a request's body is taken as it comes: only a controller may be answered before its end."""
-        return not _is_for_ssh(request) and not _ends(request) and self._is_ours(request) and self._is_proven(request)
+        about_ssh = _is_for_ssh(request) or _is_about_session(request)
+        return not about_ssh and self._is_ours(request) and self._is_proven(request)
 
     async def handle(self, request: Request) -> Answer:
         """Answer one request: 101 for a proven session, otherwise the error that explains the refusal.
@@ -100,8 +112,8 @@ class Endpoint:
             proof = self._check_request(request)
             response = credentials.respond_auth(self._identity.secret, proof)
             request.answer_headers["X-Arvados-Authorization-Response"] = response
-            if _ends(request):
-                return self._end_session(request, proof)
+            if _is_about_session(request):
+                return self._about_session(request, proof)
             if _is_for_ssh(request):
                 return await self._begin(request, proof)
             service = self._service(request)
@@ -125,10 +137,14 @@ class Endpoint:
 
     async def _begin(self, request: Request, proof: str) -> Upgrade:
         form = request.form()
-        session = self._session(request, proof)
+        asked = self._asked(request)
+        session = self._session(request, proof, asked)
+        if asked is not None and asked.resumes:
+            return self._resume(asked, session)
         self._check_room()
-        asked = session.login_username if session else form.get("login_username", "")
-        login_username = "" if asked == DEFAULT_USER else asked  # a client that leaves it to us what the name means
+        requested = session.login_username if session else form.get("login_username", "")
+        # A client may leave it to us what the name means.
+        login_username = "" if requested == DEFAULT_USER else requested
         account = await asyncio.to_thread(self._runtime.account, login_username)
         secret = self._identity.secret
         login = Login(
@@ -141,8 +157,13 @@ class Endpoint:
             client=request.headers.get("x-forwarded-for", "")[:ADDRESS_LENGTH],
             gateway=self._identity.address,
             any_username=session is None or self._may_have_any_username(request, session),
+            requested=requested,
+            grant=self._held.grant(asked.session) if asked and self._held else None,
         )
-        return Upgrade("ssh", self._host_key_headers(), lambda transport, early: self._opened(transport, early, login))
+        headers = self._host_key_headers()
+        if login.grant is not None:
+            headers.append((negotiation.HEADER, str(login.grant)))
+        return Upgrade("ssh", headers, lambda transport, early: self._opened(transport, early, login))
 
     def _host_key_headers(self) -> list[tuple[str, str]]:
         """Return the headers by which the gateway names its host keys."""
@@ -153,13 +174,50 @@ class Endpoint:
             headers.append(("X-Arvados-Ssh-Other-Host-Keys", others))
         return headers
 
-    def _end_session(self, request: Request, proof: str) -> Response:
-        """End the open session that the signed one in the request names: same user, same request id."""
-        session = self._session(request, proof)
+    def _resume(self, asked: Asked, session: SessionClaim | None) -> Upgrade:
+        """Go on with a session on a new connection; what its user may is the controller's to judge, each time anew."""
+        if self._held is None or session is None:
+            raise SessionEnded(NOT_HERE)
+        held, received = self._held.resume(asked, session)
+        headers = [
+            ("X-Arvados-Ssh-Host-Key", public_line(self._identity.secret)),
+            (negotiation.HEADER, held.grant.answer(asked.attempt, received)),
+        ]
+        return Upgrade("ssh", headers, lambda transport, early: self._resumed(transport, early, held, asked))
+
+    def _asked(self, request: Request) -> Asked | None:
+        """Return what a controller has signed of resuming, checked."""
+        text = request.headers.get(negotiation.HEADER.lower(), "")
+        signed = request.headers.get("x-arvados-session-authorization", "")
+        if not text or not signed:
+            return None
+        proof = request.headers.get(negotiation.AUTHORIZATION_HEADER.lower(), "")
+        if not credentials.matches(proof, credentials.resume_auth(self._identity.secret, signed, text)):
+            raise Unauthorized(f"the proof in {negotiation.AUTHORIZATION_HEADER} is wrong")
+        asked = negotiation.read_request(text)
+        return asked if asked is not None and asked.session else None
+
+    def _about_session(self, request: Request, proof: str) -> Response:
+        """Answer a controller that ends a session, or asks whether it is still held: one of that user."""
+        asked = self._asked(request)
+        session = self._session(request, proof, asked)
         if session is None:
             raise Unauthorized("only a controller that signs sessions can end one")
+        found = self._held.find(asked.session) if asked and self._held else None
+        held = found if found is not None and found.login.user_uuid == session.user_uuid else None
+        if request.path == END:
+            return self._end_session(request, session, held)
+        state = GONE if held is None else CONNECTED if held.waiting_since is None else WAITING
+        return Response(200, b'{"state": "%s"}\n' % state.encode())
+
+    def _end_session(self, request: Request, session: SessionClaim, held: HeldSession | None) -> Response:
+        """End the open session that the signed one in the request names: same user, same request id.
+
+        ``held`` is the one with the id in the request: a session may have gone on with another request's id.
+        """
         reason = "".join(char if " " <= char <= "~" else "?" for char in request.form().get("reason", ""))
-        if not self._end(session, reason[:LONGEST_REASON]):
+        reason = reason[:LONGEST_REASON]
+        if not self._end(session, reason) and not (held and held.end(reason)):
             raise NotFound(f"the user {session.user_uuid} has no session {session.request_id} open here")
         return Response(200, b"{}\n")
 
@@ -178,7 +236,7 @@ class Endpoint:
         expected = credentials.request_auth(self._identity.secret, self._identity.certificate)
         return credentials.matches(request.headers.get("x-arvados-authorization", ""), expected)
 
-    def _session(self, request: Request, proof: str) -> SessionClaim | None:
+    def _session(self, request: Request, proof: str, asked: Asked | None) -> SessionClaim | None:
         """Return the signed session, checked; None where the gateway accepts controllers that do not sign sessions."""
         text = request.headers.get("x-arvados-session")
         if text is None:
@@ -197,8 +255,8 @@ class Endpoint:
         if session.exp < time.time() - CLOCK_SKEW:
             raise Unauthorized("the session has expired; check the clocks of the controller and this node")
         # A session that ends in the second in which it began has the same text both times. Ending it twice is harmless.
-        if text not in self._used or not _ends(request):
-            self._use(text, session.exp + CLOCK_SKEW)
+        if text not in self._used or not _is_about_session(request):
+            self._use(text, asked, session.exp + CLOCK_SKEW)
         return session
 
     def _may_have_any_username(self, request: Request, session: SessionClaim) -> bool:
@@ -211,16 +269,21 @@ class Endpoint:
             raise Unauthorized("the proof in X-Arvados-Session-Any-Username is wrong")
         return True
 
-    def _use(self, text: str, until: int) -> None:
-        """Remember a session until it expires; raise if it is known already: recorded requests cannot be replayed."""
-        if text in self._used:
+    def _use(self, text: str, asked: Asked | None, until: int) -> None:
+        """Remember a session until it expires; raise if it is known already: recorded requests cannot be replayed.
+
+        One that goes on may have the text with which it began: there, each attempt is remembered, too. The text is in
+        any case, lest a session begin with what was recorded of an attempt.
+        """
+        used = f"{text} {asked.session} {asked.attempt} {asked.proof}" if asked and asked.resumes else text
+        if used in self._used:
             raise Unauthorized("the session was used before; connect again")
         if len(self._used) >= MAX_REMEMBERED:
             now = time.time()
             self._used = {used: end for used, end in self._used.items() if end >= now}
         if len(self._used) >= MAX_REMEMBERED:
             raise Unavailable("too many sessions were begun here within two minutes; try again")
-        self._used[text] = until
+        self._used[text] = self._used[used] = until
 
 
 def _named(request: Request) -> str:
@@ -230,9 +293,9 @@ def _named(request: Request) -> str:
     return ""
 
 
-def _ends(request: Request) -> bool:
-    """Say whether a request asks to end a session; a container's own ``/end`` has its port beside the path."""
-    return request.method == "POST" and request.path == "/end" and TARGET_PORT not in request.headers
+def _is_about_session(request: Request) -> bool:
+    """Say whether a request is about a session; a container's own ``/end`` has its port beside the path."""
+    return request.method == "POST" and request.path in (END, HELD) and TARGET_PORT not in request.headers
 
 
 def _is_for_ssh(request: Request) -> bool:

@@ -12,6 +12,7 @@ import socket
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from arv_ssh.net.listen import bind
 from arv_ssh.net.relay import Relay
 from arv_ssh.net.tls_transport import TlsLayer
 from arv_ssh.net.unproven import Place, Unproven
+from arv_ssh.resume.negotiation import Asked
 from arv_ssh.trust.session_claim import SessionClaim
 from arv_ssh.webdav.server import DavServer
 from crunch_sshd.audit.channel_audit import GatewayAudit
@@ -40,6 +42,7 @@ from crunch_sshd.gateway import algorithms, certificate
 from crunch_sshd.gateway.connection import Connection, Login
 from crunch_sshd.gateway.connections import Connections
 from crunch_sshd.gateway.endpoint import Endpoint, Identity
+from crunch_sshd.gateway.held_sessions import HeldSession, HeldSessions
 from crunch_sshd.gateway.memory_limit import MemoryLimit
 from crunch_sshd.gateway.ports import Ports
 from crunch_sshd.gateway.served import Served
@@ -47,7 +50,9 @@ from crunch_sshd.gateway.services import Services
 from crunch_sshd.gateway.tunnel import Tunnel, Uplink
 from crunch_sshd.runtimes import Runtime
 from crunch_sshd.ssh import memory
+from crunch_sshd.ssh.buffered_socket import BufferedSocket
 from crunch_sshd.ssh.limits import UNPROVEN_CONNECTIONS
+from crunch_sshd.ssh.link import Link, PlainEngine
 from crunch_sshd.ssh.tls_socket import TlsSocket
 
 logger = logging.getLogger(__name__)
@@ -124,6 +129,7 @@ class Gateway:
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)
         self._connections = Connections(lambda: self._loop.call_soon_threadsafe(self._tidy_later), counted)
+        self._held = HeldSessions(self._loop, self._options.resume_for, self._audit.trail.note, memory)
         self._relays: set[Relay] = set()  # the event loop's own, as the next
         self._stopping = False  # the event loop's own
         self._tidying: asyncio.TimerHandle | None = None
@@ -159,6 +165,8 @@ class Gateway:
             check=self._memory.check_session,
             host_keys=algorithms.offered(self._options.algorithms).host_keys,
             services=self._services,
+            held=self._held,
+            resumed=self._resumed,
         )
 
         unproven = Unproven(lambda: UNPROVEN_CONNECTIONS, self._tidy_later)
@@ -196,10 +204,45 @@ class Gateway:
     def _opened(self, transport: asyncio.Transport, early: bytes, login: Login) -> None:
         """Give a proven session's connection to an SSH server of its own. Event loop."""
         asyncio.get_running_loop().run_in_executor(None, self._runtime.get_ready)  # while the handshake goes on
-        if isinstance(transport, TlsLayer) and transport.get_extra_info("socket") is not None:
+        if login.grant is not None:
+            self._loop.create_task(self._begin_held(transport, early, login))
+        elif isinstance(transport, TlsLayer) and transport.get_extra_info("socket") is not None:
             self._loop.create_task(self._hand_over(transport, early, login))
         else:
             self._relay(transport, early, login)
+
+    def _resumed(self, transport: asyncio.Transport, early: bytes, held: HeldSession, asked: Asked) -> None:
+        self._loop.create_task(self._resume(transport, early, held, asked))
+
+    async def _begin_held(self, transport: asyncio.Transport, early: bytes, login: Login) -> None:
+        """Start the SSH connection of a session that outlives ``transport``."""
+        if (link := await self._link(transport, early, login)) is None:
+            return
+        held = self._held.begin(login, link)
+
+        def closed() -> None:
+            self._from_elsewhere(lambda: self._held.ended(held))
+            self._log_closed(login, None)
+
+        held.connection = self._start(held.socket, login, closed)
+        if held.connection is None:
+            self._held.ended(held)
+
+    async def _resume(self, transport: asyncio.Transport, early: bytes, held: HeldSession, asked: Asked) -> None:
+        """Have a session go on on ``transport``."""
+        if (link := await self._link(transport, early, held.login)) is not None:
+            self._held.attach(held, link, asked)
+
+    async def _link(self, transport: asyncio.Transport, early: bytes, login: Login) -> Link | None:
+        """Return the connection as a resumable session uses it; None when it is lost already."""
+        if not isinstance(transport, TlsLayer) or transport.get_extra_info("socket") is None:
+            sock, relay = self._through_loop(transport, early, lambda error: None)
+            return Link(sock, PlainEngine(), abort=lambda: self._from_elsewhere(relay.abort))
+        try:
+            return Link(*await transport.detach(), early)
+        except OSError as error:
+            event(logger, "connection not used", **self._fields(login), error=f"the controller has left: {error}")
+            return None
 
     async def _hand_over(self, transport: TlsLayer, early: bytes, login: Login) -> None:
         """Have the SSH connection's thread read and write the TCP socket itself, and end TLS."""
@@ -217,7 +260,14 @@ class Gateway:
         self._start(sock, login, closed)
 
     def _relay(self, transport: asyncio.Transport, early: bytes, login: Login) -> None:
-        """Join a stream that cannot leave the event loop to a socketpair, whose other end is the SSH connection's."""
+        """Start the SSH connection of a session whose stream cannot leave the event loop."""
+        inside, _ = self._through_loop(transport, early, lambda error: self._log_closed(login, error))
+        self._start(inside, login, lambda: None)
+
+    def _through_loop(
+        self, transport: asyncio.Transport, early: bytes, ended: Callable[[Exception | None], Any]
+    ) -> tuple[socket.socket, Relay]:
+        """Join a stream that cannot leave the event loop to a socketpair; return the other end of that."""
         outside, inside = socket.socketpair()
         for end in (outside, inside):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
@@ -226,12 +276,16 @@ class Gateway:
             self._relays.discard(relay)
             if self._stopping and not self._relays:
                 self._leave()
-            self._log_closed(login, error)
+            ended(error)
 
         relay = Relay(transport, early_a=early, done=done)
         self._relays.add(relay)
-        self._start(inside, login, lambda: None)
         self._loop.create_task(self._join(relay, outside))
+        return inside, relay
+
+    def _from_elsewhere(self, call: Callable[[], Any]) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the gateway has stopped
+            self._loop.call_soon_threadsafe(call)
 
     def _fields(self, login: Login) -> dict[str, Any]:
         return {
@@ -244,8 +298,10 @@ class Gateway:
     def _log_closed(self, login: Login, error: Exception | None) -> None:
         event(logger, "session closed", **self._fields(login), error=str(error) if error else None)
 
-    def _start(self, sock: socket.socket | TlsSocket, login: Login, closed: Callable[[], None]) -> None:
-        """Start an SSH connection; ``closed`` is called on its thread, at its end. Event loop."""
+    def _start(
+        self, sock: socket.socket | BufferedSocket, login: Login, closed: Callable[[], None]
+    ) -> Connection | None:
+        """Start an SSH connection, unless all are being ended; ``closed`` is called on its thread, at its end."""
 
         def ended(connection: Connection) -> None:
             closed()
@@ -265,10 +321,11 @@ class Gateway:
         )
         if not self._connections.add(connection):
             sock.close()
-            return
+            return None
         connection.start()
         event(logger, "session opened", **self._fields(login))
         self._loop.call_later(LOGIN_GRACE, _check_login, weakref.ref(connection))
+        return connection
 
     async def _join(self, relay: Relay, outside: socket.socket) -> None:
         await self._loop.create_connection(lambda: relay.b, sock=outside)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from crunch_sshd.runtimes import Terminal
 from crunch_sshd.ssh.limits import RESIZE_INTERVAL
@@ -32,6 +33,12 @@ class Resizes:
             pause = self._next - time.monotonic()
         if pause <= 0 or not self._later(pause):
             self._pass_on()
+
+    def nudge(self, terminal: Terminal | None) -> None:
+        """Have the program draw its screen anew, if it has one: to the kernel only a change of the size is news."""
+        if terminal is not None:
+            self.put(replace(terminal, rows=terminal.rows + 1))
+            threading.Timer(RESIZE_INTERVAL, self.put, (terminal,)).start()
 
     def _later(self, pause: float) -> bool:
         timer = threading.Timer(pause, self._pass_on)

@@ -54,8 +54,7 @@ class SessionChannel:
         variables: Mapping[str, str] = MappingProxyType({}),
         env_refused: Callable[[str], None] = lambda name: None,
     ) -> None:
-        self._variables = variables
-        self._env_refused = env_refused
+        self._variables, self._env_refused = variables, env_refused
         self._container_ended = container_ended
         self._channel = channel
         self._account = account
@@ -78,6 +77,7 @@ class SessionChannel:
         self._dumped_core = False
         self._stdin = ChannelInput(channel)
         self._resizes = Resizes(self._resize)
+        self.redraw: Callable[[], None] = lambda: self._resizes.nudge(self._terminal)
         self._make_agent = make_agent
         self._agent: Agent | None = None
         self._detach_keys = DetachKeys(detach_keys) if detach_keys else None

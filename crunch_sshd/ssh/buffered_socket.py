@@ -26,6 +26,9 @@ _TIMEVAL = Struct("@ll")
 class BufferedSocket:
     """A socket for one reading thread; all else is the wrapped socket's. ``early`` was read from it before."""
 
+    patience = 0.0
+    """Seconds for which nothing may pass because a connection is lost, and comes back."""
+
     def __init__(self, sock: socket.socket, early: bytes = b"") -> None:
         self._sock = sock
         self._storage = untouched(STORAGE)
@@ -84,10 +87,7 @@ class BufferedSocket:
 
         The kernel enforces it (socket(7)): Python's own time-out costs another system call before each one.
         """
-        interval = 0.0 if timeout is None else max(timeout, IDLE_TICK)
-        self._sock.settimeout(None)
-        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            self._sock.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(int(interval), int(interval % 1 * 1e6)))
+        set_interval(self._sock, 0.0 if timeout is None else max(timeout, IDLE_TICK))
 
     def close(self) -> None:
         """Close at once: a reader blocked in :meth:`recv` is woken, which closing alone does not do."""
@@ -99,3 +99,10 @@ class BufferedSocket:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
+
+
+def set_interval(sock: socket.socket, interval: float) -> None:
+    """Have blocking calls on ``sock`` end with BlockingIOError after ``interval`` seconds, 0 for never."""
+    sock.settimeout(None)
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        sock.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(int(interval), int(interval % 1 * 1e6)))

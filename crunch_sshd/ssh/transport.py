@@ -116,6 +116,7 @@ class GatewayTransport(paramiko.Transport):
             packetizer_class=packetizer,
         )
         self.packetizer: GatewayPacketizer
+        self.clear_to_send_timeout += adapter.patience  # a key exchange may have to wait for a connection
         self._deferred: deque[Message | Packet] = deque()
         self._replies = Replies(self._send_user_message)
         self._opening: dict[int, tuple[GatewayChannel, OpenAnswered]] = {}

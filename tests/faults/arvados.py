@@ -70,7 +70,7 @@ class Site:
         self._cluster = cluster
         self._uuid = uuid
         self._root = root
-        self.environment = Person(root / "site-home", one, token).environment
+        self.environment = Person(root / "site-home", one, token, resumes=False).environment
 
     def prefix_and_config(self) -> tuple[list[str], Path]:
         """Return what comes before ssh, and its config."""

@@ -26,6 +26,10 @@ have no keys yet), **idle**, in mid-**download** and mid-**upload**, and at **cl
 ends). Every command ends with exit status 7, so 7 means that the session ran to its end with all of its data; 255 is
 ssh's own and means that the session was lost. A lost session never ends with 0. *Paused* and *cut off shortly* last
 4 s; *stopped* and *cut off* last until ssh has ended.
+
+All of this is with `ssh-config --resume-for 0`: sessions end with their connections. By default a session goes on after
+each fault of the network, of ssh-proxy's controller, and of a tunnel
+([architecture](architecture.md#a-session-outlives-its-connection); `tests/integration/test_resume.py`).
 """
 
 TIMES = """## How long it takes to notice

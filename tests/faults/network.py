@@ -79,7 +79,7 @@ class Links:
         port = one.address.rpartition(":")[2]
         token = cluster.directory.token_file("active").read_text().strip()
         self._person = Person(
-            root / "far-home", one, token, prefix=("ip", "netns", "exec", user.name),
+            root / "far-home", one, token, prefix=("ip", "netns", "exec", user.name), resumes=False,
             ARVADOS_API_HOST=f"{user.here}:{port}", ARVADOS_API_HOST_INSECURE="1",
         )  # fmt: skip
         self._settings = self._person.environment

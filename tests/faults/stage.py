@@ -127,10 +127,11 @@ class Stage:
         return [*prefix, "ssh", "-F", str(config), self.uuid]
 
     def _config(self) -> Path:
-        """Return the user's ssh_config, in a home directory on a small disk."""
+        """Return the user's ssh_config, in a home directory on a small disk; sessions end with their connections."""
         config = self.root / "home" / "ssh_config"
         if not config.exists():
             words = ["--settings", str(self.directory.env), "--output-dir", str(config.parent), "--no-control-master"]
+            words += ["--resume-for", "0"]
             program = str(Path(self.cluster.command("up")[0]).with_name("arvados-client"))
             subprocess.run([program, "ssh-config", *words], check=True, capture_output=True, timeout=DEADLINE)
         return config

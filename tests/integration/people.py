@@ -18,11 +18,13 @@ ARVADOS_CLIENT = str(Path(sys.executable).with_name("arvados-client"))
 class Person:
     """Somebody with ``token``, whose ``home`` has the ssh_config for the controller.
 
-    ``prefix`` comes before the command line of ssh; ``settings`` are added to the environment.
+    ``prefix`` comes before the command line of ssh; ``settings`` are added to the environment. Unless ``resumes``, a
+    session ends with its connection.
     """
 
     def __init__(
-        self, home: Path, controller: Controller, token: str, *, prefix: tuple[str, ...] = (), **settings: str
+        self, home: Path, controller: Controller, token: str, *, prefix: tuple[str, ...] = (), resumes: bool = True,
+        **settings: str,
     ) -> None:
         home.mkdir(mode=0o700)
         self.token = token
@@ -36,7 +38,8 @@ class Person:
             "SSL_CERT_FILE": str(controller.ca),
         } | settings
         made = subprocess.run(
-            [ARVADOS_CLIENT, "ssh-config", "--no-control-master", "--output-dir", str(home)],
+            [ARVADOS_CLIENT, "ssh-config", "--no-control-master", "--output-dir", str(home),
+             *([] if resumes else ["--resume-for", "0"])],
             env=self.environment, capture_output=True, text=True, timeout=DEADLINE,
         )  # fmt: skip
         assert made.returncode == 0, made.stderr

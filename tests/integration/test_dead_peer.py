@@ -58,7 +58,7 @@ def test_a_cut_link(cluster: EmbeddedCluster, far_away: str, tmp_path: Path) -> 
     with controller(cluster, tmp_path, access, host="0.0.0.0") as one, ExitStack() as stack:
         port = one.address.rpartition(":")[2]
         lost = Person(
-            tmp_path / "lost", one, token, prefix=("ip", "netns", "exec", far_away),
+            tmp_path / "lost", one, token, prefix=("ip", "netns", "exec", far_away), resumes=False,
             ARVADOS_API_HOST=f"{HERE}:{port}", ARVADOS_API_HOST_INSECURE="1",
         )  # fmt: skip
         paused = Person(tmp_path / "paused", one, token)

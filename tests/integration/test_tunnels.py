@@ -289,6 +289,22 @@ def test_log(site: Site, name: str) -> None:
     assert name == "far" or "now has its tunnel at another controller" in body
 
 
+def test_a_session_outlives_the_tunnel(site: Site) -> None:
+    """The controller with the tunnel is started again in the middle of its session, which goes on when it is back."""
+    command = site.ssh("far", "while read word; do echo got $word; done")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as session:
+        assert session.stdin and session.stdout
+        for word in ("before", "after"):
+            session.stdin.write(f"{word}\n")
+            session.stdin.flush()
+            assert session.stdout.readline() == f"got {word}\n"
+            if word == "before":
+                site.stop("far")
+                site.start("far")
+        session.stdin.close()
+        assert session.wait(DEADLINE) == 0
+
+
 def test_many_at_once(site: Site) -> None:
     """Eight sessions share one tunnel, and none waits for another that is idle."""
     with ExitStack() as stack:
@@ -352,19 +368,20 @@ def test_an_unknown_controller(site: Site) -> None:
 
 
 def test_a_controller_restarts(site: Site) -> None:
-    """With its controller a session ends; crunch-run comes back by itself, and new sessions work at both."""
+    """crunch-run comes back to it by itself; then an old session goes on, and new ones work at both."""
     with subprocess.Popen(site.ssh("near", "echo; cat"), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as session:
-        assert session.stdout is not None
+        assert session.stdin and session.stdout
         session.stdout.readline()
         site.stop("far")
-        assert session.wait(DEADLINE) == 255
-    done = site.run("near", "true")
-    assert done.returncode == 255 and f"{site.urls['far']} cannot be reached".encode() in done.stderr
-    wait_for(lambda: "no tunnel; trying again" in site.log())
-    site.start("far")
-    wait_for(lambda: site.run("far", "true").returncode == 0, "the tunnel to stand again")
-    assert site.run("near", "echo back").stdout == b"back\n"
-    assert site.gateway_address == f"tunnel {site.urls['far']}/"
+        done = site.run("near", "true")
+        assert done.returncode == 255 and f"{site.urls['far']} cannot be reached".encode() in done.stderr
+        wait_for(lambda: "no tunnel; trying again" in site.log())
+        site.start("far")
+        wait_for(lambda: site.run("far", "true").returncode == 0, "the tunnel to stand again")
+        assert site.run("near", "echo back").stdout == b"back\n"
+        assert site.gateway_address == f"tunnel {site.urls['far']}/"
+        out, _ = session.communicate(b"still here\n", DEADLINE)
+        assert (session.returncode, out) == (0, b"still here\n")
 
 
 def test_several_processes_on_one_port(cluster: EmbeddedCluster, tmp_path: Path) -> None:

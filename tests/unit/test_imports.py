@@ -24,6 +24,7 @@ FORBIDDEN_PACKAGES = {
 
 PURE = (
     "arv_ssh.errors", "arv_ssh.trust.credentials", "arv_ssh.uuids", "arv_ssh.trust.access", "arv_ssh.net.upgrade",
+    "arv_ssh.resume.core", "arv_ssh.resume.negotiation",
     "arv_ssh.trust.session_claim", "arv_ssh.api.failures", "arv_ssh.config.destination", "arv_ssh.config.byte_size",
     "arv_ssh.audit.chain", "arv_ssh.yamux.frames", "arv_ssh.yamux.core",
     "crunch_sshd.forwarding.policy", "crunch_sshd.inside.broker.dns", "crunch_sshd.inside.broker.resolv_conf",

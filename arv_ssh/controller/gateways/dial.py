@@ -7,6 +7,7 @@ very container. Knows nothing of the user or of why they may enter.
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ from arv_ssh.net.http_client import ClientConnection, Head
 from arv_ssh.net.tls import client_context
 from arv_ssh.net.tls_transport import TlsLayer
 from arv_ssh.net.upgraded import UpgradeRequest
+from arv_ssh.resume import negotiation
 from arv_ssh.trust import credentials, session_claim
 from arv_ssh.trust.host_key import KINDS, public_line
 from arv_ssh.trust.session_claim import SessionClaim
@@ -31,6 +33,8 @@ RESPONSE_HEADER = "x-arvados-authorization-response"
 """The header of a gateway's answer that has its own proof."""
 ANY_USERNAME = "X-Arvados-Session-Any-Username"
 """The header with :func:`arv_ssh.trust.credentials.any_username`."""
+MAX_STATE = 1024
+"""Bytes of the answer about a session's state."""
 REFUSAL_TIMEOUT = 5.0
 """Seconds for the rest of a refusal whose beginning has come."""
 
@@ -40,14 +44,15 @@ class GatewayConnection:
     """A proven connection to a gateway: a paused transport and the SSH bytes that came with its answer.
 
     ``host_key`` is None for a stock Arvados gateway, whose host key cannot be known in advance. ``other_host_keys`` are
-    those that the gateway has besides, as one header's text. ``dialled`` and ``proven`` are the seconds that TCP and
-    TLS took, and the exchange of the proofs after them.
+    those that the gateway has besides, as one header's text, and ``resume`` what it says of resuming the session.
+    ``dialled`` and ``proven`` are the seconds that TCP and TLS took, and the exchange of the proofs after them.
     """
 
     transport: asyncio.Transport
     early: bytes
     host_key: str | None
     other_host_keys: str = ""
+    resume: str = ""
     dialled: float = 0.0
     proven: float = 0.0
 
@@ -86,7 +91,8 @@ DIRECT = TcpDialer()
 class Target:
     """The target of a dial: the container's gateway, for one session, reached by ``dialer``.
 
-    ``client`` is the user's address. With ``any_username`` the client's SSH user name is not to count.
+    ``client`` is the user's address. With ``any_username`` the client's SSH user name is not to count. ``resume`` is
+    what the gateway is told of resuming the session.
     """
 
     secret: str
@@ -96,6 +102,7 @@ class Target:
     client: str = ""
     dialer: Dialer = DIRECT
     any_username: bool = False
+    resume: str = ""
 
 
 async def connect(target: Target) -> GatewayConnection:
@@ -136,6 +143,22 @@ async def end(target: Target, reason: str) -> None:
     answer = await _ask(target, "/end", {"reason": reason})
     try:
         await answer.check(200)
+    finally:
+        answer.http.abort()
+
+
+async def state(target: Target) -> str:
+    """Ask the gateway what has become of the session that ``target.resume`` names: one of its states.
+
+    Raises the failures of :func:`connect`.
+    """
+    answer = await _ask(target, "/held", {})
+    try:
+        await answer.check(200)
+        async with asyncio.timeout(ANSWER_TIMEOUT):
+            return str(json.loads(await answer.http.body(MAX_STATE))["state"])
+    except (TimeoutError, ValueError, LookupError, TypeError) as error:
+        raise BadGateway("the gateway did not say what has become of the session") from error
     finally:
         answer.http.abort()
 
@@ -238,6 +261,9 @@ def _request(target: Target, proof: str, path: str, form: dict[str, str]) -> Upg
         *([(ANY_USERNAME, credentials.any_username(target.secret, session))] if target.any_username else []),
         *([("X-Forwarded-For", target.client)] if target.client else []),
     ]
+    if target.resume:
+        resume_proof = credentials.resume_auth(target.secret, signature, target.resume)
+        headers += [(negotiation.HEADER, target.resume), (negotiation.AUTHORIZATION_HEADER, resume_proof)]
     host = target.gateway_address if " " not in target.gateway_address else "gateway"  # a tunnel has no host name
     return UpgradeRequest(path, host, headers, form | {"uuid": target.session.container_uuid})
 
@@ -258,7 +284,7 @@ class _Answer:
         uuid = self.target.session.container_uuid
         if self.head.status != status:
             refusal = await self._refusal()
-            if self.head.status in (400, 403, 503):  # the user's request was bad, or the gateway is full
+            if self.head.status in (400, 403, 410, 503):  # the user's request was bad or late, or the gateway is full
                 raise refusal
             raise BadGateway(f"the gateway of container {uuid} refused the session: {refusal}")
         Gateway(uuid, self.target.secret, self.target.gateway_address).check(self.head, self.proof)
@@ -279,8 +305,9 @@ class _Answer:
         others = self.head.fields().get("x-arvados-ssh-other-host-keys", "")
         if not _are_the_containers(secret, host_key, others):
             raise NotTheGateway(f"the gateway of container {uuid} announced a host key that is not the container's")
+        resume = self.head.fields().get(negotiation.HEADER.lower(), "")
         transport, early = self.http.take_over()
-        return GatewayConnection(transport, early, host_key, others, self.dialled, self.proven)
+        return GatewayConnection(transport, early, host_key, others, resume, self.dialled, self.proven)
 
 
 def _are_the_containers(secret: str, host_key: str | None, others: str) -> bool:

@@ -13,11 +13,13 @@ from arv_ssh.net.http_client import address_of
 from arv_ssh.net.http_messages import Request, peer_address
 from arv_ssh.net.upgrade import SAME_USERNAME
 from arv_ssh.net.upgraded import Upgraded, UpgradeRequest, open_upgraded
+from arv_ssh.resume import negotiation
 
 ANSWER_TIMEOUT = 60.0
 """Seconds for the other controller's answer: it asks the API and the gateway, as this one would have."""
 _HEADERS = (
     "X-Arvados-Ssh-Host-Key", "X-Arvados-Ssh-Other-Host-Keys", "X-Arvados-Ssh-User-Credential", "Server-Timing",
+    negotiation.HEADER,
 )  # fmt: skip
 _TRUE = ("1", "t", "true")
 
@@ -38,6 +40,8 @@ async def pass_on(url: str, uuid: str, request: Request, context: ssl.SSLContext
         ("X-Forwarded-For", peer_address(request)),
         *([SAME_USERNAME] if has_same_username(request) else []),
     ]
+    if resume := request.headers.get(negotiation.HEADER.lower()):
+        headers.append((negotiation.HEADER, resume))
     controller = address_of(url, context)
     fields = {name: form.get(name, "") for name in ("detach_keys", "login_username")} | {"no_forward": "true"}
     path = f"/arvados/v1/containers/{uuid}/ssh"

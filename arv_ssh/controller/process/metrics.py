@@ -56,6 +56,12 @@ class SessionMetrics(Observer, Collector):
             "arv_ssh_handshake_seconds", "From the request for a session to its 101.", buckets=SECONDS,
             registry=self._registry,
         )  # fmt: skip
+        self._lost = Counter(
+            "arv_ssh_sessions_lost", "Connections lost by sessions that can be resumed.", registry=self._registry
+        )
+        self._resumed = Counter(
+            "arv_ssh_sessions_resumed", "Sessions that went on here by a new connection.", registry=self._registry
+        )
         self._first_byte = Histogram(
             "arv_ssh_first_byte_seconds", "From the request for a session to the gateway's first byte of SSH.",
             buckets=SECONDS, registry=self._registry,
@@ -80,6 +86,12 @@ class SessionMetrics(Observer, Collector):
         self._handshake.observe(session.seconds)
         self._without_bytes.add(session)
 
+    def lost(self, session: LiveConnection, reason: str) -> None:
+        self._lost.inc()
+
+    def resumed(self, session: LiveConnection, known: bool) -> None:
+        self._resumed.inc()
+
     def closed(self, session: LiveConnection, reason: str) -> None:
         self._closed.labels(reason.partition(":")[0]).inc()
         self._closed_bytes[0] += session.bytes_from_client
@@ -97,6 +109,8 @@ class SessionMetrics(Observer, Collector):
     def collect(self) -> Iterator[Metric]:
         live = list(self._sessions)
         yield GaugeMetricFamily("arv_ssh_open_sessions", "Sessions open now.", value=len(live))
+        waiting = sum(one.waiting_since is not None for one in live)
+        yield GaugeMetricFamily("arv_ssh_waiting_sessions", "Those of them without a connection.", value=waiting)
         counted = CounterMetricFamily("arv_ssh_session_bytes", "Bytes of SSH relayed.", labels=["direction"])
         counted.add_metric(["from_client"], self._closed_bytes[0] + sum(one.bytes_from_client for one in live))
         counted.add_metric(["to_client"], self._closed_bytes[1] + sum(one.bytes_to_client for one in live))

@@ -41,6 +41,7 @@ from arv_ssh.controller.shell.limits import SessionLimits
 from arv_ssh.controller.shell.revocation import Revocation
 from arv_ssh.controller.shell.session_admin import SessionAdmin
 from arv_ssh.controller.shell.sessions import LiveConnection, Observer, Sessions
+from arv_ssh.controller.shell.waiting import WaitingSessions
 from arv_ssh.controller.web_services.endpoint import WebServices
 from arv_ssh.errors import ConfigError, NotFound
 from arv_ssh.log import event
@@ -92,6 +93,7 @@ class Controller:
         api = _api_client(config, self._embedded)
         self.tunnels = Tunnels(config, peers)
         limits = SessionLimits(config.limits, peers.run_dir)
+        self._waiting = WaitingSessions(config.system_root_token, self.sessions)
         self._shell = ShellEndpoint(config, api, self.sessions, limits, self.tunnels)
         self._revocation = Revocation(config, api, self.sessions)
         self._session_admin = SessionAdmin(config, api, self.sessions, peers)
@@ -133,6 +135,7 @@ class Controller:
         await self._acceptor.stop_accepting()
         self.tunnels.drain()
         self._changes.stop()
+        self.sessions.leave_waiting()
         event(logger, "controller is draining", sessions=len(self.sessions))
         await self._acceptor.answered()
         await self._last_session.ended()
@@ -142,6 +145,7 @@ class Controller:
         """Stop accepting and end all sessions."""
         self._acceptor.close()
         self._revocation.close()
+        self._waiting.close()
         for part in (self._shell, self._web_services, self._logs):
             part.close()
         self.tunnels.close()

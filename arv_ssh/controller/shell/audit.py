@@ -10,12 +10,14 @@ from typing import Any
 
 from arv_ssh.audit.chain_file import timestamp
 from arv_ssh.audit.trail import Trail, text
-from arv_ssh.controller.shell.sessions import Attempt, LiveConnection, Observer
+from arv_ssh.controller.shell.sessions import MOVED, STOPPING, Attempt, LiveConnection, Observer
 from arv_ssh.errors import HttpError
 
 BEGIN = "session.begin"
 END = "session.end"
 REFUSED = "session.refused"
+LOST = "session.lost"
+RESUMED = "session.resumed"
 LAST_ENDS = 2.0
 """Seconds for closed sessions to end, before their records are closed too."""
 
@@ -30,7 +32,7 @@ class SessionAudit(Observer):
         self._idle.set()
 
     async def opening(self, session: LiveConnection) -> None:
-        await self._trail.begin_async(BEGIN, session_id=session.id, **_facts(session))
+        await self._trail.begin_async(RESUMED if session.resumed else BEGIN, session_id=session.id, **_facts(session))
 
     def refused(self, attempt: Attempt, error: HttpError) -> None:
         self._trail.note(
@@ -46,7 +48,22 @@ class SessionAudit(Observer):
         self._open.add(session.id)
         self._idle.clear()
 
+    def resumed(self, session: LiveConnection, known: bool) -> None:
+        self.opened(session)
+
+    def lost(self, session: LiveConnection, reason: str) -> None:
+        self._trail.note(
+            LOST, session_id=session.id, **_facts(session), reason=reason, error=session.error or None
+        )
+
     def closed(self, session: LiveConnection, reason: str) -> None:
+        if session.waiting_since is None or reason not in (STOPPING, MOVED):  # which are no ends
+            self._end(session, reason)
+        self._open.discard(session.id)
+        if not self._open:
+            self._idle.set()
+
+    def _end(self, session: LiveConnection, reason: str) -> None:
         self._trail.note(
             END,
             session_id=session.id,
@@ -58,9 +75,6 @@ class SessionAudit(Observer):
             reason=reason,
             error=session.error or None,
         )
-        self._open.discard(session.id)
-        if not self._open:
-            self._idle.set()
 
     async def close(self) -> None:
         """Write waiting records; sessions that are closing have a moment to end."""

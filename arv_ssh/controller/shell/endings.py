@@ -13,6 +13,7 @@ from arv_ssh.controller.gateways import dial
 from arv_ssh.controller.shell.sessions import LiveConnection
 from arv_ssh.errors import HttpError
 from arv_ssh.log import event
+from arv_ssh.resume import negotiation
 from arv_ssh.trust import credentials, session_claim
 from arv_ssh.trust.session_claim import SessionClaim
 
@@ -34,8 +35,9 @@ async def end(session: LiveConnection, reason: str, sentence: str, system_root_t
     session.reason = f"{reason}: {sentence}"
     try:
         async with asyncio.timeout(GATEWAY_PATIENCE):
-            await dial.end(_target(session, system_root_token), sentence)
-        await _wait_closed(session)
+            await dial.end(target(session, system_root_token), sentence)
+        if session.waiting_since is None:
+            await _wait_closed(session)
     except (HttpError, TimeoutError) as error:
         event(logger, "the gateway did not end a session, so it is cut", request_id=session.request_id,
               session_id=session.id, error=str(error) or "no answer in time")  # fmt: skip
@@ -59,7 +61,8 @@ async def _wait_closed(session: LiveConnection) -> None:
         await session.closed.wait()
 
 
-def _target(session: LiveConnection, system_root_token: str) -> dial.Target:
+def target(session: LiveConnection, system_root_token: str) -> dial.Target:
+    """Return how the gateway of an open session is asked about it."""
     proof = SessionClaim(
         container_uuid=session.container_uuid,
         exp=int(time.time()) + session_claim.LIFETIME,
@@ -68,4 +71,5 @@ def _target(session: LiveConnection, system_root_token: str) -> dial.Target:
         user_uuid=session.user_uuid,
     )
     secret = credentials.container_secret(system_root_token, session.container_uuid)
-    return dial.Target(secret, session.gateway_address, proof, "", dialer=session.dialer)
+    resume = negotiation.beginning(session.id) if session.hold else ""
+    return dial.Target(secret, session.gateway_address, proof, "", dialer=session.dialer, resume=resume)

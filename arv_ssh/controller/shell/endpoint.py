@@ -23,9 +23,19 @@ from arv_ssh.controller.gateways.tunnels import Tunnels
 from arv_ssh.controller.peers import forward_session
 from arv_ssh.controller.shell.limits import SessionLimits
 from arv_ssh.controller.shell.sessions import Attempt, LiveConnection, Sessions
-from arv_ssh.errors import BadGateway, BadRequest, ClientClosed, HttpError, Unauthorized
+from arv_ssh.errors import (
+    BadGateway,
+    BadRequest,
+    ClientClosed,
+    Forbidden,
+    HttpError,
+    Unauthorized,
+    Unavailable,
+)
 from arv_ssh.net.http_messages import Request, Response, Upgrade, peer_address
 from arv_ssh.net.tls import client_context
+from arv_ssh.resume import negotiation
+from arv_ssh.resume.negotiation import Asked
 from arv_ssh.trust import access, credentials, session_claim
 from arv_ssh.trust.session_claim import SessionClaim
 
@@ -43,11 +53,15 @@ class Grant:
 
 @dataclass(frozen=True)
 class Opened:
-    """A session's connection towards its gateway, and the headers it adds to the client's 101."""
+    """A session's connection towards its gateway, and the headers it adds to the client's 101.
+
+    ``hold`` is how many seconds the gateway holds the session without a connection, where that is ours to watch.
+    """
 
     transport: asyncio.Transport
     early: bytes
     headers: list[tuple[str, str]]
+    hold: float = 0.0
 
 
 class ShellEndpoint:
@@ -99,8 +113,11 @@ class ShellEndpoint:
         if request.headers.get("upgrade", "").lower() != "ssh":
             raise BadRequest("the shell endpoint needs the header Upgrade: ssh; use arvados-client ssh-proxy")
         uuid = attempt.container_uuid
+        asked = negotiation.read_request(request.headers.get(negotiation.HEADER.lower(), ""))
+        if asked is not None and asked.resumes and (denied := self._sessions.denied(asked.session)):
+            raise Forbidden(denied)
         began = time.monotonic()
-        grant = await self._calls.run(self._authorize, attempt, request.token())
+        grant = await self._calls.run(self._authorize, attempt, request.token(), asked)
         allowed = time.monotonic() - began
         session = SessionClaim(
             container_uuid=uuid,
@@ -122,13 +139,18 @@ class ShellEndpoint:
             gateway_address=gateway_address,
             dialer=self._tunnels,
         )
+        elsewhere = self._tunnels.elsewhere(uuid, gateway_address)
+        if asked is not None and asked.resumes:
+            live.resumed = True
+            live.id = live.id if elsewhere else asked.session  # the other controller has it by that name
         attempt.session_id = live.id
         await self._limits.take(live)
         target = dial.Target(
             secret, gateway_address, session, detach_keys, attempt.peer, self._tunnels,
-            any_username=not forward_session.has_same_username(request),
+            any_username=not forward_session.has_same_username(request), resume=_resume(asked, request, live),
         )  # fmt: skip
-        opened = await self._open(target, request, allowed)
+        opened = await self._open(target, request, allowed, elsewhere)
+        live.hold = opened.hold
         try:
             await self._sessions.opening(live)
             await self._calls.run(self._mark, grant.container, live)
@@ -139,21 +161,32 @@ class ShellEndpoint:
             raise BadGateway(f"the gateway of container {uuid} went away; try again")
         return Upgrade("ssh", opened.headers, partial(self._relay, opened, live))
 
-    async def _open(self, target: dial.Target, request: Request, allowed: float) -> Opened:
-        """Connect to the gateway, or to the controller that has its tunnel."""
-        uuid = target.session.container_uuid
-        if url := self._tunnels.elsewhere(uuid, target.gateway_address):
-            passed = await forward_session.pass_on(url, uuid, request, self._peer_context)
+    async def _open(self, target: dial.Target, request: Request, allowed: float, elsewhere: str) -> Opened:
+        """Connect to the gateway, or to the controller ``elsewhere`` that has its tunnel."""
+        if elsewhere:
+            passed = await forward_session.pass_on(
+                elsewhere, target.session.container_uuid, request, self._peer_context
+            )
             return Opened(passed.transport, passed.early, forward_session.headers_for_client(passed))
         connection = await dial.connect(target)
         headers = [
             *_credential_headers(connection, target.secret, target.session),
             _timing_header(allowed, connection),
         ]
-        return Opened(connection.transport, connection.early, headers)
+        if not connection.resume:
+            return Opened(connection.transport, connection.early, headers)
+        headers.append((negotiation.HEADER, connection.resume))
+        granted = negotiation.read_grant(connection.resume)
+        hold = granted.seconds if granted else self._config.sessions.resume_for
+        return Opened(connection.transport, connection.early, headers, hold)
 
-    def _authorize(self, attempt: Attempt, token: str) -> Grant:
-        access.check_enabled(self._config.shell_access)
+    def _authorize(self, attempt: Attempt, token: str, asked: Asked | None = None) -> Grant:
+        try:
+            access.check_enabled(self._config.shell_access)
+        except Unavailable as disabled:
+            if asked is not None and asked.resumes:  # who goes on trying would only wait in vain
+                raise Forbidden(str(disabled)) from disabled
+            raise
         if not token:
             raise Unauthorized("no API token was sent; set ARVADOS_API_TOKEN to a token of this cluster")
         as_user = self._calls.as_user(token, attempt.request_id)
@@ -192,6 +225,13 @@ class ShellEndpoint:
         self._sessions.close()
         self._limits.close()
         self._calls.close()
+
+
+def _resume(asked: Asked | None, request: Request, live: LiveConnection) -> str:
+    """Return what the gateway is told of resuming: the client's own words, or its wish with the session's id."""
+    if asked is None:
+        return ""
+    return request.headers[negotiation.HEADER.lower()] if asked.resumes else negotiation.beginning(live.id)
 
 
 def _timing_header(allowed: float, connection: dial.GatewayConnection) -> tuple[str, str]:

@@ -53,9 +53,13 @@ class SessionLimits(Observer):
                 self._write()
 
     async def take(self, session: LiveConnection) -> None:
-        """Take a slot for ``session``; raise :class:`TooManySessions`, naming the limit, when no slot is free."""
+        """Take a slot for ``session``; raise :class:`TooManySessions`, naming the limit, when no slot is free.
+
+        One that goes on has been counted, here or in another process, and gets its slot in any case.
+        """
         slot = session.user_uuid, session.container_uuid
-        taking = asyncio.get_running_loop().run_in_executor(self._pool, self._take, session.id, slot)
+        limits = Limits() if session.resumed else self._limits
+        taking = asyncio.get_running_loop().run_in_executor(self._pool, self._take, session.id, slot, limits)
         try:
             await asyncio.shield(taking)
         except asyncio.CancelledError:
@@ -82,13 +86,13 @@ class SessionLimits(Observer):
                 os.close(self._alive)
                 self._alive = None
 
-    def _take(self, session_id: str, slot: Slot) -> None:
+    def _take(self, session_id: str, slot: Slot, limits: Limits) -> None:
         with self._lock:
             if self._limits == Limits():
                 self._slots[session_id] = slot
                 return
             with self._locked_directory():
-                _check(self._limits, slot, [*self._slots.values(), *self._others()])
+                _check(limits, slot, [*self._slots.values(), *self._others()])
                 self._slots[session_id] = slot
                 self._write()
 

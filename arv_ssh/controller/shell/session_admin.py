@@ -96,8 +96,11 @@ class SessionAdmin:
 
     async def _list(self, scope: str) -> Record:
         others = await self._ask_others("GET", BASE, {}, scope, LIST_PATIENCE)
-        found = {record["id"]: record for answer in others.records for record in answer["items"]}
-        found |= {session.id: _record(session) for session in self._sessions}
+        found: dict[str, Record] = {}
+        for record in (record for answer in others.records for record in answer["items"]):
+            _choose(found, record)
+        for record in map(_record, self._sessions):
+            _choose(found, record)
         missing = others.missing + [sentence for answer in others.records for sentence in answer["missing"]]
         return {
             "kind": "arv-ssh#shellSessionList",
@@ -112,6 +115,7 @@ class SessionAdmin:
             event(logger, "session is killed", session_id=session_id, request_id=session.request_id, by=caller,
                   reason=reason)  # fmt: skip
             sentence = f"an administrator ended this session{f': {reason}' if reason else ''}"
+            self._sessions.deny(session_id, sentence)
             await endings.end(session, KILLED, sentence, self.config.system_root_token)
             return record
         others = await self._ask_others("POST", f"{BASE}/{session_id}/kill", {"reason": reason}, scope, KILL_PATIENCE)
@@ -157,7 +161,7 @@ class SessionAdmin:
 
 
 def _record(session: LiveConnection) -> Record:
-    started = datetime.fromtimestamp(session.started, UTC).replace(tzinfo=None)
+    waiting = session.waiting_since
     return {
         "id": session.id,
         "request_id": session.request_id,
@@ -165,13 +169,26 @@ def _record(session: LiveConnection) -> Record:
         "container_uuid": session.container_uuid,
         "login_username": session.login_username,
         "peer": session.peer,
-        "started": f"{started.isoformat(timespec='milliseconds')}Z",
+        "started": _moment(session.started),
+        "state": "open" if waiting is None else "waiting",
+        "waiting_since": None if waiting is None else _moment(waiting),
         "seconds": round(session.seconds),
         "bytes_from_client": session.bytes_from_client,
         "bytes_to_client": session.bytes_to_client,
         "controller": socket.gethostname(),
         "pid": os.getpid(),
     }
+
+
+def _choose(found: dict[str, Record], record: Record) -> None:
+    """Add a record, unless the same session is there with a connection: who lost it may not know yet."""
+    known = found.get(record["id"])
+    if known is None or known.get("state") == "waiting":
+        found[record["id"]] = record
+
+
+def _moment(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
 
 
 def _reason(request: Request) -> str:

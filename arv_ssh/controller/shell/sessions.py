@@ -10,6 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,8 +28,11 @@ CONTAINER_ENDED = "container ended"
 REVOKED = "revoked"
 KILLED = "killed"
 STOPPING = "controller stopping"
-REASONS = (CLIENT_LEFT, GATEWAY_LEFT, CONTAINER_ENDED, REVOKED, KILLED, STOPPING)
+MOVED = "went on through another controller"
+REASONS = (CLIENT_LEFT, GATEWAY_LEFT, CONTAINER_ENDED, REVOKED, KILLED, STOPPING, MOVED)
 """Why sessions end. A session's reason is one of these, alone or followed by a colon, a space and a sentence."""
+MOST_DENIED = 1000
+"""Ended sessions that are remembered, lest they come back although their gateway could not be told."""
 
 
 @dataclass
@@ -53,6 +57,9 @@ class LiveConnection:
 
     ``checked`` is when (monotonic seconds) the API last said that it may go on; ``closed`` is set when both sides are
     closed.
+
+    ``hold`` is how many seconds its gateway holds it after its connection is lost, 0 where it ends with that. Until it
+    goes on here it has been waiting since ``waiting_since`` (unix seconds). ``resumed`` says that it began before.
     """
 
     request_id: str
@@ -65,6 +72,11 @@ class LiveConnection:
     gateway_address: str = ""
     dialer: Dialer = field(default=DIRECT, repr=False)
     id: str = field(default_factory=lambda: "ses-" + secrets.token_hex(10))
+    hold: float = 0.0
+    resumed: bool = False
+    waiting_since: float | None = None
+    earlier: tuple[int, int] = field(default=(0, 0), repr=False)
+    let_go: Callable[[], Any] | None = field(default=None, repr=False)
     relay: Relay | None = field(default=None, repr=False)
     checked: float = field(default_factory=time.monotonic, repr=False)
     closed: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
@@ -74,12 +86,12 @@ class LiveConnection:
     @property
     def bytes_from_client(self) -> int:
         """Bytes of SSH that the client has sent so far."""
-        return self.relay.a.received if self.relay else 0
+        return self.earlier[0] + (self.relay.a.received if self.relay else 0)
 
     @property
     def bytes_to_client(self) -> int:
         """Bytes of SSH that the gateway has sent so far."""
-        return self.relay.b.received if self.relay else 0
+        return self.earlier[1] + (self.relay.b.received if self.relay else 0)
 
     @property
     def first_byte_seconds(self) -> float | None:
@@ -97,6 +109,15 @@ class LiveConnection:
         self.reason = self.reason or reason
         if self.relay is not None:
             self.relay.close()
+        if self.let_go is not None:
+            self.let_go()
+
+    def continues(self, earlier: LiveConnection) -> None:
+        """Take over what was known of the same session on its earlier connection, which is cut."""
+        earlier.cut()
+        self.started = min(self.started, earlier.started)
+        self.earlier = earlier.bytes_from_client, earlier.bytes_to_client
+        earlier.closed.set()
 
     def cut(self) -> None:
         """Close both sides at once, even with bytes on their way."""
@@ -107,7 +128,8 @@ class LiveConnection:
 class Observer:
     """Is called for every session. All calls come in the event loop; only ``opening`` may wait.
 
-    An attempt ends in exactly one of ``refused`` and ``opened``; each ``opened`` is followed by one ``closed``.
+    An attempt ends in exactly one of ``refused``, ``opened`` and ``resumed``. A session that was opened here, or came
+    here by being resumed, is closed once; between that it may be lost and resumed any number of times.
     """
 
     async def opening(self, session: LiveConnection) -> None:
@@ -122,6 +144,12 @@ class Observer:
     def opened(self, session: LiveConnection) -> None:
         """Note that the client has its 101 and bytes pass."""
 
+    def lost(self, session: LiveConnection, reason: str) -> None:
+        """Note that a session has lost its connection, and that its gateway may hold it."""
+
+    def resumed(self, session: LiveConnection, known: bool) -> None:
+        """Note that a session goes on here; ``known`` says whether it was here before."""
+
     def closed(self, session: LiveConnection, reason: str) -> None:
         """Note that both sides are closed; ``reason`` is as described at REASONS, and the byte counts are final."""
 
@@ -134,6 +162,13 @@ class SessionLog(Observer):
 
     def opened(self, session: LiveConnection) -> None:
         event(logger, "session opened", session_id=session.id, **_fields(session))
+
+    def lost(self, session: LiveConnection, reason: str) -> None:
+        event(logger, "session lost its connection", session_id=session.id, **_fields(session), reason=reason,
+              error=session.error or None)  # fmt: skip
+
+    def resumed(self, session: LiveConnection, known: bool) -> None:
+        event(logger, "session resumed", session_id=session.id, **_fields(session))
 
     def closed(self, session: LiveConnection, reason: str) -> None:
         event(
@@ -160,6 +195,8 @@ class Sessions:
     def __init__(self) -> None:
         self._observers: list[Observer] = [SessionLog()]
         self._live: dict[str, LiveConnection] = {}
+        self._stopping = False
+        self._denied: OrderedDict[str, str] = OrderedDict()
 
     def observe(self, observer: Observer) -> None:
         """Notify ``observer`` of all sessions from now on."""
@@ -191,20 +228,67 @@ class Sessions:
         """Relay between two open, paused transports, each with the bytes read from it before, until the end."""
 
         def done(relay: Relay, error: Exception | None) -> None:
-            del self._live[session.id]
+            if self._live.get(session.id) is not session:
+                return  # it goes on by another connection
             session.error = str(error) if error else ""
-            session.reason = session.reason or (GATEWAY_LEFT if relay.first_to_end is relay.b else CLIENT_LEFT)
+            reason = session.reason or (GATEWAY_LEFT if relay.first_to_end is relay.b else CLIENT_LEFT)
+            # A gateway ends its side in order only when the session is over.
+            if session.hold and session.reason in ("", STOPPING) and (error or not relay.b.ended):
+                self._lose(session, reason)
+            else:
+                self.finish(session, reason)
+
+        (client_transport, client_early), (gateway_transport, gateway_early) = client, gateway
+        earlier = self._live.get(session.id)
+        if earlier is not None:
+            session.continues(earlier)
+        self._live[session.id] = session
+        session.relay = Relay(client_transport, early_a=client_early, early_b=gateway_early, done=done)
+        if session.resumed:
+            self._tell(lambda observer: observer.resumed(session, earlier is not None))
+        else:
+            self._tell(lambda observer: observer.opened(session))
+        session.relay.join(gateway_transport)
+
+    def _lose(self, session: LiveConnection, reason: str) -> None:
+        """Keep a session in the registry that its gateway may hold; who watches it finishes it in the end."""
+        session.earlier = session.bytes_from_client, session.bytes_to_client
+        session.relay = None
+        session.waiting_since = time.time()
+        session.let_go = lambda: self.finish(session, session.reason)
+        self._tell(lambda observer: observer.lost(session, reason))
+        if self._stopping:
+            self.finish(session, STOPPING)
+
+    def finish(self, session: LiveConnection, reason: str) -> None:
+        """Take a session that has no connection any more out of the registry, unless another one took its place."""
+        if self._live.get(session.id) is session:
+            del self._live[session.id]
+            session.reason = session.reason or reason
+            session.let_go = None
             session.closed.set()
             self._tell(lambda observer: observer.closed(session, session.reason))
 
-        (client_transport, client_early), (gateway_transport, gateway_early) = client, gateway
-        self._live[session.id] = session
-        session.relay = Relay(client_transport, early_a=client_early, early_b=gateway_early, done=done)
-        self._tell(lambda observer: observer.opened(session))
-        session.relay.join(gateway_transport)
+    def deny(self, session_id: str, sentence: str) -> None:
+        """Have no session with that id resumed here any more, because of ``sentence``."""
+        self._denied[session_id] = sentence
+        while len(self._denied) > MOST_DENIED:
+            self._denied.popitem(last=False)
+
+    def denied(self, session_id: str) -> str:
+        """Return why a session may not be resumed, "" if nothing is known against it."""
+        return self._denied.get(session_id, "")
+
+    def leave_waiting(self) -> None:
+        """Keep no session from now on that has no connection: another controller may have it soon."""
+        self._stopping = True
+        for session in self:
+            if session.waiting_since is not None:
+                self.finish(session, STOPPING)
 
     def close(self) -> None:
         """End all sessions: the controller is stopping."""
+        self.leave_waiting()
         for session in self:
             session.end(STOPPING)
 

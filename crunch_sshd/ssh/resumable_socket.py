@@ -1,0 +1,319 @@
+"""What an SSH connection reads and writes when it outlives its TCP connections: a :class:`BufferedSocket` with links.
+
+Owns the joining of :class:`arv_ssh.resume.core.ResumableStream` to one link after the other, and the waits: for a link,
+for confirmations, for the other end's signs of life. Knows nothing of who may bring a link.
+
+The thread that reads is the SSH connection's own. A thread that must wait for room to send reads meanwhile if nobody
+else does, for the confirmation would otherwise never come; data that it finds waits for the reader.
+
+Locks, in this order: ``_sending`` (who may send: what was numbered first goes first), ``_reading`` (who may take from
+the link), ``_changed`` (the stream, the link, its engine; never held while a call blocks).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from arv_ssh.resume.core import LOST_AFTER, WINDOW, LinkLost, PeerError, ResumableStream
+from crunch_sshd.ssh.buffered_socket import IDLE_TICK, RECEIVE_SIZE, STORAGE, BufferedSocket
+from crunch_sshd.ssh.link import Link
+from crunch_sshd.ssh.memory import untouched
+
+
+class ResumableSocket(BufferedSocket):
+    """The stream of one session, which begins on ``link``.
+
+    ``lost`` is called with the reason whenever a link is gone and the session waits for another one, on any thread and
+    with a lock held: it must only take note.
+    """
+
+    def __init__(self, link: Link, lost: Callable[[str], Any] = lambda reason: None) -> None:
+        self._storage = untouched(STORAGE)
+        self._start = self._end = 0
+        self._lost = lost
+        self._stream = ResumableStream(untouched)
+        self._link: Link | None = link
+        self._fresh: tuple[Link, int] | None = None  # a link that the reader has not begun to use
+        self._changed = threading.Condition()
+        self._sending = threading.Lock()
+        self._reading = threading.Lock()
+        self._pending: deque[bytes] = deque()
+        self._pending_size = 0
+        self._unsaid = b""  # frames without a number, while somebody else was sending
+        self._waits = 0  # threads in _changed.wait()
+        self._closed = False
+
+    # For whoever brings links.
+
+    @property
+    def kept(self) -> int:
+        """Bytes that the other end has not confirmed, and bytes that the reader has not taken."""
+        return self._stream.kept + self._pending_size
+
+    @property
+    def linked(self) -> bool:
+        """Say whether there is a connection, or a new one about to be used."""
+        return self._link is not None or self._fresh is not None
+
+    def check(self, have: int) -> None:
+        """Raise :class:`PeerError` unless the other end, which has ``have`` bytes, can go on. Any thread."""
+        with self._changed:
+            self._stream.check(have)
+
+    def release(self) -> int:
+        """Give up the present link, if there is one; return how many bytes have come. They are final. Any thread."""
+        with self._changed:
+            if self._link is not None:
+                self._drop(self._link, "another connection takes its place")
+            if self._fresh is not None:
+                self._fresh[0].cut()
+                self._fresh = None
+            return self._stream.received
+
+    def attach(self, link: Link, have: int) -> None:
+        """Go on with ``link``, to the other end that has ``have`` bytes, after :meth:`release`. Any thread."""
+        with self._changed:
+            if self._closed or self._fresh is not None or self._link is not None:
+                link.cut()
+                return
+            self._fresh = link, have
+            self._changed.notify_all()
+
+    # The reader's side.
+
+    def _receive_into(self, room: memoryview) -> int:
+        """Return 0 when the session is over; a lost link is no end. Raises BlockingIOError when nothing has come."""
+        while True:
+            if self._fresh is not None:
+                with self._sending:
+                    self._adopt()
+            with self._changed:
+                if self._pending:
+                    return self._take_pending(room)
+                if self._closed or self._stream.peer_ended:
+                    return 0
+                link = self._link
+                if link is None or not self._reading.acquire(blocking=False):
+                    self._wait_or_idle()
+                    continue
+            try:
+                if size := self._read(link, room):
+                    return size
+            finally:
+                self._reading.release()
+
+    def _wait_or_idle(self) -> None:
+        """Wait for a change; raises BlockingIOError when there was none for a while."""
+        if not self._wait():
+            raise BlockingIOError(11, "nothing came")
+
+    def _wait(self) -> bool:
+        self._waits += 1
+        try:
+            return self._changed.wait(IDLE_TICK)
+        finally:
+            self._waits -= 1
+
+    def _take_pending(self, room: memoryview) -> int:
+        first = self._pending.popleft()
+        size = min(len(first), len(room))
+        room[:size] = first[:size]
+        if size < len(first):
+            self._pending.appendleft(first[size:])
+        self._pending_size -= size
+        return size
+
+    def _read(self, link: Link, room: memoryview) -> int:
+        """Read from ``link`` once; return how many bytes of data came, 0 if none or the link is lost.
+
+        The caller holds ``_reading``. Raises BlockingIOError when nothing came for a second.
+        """
+        try:
+            if size := self._take(link, room, heard=False):
+                return size
+            try:
+                arrived = link.receive()
+            except BlockingIOError:
+                self._look(link)
+                raise
+            with self._changed:
+                if self._link is link:
+                    link.store(arrived)
+            return self._take(link, room, heard=len(arrived) > 0)
+        except BlockingIOError:
+            raise
+        except (OSError, PeerError, LinkLost) as error:
+            self._lose(link, _reason(error))
+            return 0
+
+    def _take(self, link: Link, room: memoryview, *, heard: bool) -> int:
+        with self._changed:
+            if self._link is not link or self._stream.peer_ended:
+                return 0
+            size = self._stream.take(link.read_into, room)
+            if link.eof and not size and not self._stream.peer_left:
+                raise PeerError("it ended without a goodbye")
+            if self._waits:
+                self._changed.notify_all()
+            say = self._stream.answer if heard else self._stream.due
+            self._unsaid += say(time.monotonic())
+        self._speak()
+        return size
+
+    def _look(self, link: Link) -> None:
+        """Ask for a sign of life, if it is time; raises LinkLost."""
+        with self._changed:
+            if self._link is link:
+                self._unsaid += self._stream.silent(time.monotonic())
+        self._speak()
+
+    def _speak(self) -> None:
+        """Send the frames that have no number, unless somebody is sending, who then calls this when done."""
+        while self._unsaid and self._sending.acquire(blocking=False):
+            try:
+                with self._changed:
+                    (frames, self._unsaid), link = (self._unsaid, b""), self._link
+                if link is not None:
+                    self._transmit(link, frames)
+            finally:
+                self._sending.release()
+
+    # The senders' side.
+
+    def send(self, data: bytes | memoryview) -> int:
+        """Send all of ``data``; return how many bytes."""
+        return self.sendmsg([data])
+
+    def sendmsg(self, pieces: Sequence[bytes | memoryview]) -> int:
+        """Send all of ``pieces``, now or after a resume; return how many bytes.
+
+        Blocks while the other end has too much to confirm; :meth:`close` wakes it. Raises OSError once closed.
+        """
+        with self._sending:
+            self._wait_for_room()
+            with self._changed:
+                if self._closed or self._stream.peer_left:
+                    raise BrokenPipeError(32, "the session is over")
+                frame, link = self._stream.data(pieces), self._link
+            if link is not None:
+                self._transmit(link, frame)
+        if self._unsaid:
+            self._speak()
+        return sum(map(len, pieces))
+
+    def _wait_for_room(self) -> None:
+        """Return once there is room, or no sense in waiting. The caller holds ``_sending``."""
+        while self._stream.room <= 0 and not self._closed and not self._stream.peer_left:
+            self._adopt()
+            with self._changed:
+                link = self._link
+                full = self._pending_size >= WINDOW
+                if link is None or full or not self._reading.acquire(blocking=False):
+                    self._wait()
+                    continue
+            try:
+                self._read_for_the_reader(link)
+            finally:
+                self._reading.release()
+
+    def _read_for_the_reader(self, link: Link) -> None:
+        room = memoryview(bytearray(RECEIVE_SIZE))
+        try:
+            size = self._read(link, room)
+        except BlockingIOError:
+            return
+        if size:
+            with self._changed:
+                self._pending.append(bytes(room[:size]))
+                self._pending_size += size
+                self._changed.notify_all()
+
+    def _transmit(self, link: Link, frame: bytes | memoryview) -> None:
+        """Send one frame, if ``link`` is still in use; a failure loses the link. The caller holds ``_sending``."""
+        with self._changed:
+            if self._link is not link:
+                return
+            try:
+                sealed = memoryview(link.seal(frame))
+            except OSError as error:
+                self._drop(link, _reason(error))
+                return
+        stuck_since = None
+        while sealed:
+            try:
+                sealed = sealed[link.send(sealed) :]
+                stuck_since = None
+            except BlockingIOError:  # SO_SNDTIMEO; half a record cannot be left unsent
+                stuck_since = stuck_since or time.monotonic() - IDLE_TICK
+                if self._link is link and time.monotonic() - stuck_since < LOST_AFTER:
+                    continue
+                self._lose(link, "it takes nothing")
+                return
+            except OSError as error:
+                self._lose(link, _reason(error))
+                return
+
+    def _adopt(self) -> None:
+        """Begin to use a new link: first, send what the other end lacks. The caller holds ``_sending``."""
+        with self._changed:
+            if self._fresh is None:
+                return
+            (link, have), self._fresh = self._fresh, None
+            try:
+                frames = self._stream.resume(have)
+            except PeerError as error:  # it was checked before
+                self._lost(str(error))
+                return
+            self._link = link
+        for frame in frames:
+            self._transmit(link, frame)
+
+    # The end of a link, and of the session.
+
+    def _lose(self, link: Link, reason: str) -> None:
+        with self._changed:
+            if self._link is link:
+                self._drop(link, reason)
+
+    def _drop(self, link: Link, reason: str) -> None:
+        self._link, self._unsaid = None, b""
+        link.cut()
+        self._changed.notify_all()
+        if not self._closed:
+            self._lost(reason)
+
+    def settimeout(self, timeout: float | None) -> None:
+        """Do nothing: each link has the interval of :data:`IDLE_TICK`."""
+
+    def close(self) -> None:
+        """End the session, with a goodbye unless another thread is in the middle of sending. Wakes all who wait."""
+        with self._changed:
+            link, self._closed = self._link, True
+            if self._fresh is not None:
+                self._fresh[0].cut()
+                self._fresh = None
+            self._changed.notify_all()
+        if link is None:
+            return
+        if self._sending.acquire(blocking=False):
+            try:
+                with self._changed:
+                    if self._link is link:
+                        link.say_goodbye(self._stream.end() + self._stream.goodbye())
+            finally:
+                self._sending.release()
+        with self._changed:
+            self._link = None
+            link.end()
+            self._changed.notify_all()
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name)  # there is no one socket to pass it on to
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error).lower()

@@ -1,0 +1,277 @@
+"""The stream of a session over one link after the other: a peer that speaks the same protocol, and cuts."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from arv_ssh.resume.core import WINDOW, PeerError, ResumableStream
+from crunch_sshd.ssh.link import Link, PlainEngine
+from crunch_sshd.ssh.resumable_socket import ResumableSocket
+from tests.timing import DEADLINE, wait_for
+
+BLOCK = 64 * 1024
+
+
+class Far:
+    """The other end, which confirms all that it gets, on a link that can be replaced; it never blocks."""
+
+    def __init__(self) -> None:
+        self.stream = ResumableStream()
+        self.got = bytearray()
+        self.out = bytearray()
+        self.confirming = True
+        self.lost: list[str] = []
+        self.socket = ResumableSocket(self._link(), self.lost.append)
+
+    def _link(self) -> Link:
+        near, self.sock = socket.socketpair()
+        self.sock.setblocking(False)
+        return Link(near, PlainEngine())
+
+    def resume(self) -> None:
+        """Lose the link, with all that is under way, and go on with a new one."""
+        have = self.socket.release()
+        self.sock.close()
+        self.socket.attach(self._link(), self.stream.received)
+        self.out[:] = b"".join(self.stream.resume(have))
+
+    def say(self, *frames: bytes | memoryview) -> None:
+        """Send ``frames`` when there is room."""
+        self.out += b"".join(frames)
+        self.move()
+
+    def move(self, size: int = 1 << 20) -> bool:
+        """Send what waits, and read up to ``size`` bytes of frames; say whether anything came."""
+        try:
+            del self.out[: self.sock.send(self.out) if self.out else 0]
+        except BlockingIOError:
+            pass
+        try:
+            arrived = bytearray(self.sock.recv(size))
+        except BlockingIOError:
+            time.sleep(0.001)
+            return False
+        if not arrived:
+            raise ConnectionResetError
+
+        def source(room: memoryview) -> int:
+            taken = min(len(room), len(arrived))
+            room[:taken] = arrived[:taken]
+            del arrived[:taken]
+            return taken
+
+        room = memoryview(bytearray(BLOCK))
+        while arrived and not self.stream.peer_left:
+            self.got += room[: self.stream.take(source, room)]
+        if self.confirming:
+            self.out += self.stream.answer(time.monotonic())
+        return True
+
+    def read_until(self, ready: Callable[[], object]) -> None:
+        """Move bytes until ``ready``."""
+        end = time.monotonic() + DEADLINE
+        while not ready():
+            assert time.monotonic() < end
+            self.move()
+
+
+@pytest.fixture
+def far() -> Iterator[Far]:
+    made = Far()
+    yield made
+    made.socket.close()
+    made.sock.close()
+
+
+def read_all(near: ResumableSocket, size: int) -> bytes:
+    """Return ``size`` bytes that the near end reads."""
+    got = bytearray()
+    while len(got) < size:
+        try:
+            piece = near.recv(BLOCK)
+        except TimeoutError:
+            continue
+        assert piece
+        got += piece
+    return bytes(got)
+
+
+def test_both_ways(far: Far) -> None:
+    """What is written arrives at the other end, in both directions."""
+    assert far.socket.sendmsg([b"down", b"wards"]) == 9
+    far.say(far.stream.data([b"upwards"]))
+    assert read_all(far.socket, 7) == b"upwards"
+    far.read_until(lambda: far.got == b"downwards")
+
+
+def test_a_lost_link_is_no_end(far: Far) -> None:
+    """While there is no link, writing succeeds and reading waits; afterwards all has arrived once."""
+    far.socket.sendmsg([b"one "])
+    far.say(far.stream.data([b"first "])[:-3])
+    assert read_all(far.socket, 3) == b"fir"
+    far.sock.close()
+    with pytest.raises(TimeoutError):
+        far.socket.recv(10)
+    assert not far.socket.linked and len(far.lost) == 1
+    far.socket.sendmsg([b"two"])
+    far.resume()
+    far.move()
+    assert read_all(far.socket, 3) == b"st "
+    far.read_until(lambda: far.got == b"one two")
+
+
+def test_many_cuts(far: Far) -> None:
+    """Ten megabytes each way, cut twenty times at random: exact, in both directions."""
+    size = 10 << 20
+    down, up = os.urandom(size), os.urandom(size)
+    read: list[bytes] = []
+    chance = random.Random(17)  # so that a failure can be repeated
+    reader = threading.Thread(target=lambda: read.append(read_all(far.socket, size)))
+    writer = threading.Thread(target=write_all, args=(far.socket, down))
+    reader.start()
+    writer.start()
+    sent, cuts, end = 0, 0, time.monotonic() + DEADLINE
+    while (len(far.got) < size or reader.is_alive()) and time.monotonic() < end:
+        if sent < size and far.stream.room > 0 and len(far.out) < BLOCK:
+            piece = up[sent : sent + chance.randint(1, 200_000)]
+            sent += len(piece)
+            far.out += far.stream.data([piece])
+        if far.move(chance.randint(1, 300_000)) and cuts < 20 and chance.random() < 0.2:
+            cuts += 1
+            far.resume()
+    reader.join(DEADLINE)
+    writer.join(DEADLINE)
+    assert cuts == 20
+    assert hashlib.sha256(far.got).digest() == hashlib.sha256(down).digest()
+    assert hashlib.sha256(read[0]).digest() == hashlib.sha256(up).digest()
+
+
+def write_all(near: ResumableSocket, data: bytes) -> None:
+    for start in range(0, len(data), BLOCK):
+        near.sendmsg([data[start : start + BLOCK]])
+
+
+def test_unconfirmed_bytes_are_bounded(far: Far) -> None:
+    """A writer waits once the other end has much to confirm, and goes on when that is done; nobody else reads."""
+    far.confirming = False
+    writer = threading.Thread(target=write_all, args=(far.socket, bytes(2 * WINDOW)))
+    writer.start()
+    far.read_until(lambda: len(far.got) >= WINDOW)
+    assert far.socket.kept <= WINDOW + BLOCK
+    far.confirming = True
+    far.say(far.stream.answer(time.monotonic()))
+    far.read_until(lambda: len(far.got) == 2 * WINDOW)
+    writer.join(DEADLINE)
+    assert not writer.is_alive()
+
+
+def test_what_a_waiting_writer_reads_is_not_lost(far: Far) -> None:
+    """Data that comes while a writer waits for confirmations goes to the reader."""
+    far.confirming = False
+    writer = threading.Thread(target=write_all, args=(far.socket, bytes(WINDOW + BLOCK)))
+    writer.start()
+    far.say(far.stream.data([b"in between"]))
+    far.read_until(lambda: len(far.got) >= WINDOW)
+    wait_for(lambda: far.socket._pending_size == 10, "the writer to read")
+    assert read_all(far.socket, 10) == b"in between"
+    far.say(far.stream.answer(time.monotonic()))
+    writer.join(DEADLINE)
+    assert not writer.is_alive()
+
+
+def test_close_wakes_everybody(far: Far) -> None:
+    """A closed stream ends readers and writers, also those that wait for a link."""
+    far.sock.close()
+    with pytest.raises(TimeoutError):
+        far.socket.recv(1)
+    ends: list[object] = []
+
+    def write() -> None:
+        try:
+            write_all(far.socket, bytes(2 * WINDOW))
+        except OSError as error:
+            ends.append(error)
+
+    threads = [threading.Thread(target=write), threading.Thread(target=lambda: ends.append(read_end(far.socket)))]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: far.socket.kept >= WINDOW, "the writer to wait")
+    far.socket.close()
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert len(ends) == 2 and b"" in ends
+
+
+def read_end(near: ResumableSocket) -> bytes:
+    while True:
+        try:
+            return near.recv(1)
+        except TimeoutError:
+            continue
+
+
+def test_close_says_goodbye(far: Far) -> None:
+    """The other end learns that there is nothing to come back to."""
+    far.socket.sendmsg([b"last words"])
+    far.socket.close()
+    far.confirming = False
+    far.read_until(lambda: far.stream.peer_left)
+    assert far.got == b"last words"
+
+
+def test_the_other_ends_goodbye(far: Far) -> None:
+    """After its goodbye the stream has ended, and cannot be written."""
+    far.say(far.stream.data([b"x"]), far.stream.goodbye())
+    assert read_end(far.socket) == b"x" and read_end(far.socket) == b""
+    with pytest.raises(OSError, match="over"):
+        far.socket.sendmsg([b"more"])
+    assert far.lost == []
+
+
+def test_nonsense_loses_the_link_not_the_session(far: Far) -> None:
+    """A peer that breaks the protocol loses its link; who comes after with the right offset goes on."""
+    far.socket.sendmsg([b"kept"])
+    far.say(struct.pack(">IQ", 1 << 24 | 8, 1000))
+    with pytest.raises(TimeoutError):
+        far.socket.recv(1)
+    assert "1000" in far.lost[0]
+    with pytest.raises(PeerError):
+        far.socket.check(5)
+    far.resume()
+    with pytest.raises(TimeoutError):
+        far.socket.recv(1)
+    far.read_until(lambda: far.got == b"kept")
+
+
+def test_a_newer_link_takes_the_place(far: Far) -> None:
+    """A link may be replaced while it is well: what it brings from then on does not count."""
+    old = far.sock.dup()
+    read: list[bytes] = []
+    thread = threading.Thread(target=lambda: read.append(read_all(far.socket, 8)))
+    thread.start()
+    far.resume()
+    with old, pytest.raises(OSError, match="Broken pipe"):
+        while True:
+            old.send(b"\0\0\0\4junk")
+    far.say(far.stream.data([b"the", b" new"]), far.stream.data([b"!"]))
+    thread.join(DEADLINE)
+    assert read == [b"the new!"]
+
+
+def test_descriptors_are_closed(far: Far) -> None:
+    """A link that is gone leaves no descriptor behind."""
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        far.resume()
+        with pytest.raises(TimeoutError):
+            far.socket.recv(1)
+    assert len(os.listdir("/proc/self/fd")) == before
