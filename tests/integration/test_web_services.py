@@ -135,7 +135,7 @@ def test_headers_of_the_answer(site: Site) -> None:
     answer = site.curl(site.url(), user="active")
     cookies = [value for name, value in answer.headers if name == "set-cookie"]
     assert cookies[0] == "app=1" and len(cookies) == 2
-    assert cookies[1].startswith(f"arvados_container_uuid={site.uuid};")
+    assert cookies[1].startswith(f"__Host-arvados_container_uuid={site.uuid};")
     assert not answer.header("x-arvados-authorization-response")
 
 
@@ -239,7 +239,7 @@ def test_websocket_of_somebody_else(site: Site, headers: dict[str, str]) -> None
 
 def test_another_container_was_here(site: Site) -> None:
     """What another container left in the browser under the same name is removed before this one is seen."""
-    stale = f"{site.cookie('active')}; arvados_container_uuid=zzzzz-dz642-000000000000000; app=1"
+    stale = f"{site.cookie('active')}; __Host-arvados_container_uuid=zzzzz-dz642-000000000000000; app=1"
     answer = site.curl(site.url(), "-H", f"Cookie: {stale}")
     assert answer.status == 303 and answer.header("clear-site-data") == '"cache", "storage"'
     assert site.curl(site.url(), "-X", "POST", "-H", f"Cookie: {stale}").status == 404
