@@ -58,6 +58,8 @@ def request_headers(request: Request, without: Collection[bytes] = (), protocol:
     ``protocol`` after it.
     """
     headers = [(name, value) for name, value in end_to_end(request.raw_headers) if name not in without]
+    if b"host" not in without and not any(name == b"host" for name, _ in headers):
+        headers.insert(0, (b"host", b""))  # HTTP/1.0 needs none, HTTP/1.1 does (RFC 9112 §3.2)
     if any(name == b"transfer-encoding" for name, _ in request.raw_headers):  # the body's length is unknown
         headers.append((b"transfer-encoding", b"chunked"))
     if protocol:

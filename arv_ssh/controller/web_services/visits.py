@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,8 @@ IDLE = 300.0
 """Seconds without a request under way after which a visit is over."""
 MAX_PER_CONTAINER = 256
 """Requests under way at once to one container: 40 browsers, with 6 connections each, that all wait."""
+MAX_PER_USER = 512
+"""The same of one user to all containers, or of one address to public ports: nobody takes the places of all."""
 MAX_REQUESTS = 2000
 """The same of one controller process; each takes two connections."""
 MAX_VISITS = 10_000
@@ -39,6 +42,11 @@ class Visitor:
     container_uuid: str
     port: int
     client: str
+
+    @property
+    def who(self) -> str:
+        """The user's UUID, or the address of somebody unknown."""
+        return self.user_uuid or self.client
 
 
 @dataclass(eq=False)
@@ -83,12 +91,13 @@ class Visits:
     def __init__(self, trail: Trail) -> None:
         self._trail = trail
         self._visits: dict[Visitor, Visit] = {}
-        self._per_container: dict[str, int] = {}
+        self._per_container = Counter[str]()
+        self._per_user = Counter[str]()
         self._open = 0
 
     async def enter(self, visitor: Visitor, request_id: str) -> Exchange:
         """Take a place for a request; raise :class:`TooManySessions`, or what keeps the visit from being recorded."""
-        self._check(visitor.container_uuid)
+        self._check(visitor)
         visit = self._visits.get(visitor) or self._begin(visitor, request_id)
         exchange = Exchange(lambda sent: self._left(visit, sent))
         self._count(visit, 1)
@@ -114,11 +123,16 @@ class Visits:
         for visit in list(self._visits.values()):
             self._end(visit)
 
-    def _check(self, container_uuid: str) -> None:
-        if self._per_container.get(container_uuid, 0) >= MAX_PER_CONTAINER:
+    def _check(self, visitor: Visitor) -> None:
+        if self._per_container[visitor.container_uuid] >= MAX_PER_CONTAINER:
             raise TooManySessions(
-                f"container {container_uuid} has {MAX_PER_CONTAINER} requests to its ports under way, the limit; try "
-                "again later"
+                f"container {visitor.container_uuid} has {MAX_PER_CONTAINER} requests to its ports under way, the "
+                "limit; try again later"
+            )
+        if self._per_user[visitor.who] >= MAX_PER_USER:
+            raise TooManySessions(
+                f"{visitor.who} has {MAX_PER_USER} requests to ports of containers under way, the limit; close some "
+                "pages, then try again"
             )
         if self._open >= MAX_REQUESTS:
             raise TooManySessions(
@@ -136,12 +150,12 @@ class Visits:
         return visit
 
     def _count(self, visit: Visit, change: int) -> None:
-        uuid = visit.visitor.container_uuid
         visit.open += change
         self._open += change
-        self._per_container[uuid] = self._per_container.get(uuid, 0) + change
-        if not self._per_container[uuid]:
-            del self._per_container[uuid]
+        for counter, key in ((self._per_container, visit.visitor.container_uuid), (self._per_user, visit.visitor.who)):
+            counter[key] += change
+            if not counter[key]:
+                del counter[key]
         if visit.timer is not None:
             visit.timer.cancel()
             visit.timer = None

@@ -152,6 +152,21 @@ def test_what_a_connection_header_cannot_name(named: bytes) -> None:
     assert b"host: h" in seen[0].lower() and b"content-length: 4" in seen[0].lower() and b"x-own" not in seen[0].lower()
 
 
+def test_an_older_client() -> None:
+    """HTTP/1.0 needs no Host header; the request that is passed on has an empty one."""
+
+    async def upstream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"GET / HTTP/1.1\r\nhost: \r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    async def scenario() -> None:
+        async with relayed(upstream) as (_, reader, writer):
+            writer.write(b"GET / HTTP/1.0\r\n\r\n")
+            assert (await reader.read()).endswith(b"\r\n\r\nok")
+
+    run(scenario())
+
+
 def test_a_refused_websocket() -> None:
     """An answer other than the switch is passed on whole, and the next request can be asked."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -95,6 +96,26 @@ def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
         await visits.enter(BOB, "req-6")
 
     asyncio.run(visit())
+
+
+def test_limit_of_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user with many containers, or an address at public ports, leaves places to others."""
+    monkeypatch.setattr(module, "MAX_PER_USER", 2)
+
+    async def visit(visitors: list[Visitor], other: Visitor) -> None:
+        visits = Visits(MemoryTrail())
+        first = await visits.enter(visitors[0], "req-1")
+        await visits.enter(visitors[1], "req-2")
+        with pytest.raises(TooManySessions, match=f"{visitors[2].who} has 2 requests"):
+            await visits.enter(visitors[2], "req-3")
+        await visits.enter(other, "req-4")
+        first.close()
+        await visits.enter(visitors[2], "req-5")
+
+    containers = [f"zzzzz-dz642-00000000000000{number}" for number in range(3)]
+    asyncio.run(visit([replace(ANN, container_uuid=uuid) for uuid in containers], BOB))
+    unknown = [replace(ANN, container_uuid=uuid, user_uuid="") for uuid in containers]
+    asyncio.run(visit(unknown, replace(BOB, user_uuid="")))
 
 
 def test_visits_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
