@@ -247,10 +247,13 @@ def test_another_container_was_here(site: Site) -> None:
 
 def test_ended(cluster: EmbeddedCluster, site: Site) -> None:
     """A container that has ended, or is none, is a sentence."""
-    ended = cluster.run("true", options=("--publish", "80"))
+    ended = cluster.run("true", options=("--publish", "80", "--publish", "81:public"))
     cluster.wait_for_state(ended, "Complete")
     answer = site.curl(site.url(name=f"{ended}-80"), user="active")
     assert answer.status == 410 and b"has ended (Complete, exit 0" in answer.body
+    answer = site.curl(site.url(name=f"{ended}-81"))
+    sentence = f"container {ended} has ended; ask whoever gave you this address\n"
+    assert (answer.status, answer.body.decode()) == (410, sentence)
     nobody = "zzzzz-dz642-aaaaaaaaaaaaaaa"
     assert site.curl(site.url(name=f"{nobody}-80"), user="active").status == 404
     assert site.curl(site.url(name=f"{site.uuid}-http"), user="active").status == 400

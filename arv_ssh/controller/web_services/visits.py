@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from arv_ssh.audit.chain_file import timestamp
 from arv_ssh.audit.trail import Trail, text
@@ -28,6 +28,8 @@ MAX_PER_CONTAINER = 256
 """Requests under way at once to one container: 40 browsers, with 6 connections each, that all wait."""
 MAX_PER_USER = 512
 """The same of one user to all containers, or of one address to public ports: nobody takes the places of all."""
+MAX_PER_USER_AND_CONTAINER = 128
+"""The same to one: who visits a public port, as slowly as possible, does not keep the owner from the container."""
 MAX_REQUESTS = 2000
 """The same of one controller process; each takes two connections."""
 MAX_VISITS = 10_000
@@ -64,6 +66,19 @@ class Visit:
     timer: asyncio.TimerHandle | None = None
 
 
+class Place(NamedTuple):
+    """What is limited: requests of ``who``, "" for all, to ``container``, "" for all."""
+
+    who: str
+    container: str
+
+    @property
+    def label(self) -> str:
+        """Return how a message names the requests."""
+        whose = f" of {self.who}" if self.who else ""
+        return f"requests{whose} to ports of {f'container {self.container}' if self.container else 'all containers'}"
+
+
 class Exchange:
     """One request of a visit, from its acceptance to :meth:`close`."""
 
@@ -91,8 +106,7 @@ class Visits:
     def __init__(self, trail: Trail) -> None:
         self._trail = trail
         self._visits: dict[Visitor, Visit] = {}
-        self._per_container = Counter[str]()
-        self._per_user = Counter[str]()
+        self._under_way = Counter[Place]()
         self._open = 0
 
     async def enter(self, visitor: Visitor, request_id: str) -> Exchange:
@@ -124,16 +138,9 @@ class Visits:
             self._end(visit)
 
     def _check(self, visitor: Visitor) -> None:
-        if self._per_container[visitor.container_uuid] >= MAX_PER_CONTAINER:
-            raise TooManySessions(
-                f"container {visitor.container_uuid} has {MAX_PER_CONTAINER} requests to its ports under way, the "
-                "limit; try again later"
-            )
-        if self._per_user[visitor.who] >= MAX_PER_USER:
-            raise TooManySessions(
-                f"{visitor.who} has {MAX_PER_USER} requests to ports of containers under way, the limit; close some "
-                "pages, then try again"
-            )
+        for place, most in _places(visitor).items():
+            if self._under_way[place] >= most:
+                raise TooManySessions(f"{place.label} under way: {most}, the limit; close some pages, then try again")
         if self._open >= MAX_REQUESTS:
             raise TooManySessions(
                 f"this controller has {MAX_REQUESTS} requests to containers under way, its limit; try again later"
@@ -152,10 +159,10 @@ class Visits:
     def _count(self, visit: Visit, change: int) -> None:
         visit.open += change
         self._open += change
-        for counter, key in ((self._per_container, visit.visitor.container_uuid), (self._per_user, visit.visitor.who)):
-            counter[key] += change
-            if not counter[key]:
-                del counter[key]
+        for place in _places(visit.visitor):
+            self._under_way[place] += change
+            if not self._under_way[place]:
+                del self._under_way[place]
         if visit.timer is not None:
             visit.timer.cancel()
             visit.timer = None
@@ -182,6 +189,15 @@ class Visits:
             requests=visit.requests,
             bytes_to_client=visit.bytes_to_client,
         )
+
+
+def _places(visitor: Visitor) -> dict[Place, int]:
+    """Return the places that a request takes, each with how many there are."""
+    who, container = visitor.who, visitor.container_uuid
+    return {
+        Place("", container): MAX_PER_CONTAINER, Place(who, ""): MAX_PER_USER,
+        Place(who, container): MAX_PER_USER_AND_CONTAINER,
+    }  # fmt: skip
 
 
 def _facts(visitor: Visitor) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
         visits = Visits(MemoryTrail())
         first = await visits.enter(ANN, "req-1")
         await visits.enter(ANN, "req-2")
-        with pytest.raises(TooManySessions, match="to its ports under way"):
+        with pytest.raises(TooManySessions, match=f"requests to ports of container {ANN.container_uuid} under way: 2,"):
             await visits.enter(ANN, "req-3")
         await visits.enter(BOB, "req-4")
         with pytest.raises(TooManySessions, match="this controller has 3"):
@@ -106,7 +106,7 @@ def test_limit_of_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
         visits = Visits(MemoryTrail())
         first = await visits.enter(visitors[0], "req-1")
         await visits.enter(visitors[1], "req-2")
-        with pytest.raises(TooManySessions, match=f"{visitors[2].who} has 2 requests"):
+        with pytest.raises(TooManySessions, match=f"of {visitors[2].who} to ports of all containers under way: 2"):
             await visits.enter(visitors[2], "req-3")
         await visits.enter(other, "req-4")
         first.close()
@@ -116,6 +116,21 @@ def test_limit_of_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(visit([replace(ANN, container_uuid=uuid) for uuid in containers], BOB))
     unknown = [replace(ANN, container_uuid=uuid, user_uuid="") for uuid in containers]
     asyncio.run(visit(unknown, replace(BOB, user_uuid="")))
+
+
+def test_limit_of_a_user_at_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who visits a public port leaves places to the container's owner."""
+    monkeypatch.setattr(module, "MAX_PER_USER_AND_CONTAINER", 1)
+    somebody = replace(ANN, user_uuid="", client="192.0.2.3")
+
+    async def visit() -> None:
+        visits = Visits(MemoryTrail())
+        await visits.enter(somebody, "req-1")
+        with pytest.raises(TooManySessions, match=f"of 192.0.2.3 to ports of container {ANN.container_uuid}"):
+            await visits.enter(replace(somebody, port=81), "req-2")
+        await visits.enter(ANN, "req-3")
+
+    asyncio.run(visit())
 
 
 def test_visits_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
