@@ -12,9 +12,10 @@ import subprocess
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 import yaml
@@ -336,19 +337,37 @@ def test_ports_of_one_host(by_port: tuple[EmbeddedCluster, Path], tmp_path: Path
 
 def test_chromium(site: Site, tmp_path: Path) -> None:
     """A browser opens a page of the container by its name: it has the cookie, and its scripts their WebSocket."""
+    address = site.url(path=f"/page?arvados_api_token={site.token('active')}")
+    browse(site, tmp_path, address, f"socket: hello back; address: {site.url(path='/page')}; cookie: app=1\n")
+
+
+def test_chromium_at_a_neighbours(site: Site, tmp_path: Path) -> None:
+    """A page under a neighbouring name runs no script of a private port as its user, but may lead there."""
+    theirs = site.url(path="/")
+    then = quote(site.url(PUBLIC, f"/neighbour?of={quote(theirs)}"))
+    address = site.url(path=f"/page?then={then}&arvados_api_token={site.token('active')}")
+    browse(site, tmp_path, address, "their script: refused\n", f"{theirs}page?led;")
+
+
+def browse(site: Site, tmp_path: Path, address: str, *expected: str) -> None:
+    """Open ``address`` in a browser; wait until pages have reported what is ``expected``."""
     if shutil.which("chromium") is None:
         pytest.skip("Chromium is not installed (in Debian: apt-get install chromium)")
-    address = site.url(path=f"/page?arvados_api_token={site.token('active')}")
     command = [
         "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
         "--ignore-certificate-errors", f"--user-data-dir={tmp_path}/profile", address,
     ]  # fmt: skip
-    expected = f"socket: hello back; address: {site.url(path='/page')}; cookie: app=1\n"
     with (tmp_path / "log").open("wb") as log, subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
     ) as browser:  # fmt: skip
         try:
-            wait_for(lambda: expected in site.cluster.log_text(site.uuid, "stdout.txt"), "the page's script")
+            for text in expected:
+                wait_for(partial(reported, site, text), f"the page's script: {text}")
         finally:
             os.killpg(browser.pid, signal.SIGKILL)
+
+
+def reported(site: Site, text: str) -> bool:
+    """Say whether a page has reported that."""
+    return text in site.cluster.log_text(site.uuid, "stdout.txt")
