@@ -110,13 +110,21 @@ def for_browser(headers: Headers, request: Request, container_uuid: str, externa
     """Return the headers of a container's answer to ``request`` for the browser.
 
     It has no cookies of our names, but for the one that says whose page this is, where the browser has not got that.
+    Nor may it have the browser forget the cookies of all hosts below its domain.
     """
-    kept = [(name, value) for name, value in headers if name != b"set-cookie" or not _is_ours(_cookie_name(value))]
+    kept = [(name, value) for name, value in headers if not _is_beyond(name, value)]
     shown = _shown(external_port)
     if (shown, container_uuid) in _cookies(request):
         return kept
     cookie = f"{shown}={container_uuid}; Path=/; Secure; HttpOnly; SameSite=Lax"
     return [*kept, (b"set-cookie", cookie.encode())]
+
+
+def _is_beyond(name: bytes, value: bytes) -> bool:
+    """Say whether a header of an answer is about more than the container's own page."""
+    if name == b"clear-site-data":  # browsers take cookies for the whole site's (Clear Site Data §4.2.2)
+        return b"cookies" in value or b"*" in value
+    return name == b"set-cookie" and _is_ours(_cookie_name(value))
 
 
 def _shown(external_port: int) -> str:

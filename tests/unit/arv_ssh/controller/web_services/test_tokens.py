@@ -156,8 +156,9 @@ def test_for_browser() -> None:
     received = [
         (b"set-cookie", b"a=b"), (b"set-cookie", cookie().encode()), (b"set-cookie", b"arvados_api_token=x; Path=/"),
         (b"set-cookie", f"{tokens.SHOWN}={OTHER}".encode()), (b"set-cookie", f"{tokens.STOCK_SHOWN}={OTHER}".encode()),
-        (b"x-a", b"1"),
+        (b"x-a", b"1"), (b"clear-site-data", b'"cache", "cookies"'), (b"clear-site-data", b'"*"'),
+        (b"clear-site-data", b'"storage"'),
     ]  # fmt: skip
-    kept = [(b"set-cookie", b"a=b"), (b"x-a", b"1")]
+    kept = [(b"set-cookie", b"a=b"), (b"x-a", b"1"), (b"clear-site-data", b'"storage"')]
     assert for_browser(received, request(), UUID) == [*kept, ours]
     assert for_browser(received, request(cookie=f"{tokens.SHOWN}={UUID}"), UUID) == kept
