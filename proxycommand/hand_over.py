@@ -32,8 +32,12 @@ def hand_over(argv: list[str]) -> None:
 
 
 def next_program(own: str, path: str) -> str:
-    """Return the next program of our name after ``own`` in ``path``; after none, the first that is another file."""
-    places = [os.path.join(directory or ".", NAME) for directory in path.split(os.pathsep)]
+    """Return the next program of our name after ``own`` in ``path``; after none, the first that is another file.
+
+    Directories relative to the current one do not count: there anybody may have left a program of our name.
+    """
+    directories = filter(os.path.isabs, path.split(os.pathsep))
+    places = [os.path.join(directory, NAME) for directory in directories]
     found = [place for place in places if os.path.isfile(place) and os.access(place, os.X_OK)]
     ours = [index for index, place in enumerate(found) if _is_same(place, own)]
     candidates = found[ours[-1] + 1 :] if ours else found

@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     # Late: paramiko takes 200 ms to import.
     from arv_ssh.client.forward import LocalForwarding
 
-    path = str(entry.get("initial_path") or "").lstrip("/")
+    path = _shown(str(entry.get("initial_path") or "").lstrip("/"))
     forwarding = LocalForwarding(
         options.uuid, [(0, ("localhost", port))], user=options.user, settings_file=options.settings
     )
@@ -62,9 +62,21 @@ def _published(controller: Controller, container: str, port: int) -> dict[str, A
 def _show_sites(url: str, entry: dict[str, Any], token: str) -> None:
     """Print the site's URL; a private port needs the token once, which is nothing to show unasked."""
     if entry.get("access") == "public":
-        print(url)
+        print(_shown(url))
     elif token:
-        print(f"{url}{'&' if '?' in url else '?'}arvados_api_token={quote(token)}")
+        print(_shown(with_token(url, token)))
     else:
-        print(url)
+        print(_shown(url))
         tell("this port is private: open it from Workbench, or print the address with your token in it (--with-token)")
+
+
+def with_token(url: str, token: str) -> str:
+    """Return ``url`` with the token in its query; the page's scripts would see it in a fragment, which others write."""
+    address, mark, fragment = url.partition("#")
+    return f"{address}{'&' if '?' in address else '?'}arvados_api_token={quote(token)}{mark}{fragment}"
+
+
+def _shown(url: str) -> str:
+    """Return ``url`` without what a terminal would act on: whoever submitted the container has written its path."""
+    encoded = url.encode("utf-8", "surrogatepass")
+    return "".join(chr(byte) if ord("!") <= byte <= ord("~") else f"%{byte:02X}" for byte in encoded)

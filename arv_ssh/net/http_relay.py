@@ -20,6 +20,8 @@ HOP_BY_HOP = frozenset({
     b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te", b"trailer",
     b"transfer-encoding", b"upgrade",
 })  # fmt: skip
+_FOR_ALL = frozenset({b"host", b"content-length"})
+"""Headers that a Connection header cannot make one hop's (RFC 9110 §7.6.1): without them the message is another."""
 WEBSOCKET = "websocket"
 """The only protocol that is switched to for a client. After a switch to HTTP/2 nobody could tell its requests apart."""
 Headers = list[tuple[bytes, bytes]]
@@ -32,16 +34,21 @@ def end_to_end(headers: Headers) -> Headers:
     """
     named = {
         token.strip().lower() for name, value in headers if name == b"connection" for token in value.split(b",")
-    }
+    } - _FOR_ALL
     if any(name == b"transfer-encoding" for name, _ in headers):
         named.add(b"content-length")
     return [(name, value) for name, value in headers if name not in HOP_BY_HOP and name not in named]
 
 
 def protocol_of(request: Request) -> str:
-    """Return the protocol to which a request may switch its connection, "" for none."""
-    asked = request.headers.get("upgrade", "").strip().lower()
-    return WEBSOCKET if asked == WEBSOCKET and request.method == "GET" else ""
+    """Return the protocol to which a request may switch its connection, "" for none.
+
+    One with a body may not: the rest of that would be the new protocol's first bytes for one side only.
+    """
+    headers = request.headers
+    bare = "transfer-encoding" not in headers and headers.get("content-length", "0").strip("0") == ""
+    asked = headers.get("upgrade", "").strip().lower()
+    return WEBSOCKET if asked == WEBSOCKET and request.method == "GET" and bare else ""
 
 
 def request_headers(request: Request, without: Collection[bytes] = (), protocol: str = "") -> Headers:
@@ -51,6 +58,8 @@ def request_headers(request: Request, without: Collection[bytes] = (), protocol:
     ``protocol`` after it.
     """
     headers = [(name, value) for name, value in end_to_end(request.raw_headers) if name not in without]
+    if b"host" not in without and not any(name == b"host" for name, _ in headers):
+        headers.insert(0, (b"host", b""))  # HTTP/1.0 needs none, HTTP/1.1 does (RFC 9112 §3.2)
     if any(name == b"transfer-encoding" for name, _ in request.raw_headers):  # the body's length is unknown
         headers.append((b"transfer-encoding", b"chunked"))
     if protocol:

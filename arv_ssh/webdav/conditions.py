@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
 
 _SECOND = 1_000_000_000
+_FIRST, _LAST = (int(datetime(year, 1, 1, tzinfo=UTC).timestamp()) for year in (1, 9999))
+"""The times that HTTP can write (four digits for a year), in seconds; a file may have any other."""
 _RANGE = re.compile(r"bytes=\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})\s*", re.IGNORECASE)
 
 
@@ -30,7 +32,8 @@ class Facts:
     @property
     def last_modified(self) -> str:
         """Return the date of the last change, as HTTP writes it."""
-        return format_datetime(datetime.fromtimestamp(self.modified // _SECOND, UTC), usegmt=True)
+        seconds = min(max(self.modified // _SECOND, _FIRST), _LAST)
+        return format_datetime(datetime.fromtimestamp(seconds, UTC), usegmt=True)
 
 
 @dataclass(frozen=True)

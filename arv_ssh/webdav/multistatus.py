@@ -17,6 +17,8 @@ MAX_BODY = 16 * 1024
 """Bytes of a PROPFIND's body: the longest that clients are known to send has some 1,000."""
 MAX_NAMES = 100
 """Properties asked for by name; each is repeated for every file."""
+LONGEST_NAME = 256
+"""Characters of a property's name with its namespace, which a body may write once for all names, and answers repeat."""
 DAV = "DAV:"
 HEAD = b'<?xml version="1.0" encoding="utf-8"?>\n<D:multistatus xmlns:D="DAV:">\n'
 TAIL = b"</D:multistatus>\n"
@@ -50,6 +52,8 @@ class _Reader:
             self.kinds.append(local)
         elif len(self.path) == 2 and self.path[1] == (DAV, "prop"):
             self.names.append(name)
+        if len(tag) > LONGEST_NAME:
+            raise BadRequest(f"the PROPFIND has a name of more than {LONGEST_NAME} characters")
         if len(self.names) > MAX_NAMES:
             raise BadRequest(f"the PROPFIND asks for more than {MAX_NAMES} properties; ask for all of them")
         self.path.append(name)

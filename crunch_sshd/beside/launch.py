@@ -12,6 +12,7 @@ import fcntl
 import os
 import signal
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -138,7 +139,9 @@ def _give_input(stdin: bytes) -> None:
 
 
 def _tell(sentence: str) -> None:
-    print(f"{PROGRAM}: {sentence}", file=sys.stderr, flush=True)
+    """Say ``sentence``; a full disk or a reader that has left does not keep stock from running."""
+    with suppress(OSError):
+        os.write(2, os.fsencode(f"{PROGRAM}: {sentence}\n"))
 
 
 if __name__ == "__main__":

@@ -73,7 +73,9 @@ def _holder(lock: Path, session: int) -> int | None:
 
 def _named(lock: Path) -> int:
     try:
-        with lock.open("rb") as file:
+        # Anybody may make a file there: a link, or a pipe that nobody writes to.
+        descriptor = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
             return int(json.loads(file.read(LIMIT))["PID"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return 0  # not there, or not yet written

@@ -15,7 +15,7 @@ from arv_ssh.errors import ConfigError
 
 NAMES = ("crunch-run", "arvados-server")
 PLACES = ("/usr/bin", "/usr/local/bin", "/var/lib/arvados/bin")
-"""Directories that are looked into after those of PATH."""
+"""Directories that are looked into after those of PATH; a relative one there does not count, as for Go's programs."""
 
 
 def find(given: str, search_path: str) -> Path:
@@ -27,7 +27,7 @@ def find(given: str, search_path: str) -> Path:
         if not os.access(given, os.X_OK) or os.path.isdir(given):
             raise ConfigError(f"--stock {given} is not a program; name stock crunch-run or arvados-server")
         return Path(given)
-    directories = [*filter(None, search_path.split(os.pathsep)), *PLACES]
+    directories = [*filter(os.path.isabs, search_path.split(os.pathsep)), *PLACES]
     for candidate in (Path(directory, name) for name in NAMES for directory in directories):
         if os.access(candidate, os.X_OK) and candidate.is_file() and not _is_ours(candidate):
             return candidate

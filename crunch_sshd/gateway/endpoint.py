@@ -112,6 +112,7 @@ class Endpoint:
             proof = self._check_request(request)
             response = credentials.respond_auth(self._identity.secret, proof)
             request.answer_headers["X-Arvados-Authorization-Response"] = response
+            _check_purpose(request)
             if _is_about_session(request):
                 return self._about_session(request, proof)
             if _is_for_ssh(request):
@@ -124,7 +125,7 @@ class Endpoint:
 
     def _service(self, request: Request) -> Callable[[Request], Awaitable[Answer]]:
         """Return what serves a request that is not for SSH."""
-        if request.headers.get("x-webdav-source") == LOG_SOURCE:
+        if _is_for_log(request):
             # A stock controller passes these on to the client, and none of the headers of a session.
             request.answer_headers.update(self._host_key_headers())
             return self._services.log
@@ -298,8 +299,23 @@ def _is_about_session(request: Request) -> bool:
     return request.method == "POST" and request.path in (END, HELD) and TARGET_PORT not in request.headers
 
 
+def _check_purpose(request: Request) -> None:
+    """Raise :class:`BadRequest` for more than one purpose: one is the controller's, the other came from its client.
+
+    A stock controller passes its client's headers on. The visitor of a public port could otherwise begin a session, or
+    read the log, and a reader of the log could use a private port.
+    """
+    purposes = [_is_for_ssh(request), _is_for_log(request), TARGET_PORT in request.headers]
+    if sum(purposes) > 1:
+        raise BadRequest("the request asks for more than one of a session, the log and a port; send it again for one")
+
+
 def _is_for_ssh(request: Request) -> bool:
     return request.method == "POST" and request.headers.get("upgrade", "").lower() == "ssh"
+
+
+def _is_for_log(request: Request) -> bool:
+    return request.headers.get("x-webdav-source") == LOG_SOURCE
 
 
 def _port(text: str) -> int:

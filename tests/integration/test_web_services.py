@@ -12,9 +12,10 @@ import subprocess
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 import yaml
@@ -135,7 +136,7 @@ def test_headers_of_the_answer(site: Site) -> None:
     answer = site.curl(site.url(), user="active")
     cookies = [value for name, value in answer.headers if name == "set-cookie"]
     assert cookies[0] == "app=1" and len(cookies) == 2
-    assert cookies[1].startswith(f"arvados_container_uuid={site.uuid};")
+    assert cookies[1].startswith(f"__Host-arvados_container_uuid={site.uuid};")
     assert not answer.header("x-arvados-authorization-response")
 
 
@@ -239,7 +240,7 @@ def test_websocket_of_somebody_else(site: Site, headers: dict[str, str]) -> None
 
 def test_another_container_was_here(site: Site) -> None:
     """What another container left in the browser under the same name is removed before this one is seen."""
-    stale = f"{site.cookie('active')}; arvados_container_uuid=zzzzz-dz642-000000000000000; app=1"
+    stale = f"{site.cookie('active')}; __Host-arvados_container_uuid=zzzzz-dz642-000000000000000; app=1"
     answer = site.curl(site.url(), "-H", f"Cookie: {stale}")
     assert answer.status == 303 and answer.header("clear-site-data") == '"cache", "storage"'
     assert site.curl(site.url(), "-X", "POST", "-H", f"Cookie: {stale}").status == 404
@@ -247,10 +248,13 @@ def test_another_container_was_here(site: Site) -> None:
 
 def test_ended(cluster: EmbeddedCluster, site: Site) -> None:
     """A container that has ended, or is none, is a sentence."""
-    ended = cluster.run("true", options=("--publish", "80"))
+    ended = cluster.run("true", options=("--publish", "80", "--publish", "81:public"))
     cluster.wait_for_state(ended, "Complete")
     answer = site.curl(site.url(name=f"{ended}-80"), user="active")
     assert answer.status == 410 and b"has ended (Complete, exit 0" in answer.body
+    answer = site.curl(site.url(name=f"{ended}-81"))
+    sentence = f"container {ended} has ended; ask whoever gave you this address\n"
+    assert (answer.status, answer.body.decode()) == (410, sentence)
     nobody = "zzzzz-dz642-aaaaaaaaaaaaaaa"
     assert site.curl(site.url(name=f"{nobody}-80"), user="active").status == 404
     assert site.curl(site.url(name=f"{site.uuid}-http"), user="active").status == 400
@@ -333,19 +337,37 @@ def test_ports_of_one_host(by_port: tuple[EmbeddedCluster, Path], tmp_path: Path
 
 def test_chromium(site: Site, tmp_path: Path) -> None:
     """A browser opens a page of the container by its name: it has the cookie, and its scripts their WebSocket."""
+    address = site.url(path=f"/page?arvados_api_token={site.token('active')}")
+    browse(site, tmp_path, address, f"socket: hello back; address: {site.url(path='/page')}; cookie: app=1\n")
+
+
+def test_chromium_at_a_neighbours(site: Site, tmp_path: Path) -> None:
+    """A page under a neighbouring name runs no script of a private port as its user, but may lead there."""
+    theirs = site.url(path="/")
+    then = quote(site.url(PUBLIC, f"/neighbour?of={quote(theirs)}"))
+    address = site.url(path=f"/page?then={then}&arvados_api_token={site.token('active')}")
+    browse(site, tmp_path, address, "their script: refused\n", f"{theirs}page?led;")
+
+
+def browse(site: Site, tmp_path: Path, address: str, *expected: str) -> None:
+    """Open ``address`` in a browser; wait until pages have reported what is ``expected``."""
     if shutil.which("chromium") is None:
         pytest.skip("Chromium is not installed (in Debian: apt-get install chromium)")
-    address = site.url(path=f"/page?arvados_api_token={site.token('active')}")
     command = [
         "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
         "--ignore-certificate-errors", f"--user-data-dir={tmp_path}/profile", address,
     ]  # fmt: skip
-    expected = f"socket: hello back; address: {site.url(path='/page')}; cookie: app=1\n"
     with (tmp_path / "log").open("wb") as log, subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
     ) as browser:  # fmt: skip
         try:
-            wait_for(lambda: expected in site.cluster.log_text(site.uuid, "stdout.txt"), "the page's script")
+            for text in expected:
+                wait_for(partial(reported, site, text), f"the page's script: {text}")
         finally:
             os.killpg(browser.pid, signal.SIGKILL)
+
+
+def reported(site: Site, text: str) -> bool:
+    """Say whether a page has reported that."""
+    return text in site.cluster.log_text(site.uuid, "stdout.txt")

@@ -16,12 +16,27 @@ from typing import Any
 PAGE = b"""<!doctype html><title>container</title><script>
 const socket = new WebSocket(`wss://${location.host}/socket`);
 socket.onopen = () => socket.send("hello");
-socket.onmessage = event => fetch("/report", {
-  method: "POST", body: `socket: ${event.data}; address: ${location.href}; cookie: ${document.cookie}`,
-});
+socket.onmessage = async event => {
+  const body = `socket: ${event.data}; address: ${location.href}; cookie: ${document.cookie}`;
+  await fetch("/report", {method: "POST", body});
+  const next = new URLSearchParams(location.search).get("then");
+  if (next) location = next;
+};
 </script>
 """
-"""A page that reports what its script sees."""
+"""A page that reports what its script sees, and leads to the next one."""
+
+NEIGHBOUR = b"""<!doctype html><title>neighbour</title><script>
+const theirs = new URLSearchParams(location.search).get("of");
+const report = async text => { await fetch("/report", {method: "POST", body: text}); location = `${theirs}page?led`; };
+const script = document.createElement("script");
+script.onload = () => report("their script: run");
+script.onerror = () => report("their script: refused");
+script.src = `${theirs}bytes/1`;
+document.head.append(script);
+</script>
+"""
+"""A page that runs a script of another container, then leads the browser to a page there."""
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -40,6 +55,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send(b"", "text/plain")
         elif self.path.startswith("/page"):
             self.send(PAGE, "text/html")
+        elif self.path.startswith("/neighbour"):
+            self.send(NEIGHBOUR, "text/html")
         elif self.path.startswith("/bytes/"):
             self.send(b"x" * int(self.path[7:]), "application/octet-stream")
         else:

@@ -108,7 +108,6 @@ WITHOUT = {
     "proxycommand/doctor.py": "tests/integration/test_doctor.py runs the command",
     "proxycommand/forward.py": "tests/integration/test_native.py runs the command",
     "proxycommand/logs.py": "tests/integration/test_logs.py runs the command",
-    "proxycommand/open_port.py": "tests/integration/test_logs.py runs the command",
     "proxycommand/host_names.py": "tests/unit/test_completions.py has shells complete the names",
 }
 

@@ -55,7 +55,7 @@ def authorize(calls: ApiCalls, found: Ports, asked: Asked) -> Grant:
         raise Unavailable(f"container request {uuid} has no container yet; try again when it runs")
     if published is None:
         raise _unpublished(uuid, port)
-    access.check_state(container)
+    _check_state(container, anybody=not user_uuid)
     return Grant(container, port, user_uuid)
 
 
@@ -111,6 +111,21 @@ def _check_user(calls: ApiCalls, asked: Asked, uuid: str, container: dict[str, A
         requests = calls.requests_of(str(container["uuid"]), asked.request_id)
         access.check_submitter(user, container, requests, "use its ports")
     return access.user_uuid(user)
+
+
+def _check_state(container: dict[str, Any], *, anybody: bool) -> None:
+    """Raise unless the container runs. How it ended, and where its log is, is not for ``anybody``."""
+    uuid = container["uuid"]
+    try:
+        access.check_state(container)
+    except ContainerEnded as error:
+        if anybody:
+            raise ContainerEnded(f"container {uuid} has ended; ask whoever gave you this address") from error
+        raise
+    except Unavailable as error:
+        if anybody:
+            raise Unavailable(f"container {uuid} cannot be reached now; try again later") from error
+        raise
 
 
 def _unpublished(uuid: str, port: int) -> Forbidden:

@@ -34,7 +34,7 @@ from arv_ssh.net.tls import client_context
 from arv_ssh.trust import credentials
 
 REVIEW = 30.0
-"""Seconds between two looks at whether an open WebSocket may go on."""
+"""Seconds between two looks at whether an open WebSocket, or an answer that goes on and on, may continue."""
 _REPLACED = (b"x-forwarded-for", b"x-forwarded-proto", b"x-request-id")
 
 
@@ -81,7 +81,9 @@ class WebServices:
             if isinstance(error, Unavailable | BadGateway | GatewayTimeout):
                 await self._granted(self._grants.ask, asked, request)  # it may have ended: then that is the reason
             raise
-        return answer if isinstance(answer, Upgrade) else replace(answer, chunks=_Counted(answer.chunks, exchange))
+        if isinstance(answer, Upgrade):
+            return answer
+        return replace(answer, chunks=_Watched(answer.chunks, exchange, lambda: self._check_again(asked)))
 
     async def _granted(self, find: Callable[[Asked], Awaitable[Grant]], asked: Asked, request: Request) -> Grant:
         try:
@@ -128,11 +130,18 @@ class WebServices:
         while True:
             await asyncio.sleep(REVIEW)
             try:
-                await self._grants.ask(asked)
-            except HttpError as error:
-                if error.status < 500:  # a refusal; an API that cannot answer ends nothing
-                    relay.close()
-                    return
+                await self._check_again(asked)
+            except HttpError:
+                relay.close()
+                return
+
+    async def _check_again(self, asked: Asked) -> None:
+        """Raise the refusal where there is one by now; an API that cannot answer ends nothing."""
+        try:
+            await self._grants.ask(asked)
+        except HttpError as error:
+            if error.status < 500:
+                raise
 
     def reload(self, config: ClusterConfig) -> None:
         """Decide by ``config`` from now on."""
@@ -165,15 +174,21 @@ def _page(error: HttpError) -> Response:
     return Response(error.status, f"{error}\n".encode(), "text/plain; charset=utf-8", headers)
 
 
-class _Counted:
-    """The pieces of an answer, counted."""
+class _Watched:
+    """The pieces of an answer, counted; ``check`` raises where it may not go on, and is asked now and then."""
 
-    def __init__(self, pieces: Chunks, exchange: Exchange) -> None:
+    def __init__(self, pieces: Chunks, exchange: Exchange, check: Callable[[], Awaitable[None]]) -> None:
         self._pieces = pieces
         self._exchange = exchange
+        self._check = check
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        clock = asyncio.get_running_loop().time
+        checked = clock()
         async for piece in self._pieces:
+            if clock() - checked >= REVIEW:
+                await self._check()
+                checked = clock()
             self._exchange.sent += len(piece)
             yield piece
 

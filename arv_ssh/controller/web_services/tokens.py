@@ -21,12 +21,18 @@ COOKIE = "__Host-arvados_api_token"
 other container, under a neighbouring name, can put its own token in the place of the user's."""
 STOCK_COOKIE = "arvados_api_token"
 """The name of stock Arvados' cookie, which programs send; ours never makes one."""
-SHOWN = "arvados_container_uuid"
-"""The cookie that says which container a browser last saw under this name, as stock Arvados sets it. Browsers give all
-ports of a host the same cookies, so there the port is a part of the name."""
+SHOWN = "__Host-arvados_container_uuid"
+"""The cookie that says which container a browser last saw under this name, under a name that no neighbour can set.
+Browsers give all ports of a host the same cookies, so there the port is a part of the name."""
+STOCK_SHOWN = "arvados_container_uuid"
+"""Its name in stock Arvados. A neighbour may set that, to any container's, so it means nothing here."""
 LONGEST_TOKEN = 1024
 _ARVADOS = re.compile(r"v2/[0-9a-z]{5}-gj3su-[0-9a-z]{15}/\S+")
 """A token that can be nothing else; older ones look like anybody's."""
+_SITE = "sec-fetch-site"
+_SPACE = " \t"
+"""What RFC 6265 takes off around a cookie's name. With more than that, such as the "\\xa0" that Python also counts, a
+name that a neighbour may set would be read as a ``__Host-`` cookie's."""
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -44,8 +50,8 @@ class Credentials:
 def credentials(request: Request) -> Credentials:
     """Return the token that counts for ``request``: the query's, else the cookie's, else the Authorization header's.
 
-    A cookie does not count for a request that a page of another host had the browser make: neighbouring containers are
-    "same-site" for browsers, and could otherwise act as the user.
+    A cookie does not count for a request that a page of another host had the browser make, unless it is to show a page
+    of its own: neighbouring containers are "same-site" for browsers, and could otherwise act as the user.
     """
     if token := _query_token(request):
         return Credentials(token, in_query=True)
@@ -69,8 +75,9 @@ def redirect(request: Request, clear: bool) -> Response:
     if clear:
         # Not "cookies": that would remove those of every host below the same registered domain.
         headers.append(("Clear-Site-Data", '"cache", "storage"'))
-        stale = {name for name, _ in _cookies(request) if name not in (COOKIE, STOCK_COOKIE)}
-        headers += [("Set-Cookie", f"{name}=; Path=/; Max-Age=0{_secure(name)}") for name in sorted(stale)]
+        stale = {name for name, _ in _cookies(request)} - {COOKIE, STOCK_COOKIE}
+        removed = sorted(stale, key=_last_ours)
+        headers += [("Set-Cookie", f"{name}=; Path=/; Max-Age=0{_secure(name)}") for name in removed]
     return Response(303, b"", content_type="text/plain; charset=utf-8", headers=headers)
 
 
@@ -103,13 +110,21 @@ def for_browser(headers: Headers, request: Request, container_uuid: str, externa
     """Return the headers of a container's answer to ``request`` for the browser.
 
     It has no cookies of our names, but for the one that says whose page this is, where the browser has not got that.
+    Nor may it have the browser forget the cookies of all hosts below its domain.
     """
-    kept = [(name, value) for name, value in headers if name != b"set-cookie" or not _is_ours(_cookie_name(value))]
+    kept = [(name, value) for name, value in headers if not _is_beyond(name, value)]
     shown = _shown(external_port)
     if (shown, container_uuid) in _cookies(request):
         return kept
     cookie = f"{shown}={container_uuid}; Path=/; Secure; HttpOnly; SameSite=Lax"
     return [*kept, (b"set-cookie", cookie.encode())]
+
+
+def _is_beyond(name: bytes, value: bytes) -> bool:
+    """Say whether a header of an answer is about more than the container's own page."""
+    if name == b"clear-site-data":  # browsers take cookies for the whole site's (Clear Site Data §4.2.2)
+        return b"cookies" in value or b"*" in value
+    return name == b"set-cookie" and _is_ours(_cookie_name(value))
 
 
 def _shown(external_port: int) -> str:
@@ -118,7 +133,12 @@ def _shown(external_port: int) -> str:
 
 def _is_ours(name: str) -> bool:
     """Say whether a cookie is one that no container gets or sets."""
-    return name in (COOKIE, STOCK_COOKIE) or name.startswith(SHOWN)
+    return name in (COOKIE, STOCK_COOKIE) or name.startswith((SHOWN, STOCK_SHOWN))
+
+
+def _last_ours(name: str) -> tuple[bool, str]:
+    """Sort cookies: what says that others must go is to go last."""
+    return _is_ours(name), name
 
 
 def _holds_a_token(authorization: bytes, token: str) -> bool:
@@ -126,8 +146,8 @@ def _holds_a_token(authorization: bytes, token: str) -> bool:
     text = authorization.decode("latin-1")
     scheme, _, encoded = text.partition(" ")
     if scheme.lower() == "basic":
-        try:
-            text = base64.b64decode(encoded, validate=True).decode("latin-1")
+        try:  # as leniently as the container may read it
+            text = base64.b64decode(encoded.strip() + "==").decode("latin-1")
         except ValueError:
             return False
     return bool(token and token in text or _ARVADOS.search(text))
@@ -155,13 +175,25 @@ def _without_token(request: Request) -> str:
 
 
 def _is_of_this_host(request: Request) -> bool:
-    origin = request.headers.get("origin")
-    return origin is None or origin.partition("://")[2].lower() == request.headers.get("host", "").lower()
+    """Say whether no page of another host is behind a request, by what only browsers set (Origin, Fetch Metadata).
+
+    A link elsewhere may lead here, in a window of its own: that has no Origin, and its page cannot be read there. In a
+    frame there, its user could be made to click in it.
+    """
+    headers = request.headers
+    origin = headers.get("origin")
+    if origin is not None and origin.partition("://")[2].lower() != headers.get("host", "").lower():
+        return False
+    if headers.get(_SITE, "none") in ("none", "same-origin"):
+        return True
+    shown = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+    return shown and request.method in ("GET", "HEAD")
 
 
 def _cookie_token(request: Request) -> str:
     found = dict(reversed(_cookies(request)))  # the first of a name counts, as the more specific one
-    text = found.get(COOKIE) or found.get(STOCK_COOKIE) or ""
+    # Stock's name is for programs: in a browser, a neighbour could have set the cookie, with its own token.
+    text = found.get(COOKIE) or (found.get(STOCK_COOKIE) if _SITE not in request.headers else "") or ""
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode("ascii")
     except ValueError:
@@ -170,13 +202,14 @@ def _cookie_token(request: Request) -> str:
 
 def _cookies(request: Request) -> list[tuple[str, str]]:
     values = [value.decode("latin-1") for name, value in request.raw_headers if name == b"cookie"]
-    pairs = (part.strip().partition("=") for value in values for part in value.split(";"))
-    return [(name.strip(), value.strip().strip('"')) for name, equals, value in pairs if equals]
+    pairs = (part.partition("=") for value in values for part in value.split(";"))
+    return [(name.strip(_SPACE), value.strip(_SPACE).strip('"')) for name, equals, value in pairs if equals]
 
 
 def _without_ours(value: bytes) -> bytes:
-    return b"; ".join(part for raw in value.split(b";") if (part := raw.strip()) and not _is_ours(_cookie_name(part)))
+    parts = (raw.strip(_SPACE.encode()) for raw in value.split(b";"))
+    return b"; ".join(part for part in parts if part and not _is_ours(_cookie_name(part)))
 
 
 def _cookie_name(value: bytes) -> str:
-    return value.partition(b"=")[0].strip().decode("latin-1")
+    return value.partition(b"=")[0].decode("latin-1").strip(_SPACE)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from arv_ssh.audit.chain_file import timestamp
 from arv_ssh.audit.trail import Trail, text
@@ -25,6 +26,10 @@ IDLE = 300.0
 """Seconds without a request under way after which a visit is over."""
 MAX_PER_CONTAINER = 256
 """Requests under way at once to one container: 40 browsers, with 6 connections each, that all wait."""
+MAX_PER_USER = 512
+"""The same of one user to all containers, or of one address to public ports: nobody takes the places of all."""
+MAX_PER_USER_AND_CONTAINER = 128
+"""The same to one: who visits a public port, as slowly as possible, does not keep the owner from the container."""
 MAX_REQUESTS = 2000
 """The same of one controller process; each takes two connections."""
 MAX_VISITS = 10_000
@@ -40,6 +45,11 @@ class Visitor:
     port: int
     client: str
 
+    @property
+    def who(self) -> str:
+        """The user's UUID, or the address of somebody unknown."""
+        return self.user_uuid or self.client
+
 
 @dataclass(eq=False)
 class Visit:
@@ -54,6 +64,19 @@ class Visit:
     requests: int = 0
     bytes_to_client: int = 0
     timer: asyncio.TimerHandle | None = None
+
+
+class Place(NamedTuple):
+    """What is limited: requests of ``who``, "" for all, to ``container``, "" for all."""
+
+    who: str
+    container: str
+
+    @property
+    def label(self) -> str:
+        """Return how a message names the requests."""
+        whose = f" of {self.who}" if self.who else ""
+        return f"requests{whose} to ports of {f'container {self.container}' if self.container else 'all containers'}"
 
 
 class Exchange:
@@ -83,12 +106,12 @@ class Visits:
     def __init__(self, trail: Trail) -> None:
         self._trail = trail
         self._visits: dict[Visitor, Visit] = {}
-        self._per_container: dict[str, int] = {}
+        self._under_way = Counter[Place]()
         self._open = 0
 
     async def enter(self, visitor: Visitor, request_id: str) -> Exchange:
         """Take a place for a request; raise :class:`TooManySessions`, or what keeps the visit from being recorded."""
-        self._check(visitor.container_uuid)
+        self._check(visitor)
         visit = self._visits.get(visitor) or self._begin(visitor, request_id)
         exchange = Exchange(lambda sent: self._left(visit, sent))
         self._count(visit, 1)
@@ -114,12 +137,10 @@ class Visits:
         for visit in list(self._visits.values()):
             self._end(visit)
 
-    def _check(self, container_uuid: str) -> None:
-        if self._per_container.get(container_uuid, 0) >= MAX_PER_CONTAINER:
-            raise TooManySessions(
-                f"container {container_uuid} has {MAX_PER_CONTAINER} requests to its ports under way, the limit; try "
-                "again later"
-            )
+    def _check(self, visitor: Visitor) -> None:
+        for place, most in _places(visitor).items():
+            if self._under_way[place] >= most:
+                raise TooManySessions(f"{place.label} under way: {most}, the limit; close some pages, then try again")
         if self._open >= MAX_REQUESTS:
             raise TooManySessions(
                 f"this controller has {MAX_REQUESTS} requests to containers under way, its limit; try again later"
@@ -136,12 +157,12 @@ class Visits:
         return visit
 
     def _count(self, visit: Visit, change: int) -> None:
-        uuid = visit.visitor.container_uuid
         visit.open += change
         self._open += change
-        self._per_container[uuid] = self._per_container.get(uuid, 0) + change
-        if not self._per_container[uuid]:
-            del self._per_container[uuid]
+        for place in _places(visit.visitor):
+            self._under_way[place] += change
+            if not self._under_way[place]:
+                del self._under_way[place]
         if visit.timer is not None:
             visit.timer.cancel()
             visit.timer = None
@@ -168,6 +189,15 @@ class Visits:
             requests=visit.requests,
             bytes_to_client=visit.bytes_to_client,
         )
+
+
+def _places(visitor: Visitor) -> dict[Place, int]:
+    """Return the places that a request takes, each with how many there are."""
+    who, container = visitor.who, visitor.container_uuid
+    return {
+        Place("", container): MAX_PER_CONTAINER, Place(who, ""): MAX_PER_USER,
+        Place(who, container): MAX_PER_USER_AND_CONTAINER,
+    }  # fmt: skip
 
 
 def _facts(visitor: Visitor) -> dict[str, Any]:

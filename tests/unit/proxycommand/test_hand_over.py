@@ -77,3 +77,11 @@ def test_next_program(tmp_path: Path) -> None:
     assert next_program(str(last), path) == ""
     assert next_program("/elsewhere/arvados-client", path) == str(first)
     assert COUNT not in os.environ
+
+
+def test_where_we_happen_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program in the current directory gets no command, though PATH, or an empty part of it, names that."""
+    program(tmp_path / "here", "")
+    monkeypatch.chdir(tmp_path / "here")
+    for relative in (".", "", "../here"):
+        assert next_program(str(OURS), f"{OURS.parent}:{relative}") == ""

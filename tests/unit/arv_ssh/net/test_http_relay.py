@@ -114,6 +114,59 @@ def test_other_protocols_stay_behind(upgrade: bytes) -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize("body", [b"Content-Length: 5", b"Transfer-Encoding: chunked"])
+def test_a_websocket_with_a_body(body: bytes) -> None:
+    """It is passed on as an ordinary request: what is left of the body would be the WebSocket's first bytes."""
+
+    async def upstream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"upgrade" not in head.lower()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    async def scenario() -> None:
+        async with relayed(upstream) as (passing, reader, writer):
+            writer.write(WEBSOCKET.replace(b"X-Drop: 1", body))
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+            assert await passing.ends.get() == "done"
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("named", [b"host", b"Content-Length, X-Own", b"host,content-length"])
+def test_what_a_connection_header_cannot_name(named: bytes) -> None:
+    """A request keeps its host and the length of its body, and loses what else is for one hop."""
+    seen: list[bytes] = []
+
+    async def upstream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await reader.readuntil(b"body"))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    async def scenario() -> None:
+        async with relayed(upstream) as (_, reader, writer):
+            own = b"X-Own: 1\r\n" if b"X-Own" in named else b""
+            head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nConnection: " + named + b"\r\n" + own
+            writer.write(head + b"\r\nbody")
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+
+    run(scenario())
+    assert b"host: h" in seen[0].lower() and b"content-length: 4" in seen[0].lower() and b"x-own" not in seen[0].lower()
+
+
+def test_an_older_client() -> None:
+    """HTTP/1.0 needs no Host header; the request that is passed on has an empty one."""
+
+    async def upstream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"GET / HTTP/1.1\r\nhost: \r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    async def scenario() -> None:
+        async with relayed(upstream) as (_, reader, writer):
+            writer.write(b"GET / HTTP/1.0\r\n\r\n")
+            assert (await reader.read()).endswith(b"\r\n\r\nok")
+
+    run(scenario())
+
+
 def test_a_refused_websocket() -> None:
     """An answer other than the switch is passed on whole, and the next request can be asked."""
 

@@ -16,6 +16,13 @@ def test_facts() -> None:
     assert len({FACTS.etag, Facts(11, FACTS.modified).etag, Facts(10, FACTS.modified + 1).etag}) == 3
 
 
+@pytest.mark.parametrize("year", [-1199, 33658])
+def test_a_time_that_http_cannot_write(year: int) -> None:
+    """One file with a nonsensical time does not make its directory unreadable."""
+    date = Facts(0, (year - 1970) * 31556952 * 10**9).last_modified
+    assert date.endswith(" 00:00:00 GMT") and date.split()[3] in ("0001", "9999")
+
+
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [

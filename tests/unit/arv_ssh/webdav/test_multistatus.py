@@ -42,6 +42,7 @@ def test_read(body: str, asked: Asked) -> None:
         f'<!DOCTYPE propfind [<!ENTITY a "b">]><propfind {D}><prop>&a;</prop></propfind>',
         f'<!DOCTYPE propfind SYSTEM "file:///etc/passwd"><propfind {D}><allprop/></propfind>',
         f"<propfind {D}><prop>{'<a/>' * 3}{''.join(f'<a{n}/>' for n in range(MAX_NAMES))}</prop></propfind>",
+        f"<D:propfind xmlns:D='DAV:' xmlns:x='{'u' * 1000}'><D:prop><x:a/><x:b/></D:prop></D:propfind>",
     ],
 )  # fmt: skip
 def test_not_a_propfind(body: str) -> None:

@@ -100,6 +100,15 @@ def test_closed_streams(stock: Path) -> None:
     assert (ours.returncode, ours.stdout) == (alone.returncode, alone.stdout)
 
 
+@pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-", "2>&1 >/dev/null | true"])
+def test_nobody_hears_us(stock: Path, tmp_path: Path, stderr: str) -> None:
+    """Where a sentence of ours cannot be written, stock runs all the same, and its output has none of it."""
+    ran = tmp_path / "ran"
+    stock.write_text(f"#!/bin/sh\n: >{ran}\necho of stock\n")
+    done = called("/bin/sh", "-c", f"exec {PROGRAM} --stock={stock} --gateway-memory=1 {UUID} {stderr}")
+    assert ran.exists() and done.stdout in (b"of stock\n", b"")
+
+
 def test_locale(stock: Path) -> None:
     """Python's own variable for the C locale (PEP 538) does not reach stock."""
     done = beside(f"--stock={stock}", "--list", LC_ALL="C")

@@ -72,6 +72,13 @@ def test_an_earlier_attempts(lock: Path, start: Start, ended: int) -> None:
     assert find(lock, ended) is None
 
 
+@pytest.mark.parametrize("made", [os.mkfifo, lambda lock: lock.symlink_to("/dev/tty"), Path.mkdir])
+def test_what_another_user_put_there(lock: Path, ended: int, made: Callable[[Path], object]) -> None:
+    """The directory is everybody's: a pipe, a link or a directory at the lock's place keeps nobody waiting."""
+    made(lock)
+    assert find(lock, ended) is None
+
+
 def test_a_pid_that_was_used_again(lock: Path, start: Start, ended: int, tmp_path: Path) -> None:
     """A process that does not hold the lock is not stock's, whatever the file says."""
     start(held=tmp_path / "another")

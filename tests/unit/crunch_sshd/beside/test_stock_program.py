@@ -26,13 +26,14 @@ def program(directory: Path, name: str, text: str = "\x7fELF") -> Path:
     return file
 
 
-def test_the_first_that_is_not_ours(tmp_path: Path) -> None:
-    """Our own crunch-run, here or in another Python, is passed over; so is what cannot be executed."""
+def test_the_first_that_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our own crunch-run, here or in another Python, is passed over; so is what cannot be executed, or is just here."""
     program(tmp_path / "a", "crunch-run", f"#!{sys.executable}\n")
     program(tmp_path / "b", "crunch-run").chmod(0o644)
     stock = program(tmp_path / "c", "crunch-run")
     program(tmp_path / "d", "crunch-run")
-    places = [os.path.dirname(sys.executable), "", *(str(tmp_path / name) for name in "abcd")]
+    monkeypatch.chdir(program(tmp_path / "here", "crunch-run").parent)
+    places = [os.path.dirname(sys.executable), "", ".", "../here", *(str(tmp_path / name) for name in "abcd")]
     assert stock_program.find("", os.pathsep.join(places)) == stock
     assert stock_program.arguments(stock, ["--list"]) == [str(stock), "--list"]
 

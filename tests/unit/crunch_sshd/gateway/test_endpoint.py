@@ -380,7 +380,6 @@ LOG, AT_PORT = {"upgrade": "absent", "x-webdav-source": "/log"}, {"upgrade": "ab
     [
         (request(LOG, method="PROPFIND", path="/end"), ("log", 0)),
         (request(LOG), ("log", 0)),
-        (request(LOG | AT_PORT, method="GET"), ("log", 0)),
         (request(AT_PORT, path="/end"), ("port", 8080)),
         (request(AT_PORT | {"upgrade": "websocket"}, method="GET"), ("port", 8080)),
         (request(AT_PORT | {"upgrade": "ssh"}, method="GET"), ("port", 8080)),
@@ -395,6 +394,19 @@ def test_services(one: Request, asked: tuple[str, int]) -> None:
     except Unavailable:
         assert asked[0] == "port"
     assert services.asked == [asked] and proven(one)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [AT_PORT | {"upgrade": "ssh"}, LOG | {"upgrade": "ssh"}, LOG | AT_PORT, AT_PORT | LOG | {"upgrade": "ssh"}],
+)
+def test_two_purposes(headers: dict[str, str]) -> None:
+    """Stock controllers pass their clients' headers on: a visitor of a port gets neither a session nor the log."""
+    services = Noting()
+    for one in (request(headers), request(signed(session_claim.encode(session())) | headers)):
+        with pytest.raises(BadRequest, match="more than one of a session, the log and a port"):
+            serve(one, services)
+        assert not services.asked and proven(one)
 
 
 @pytest.mark.parametrize("headers", [LOG, AT_PORT])

@@ -6,6 +6,7 @@ tests/integration/test_web_services.py has the rest, with real gateways.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +23,7 @@ from arv_ssh.controller.web_services.endpoint import WebServices
 from arv_ssh.controller.web_services.names import Target
 from arv_ssh.controller.web_services.visits import Visitor
 from arv_ssh.errors import BadGateway, Forbidden, HttpError
-from arv_ssh.net.http_messages import Request, Response
+from arv_ssh.net.http_messages import Request, Response, StreamedResponse
 from arv_ssh.net.relay import Relay
 
 UUID = "zzzzz-dz642-abcdeabcdeabcde"
@@ -105,6 +106,42 @@ def test_a_websocket_that_is_closed_is_not_asked_about(monkeypatch: pytest.Monke
         assert relays[0].closed.is_set() and not relays[1].closed.is_set()
         for review in list(web._reviews):  # as the relay's end does
             review.cancel()
+
+    asyncio.run(scenario())
+
+
+class Ticks:
+    """An answer without an end, such as server-sent events."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            yield b"tick"
+
+    async def aclose(self) -> None:
+        pass
+
+
+def test_an_answer_whose_user_lost_the_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is cut when the API says no; an API that cannot answer ends nothing."""
+    monkeypatch.setattr(endpoint, "REVIEW", 0.0)
+    decisions = Decisions(None, BadGateway("later"), None, Forbidden("no more"))
+    monkeypatch.setattr(grants, "authorize", decisions)
+    request = Request("GET", "/", "", {"host": HOST}, b"", "192.0.2.1", "req-1", target=b"/")
+
+    async def exchange(*_: object) -> StreamedResponse:
+        return StreamedResponse(200, b"OK", [], Ticks())
+
+    async def scenario() -> None:
+        web = services()
+        monkeypatch.setattr(web, "_exchange", exchange)
+        answer = await web.handle(request)
+        assert isinstance(answer, StreamedResponse)
+        taken = []
+        with pytest.raises(Forbidden, match="no more"):
+            async for piece in answer.chunks:
+                taken.append(piece)
+        assert taken == [b"tick"] * 2 and decisions.asked == 4
+        web.close()
 
     asyncio.run(scenario())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 
 import pytest
 
@@ -57,6 +58,48 @@ def test_credentials(asked: Request, expected: Credentials) -> None:
     assert credentials(asked) == expected
 
 
+def fetched(site: str, mode: str, shown: str, method: str = "GET", **headers: str) -> Request:
+    """Return a browser's request, as it describes it (Fetch Metadata), with the user's cookie."""
+    metadata = {"sec_fetch_site": site, "sec_fetch_mode": mode, "sec_fetch_dest": shown}
+    return request(method=method, **({"cookie": cookie()} | metadata | headers))
+
+
+@pytest.mark.parametrize(
+    ("asked", "counts"),
+    [
+        (fetched("none", "navigate", "document"), True),
+        (fetched("same-origin", "cors", "empty"), True),
+        (fetched("same-origin", "navigate", "iframe"), True),
+        (fetched("cross-site", "navigate", "document"), True),
+        (fetched("same-site", "navigate", "document"), True),
+        (fetched("same-site", "navigate", "document", method="POST"), False),
+        (fetched("same-site", "navigate", "iframe"), False),
+        (fetched("same-site", "no-cors", "script"), False),
+        (fetched("same-site", "no-cors", "image"), False),
+        (fetched("cross-site", "no-cors", "object"), False),
+        (fetched("same-origin", "cors", "empty", origin="https://neighbour.c.example.org"), False),
+    ],
+)
+def test_who_had_the_browser_ask(asked: Request, counts: bool) -> None:
+    """A neighbour's page may lead to a page in a window of its own; as script, image or frame it gets nothing."""
+    assert credentials(asked).token == (TOKEN if counts else "")
+
+
+def test_a_neighbours_cookie() -> None:
+    """A cookie that a neighbour can set for the whole domain neither is the user's token nor takes its place."""
+    for space in "\xa0\x85\x1c":
+        forged = f"{space}{cookie('theirs')}".encode("latin-1")
+        asked = replace(request(), raw_headers=[(b"cookie", forged + b"; " + cookie().encode())])
+        assert credentials(asked).token == TOKEN
+        asked = replace(request(), raw_headers=[(b"cookie", forged)])
+        assert credentials(asked).token == ""
+    stocks = cookie("theirs", name=tokens.STOCK_COOKIE)
+    assert credentials(fetched("same-origin", "cors", "empty", cookie=stocks)).token == ""
+    assert credentials(fetched("none", "navigate", "document", cookie=f"{stocks}; {cookie()}")).token == TOKEN
+    # Else all pages of other containers would redirect to themselves for ever.
+    assert not tokens.has_seen_another(request(cookie=f"{tokens.STOCK_SHOWN}={OTHER}"), UUID)
+
+
 def test_longest_token() -> None:
     """A token of any length would be a cookie of any length."""
     with pytest.raises(BadRequest, match="over 1024 characters"):
@@ -100,7 +143,8 @@ def test_for_container() -> None:
     cookies = f"a=b; {cookie()}; {cookie(name=tokens.STOCK_COOKIE)}; {tokens.SHOWN}_8000={UUID}; c=d".encode()
     received = [(b"host", HOST.encode()), (b"cookie", cookies), (b"authorization", b"token app")]
     assert for_container(received, Credentials(TOKEN)) == plain
-    for secret in (f"Bearer {TOKEN}", f"token {TOKEN}", f"Basic {basic}"):
+    loose = f"Basic  {basic.rstrip('=')} "
+    for secret in (f"Bearer {TOKEN}", f"token {TOKEN}", f"Basic {basic}", loose):
         assert for_container([(b"authorization", secret.encode())], Credentials()) == []
     assert for_container([(b"authorization", f"Bearer {OLDER}".encode())], Credentials(OLDER, header=True)) == []
     assert for_container([(b"cookie", cookie().encode())], Credentials()) == []
@@ -111,8 +155,10 @@ def test_for_browser() -> None:
     ours = (b"set-cookie", f"{tokens.SHOWN}={UUID}; Path=/; Secure; HttpOnly; SameSite=Lax".encode())
     received = [
         (b"set-cookie", b"a=b"), (b"set-cookie", cookie().encode()), (b"set-cookie", b"arvados_api_token=x; Path=/"),
-        (b"set-cookie", f"{tokens.SHOWN}={OTHER}".encode()), (b"x-a", b"1"),
+        (b"set-cookie", f"{tokens.SHOWN}={OTHER}".encode()), (b"set-cookie", f"{tokens.STOCK_SHOWN}={OTHER}".encode()),
+        (b"x-a", b"1"), (b"clear-site-data", b'"cache", "cookies"'), (b"clear-site-data", b'"*"'),
+        (b"clear-site-data", b'"storage"'),
     ]  # fmt: skip
-    kept = [(b"set-cookie", b"a=b"), (b"x-a", b"1")]
+    kept = [(b"set-cookie", b"a=b"), (b"x-a", b"1"), (b"clear-site-data", b'"storage"')]
     assert for_browser(received, request(), UUID) == [*kept, ours]
     assert for_browser(received, request(cookie=f"{tokens.SHOWN}={UUID}"), UUID) == kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -86,13 +87,48 @@ def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
         visits = Visits(MemoryTrail())
         first = await visits.enter(ANN, "req-1")
         await visits.enter(ANN, "req-2")
-        with pytest.raises(TooManySessions, match="to its ports under way"):
+        with pytest.raises(TooManySessions, match=f"requests to ports of container {ANN.container_uuid} under way: 2,"):
             await visits.enter(ANN, "req-3")
         await visits.enter(BOB, "req-4")
         with pytest.raises(TooManySessions, match="this controller has 3"):
             await visits.enter(BOB, "req-5")
         first.close()
         await visits.enter(BOB, "req-6")
+
+    asyncio.run(visit())
+
+
+def test_limit_of_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user with many containers, or an address at public ports, leaves places to others."""
+    monkeypatch.setattr(module, "MAX_PER_USER", 2)
+
+    async def visit(visitors: list[Visitor], other: Visitor) -> None:
+        visits = Visits(MemoryTrail())
+        first = await visits.enter(visitors[0], "req-1")
+        await visits.enter(visitors[1], "req-2")
+        with pytest.raises(TooManySessions, match=f"of {visitors[2].who} to ports of all containers under way: 2"):
+            await visits.enter(visitors[2], "req-3")
+        await visits.enter(other, "req-4")
+        first.close()
+        await visits.enter(visitors[2], "req-5")
+
+    containers = [f"zzzzz-dz642-00000000000000{number}" for number in range(3)]
+    asyncio.run(visit([replace(ANN, container_uuid=uuid) for uuid in containers], BOB))
+    unknown = [replace(ANN, container_uuid=uuid, user_uuid="") for uuid in containers]
+    asyncio.run(visit(unknown, replace(BOB, user_uuid="")))
+
+
+def test_limit_of_a_user_at_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who visits a public port leaves places to the container's owner."""
+    monkeypatch.setattr(module, "MAX_PER_USER_AND_CONTAINER", 1)
+    somebody = replace(ANN, user_uuid="", client="192.0.2.3")
+
+    async def visit() -> None:
+        visits = Visits(MemoryTrail())
+        await visits.enter(somebody, "req-1")
+        with pytest.raises(TooManySessions, match=f"of 192.0.2.3 to ports of container {ANN.container_uuid}"):
+            await visits.enter(replace(somebody, port=81), "req-2")
+        await visits.enter(ANN, "req-3")
 
     asyncio.run(visit())
 
