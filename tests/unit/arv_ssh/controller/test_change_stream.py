@@ -19,7 +19,8 @@ ADMIN, USER = "admin", "user"
 def api(method: str, path: str, query: str, headers: Mapping[str, str], body: bytes) -> ApiAnswer:
     token = headers["authorization"].removeprefix("Bearer ")
     if path.endswith("users/current"):
-        return ApiAnswer(200, json.dumps({"uuid": "zzzzz-tpzed-abcdeabcdeabcde", "is_admin": token != USER}).encode())
+        user = {"uuid": "zzzzz-tpzed-abcdeabcdeabcde", "is_active": True, "is_admin": token != USER}
+        return ApiAnswer(200, json.dumps(user).encode())
     return ApiAnswer(200, json.dumps({"scopes": ["all"] if token in (ADMIN, USER) else ["GET /"]}).encode())
 
 
