@@ -164,7 +164,7 @@ def test_a_gateway_that_cannot_be_reached(scene: Scene) -> None:
 
 
 def test_a_gateway_that_knows_nothing_of_going_on(scene: Scene) -> None:
-    """Who asks an older gateway to go on with a session, be it somebody else's, gets none, and does not end that one."""
+    """Who asks an older gateway to go on with a session, be it another's, gets none, and does not end that one."""
 
     async def scenario() -> None:
         client, gateway = Wire(), Wire()
