@@ -68,6 +68,14 @@ class Redial:
         finally:
             self._restored(took)
 
+    def leave(self, received: int) -> AcceptedUpgrade | None:
+        """Return a connection over which to say goodbye, None when there is none at once; the user has left."""
+        self._controller.watch = None  # which has hung up, and would end this
+        try:
+            return self._dial(received)[0]
+        except ArvSshError:
+            return None
+
     def _dial_until(self, deadline: float, received: int, cut: Cut) -> tuple[AcceptedUpgrade, int]:
         import random  # 3 ms, which no beginning of a session should cost
 

@@ -243,19 +243,29 @@ class ResumingRelay(PollRelay):
         self._early = b""
 
     def _leave(self) -> None:
-        """Say goodbye: without that the gateway would wait for us."""
+        """Say goodbye, without which the gateway would wait for us: anew, where it is stuck behind what went before."""
         if self._sock.fileno() < 0:
             return
+        heard = self._say_goodbye() or self._stream.peer_left
+        again = None if heard else self._redial.leave(self._stream.received)
+        if again is not None:
+            self._take_over(again.connection)
+            self._up = memoryview(b"")
+            self._say_goodbye()
+
+    def _say_goodbye(self) -> bool:
+        """Say it and close the connection; return whether the far end has closed it, too."""
         try:
             self._engine.write(self._stream.goodbye())
             self._engine.write_eof()
             self._up = memoryview(bytes(self._up) + self._engine.outgoing())
-            self._linger()
+            return self._linger()
         except OSError:
-            pass  # the connection is lost just now
-        self._sock.close()
+            return False  # the connection is lost just now
+        finally:
+            self._sock.close()
 
-    def _linger(self) -> None:
+    def _linger(self) -> bool:
         deadline = time.monotonic() + LINGER
         while (left := deadline - time.monotonic()) > 0:
             poll = select.poll()
@@ -266,4 +276,5 @@ class ResumingRelay(PollRelay):
                     if not self._up:
                         self._sock.shutdown(socket.SHUT_WR)
                 if event & ~select.POLLOUT and not self._sock.recv(BUFFER_SIZE):
-                    return
+                    return True
+        return False

@@ -44,6 +44,9 @@ DATA, CONFIRM, ASK, END, GOODBYE = range(5)
 """Kinds of frames. CONFIRM and ASK carry how many bytes have come so far, and ASK wants a CONFIRM; END ends the
 sender's direction; after GOODBYE there is nothing to resume."""
 
+FRAME_COST = 256
+"""Bytes that a kept frame takes beside its own: without them the keys of a session would take six times WINDOW."""
+
 _HEADER = Struct(">I")
 _NUMBER = Struct(">IQ")
 _LENGTHS = {CONFIRM: 8, ASK: 8, END: 0, GOODBYE: 0}
@@ -105,9 +108,14 @@ class ResumableStream:
         return self.sent - self.confirmed
 
     @property
+    def memory(self) -> int:
+        """Bytes of memory that what is kept takes, about."""
+        return self.kept + FRAME_COST * len(self._kept)
+
+    @property
     def room(self) -> int:
         """Bytes that may be sent before the other end confirms some; below 0 after a piece that was larger."""
-        return WINDOW - self.kept
+        return WINDOW - self.memory
 
     def data(self, pieces: Sequence[bytes | memoryview]) -> Frame:
         """Return the frame of ``pieces``, some bytes but at most LONGEST_DATA, to be sent now or after a resume."""

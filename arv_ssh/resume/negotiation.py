@@ -98,6 +98,14 @@ class Asked:
         """Say whether a session that exists is to go on."""
         return self.attempt > 0
 
+    def is_answered_by(self, text: str) -> bool:
+        """Say whether ``text`` is a gateway's answer about this session; whether it proves anything, the client sees.
+
+        A gateway that does not know the header answers without one, and has begun another session.
+        """
+        found = re.fullmatch(_ANSWER, text)
+        return found is not None and found.group(1) == self.session
+
 
 def read_request(text: str) -> Asked | None:
     """Read a request's header; None for none, and for a version that is not known. Raises :class:`BadRequest`."""

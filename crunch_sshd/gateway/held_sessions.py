@@ -74,7 +74,7 @@ class HeldSessions:
         self._note = note
         self._bytes = min(WAITING_BYTES, memory // 4) if memory else WAITING_BYTES
         self._held: dict[str, HeldSession] = {}
-        self._over: OrderedDict[str, str] = OrderedDict()
+        self._over: OrderedDict[str, tuple[str, str]] = OrderedDict()  # whose it was, and the reason
         self._checking: asyncio.TimerHandle | None = None
 
     def grant(self, session: str) -> Grant | None:
@@ -97,7 +97,8 @@ class HeldSessions:
         """
         held = self._held.get(asked.session)
         if held is None:
-            raise SessionEnded(self._over.get(asked.session) or NOT_HERE)
+            user, reason = self._over.get(asked.session, ("", ""))
+            raise SessionEnded(reason if user == claim.user_uuid and reason else NOT_HERE)
         if (claim.user_uuid, claim.login_username) != (held.login.user_uuid, held.login.requested):
             raise Forbidden("it is another user's session")
         if not held.grant.proves(asked):
@@ -135,7 +136,7 @@ class HeldSessions:
         self._stop_waiting(held)
         if self._held.pop(held.grant.session, None) is held:
             reason = held.connection.reason if held.connection else ""
-            self._over[held.grant.session] = reason or "its SSH connection has ended"
+            self._over[held.grant.session] = held.login.user_uuid, reason or "its SSH connection has ended"
             while len(self._over) > REMEMBERED:
                 self._over.popitem(last=False)
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,8 +40,7 @@ class ResumableSocket(BufferedSocket):
         self._changed = threading.Condition()
         self._sending = threading.Lock()
         self._reading = threading.Lock()
-        self._pending: deque[bytes] = deque()
-        self._pending_size = 0
+        self._pending = bytearray()  # not in pieces: a peer that sends single bytes would have an object for each
         self._unsaid = b""  # frames without a number, while somebody else was sending
         self._waits = 0  # threads in _changed.wait()
         self._closed = False
@@ -52,7 +50,7 @@ class ResumableSocket(BufferedSocket):
     @property
     def kept(self) -> int:
         """Bytes that the other end has not confirmed, and bytes that the reader has not taken."""
-        return self._stream.kept + self._pending_size
+        return self._stream.memory + len(self._pending)
 
     @property
     def linked(self) -> bool:
@@ -72,6 +70,7 @@ class ResumableSocket(BufferedSocket):
             if self._fresh is not None:
                 self._fresh[0].cut()
                 self._fresh = None
+                self._lost("another connection takes its place")  # which may never come
             return self._stream.received
 
     def attach(self, link: Link, have: int) -> None:
@@ -119,12 +118,9 @@ class ResumableSocket(BufferedSocket):
             self._waits -= 1
 
     def _take_pending(self, room: memoryview) -> int:
-        first = self._pending.popleft()
-        size = min(len(first), len(room))
-        room[:size] = first[:size]
-        if size < len(first):
-            self._pending.appendleft(first[size:])
-        self._pending_size -= size
+        size = min(len(self._pending), len(room))
+        room[:size] = self._pending[:size]
+        del self._pending[:size]
         return size
 
     def _read(self, link: Link, room: memoryview) -> int:
@@ -175,12 +171,16 @@ class ResumableSocket(BufferedSocket):
         """Send the frames that have no number, unless somebody is sending, who then calls this when done."""
         while self._unsaid and self._sending.acquire(blocking=False):
             try:
-                with self._changed:
-                    (frames, self._unsaid), link = (self._unsaid, b""), self._link
-                if link is not None:
-                    self._transmit(link, frames)
+                self._utter()
             finally:
                 self._sending.release()
+
+    def _utter(self) -> None:
+        """Send the frames that have no number. The caller holds ``_sending``."""
+        with self._changed:
+            (frames, self._unsaid), link = (self._unsaid, b""), self._link
+        if frames and link is not None:
+            self._transmit(link, frames)
 
     # The senders' side.
 
@@ -209,9 +209,10 @@ class ResumableSocket(BufferedSocket):
         """Return once there is room, or no sense in waiting. The caller holds ``_sending``."""
         while self._stream.room <= 0 and not self._closed and not self._stream.peer_left:
             self._adopt()
+            self._utter()
             with self._changed:
                 link = self._link
-                full = self._pending_size >= WINDOW
+                full = len(self._pending) >= WINDOW
                 if link is None or full or not self._reading.acquire(blocking=False):
                     self._wait()
                     continue
@@ -228,8 +229,7 @@ class ResumableSocket(BufferedSocket):
             return
         if size:
             with self._changed:
-                self._pending.append(bytes(room[:size]))
-                self._pending_size += size
+                self._pending += room[:size]
                 self._changed.notify_all()
 
     def _transmit(self, link: Link, frame: bytes | memoryview) -> None:
@@ -266,6 +266,7 @@ class ResumableSocket(BufferedSocket):
             try:
                 frames = self._stream.resume(have)
             except PeerError as error:  # it was checked before
+                link.cut()
                 self._lost(str(error))
                 return
             self._link = link

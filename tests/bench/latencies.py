@@ -19,6 +19,8 @@ from tests.bench.target import TIMEOUT, Failed, Target, run
 
 AT_A_TIME = 10
 """Commands over one connection: sshd's default MaxSessions."""
+MAY_TAKE = 3.0
+"""Milliseconds that a login may take longer because its session can be resumed."""
 
 
 def milliseconds(work: Callable[[], object]) -> float:
@@ -114,6 +116,17 @@ def echo(places: Places, scale: Scale, stack: ExitStack) -> tuple[Sample, Sample
     return Echo(places.path, stack).key, Echo(places.chain, stack).key
 
 
+def resumable_echo(places: Places, scale: Scale, stack: ExitStack) -> tuple[Sample, Sample]:
+    """Measure keys of a session that outlives its connection, and of one that does not."""
+    return Echo(places.path, stack).key, Echo(places.ending, stack).key
+
+
+def resumable_login(places: Places, scale: Scale, stack: ExitStack) -> tuple[Sample, Sample]:
+    """Measure ``ssh UUID true`` of the one kind, and of the other with :data:`MAY_TAKE` milliseconds added."""
+    ours, reference = (place.ssh("true", options=("-n",)) for place in (places.path, places.ending))
+    return lambda: milliseconds(lambda: run(ours)), lambda: milliseconds(lambda: run(reference)) + MAY_TAKE
+
+
 def echo_beside_attack(places: Places, scale: Scale, stack: ExitStack) -> tuple[Sample, Sample]:
     """Measure keys while a client of the same gateway resizes its window without end; the reference has none."""
     ours, reference = Echo(places.path, stack), Echo(places.chain, stack)
@@ -195,6 +208,14 @@ ROWS = [
     Comparison(
         "echo-attacked", "key beside a hostile client, median", "C-chain", "ms", 20.0, 5.0, echo_beside_attack,
         repeats=_keys,
+    ),
+    Comparison(
+        "resume-echo", "keystroke echo, resumable, median", "--no-resume", "ms", 1.05, 1.0, resumable_echo,
+        repeats=_keys,
+    ),
+    Comparison(
+        "resume-login", "ssh UUID true, resumable", f"--no-resume, and {MAY_TAKE:g} ms", "ms", 1.0, 0.97,
+        resumable_login, repeats=_logins,
     ),
     Comparison("logins-parallel", "whole path: parallel ssh UUID true", "sshd", "ms", 1.0, 0.5, many_logins),
     Comparison(

@@ -116,6 +116,16 @@ class Places:
         uuid = self.container_uuid
         return Target(self.cluster.directory.ssh_config, uuid)
 
+    @cached_property
+    def ending(self) -> Target:
+        """The same, where sessions end with their connection: by a copy of the user's ssh_config that says so."""
+        config = self.directory / "no-resume.ssh_config"
+        text = self.path.config.read_text()
+        if " ssh-proxy " not in text:
+            raise Failed(f"{self.path.config} does not start ssh-proxy")
+        config.write_text(text.replace(" ssh-proxy ", " ssh-proxy --no-resume "))
+        return Target(config, self.path.host)
+
     def file(self, size: int) -> Path:
         """Return a file of ``size`` bytes of this machine, in memory."""
         path = self._memory("local") / str(size)

@@ -100,6 +100,7 @@ def _path_and_docker(places: Places, scale: Scale, stack: ExitStack) -> tuple[Sa
 
 _gateway = partial(_between, "gateway", "sshd")
 _path = partial(_between, "path", "chain")
+_resume = partial(_between, "path", "ending")
 
 ROWS = [
     Comparison("gateway-output", "gateway alone: exec output", "sshd", "MB/s", 1.0, 1.3, _gateway(output)),
@@ -116,5 +117,7 @@ ROWS = [
     ),
     Comparison("path-output", "whole path: exec output", "C-chain", "MB/s", 1.0, 1.6, _path(output)),
     Comparison("path-input", "whole path: exec input", "C-chain", "MB/s", 1.0, 1.6, _path(input_)),
+    Comparison("resume-output", "exec output, resumable", "--no-resume", "MB/s", 0.95, 1.0, _resume(output)),
+    Comparison("resume-input", "exec input, resumable", "--no-resume", "MB/s", 0.95, 1.0, _resume(input_)),
     Comparison("path-output-docker", "whole path: exec output", "docker exec", "MB/s", 0.7, 1.0, _path_and_docker),
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -69,6 +70,31 @@ def test_all_is_well(doctor: Doctor, busybox: str) -> None:
     """With a UUID every step passes, down to a shell in the container; without one those to the token."""
     assert doctor(busybox).passed == WITHOUT_PROXY
     assert doctor().passed == list(name for name in TO_THE_TOKEN if name != "proxy")
+
+
+def test_an_old_block(cluster: EmbeddedCluster, home: Path, busybox: str) -> None:
+    """An ssh_config that gives up a lost connection before ssh-proxy does is told with what to do; ours is not."""
+    ours = cluster.directory.ssh_config.read_text()
+    config = home / ".ssh" / "config"
+    config.parent.mkdir(mode=0o700, exist_ok=True)
+    seen = {}
+    for name, text in (
+        ("ours", ours), ("old", re.sub("ServerAliveCountMax .*", "ServerAliveCountMax 4", ours)),
+        ("without", re.sub("ServerAliveCountMax .*", "ServerAliveCountMax 4", ours).replace(
+            " ssh-proxy ", " ssh-proxy --no-resume ")),
+    ):  # fmt: skip
+        config.write_text(text)
+        command = ["ssh", "-F", str(config)]
+        (home / "bin").mkdir(exist_ok=True)
+        ssh = home / "bin" / "ssh"  # OpenSSH looks for the user's own file in the password database's home
+        ssh.write_text(f'#!/bin/sh\nexec /usr/bin/{" ".join(command)} "$@"\n')
+        ssh.chmod(0o755)
+        done = examine(cluster, home, "--json", busybox, PATH=f"{home}/bin:{os.environ['PATH']}")
+        steps = {step["step"]: step["detail"] for step in json.loads(done.stdout)["steps"]}
+        seen[name] = steps["OpenSSH"]
+    assert "gives up a lost connection after 120 s, ssh-proxy after 600 s" in seen["old"]
+    assert "ssh-config --install" in seen["old"]
+    assert "gives up" not in seen["ours"] and "gives up" not in seen["without"]
 
 
 def test_for_people(cluster: EmbeddedCluster, home: Path, busybox: str) -> None:

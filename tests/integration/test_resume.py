@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 import arv_ssh
+from arv_ssh.cli.cluster_up import USER_UUIDS
 from arv_ssh.client.controller import AcceptedUpgrade, SessionOver
 from arv_ssh.client.controller import Controller as ClientController
 from arv_ssh.client.settings import Settings
@@ -249,6 +250,44 @@ def test_killed_while_it_waits(site: Site, busybox: str) -> None:
     wait_for(lambda: _beside(site).ssh(busybox, "ps | grep '[s]leep 4711'").returncode == 1, "the program to end")
 
 
+def test_revoked_while_it_waits(site: Site, busybox: str) -> None:
+    """A token that is revoked meanwhile brings nothing back, the user reads why, and the program ends without them."""
+    root = site.cluster.api()
+    made = root.create("api_client_authorizations", {"owner_uuid": USER_UUIDS["active"]})
+    token = f"v2/{made['uuid']}/{made['api_token']}"
+    user = Person(site.root / "revoked", site.first, token, ARVADOS_API_HOST=site.breaker.address)
+    with user.session(busybox, command="echo ready; exec sleep 4712") as session:
+        with site.breaker.down():
+            wait_for(lambda: site.sessions("waiting"))
+            root.delete("api_client_authorizations", made["uuid"])
+        assert "can not go on: the API token is not valid" in ending(session)
+    wait_for(lambda: _beside(site).ssh(busybox, "ps | grep '[s]leep 4712'").returncode == 1, "the program to end")
+    wait_for(lambda: not site.sessions("waiting"), "the session to leave")
+
+
+HUPPED = "trap 'echo hupped >/tmp/hupped; exit' HUP; rm -f /tmp/hupped; echo ready; while :; do sleep 0.1; done"
+
+
+@pytest.mark.parametrize("how", ["kill -9 of ssh", "kill -9 while nothing passes", "the terminal is closed", "-O exit"])
+def test_who_leaves_has_left(site: Site, busybox: str, how: str) -> None:
+    """A user who leaves in any way ends the session at once: the program has its SIGHUP, and nothing waits."""
+    shared = ("-M", "-S", str(site.root / "left")) if how == "-O exit" else ()
+    with site.user.session(busybox, *shared, command=HUPPED) as session:
+        assert len(site.sessions("open")) == 1
+        proxy = int(subprocess.run(["pgrep", "-P", str(session.pid)], capture_output=True, text=True).stdout)
+        if shared:
+            assert site.user.ssh("-S", str(site.root / "left"), "-O", "exit", busybox).returncode == 0
+        elif how == "the terminal is closed":
+            for pid in (proxy, session.pid):
+                os.kill(pid, signal.SIGHUP)
+        else:
+            if how != "kill -9 of ssh":  # as behind an upload over a slow line: another connection brings the goodbye
+                site.breaker.silence()
+            session.kill()
+        wait_for(lambda: not site.sessions("open") and not site.sessions("waiting"), "the session to end")
+    wait_for(lambda: _beside(site).ssh(busybox, "cat /tmp/hupped").stdout == "hupped\n", "the program to have SIGHUP")
+
+
 def test_another_controller_takes_it(site: Site, debian: str) -> None:
     """kill -9 of the controller in mid-transfer: the other one has the session at once, and the bytes are exact."""
     with site.controller("victim") as victim:
@@ -274,6 +313,18 @@ def test_restart_without_waiting(site: Site, busybox: str) -> None:
             answers(session, "over there")
             assert wait_for(lambda: site.sessions("open", site.second))
             assert "session.moved" not in leaving.log.read_text()
+
+
+def test_drained(site: Site, busybox: str) -> None:
+    """A controller that has waited for its sessions for DrainTimeout ends, and they go on through another one."""
+    with site.controller("drained", DrainTimeout=1) as drained:
+        site.breaker.target = drained.address
+        with site.user.session(busybox, command=ECHO) as session:
+            site.breaker.target = site.second.address
+            os.kill(drained.pid, signal.SIGTERM)
+            assert wait_for(lambda: site.sessions("open", site.second), "the session to move on")
+            answers(session, "over there")
+        assert "session closed" in drained.log.read_text()
 
 
 def test_shared_connections(site: Site, busybox: str) -> None:

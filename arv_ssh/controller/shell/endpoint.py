@@ -29,6 +29,7 @@ from arv_ssh.errors import (
     ClientClosed,
     Forbidden,
     HttpError,
+    SessionEnded,
     Unauthorized,
     Unavailable,
 )
@@ -143,13 +144,13 @@ class ShellEndpoint:
         if asked is not None and asked.resumes:
             live.resumed = True
             live.id = live.id if elsewhere else asked.session  # the other controller has it by that name
-        attempt.session_id = live.id
         await self._limits.take(live)
+        attempt.session_id = live.id  # what is refused from here on gives its slot back
         target = dial.Target(
             secret, gateway_address, session, detach_keys, attempt.peer, self._tunnels,
             any_username=not forward_session.has_same_username(request), resume=_resume(asked, request, live),
         )  # fmt: skip
-        opened = await self._open(target, request, allowed, elsewhere)
+        opened = await self._open(target, request, asked, allowed, elsewhere)
         live.hold = opened.hold
         try:
             await self._sessions.opening(live)
@@ -161,7 +162,9 @@ class ShellEndpoint:
             raise BadGateway(f"the gateway of container {uuid} went away; try again")
         return Upgrade("ssh", opened.headers, partial(self._relay, opened, live))
 
-    async def _open(self, target: dial.Target, request: Request, allowed: float, elsewhere: str) -> Opened:
+    async def _open(
+        self, target: dial.Target, request: Request, asked: Asked | None, allowed: float, elsewhere: str
+    ) -> Opened:
         """Connect to the gateway, or to the controller ``elsewhere`` that has its tunnel."""
         if elsewhere:
             passed = await forward_session.pass_on(
@@ -169,6 +172,9 @@ class ShellEndpoint:
             )
             return Opened(passed.transport, passed.early, forward_session.headers_for_client(passed))
         connection = await dial.connect(target)
+        if asked is not None and asked.resumes and not asked.is_answered_by(connection.resume):
+            connection.transport.abort()  # a gateway that does not know the header has begun another session
+            raise SessionEnded("the gateway of this container can not go on with sessions")
         headers = [
             *_credential_headers(connection, target.secret, target.session),
             _timing_header(allowed, connection),

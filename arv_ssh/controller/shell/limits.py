@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ from arv_ssh.processes import process_lock
 
 Slot = tuple[str, str]
 """The user and the container of one session."""
+Taken = tuple[str, str, str]
+"""A session's id before its slot: who asks to go on with a session of somebody else must not touch that one's slot."""
 STEM = "places-"
 """The prefix of the files' names. An earlier version, which may be draining beside this one, looks for the same."""
 
@@ -33,14 +36,15 @@ STEM = "places-"
 class SessionLimits(Observer):
     """The slots of this process's sessions in ``run_dir``, and whether ``limits`` leaves another.
 
-    A slot is given back when the session is refused or closed.
+    A slot is given back when the session is refused or closed. A session that is here and asks to go on has its slot
+    twice until it is known whether it may, and counts once: whatever comes of that, one of both remains.
     """
 
     def __init__(self, limits: Limits, run_dir: Path) -> None:
         self._limits = limits
         self._run_dir = run_dir
         self._stem = f"{STEM}{secrets.token_hex(8)}"
-        self._slots: dict[str, Slot] = {}
+        self._taken: Counter[Taken] = Counter()
         self._alive: int | None = None
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="limits")
@@ -57,24 +61,28 @@ class SessionLimits(Observer):
 
         One that goes on has been counted, here or in another process, and gets its slot in any case.
         """
-        slot = session.user_uuid, session.container_uuid
+        taken = session.id, session.user_uuid, session.container_uuid
         limits = Limits() if session.resumed else self._limits
-        taking = asyncio.get_running_loop().run_in_executor(self._pool, self._take, session.id, slot, limits)
+        taking = asyncio.get_running_loop().run_in_executor(self._pool, self._take, taken, limits)
         try:
             await asyncio.shield(taking)
         except asyncio.CancelledError:
-            taking.add_done_callback(partial(self._taken_in_vain, session.id))
+            taking.add_done_callback(partial(self._taken_in_vain, taken))
             raise
 
-    def _taken_in_vain(self, session_id: str, taking: asyncio.Future[None]) -> None:
+    def _taken_in_vain(self, taken: Taken, taking: asyncio.Future[None]) -> None:
         if not taking.cancelled() and taking.exception() is None:
-            self._give_back(session_id)
+            self._give_back(taken)
 
     def refused(self, attempt: Attempt, error: HttpError) -> None:
-        self._give_back(attempt.session_id)
+        self._give_back((attempt.session_id, attempt.user_uuid, attempt.container_uuid))
+
+    def resumed(self, session: LiveConnection, known: bool) -> None:
+        if known:
+            self.closed(session, "")
 
     def closed(self, session: LiveConnection, reason: str) -> None:
-        self._give_back(session.id)
+        self._give_back((session.id, session.user_uuid, session.container_uuid))
 
     def close(self) -> None:
         """Leave the run directory."""
@@ -86,21 +94,29 @@ class SessionLimits(Observer):
                 os.close(self._alive)
                 self._alive = None
 
-    def _take(self, session_id: str, slot: Slot, limits: Limits) -> None:
+    def _slots(self) -> list[Slot]:
+        return [(user, container) for _, user, container in self._taken]
+
+    def _take(self, taken: Taken, limits: Limits) -> None:
         with self._lock:
             if self._limits == Limits():
-                self._slots[session_id] = slot
+                self._taken[taken] += 1
                 return
             with self._locked_directory():
-                _check(limits, slot, [*self._slots.values(), *self._others()])
-                self._slots[session_id] = slot
+                _check(limits, taken[1:], [*self._slots(), *self._others()])
+                self._taken[taken] += 1
                 self._write()
 
-    def _give_back(self, session_id: str) -> None:
+    def _give_back(self, taken: Taken) -> None:
         """Give a slot back, if there is one. Not under the directory's lock: a concurrent count may be one too high."""
         with self._lock:
-            if self._slots.pop(session_id, None) is not None and self._alive is not None:
-                self._write()
+            if taken not in self._taken:
+                return
+            self._taken[taken] -= 1
+            if not self._taken[taken]:
+                del self._taken[taken]
+                if self._alive is not None:
+                    self._write()
 
     @contextmanager
     def _locked_directory(self) -> Iterator[None]:
@@ -117,7 +133,7 @@ class SessionLimits(Observer):
             self._alive = os.open(self._path("alive"), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
         part = self._path("part")
-        part.write_text(json.dumps(list(self._slots.values())))
+        part.write_text(json.dumps(self._slots()))
         part.replace(self._path("json"))
 
     def _others(self) -> Iterator[Slot]:

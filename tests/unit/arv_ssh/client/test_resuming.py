@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 
+from arv_ssh.client import resuming
 from arv_ssh.client.controller import AcceptedUpgrade
 from arv_ssh.client.redial import Redial
 from arv_ssh.client.resuming import ResumingRelay
@@ -49,6 +50,10 @@ class Far:
         session = self._connect()
         self.out += b"".join(self.stream.resume(received))
         return session, have
+
+    def leave(self, received: int) -> AcceptedUpgrade:
+        """Take the place of :class:`Redial`."""
+        return self._connect()
 
     def move(self) -> bool:
         """Send what waits, and read what has come; never true, so that it can stand in a condition."""
@@ -155,3 +160,18 @@ def test_a_cut_amid_input(relayed: Relayed) -> None:
     feeder.join(DEADLINE)
     assert relayed.far.got == content
     relayed.close()
+
+
+def test_a_goodbye_behind_much_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who leaves while the connection takes no more says goodbye over another one."""
+    monkeypatch.setattr(resuming, "LINGER", 0.1)
+    relayed = Relayed()
+    first = relayed.far.sock
+    os.close(relayed.stdin)
+    os.close(relayed.stdout)
+    wait_for(lambda: relayed.far.sock is not first, "another connection")
+    wait_for(lambda: relayed.far.move() or relayed.far.stream.peer_left, "the goodbye")
+    relayed.far.sock.close()
+    first.close()
+    relayed.thread.join(DEADLINE)
+    assert not relayed.thread.is_alive()

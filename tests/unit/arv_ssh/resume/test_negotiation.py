@@ -67,3 +67,12 @@ def test_any_text(text: str) -> None:
         read_request("1 " + text)
     except BadRequest:
         pass
+
+
+def test_who_answers_about_a_session() -> None:
+    """Only a gateway's answer about the session that was asked for is one; none, a grant, another session's are not."""
+    grant, other = Grant("ses-" + "1" * 20, "a" * 64, 600), Grant("ses-" + "2" * 20, "a" * 64, 600)
+    asked = read_request(grant.request(1, 7))
+    assert asked is not None and asked.is_answered_by(grant.answer(1, 3))
+    for text in ("", "1", str(grant), grant.request(1, 7), other.answer(1, 3), f"{grant.answer(1, 3)}\n"):
+        assert not asked.is_answered_by(text)

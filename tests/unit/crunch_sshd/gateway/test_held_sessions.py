@@ -185,6 +185,8 @@ def test_states(ask: Asker) -> None:
     assert answer.status == 200
     wait_for(lambda: ask.state(grant) == "gone")
     assert ask.refused(grant.request(1, 0)) == (410, "maintenance")
+    status, sentence = ask.refused(grant.request(1, 0), user="zzzzz-tpzed-000000000000000")
+    assert status == 410 and "maintenance" not in sentence  # which is for its user
 
 
 def test_switched_off() -> None:

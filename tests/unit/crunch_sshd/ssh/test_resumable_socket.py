@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -145,7 +146,7 @@ def test_many_cuts(far: Far) -> None:
             piece = up[sent : sent + chance.randint(1, 200_000)]
             sent += len(piece)
             far.out += far.stream.data([piece])
-        if far.move(chance.randint(1, 300_000)) and cuts < 20 and chance.random() < 0.2:
+        if far.move(chance.randint(1, 300_000)) and cuts < 20 and chance.random() < 0.4:
             cuts += 1
             far.resume()
     reader.join(DEADLINE)
@@ -181,11 +182,56 @@ def test_what_a_waiting_writer_reads_is_not_lost(far: Far) -> None:
     writer.start()
     far.say(far.stream.data([b"in between"]))
     far.read_until(lambda: len(far.got) >= WINDOW)
-    wait_for(lambda: far.socket._pending_size == 10, "the writer to read")
+    wait_for(lambda: len(far.socket._pending) == 10, "the writer to read")
     assert read_all(far.socket, 10) == b"in between"
     far.say(far.stream.answer(time.monotonic()))
     writer.join(DEADLINE)
     assert not writer.is_alive()
+
+
+def test_a_waiting_writer_gives_signs_of_life(far: Far) -> None:
+    """Who asks whether we are there is answered also while a writer waits for room."""
+    far.confirming = False
+    writer = threading.Thread(target=write_all, args=(far.socket, bytes(2 * WINDOW)))
+    writer.start()
+    far.read_until(lambda: len(far.got) >= WINDOW)
+    told = far.stream.confirmed
+    far.say(far.stream.data([b"five!"]), struct.pack(">IQ", 2 << 24 | 8, 0))
+    far.read_until(lambda: far.stream.confirmed > told)
+    far.confirming = True
+    far.say(far.stream.answer(time.monotonic()))
+    far.read_until(lambda: len(far.got) == 2 * WINDOW)
+    writer.join(DEADLINE)
+    assert not writer.is_alive()
+
+
+def test_single_bytes_are_bounded(far: Far) -> None:
+    """A writer of single bytes waits as soon as what is kept for it takes the memory that all may take."""
+    far.confirming = False
+    writer = threading.Thread(target=write_single_bytes, args=(far.socket,))
+    writer.start()
+    wait_for(lambda: far.socket.kept >= WINDOW, "the writer to wait")
+    assert far.socket.kept <= WINDOW + 1000
+    assert far.socket._stream.kept * 200 < WINDOW
+    far.socket.close()
+    writer.join(DEADLINE)
+    assert not writer.is_alive()
+
+
+def write_single_bytes(near: ResumableSocket) -> None:
+    with suppress(OSError):
+        while True:
+            near.sendmsg([b"x"])
+
+
+def test_a_link_that_was_never_used_is_lost_too(far: Far) -> None:
+    """A link may be replaced before anybody read from it; if the next one never comes, the session is known to wait."""
+    far.socket.release()
+    far.sock.close()
+    far.socket.attach(far._link(), 0)
+    told = len(far.lost)
+    far.socket.release()
+    assert len(far.lost) == told + 1 and not far.socket.linked
 
 
 def test_close_wakes_everybody(far: Far) -> None:

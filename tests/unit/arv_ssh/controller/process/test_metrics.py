@@ -88,6 +88,25 @@ def test_sessions_by_result(process: Process) -> None:
     assert process.get(read, "arv_ssh_audit_records_lost_total") == 0
 
 
+def test_lost_and_resumed(process: Process) -> None:
+    """A session without a connection is open and waits; loss and return are counted, and its bytes only once."""
+    one = session(hold=600.0)
+    client, gateway = Wire(), Wire()
+    process.sessions.run(one, (client, b"abc"), (gateway, b""))
+    client.lose(ConnectionResetError("reset"))
+    gateway.lose()
+    lost = asyncio.run(process.read())
+    process.sessions.run(session(id=one.id, hold=600.0, resumed=True), (Wire(), b"de"), (Wire(), b""))
+    back = asyncio.run(process.read())
+    for read, waiting, resumed, size in ((lost, 1, 0, 3), (back, 0, 1, 5)):
+        assert process.get(read, "arv_ssh_open_sessions") == 1
+        assert process.get(read, "arv_ssh_waiting_sessions") == waiting
+        assert process.get(read, "arv_ssh_sessions_lost_total") == 1
+        assert process.get(read, "arv_ssh_sessions_resumed_total") == resumed
+        assert process.get(read, "arv_ssh_session_bytes_total", direction="from_client") == size
+        assert process.get(read, "arv_ssh_session_requests_total", result="opened") == 1
+
+
 def test_bytes_of_running_sessions(process: Process) -> None:
     """Bytes are current while a session runs, and are still there after its end."""
     client, gateway = Wire(), Wire()

@@ -11,7 +11,7 @@ import pytest
 
 from arv_ssh.audit.trail import NotRecorded, Trail
 from arv_ssh.controller.shell.audit import SessionAudit
-from arv_ssh.controller.shell.sessions import Attempt, Sessions
+from arv_ssh.controller.shell.sessions import MOVED, Attempt, Sessions
 from arv_ssh.errors import Forbidden
 from tests.unit.arv_ssh.controller.sessions import CONTAINER, TOKEN, USER, session
 from tests.unit.arv_ssh.streams import Wire
@@ -49,6 +49,42 @@ def test_a_session(tmp_path: Path) -> None:
     assert (end["bytes_from_client"], end["bytes_to_client"], end["reason"]) == (3, 5, "client left")
     assert end["started"] == "2027-01-15T08:00:00.000Z"
     assert TOKEN not in str(records(tmp_path))
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_a_session_that_loses_its_connection(tmp_path: Path, elsewhere: bool) -> None:
+    """Loss and return are records of the one session; it ends once, where it was last."""
+
+    async def play() -> None:
+        sessions, audit = Sessions(), SessionAudit(Trail("on", tmp_path, "controller"))
+        sessions.observe(audit)
+        one = session(hold=600.0)
+        await sessions.opening(one)
+        client, gateway = Wire(), Wire()
+        sessions.run(one, (client, b"abc"), (gateway, b"hello"))
+        client.lose(ConnectionResetError("reset"))
+        gateway.lose()
+        if elsewhere:
+            sessions.finish(one, MOVED)
+        else:
+            again = session(id=one.id, hold=600.0, resumed=True, started=one.started + 60)
+            await sessions.opening(again)
+            client, gateway = Wire(), Wire()
+            sessions.run(again, (client, b"de"), (gateway, b""))
+            gateway.receive_eof()
+            client.lose()
+            gateway.lose()
+        await audit.close()
+
+    asyncio.run(play())
+    found = records(tmp_path)
+    after = [] if elsewhere else ["session.resumed", "session.end"]
+    assert [one["event"] for one in found] == ["session.begin", "session.lost", *after]
+    assert len({one["session_id"] for one in found}) == 1
+    assert "reset" in found[1]["error"]
+    if not elsewhere:
+        assert (found[3]["bytes_from_client"], found[3]["bytes_to_client"]) == (5, 5)
+        assert found[3]["started"] == "2027-01-15T08:00:00.000Z"
 
 
 def test_a_refusal(tmp_path: Path) -> None:

@@ -22,11 +22,13 @@ from arv_ssh.controller.shell.endpoint import ShellEndpoint
 from arv_ssh.controller.shell.limits import SessionLimits
 from arv_ssh.controller.shell.sessions import Sessions
 from arv_ssh.embedded.api import ApiAnswer
-from arv_ssh.errors import Forbidden, HttpError, Unavailable
+from arv_ssh.errors import Forbidden, HttpError, SessionEnded, Unavailable
 from arv_ssh.net.http_messages import Request, Upgrade
+from arv_ssh.resume import negotiation
+from arv_ssh.resume.negotiation import Grant
 from arv_ssh.trust import access
 from tests.timing import DEADLINE
-from tests.unit.arv_ssh.controller.sessions import CONTAINER, TOKEN, USER, Transcript
+from tests.unit.arv_ssh.controller.sessions import CONTAINER, TOKEN, USER, Transcript, session
 from tests.unit.arv_ssh.streams import Wire
 
 ROOT = "roottoken"
@@ -88,8 +90,10 @@ class Scene:
             raise self.gateway
         return dial.GatewayConnection(self.gateway, b"", None)
 
-    async def ask(self, uuid: str = CONTAINER, token: str = TOKEN) -> Upgrade:
+    async def ask(self, uuid: str = CONTAINER, token: str = TOKEN, resume: str = "") -> Upgrade:
         headers = {"upgrade": "ssh", "authorization": f"Bearer {token}"}
+        if resume:
+            headers[negotiation.HEADER.lower()] = resume
         answer = await self.endpoint.handle(
             uuid, Request("POST", "", "", headers, b"login_username=crunch", "203.0.113.9", "req-1")
         )
@@ -157,6 +161,23 @@ def test_a_gateway_that_cannot_be_reached(scene: Scene) -> None:
     with pytest.raises(Unavailable):
         run(scene.ask())
     assert scene.transcript.lines == ["refused 503 the gateway cannot be reached"]
+
+
+def test_a_gateway_that_knows_nothing_of_going_on(scene: Scene) -> None:
+    """Who asks an older gateway to go on with a session, be it another's, gets none, and does not end that one."""
+
+    async def scenario() -> None:
+        client, gateway = Wire(), Wire()
+        others = session(user_uuid="zzzzz-tpzed-000000000000000", hold=600.0)
+        scene.sessions.run(others, (client, b""), (gateway, b""))
+        asked = Grant(others.id, "0" * 64, 600).request(1, 0)
+        with pytest.raises(SessionEnded, match="can not go on"):
+            await scene.ask(resume=asked)
+        assert scene.sessions.get(others.id) is others
+        assert isinstance(scene.gateway, Wire) and scene.gateway.is_closing()
+        assert not client.is_closing() and not gateway.is_closing()
+
+    run(scenario())
 
 
 def test_an_observer_refuses(scene: Scene) -> None:

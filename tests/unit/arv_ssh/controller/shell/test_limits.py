@@ -64,6 +64,43 @@ def test_limits_count_what_they_are_of(tmp_path: Path, made: list[SessionLimits]
         take(made[0], "zzzzz-tpzed-111111111111111")
 
 
+@pytest.mark.parametrize("user", [USER, OTHER_USER])
+def test_a_session_that_may_not_go_on_leaves_the_slot_of_the_one_that_is_there(
+    tmp_path: Path, made: list[SessionLimits], user: str
+) -> None:
+    """Nobody gets rid of a limit by asking, without the proof, to go on with a session that is open."""
+    made.append(SessionLimits(Limits(per_user=1), tmp_path))
+    live = take(made[0])
+    asking = session(user_uuid=user, id=live.id, resumed=True)
+    asyncio.run(made[0].take(asking))
+    made[0].refused(Attempt("req-1", CONTAINER, "", "", user_uuid=user, session_id=live.id), HttpError("no proof"))
+    with pytest.raises(TooManySessions):
+        take(made[0])
+    made[0].closed(live, "client left")
+    take(made[0])
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_session_that_goes_on_counts_once(tmp_path: Path, made: list[SessionLimits], known: bool) -> None:
+    """A session has one slot, however often it goes on, here or somewhere else before; it is given back at its end."""
+    made.append(SessionLimits(Limits(per_user=2), tmp_path))
+    live = session()
+    if known:
+        asyncio.run(made[0].take(live))
+    for _ in range(3):
+        again = session(id=live.id, resumed=True)
+        asyncio.run(made[0].take(again))
+        made[0].resumed(again, known)
+        known = True
+    other = take(made[0])
+    with pytest.raises(TooManySessions):
+        take(made[0])
+    made[0].closed(again, "client left")
+    made[0].closed(other, "client left")
+    take(made[0])
+    take(made[0])
+
+
 def test_places_come_back(tmp_path: Path, made: list[SessionLimits]) -> None:
     """A session that is closed, and one that was refused after it had its place, gives that back once."""
     made.append(SessionLimits(Limits(per_controller=1), tmp_path))
@@ -71,7 +108,7 @@ def test_places_come_back(tmp_path: Path, made: list[SessionLimits]) -> None:
         live = take(made[0])
         made[0].closed(live, "client left")
         refused = take(made[0])
-        attempt = Attempt("req-1", CONTAINER, "", "", session_id=refused.id)
+        attempt = Attempt("req-1", CONTAINER, "", "", user_uuid=USER, session_id=refused.id)
         made[0].refused(attempt, HttpError("no gateway"))
         made[0].refused(attempt, HttpError("twice"))
     take(made[0])
