@@ -5,9 +5,9 @@
     ├── ConfigError           settings or the cluster's config file are missing or wrong
     └── HttpError             an answer of section "Errors" of the wire description; carries its HTTP status
         ├── BadRequest 400       ├── Unauthorized 401   ├── Forbidden 403     ├── NotFound 404
-        ├── MethodNotAllowed 405 ├── ContainerEnded 410 ├── Unprocessable 422 ├── TooManySessions 429
-        ├── RequestTooLarge 431  ├── ClientClosed 499   ├── BadGateway 502    ├── Unavailable 503
-        └── GatewayTimeout 504   └── SessionEnded 410
+        ├── MethodNotAllowed 405 ├── Gone 410           ├── Unprocessable 422 ├── TooManySessions 429
+        ├── RequestTooLarge 431  │   ├── ContainerEnded ├── BadGateway 502    ├── Unavailable 503
+        ├── ClientClosed 499     │   └── SessionEnded   └── GatewayTimeout 504
 
 Owns what a user sees: the message is one sentence that names the thing, its state and the next step. It never holds a
 token or a secret. This module must not know how a message reaches the user.
@@ -79,16 +79,18 @@ class MethodNotAllowed(HttpError):
     status = 405
 
 
-class ContainerEnded(HttpError):
-    """The container is Complete or Cancelled."""
+class Gone(HttpError):
+    """What is asked for was there once, and will never be again."""
 
     status = 410
 
 
-class SessionEnded(HttpError):
+class ContainerEnded(Gone):
+    """The container is Complete or Cancelled. What 410 means where the status is all that is known."""
+
+
+class SessionEnded(Gone):
     """The session that a client would go on with is over; the message is the reason."""
-
-    status = 410
 
 
 class Unprocessable(HttpError):

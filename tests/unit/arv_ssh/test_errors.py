@@ -15,7 +15,7 @@ def _http_errors() -> list[type[errors.HttpError]]:
 def test_status_round_trip(kind: type[errors.HttpError]) -> None:
     """An error keeps its class and its sentence over the wire, and a command ends with 255 for it."""
     again = errors.from_status(kind.status, "a sentence")
-    assert type(again) is kind and str(again) == "a sentence" and again.exit_code == 255
+    assert isinstance(again, kind) and str(again) == "a sentence" and again.exit_code == 255
 
 
 def test_wire_statuses() -> None:
