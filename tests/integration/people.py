@@ -71,6 +71,18 @@ class Person:
                 process.kill()
 
 
+ECHO = "echo ready; while read x; do echo got $x; done"
+"""A program that says each line back."""
+
+
+def answers(session: subprocess.Popen[str], word: str) -> None:
+    """Say a word to the program of :data:`ECHO`, and have it said back."""
+    assert session.stdin and session.stdout
+    session.stdin.write(f"{word}\n")
+    session.stdin.flush()
+    assert session.stdout.readline() == f"got {word}\n"
+
+
 def ending(session: subprocess.Popen[str]) -> str:
     """Wait until ssh has ended by itself, with 255; return what it said."""
     wait_for(lambda: session.poll() is not None, "ssh to end")

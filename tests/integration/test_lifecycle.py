@@ -305,8 +305,8 @@ def test_restart_in_mid_transfer(
         assert transfer.wait(DEADLINE) == 0
     assert received.digest() == hashlib.sha256(b"".join(blocks)).digest()
     (closed,) = first.wait_for_event("session closed")
-    # Its error, if any, is how ssh left: it may end ssh-proxy before that has said goodbye.
-    assert closed["reason"] in ("client left", "gateway left")
+    # How ssh left: it may end ssh-proxy before that has said goodbye, and then the session might go on elsewhere.
+    assert closed["reason"] in ("client left", "gateway left", "controller stopping")
     first.wait_for_event("controller is stopping", len(first.events("controller is draining")))
     assert first.popen.wait(DEADLINE) == 0
 

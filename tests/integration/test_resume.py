@@ -28,7 +28,7 @@ from tests.faults.network import Link
 from tests.integration.breaker import Breaker
 from tests.integration.controllers import Controller, controller
 from tests.integration.embedded_cluster import EmbeddedCluster
-from tests.integration.people import Person, ending
+from tests.integration.people import ECHO, Person, answers, ending
 from tests.integration.proxies import PROXIES
 from tests.integration.terminal import TerminalSession
 from tests.timing import DEADLINE, wait_for
@@ -86,17 +86,6 @@ def whole(site: Site) -> Iterator[None]:
     """Leave a way to the first controller to the next test."""
     yield
     site.breaker.target, site.breaker.refuses = site.first.address, False
-
-
-def answers(session: subprocess.Popen[str], word: str) -> None:
-    """Say a word to the program of :data:`ECHO`, and have it said back."""
-    assert session.stdin and session.stdout
-    session.stdin.write(f"{word}\n")
-    session.stdin.flush()
-    assert session.stdout.readline() == f"got {word}\n"
-
-
-ECHO = "echo ready; while read x; do echo got $x; done"
 
 
 class Exchange:
