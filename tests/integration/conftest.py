@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +50,9 @@ class Ssh:
         return TerminalSession(self.command(*arguments), size)
 
 
+PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCluster]:
     """The session's cluster. A test that stops or breaks one makes its own."""
@@ -63,6 +67,19 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
     """The session's cluster over a real Slurm. A test that breaks a part of it mends it."""
     with slurm_cluster(tmp_path_factory.mktemp("slurm") / "cluster") as result:
         yield result
+
+
+@pytest.fixture
+def orphans_go_to_init() -> Iterator[None]:
+    """Let this machine's init have all orphans: a gateway that another test ran in this process had them come here.
+
+    Here nobody reaps them, and an orphan that is a zombie keeps its container from ending.
+    """
+    libc, before = ctypes.CDLL(None), ctypes.c_int()
+    libc.prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+    yield
+    libc.prctl(PR_SET_CHILD_SUBREAPER, before.value, 0, 0, 0)
 
 
 @pytest.fixture(scope="session")

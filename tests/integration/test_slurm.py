@@ -16,7 +16,7 @@ from tests.integration.embedded_cluster import docker_container
 from tests.integration.slurm_cluster import NODES, SlurmCluster
 from tests.timing import DEADLINE, wait_for
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("orphans_go_to_init")]
 ARVADOS_CLIENT = str(Path(sys.executable).with_name("arvados-client"))
 
 

@@ -17,7 +17,7 @@ from tests.integration.embedded_cluster import docker_container
 from tests.integration.slurm_cluster import SlurmCluster
 from tests.timing import DEADLINE, wait_for
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("orphans_go_to_init")]
 DISPATCHER = str(Path(sys.executable).with_name("crunch-dispatch-slurm"))
 
 
