@@ -49,6 +49,8 @@ def main(job: dict[str, Any]) -> NoReturn:
         _fail(job, status, text)
     except OSError as error:
         _fail(job, NOT_EXECUTABLE, str(error.args[1]))
+    except ValueError as error:  # a null byte in an argument or a variable: Python's own words, and no traceback
+        _fail(job, NOT_EXECUTABLE, str(error))
 
 
 def _fail(job: dict[str, Any], status: int, text: str) -> NoReturn:

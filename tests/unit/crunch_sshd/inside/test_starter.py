@@ -92,6 +92,15 @@ def test_no_program(starter: Starter) -> None:
         os.waitpid(int(pid_line.split()[1]), 0)
 
 
+def test_a_null_byte(starter: Starter) -> None:
+    """What no program can be given is reported, and nothing is written to the session's outputs."""
+    with started(starter, "/bin/echo", "a\0b") as (_, reader, report):
+        pid_line, failure = report.splitlines()
+        assert failure == "failed 126 embedded null byte"
+        os.waitpid(int(pid_line.split()[1]), 0)
+        assert output(reader) == b""
+
+
 def test_hidden(starter: Starter) -> None:
     """Nobody without CAP_SYS_PTRACE can look into the ready process: its files in /proc are not its user's."""
     starter.prepare()
