@@ -157,6 +157,15 @@ class Container:
         except NotFound:
             return False
 
+    def ends_within(self, seconds: float) -> bool:
+        """Say whether the container has ended, or does so soon."""
+        deadline = time.monotonic() + seconds
+        while self.is_running():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
+
     def watch_for_kill(self, since: int, told: Callable[[], Any]) -> None:
         """Call ``told``, from a thread of its own, if anybody has the engine signal or stop the container.
 

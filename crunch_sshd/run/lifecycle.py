@@ -36,6 +36,10 @@ KILL_BEFORE = 1
 """Seconds before a program's failure in which an engine's signal counts as its cause: then nobody wants to look."""
 
 
+ENDING = 2.0
+"""Seconds in which an engine notices that a container's first process is gone."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """How to run a container.
@@ -171,7 +175,7 @@ class Lifecycle:
             return gateway.serve(container.docker_id, self._addresses.moved, hold.sessions)
         except ArvSshError as error:
             # A runtime looks into the container's first process: a short command may be over by then.
-            if container.is_running():
+            if not container.ends_within(ENDING):
                 raise
             log.event(logger, "ended before its gateway", container_uuid=self._settings.uuid, reason=str(error))
             return ""

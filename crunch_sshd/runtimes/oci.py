@@ -69,9 +69,12 @@ def find(container_id: str, name: str) -> OciRuntime | None:
         raise Unavailable(f"container {name} is not known to the runtime: {error}") from error
     if known is None:
         return None
-    found = OciRuntime(known, container_id, name)
-    if found.has_own_processes():
-        return found
+    try:
+        found = OciRuntime(known, container_id, name)
+        if found.has_own_processes():
+            return found
+    except (FileNotFoundError, ProcessLookupError) as gone:
+        raise Unavailable(f"container {name} has ended: its first process is gone") from gone
     found.host().close()
     return None
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from crunch_sshd.runtimes import StartFailed, oci, program_start
+from arv_ssh.errors import Unavailable
+from crunch_sshd.runtimes import StartFailed, bundle, oci, program_start
 from crunch_sshd.runtimes.oci import OciRuntime
 from tests.conformance.engines import Engine
 from tests.conformance.places import KINDS, Place, start_failure
+from tests.timing import DEADLINE
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -79,6 +82,18 @@ def test_failures(place: Place, by_runtime: list[str], monkeypatch: pytest.Monke
     monkeypatch.setattr(oci.OciRuntime, "_is_plain", lambda self, command: False)
     reference = start_failure(place, "/no/such/program")
     assert (str(found), found.exit_status) == (str(reference), reference.exit_status)
+
+
+def test_a_container_that_just_ended(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first process that is gone, of which the OCI runtime does not know yet: the user reads that, and no errno."""
+    ended = subprocess.Popen(["/bin/true"])
+    ended.wait(DEADLINE)
+    known = bundle.find_state(place.container)
+    assert known is not None
+    stale = replace(known, facts=known.facts | {"pid": ended.pid})
+    monkeypatch.setattr(bundle, "find_state", lambda container_id: stale)
+    with pytest.raises(Unavailable, match="^container .* has ended: its first process is gone$"):
+        oci.find(place.container, "zzzzz-dz642-xxxxxxxxxxxxxxx")
 
 
 def test_a_host_that_refuses(place: Place, by_runtime: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from crunch_sshd.run.container_options import from_record
 from crunch_sshd.runtimes import docker_engine
 from crunch_sshd.runtimes.docker_engine import DockerClient
 from tests.integration.embedded_cluster import BUSYBOX, docker, docker_container
-from tests.timing import wait_for
+from tests.timing import DEADLINE, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +222,14 @@ def test_is_running(client: DockerClient, uuid: str) -> None:
     assert not made.is_running()
     made.remove()
     assert not made.is_running()
+
+
+def test_ends_within(client: DockerClient, uuid: str) -> None:
+    """A program that is about to end has ended soon; one that goes on has not."""
+    made = create(client, uuid, "sleep", "1")
+    made.start(io.BytesIO(), io.BytesIO())
+    assert not made.ends_within(0)
+    assert made.ends_within(DEADLINE)
 
 
 def test_remove_twice(client: DockerClient, uuid: str) -> None:

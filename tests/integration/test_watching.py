@@ -277,7 +277,7 @@ def test_metrics_of_a_running_session(watched: Watched) -> None:
     opened = value(watched, "arv_ssh_session_requests_total", result="opened")
     assert opened >= 1
     assert value(watched, "arv_ssh_handshake_seconds_count") == opened
-    assert value(watched, "arv_ssh_first_byte_seconds_count") == opened
+    wait_for(lambda: value(watched, "arv_ssh_first_byte_seconds_count") == opened, "the end to be counted")
     assert value(watched, "arv_ssh_audit_records_lost_total") == 0
 
 

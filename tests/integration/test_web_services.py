@@ -314,7 +314,6 @@ def test_ports_of_one_host(by_port: tuple[EmbeddedCluster, Path], tmp_path: Path
     assert url == "https://containers.localhost:18000/"
     assert ask(f"{url}said", *jar)[0] == 200
     assert ask("https://containers.localhost:18001/")[0] == 410
-    cluster.ssh(first, "kill -9 -1")
     cluster.api().update("containers", first, {"state": "Cancelled"})
     wait_for(lambda: ask(f"{url}said", *jar)[0] == 410, "the container's end")
     second, again = start()
