@@ -318,6 +318,7 @@ def test_ports_of_one_host(by_port: tuple[EmbeddedCluster, Path], tmp_path: Path
     wait_for(lambda: ask(f"{url}said", *jar)[0] == 410, "the container's end")
     second, again = start()
     assert again == url
+    wait_for(lambda: ask(f"{url}said")[0] == 200, "the controller to look again at who has which port")
     status, head = ask(f"{url}said", "-i", *jar)  # the browser has the first one's cookies
     assert status == 303 and "Set-Cookie: app=; Path=/; Max-Age=0\n" in head
     status, body = ask(f"{url}said", *jar)
