@@ -124,6 +124,8 @@ class SessionMetrics(Observer, Collector):
         """Return all metrics of this process."""
         for session in list(self._without_bytes):
             self._note_first_byte(session)
+            if session.closed.is_set():
+                self._without_bytes.discard(session)  # it goes on by another connection
         return list(self._registry.collect())
 
 

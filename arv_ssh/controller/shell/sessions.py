@@ -76,6 +76,7 @@ class LiveConnection:
     resumed: bool = False
     waiting_since: float | None = None
     earlier: tuple[int, int] = field(default=(0, 0), repr=False)
+    first_received: float | None = field(default=None, repr=False)
     let_go: Callable[[], Any] | None = field(default=None, repr=False)
     relay: Relay | None = field(default=None, repr=False)
     checked: float = field(default_factory=time.monotonic, repr=False)
@@ -96,7 +97,7 @@ class LiveConnection:
     @property
     def first_byte_seconds(self) -> float | None:
         """Return the time from the request to the gateway's first byte, None before that has come."""
-        first = self.relay.b.first_received if self.relay else None
+        first = self.relay.b.first_received if self.relay else self.first_received
         return None if first is None else first - self.started
 
     @property
@@ -111,6 +112,14 @@ class LiveConnection:
             self.relay.close()
         if self.let_go is not None:
             self.let_go()
+
+    def loses_connection(self) -> None:
+        """Wait from now on, and keep what was counted."""
+        if self.relay is not None:
+            self.earlier = self.bytes_from_client, self.bytes_to_client
+            self.first_received = self.relay.b.first_received
+            self.relay = None
+        self.waiting_since = time.time()
 
     def continues(self, earlier: LiveConnection) -> None:
         """Take over what was known of the same session on its earlier connection, which is cut."""
@@ -252,9 +261,7 @@ class Sessions:
 
     def _lose(self, session: LiveConnection, reason: str) -> None:
         """Keep a session in the registry that its gateway may hold; who watches it finishes it in the end."""
-        session.earlier = session.bytes_from_client, session.bytes_to_client
-        session.relay = None
-        session.waiting_since = time.time()
+        session.loses_connection()
         session.let_go = lambda: self.finish(session, session.reason)
         self._tell(lambda observer: observer.lost(session, reason))
         if self._stopping:

@@ -93,6 +93,7 @@ def test_lost_and_resumed(process: Process) -> None:
     one = session(hold=600.0)
     client, gateway = Wire(), Wire()
     process.sessions.run(one, (client, b"abc"), (gateway, b""))
+    gateway.receive(b"hello")
     client.lose(ConnectionResetError("reset"))
     gateway.lose()
     lost = asyncio.run(process.read())
@@ -105,6 +106,7 @@ def test_lost_and_resumed(process: Process) -> None:
         assert process.get(read, "arv_ssh_sessions_resumed_total") == resumed
         assert process.get(read, "arv_ssh_session_bytes_total", direction="from_client") == size
         assert process.get(read, "arv_ssh_session_requests_total", result="opened") == 1
+        assert process.get(read, "arv_ssh_first_byte_seconds_count") == 1
 
 
 def test_bytes_of_running_sessions(process: Process) -> None:
