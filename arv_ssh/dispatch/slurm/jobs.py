@@ -99,10 +99,10 @@ class Jobs:
 
     def _update(self, uuid: str, attempt: Attempt) -> None:
         """Write down what the queue says of an attempt: its job's number and node."""
-        if attempt.job is None and not attempt.unsubmitted and not attempt.refused:
+        if attempt.job is None:
             newer = [job.id for job in self._jobs.get(uuid, ()) if job.id > attempt.after]
-            if newer:
-                attempt.job = max(newer)
+            if newer:  # whatever sbatch said
+                attempt.job, attempt.unsubmitted, attempt.refused = max(newer), False, ""
                 self._state.keep(uuid, attempt)
         job = self._job_of(uuid, attempt)
         if job and (job.node, job.partition) != (attempt.node, attempt.partition) and job.node:

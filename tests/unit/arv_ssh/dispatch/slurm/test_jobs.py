@@ -1,4 +1,5 @@
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -176,6 +177,21 @@ def test_what_was_certainly_not_submitted(slurm: FakeSlurm, jobs: Jobs) -> None:
     slurm.failure = None
     assert jobs.start(RECORD, lambda: "t")
     assert jobs.life(UUID) is Life.ALIVE
+
+
+@pytest.mark.parametrize("failure", [NotSubmitted("munge"), Refused("a limit")], ids=["unsubmitted", "refused"])
+def test_what_was_submitted_all_the_same(slurm: FakeSlurm, jobs: Jobs, failure: ArvSshError) -> None:
+    """A job that is in the queue was submitted, whatever sbatch made of Slurm's answer."""
+    slurm.failure = failure
+    with suppress(Unavailable):
+        jobs.start(RECORD, lambda: "t")
+    slurm.jobs.append(Job(7, 1, 0, "RUNNING", "n1", "main", UUID, "None"))
+    jobs.look()
+    assert jobs.life(UUID) is Life.ALIVE
+    slurm.turn("TIMEOUT")
+    jobs.look()
+    assert jobs.life(UUID) is Life.GONE
+    assert jobs.why_gone(UUID) == "Slurm ended job 7 on node n1: it reached its time limit (TIMEOUT)"
 
 
 def test_refusals(slurm: FakeSlurm, jobs: Jobs) -> None:
