@@ -196,10 +196,11 @@ class Jobs:
     def _nodes(self, partitions: tuple[str, ...]) -> Sequence[Node]:
         """Return the nodes of the partitions, as known for a minute; none where Slurm does not know one of them."""
         now = time.monotonic()
-        found = self._inventories.get(partitions)
-        if found is None or now - found.read > INVENTORY:
-            found = self._inventories[partitions] = _Inventory(self._slurm.nodes(partitions), now)
-        return found.nodes
+        known = {names: one for names, one in self._inventories.items() if now - one.read <= INVENTORY}
+        if partitions not in known:
+            known[partitions] = _Inventory(self._slurm.nodes(partitions), now)
+        self._inventories = known  # without the old ones: users make up any number of lists
+        return known[partitions].nodes
 
     # What ends.
 

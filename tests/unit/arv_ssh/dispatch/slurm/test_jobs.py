@@ -30,6 +30,7 @@ class FakeSlurm:
         self.silent = False
         self.accounting: tuple[str, str] | None = None
         self.left_out: set[int] = set()
+        self.asked: list[tuple[str, ...]] = []
 
     def queue(self) -> list[Job]:
         return [job for job in self.jobs if job.id not in self.left_out]
@@ -37,7 +38,8 @@ class FakeSlurm:
     def known(self, jobs: Sequence[int]) -> set[int]:
         return {job.id for job in self.jobs}.intersection(jobs)
 
-    def nodes(self, _partitions: Sequence[str]) -> list[Node]:
+    def nodes(self, partitions: Sequence[str]) -> list[Node]:
+        self.asked.append(tuple(partitions))
         return [Node(2, 4000, 0)]
 
     def submit(self, arguments: Sequence[str], script: str) -> int:
@@ -131,6 +133,20 @@ def test_a_dead_job_is_cleaned_up_on_its_node(slurm: FakeSlurm, jobs: Jobs, rest
     slurm.turn("COMPLETED", "n2", f"{UUID}-clean-up")
     restart().look()
     assert len(slurm.submitted) == 3
+
+
+def test_the_inventory_is_good_for_a_while(
+    slurm: FakeSlurm, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sinfo is asked once a minute for each list of partitions, and no list is kept for longer."""
+    lists = [["a"], ["b"], ["a"]]
+    for index, partitions in enumerate(lists):
+        uuid = f"zzzzz-dz642-{index:015}"
+        jobs.start(RECORD | {"uuid": uuid, "scheduling_parameters": {"partitions": partitions}}, lambda: "t")
+    assert slurm.asked == [("a",), ("b",)]
+    monkeypatch.setattr(jobs_module, "INVENTORY", -1.0)
+    jobs.start(RECORD, lambda: "t")
+    assert slurm.asked[2:] == [()] and list(jobs._inventories) == [()]
 
 
 def test_no_clean_up_beside_a_living_job(slurm: FakeSlurm, jobs: Jobs) -> None:
