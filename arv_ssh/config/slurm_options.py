@@ -20,6 +20,8 @@ VARIABLES = "UCMTGWP%"
 PRIORITY_SPREAD = 10
 """Arvados' own default: the distance in Slurm's priorities between one waiting job and the next."""
 NODE_NAME = "%N"
+NOT_ONE_JOB = ("--array", "-a", "--wait", "-W", "--wrap", "--test-only")
+"""Options with which sbatch does not submit the script that it is given once, or does not say so at once."""
 _VARIABLE = re.compile(r"%(.?)", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
@@ -74,6 +76,8 @@ def _arguments(section: dict[str, Any], key: str, default: tuple[str, ...], wher
     for word in words:
         if not word.startswith("-"):
             raise ConfigError(f"{where}.{key} has {word!r}; its items are options of sbatch, such as --account=lab")
+        if word.partition("=")[0] in NOT_ONE_JOB or word[:2] in NOT_ONE_JOB:
+            raise ConfigError(f"{where}.{key} has {word!r}; each container is one job, so leave it out")
         for name in _VARIABLE.findall(word):
             if not name or name not in VARIABLES:
                 raise ConfigError(f"{where}.{key} has %{name} in {word!r}; the variables are {_shown(VARIABLES)}")

@@ -26,7 +26,8 @@ logger = logging.getLogger(__name__)
 LOOK = 0
 """What stands in the queue beside the numbers of signals."""
 PACE = 0.2
-"""Seconds between two polls, however often there is something to look at."""
+"""Seconds between two polls, however often there is something to look at; and polls that only changes make take half of
+the time at most, since any user can make changes."""
 LISTEN_AGAIN = 2.0
 """Seconds until the API is asked again to tell, after it stopped; a controller's restart takes about as long."""
 NOT_TOLD = 600.0
@@ -64,16 +65,17 @@ class Loop:
     """Polls until a signal, at least every ``interval`` seconds.
 
     ``ready_fd`` gets a line after the first poll that worked. ``children`` says that the end of a child is news.
-    ``polled`` is called after each poll that worked.
+    ``polled`` is called after each poll that worked. ``pace`` is seconds before a poll that only a change makes.
     """
 
     def __init__(
         self, dispatcher: Polls, interval: float, ready_fd: int | None, *, children: bool = False,
-        polled: Callable[[], object] = lambda: None,
+        polled: Callable[[], object] = lambda: None, pace: float = PACE,
     ) -> None:  # fmt: skip
         self._polled = polled
         self._dispatcher = dispatcher
         self._interval = interval
+        self._pace = pace
         self._ready_fd = ready_fd
         self._children = children
         # Its put is reentrant, so a signal handler may use it.
@@ -89,7 +91,9 @@ class Loop:
         while True:
             polled = time.monotonic()
             more = self._poll()
-            number = self._wait(polled + PACE if more else polled + self._interval, polled + PACE)
+            now = time.monotonic()
+            told = now + max(self._pace, now - polled)
+            number = self._wait(polled + PACE if more else polled + self._interval, told)
             if number != LOOK:
                 log.event(logger, "dispatcher is stopping", signal=signal.Signals(number).name)
                 return

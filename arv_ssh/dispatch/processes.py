@@ -110,7 +110,7 @@ class Processes:
         """Return "": a process does not wait."""
         return ""
 
-    def arrange(self, uuids: Sequence[str]) -> None:
+    def arrange(self, containers: Sequence[str]) -> None:
         """Do nothing: processes do not wait."""
 
     def path(self, uuid: str) -> Path:

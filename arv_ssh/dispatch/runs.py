@@ -69,5 +69,5 @@ class Runs(Protocol):
     def hopeless(self, uuid: str) -> str:
         """Say why a living crunch-run will never begin to run its container; "" when it may."""
 
-    def arrange(self, uuids: Sequence[str]) -> None:
-        """Bring those that wait into the order of ``uuids``, the most urgent first."""
+    def arrange(self, containers: Sequence[str]) -> None:
+        """Bring those that wait into the order of ``containers``, the most urgent first."""

@@ -110,9 +110,10 @@ def _tell(sender: socket.socket, path: str) -> None:
     try:
         sender.sendto(b"!", path)
     except ConnectionRefusedError:  # its process is gone
-        os.unlink(path)
-    except BlockingIOError:
-        pass  # it has unread notices, and needs no other
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+    except (BlockingIOError, FileNotFoundError):
+        pass  # it has unread notices, and needs no other; or it has just stopped listening
 
 
 @contextmanager

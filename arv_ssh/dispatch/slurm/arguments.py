@@ -6,7 +6,6 @@ never becomes an option of its own.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +15,18 @@ from arv_ssh.config.slurm_options import SlurmOptions
 from arv_ssh.dispatch.runs import CannotRun
 
 MB = 1 << 20
-_PARTITION = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*", re.ASCII)
+MAX_COUNT = 2**31 - 1
+"""The most processors or GPUs: Slurm reads a larger number as another one."""
+MAX_SIZE = 2**62
+"""The most bytes, or seconds, that a container may ask for."""
+MAX_MINUTES = 2**31 // 60
+"""The longest time limit: 68 years. Slurm takes larger ones for no limit."""
+MAX_PARTITIONS = 100
+"""All of them are one argument of sbatch."""
+_SHOWN = 60
+"""Characters of a wrong value in a sentence."""
+_PARTITION = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]{0,255}", re.ASCII)
+_CORRECT = "correct its container request"
 _VARIABLE = re.compile(r"%(.)", re.DOTALL)
 
 Record = dict[str, Any]
@@ -39,17 +49,17 @@ class Needs:
 def needs(record: Record, reserve_extra_ram: int) -> Needs:
     """Read a container's needs; raise :class:`CannotRun` naming a constraint that no job can have."""
     constraints, scheduling = record.get("runtime_constraints") or {}, record.get("scheduling_parameters") or {}
-    memory = sum(_whole(constraints, name, 0) for name in ("ram", "keep_cache_ram")) + reserve_extra_ram
+    memory = sum(_whole(constraints, name, MAX_SIZE) for name in ("ram", "keep_cache_ram")) + reserve_extra_ram
     mounts = [mount for mount in (record.get("mounts") or {}).values() if isinstance(mount, dict)]
-    disk = sum(_whole(mount, "capacity", 0) for mount in mounts if mount.get("kind") == "tmp")
+    disk = sum(_whole(mount, "capacity", MAX_SIZE) for mount in mounts if mount.get("kind") == "tmp")
     gpu = constraints.get("gpu") or constraints.get("cuda") or {}
     return Needs(
         uuid=str(record["uuid"]),
-        vcpus=max(_whole(constraints, "vcpus", 1), 1),
-        memory=max(math.ceil(memory / MB), 1),
-        disk=math.ceil(disk / MB),
-        gpus=_whole(gpu, "device_count", 0) if isinstance(gpu, dict) else 0,
-        minutes=math.ceil(_whole(scheduling, "max_run_time", 0) / 60),
+        vcpus=max(_whole(constraints, "vcpus", MAX_COUNT), 1),
+        memory=max(_rounded_up(memory, MB), 1),
+        disk=_rounded_up(disk, MB),
+        gpus=_whole(gpu, "device_count", MAX_COUNT) if isinstance(gpu, dict) else 0,
+        minutes=min(_rounded_up(_whole(scheduling, "max_run_time", MAX_SIZE), 60), MAX_MINUTES),
         partitions=_partitions(scheduling.get("partitions") or []),
         preemptible=bool(scheduling.get("preemptible")),
     )
@@ -71,18 +81,34 @@ def _filled(word: str, values: dict[str, str]) -> str:
     return _VARIABLE.sub(lambda found: values[found.group(1)], word)
 
 
-def _whole(section: Record, name: str, default: int) -> int:
-    value = section.get(name, default)
+def _rounded_up(number: int, unit: int) -> int:
+    return -(-number // unit)
+
+
+def _whole(section: Record, name: str, most: int) -> int:
+    value = section.get(name)
     if value is None:
-        return default
+        return 0
     if type(value) is not int or value < 0:
-        raise CannotRun(f"its {name} is {value!r}, which is not a whole number from 0; correct its container request")
+        raise CannotRun(f"its {name} is {_shown(value)}, which is not a whole number from 0; {_CORRECT}")
+    if value > most:
+        raise CannotRun(f"its {name} is {_shown(value)}, which is more than Slurm can count; {_CORRECT}")
     return value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _partitions(names: Iterable[Any]) -> tuple[str, ...]:
     found = tuple(names) if isinstance(names, list | tuple) else (names,)
+    if len(found) > MAX_PARTITIONS:
+        raise CannotRun(f"its scheduling_parameters name {len(found)} partitions, above {MAX_PARTITIONS}; {_CORRECT}")
     for name in found:
         if not isinstance(name, str) or not _PARTITION.fullmatch(name):
-            raise CannotRun(f"its scheduling_parameters name the partition {name!r}, which cannot be one of Slurm's")
+            raise CannotRun(
+                f"its scheduling_parameters name the partition {_shown(name)}, which cannot be one of Slurm's; "
+                f"{_CORRECT}"
+            )
     return found

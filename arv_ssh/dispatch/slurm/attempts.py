@@ -10,9 +10,10 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from arv_ssh import uuids
+from arv_ssh.errors import ConfigError
 
 
 @dataclass
@@ -41,6 +42,9 @@ class CleanUp:
     job: int | None = None
 
 
+Kept = TypeVar("Kept", Attempt, CleanUp)
+
+
 class StateDirectory:
     """The files, read once and then kept in memory: one dispatcher has the directory for itself."""
 
@@ -50,9 +54,9 @@ class StateDirectory:
         self.clean_ups: dict[tuple[str, str], CleanUp] = {}
         for file in path.glob("*.attempt"):
             if uuids.is_container(file.stem):
-                self.attempts[file.stem] = Attempt(**_read(file))
+                self.attempts[file.stem] = _read(file, Attempt)
         for file in path.glob("*.clean-up"):
-            found = CleanUp(**_read(file))
+            found = _read(file, CleanUp)
             self.clean_ups[found.uuid, found.node] = found
 
     def keep(self, uuid: str, attempt: Attempt) -> None:
@@ -84,6 +88,11 @@ class StateDirectory:
         part.replace(self._path / name)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    fields = json.loads(path.read_text(encoding="utf-8"))
-    return dict(fields)
+def _read(path: Path, kind: type[Kept]) -> Kept:
+    """Read a file that this version, or another one, has written."""
+    try:
+        return kind(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{path} is not what this version of crunch-dispatch-slurm writes; remove it when its container has no job"
+        ) from error

@@ -26,15 +26,20 @@ INSTALL = (
 )
 LONGEST_SENTENCE = 300
 """Characters kept of what a program said."""
+AT_ONCE = 1000
+"""Numbers of jobs in one argument, which may have 128 KB."""
 WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD",
                      "SPECIAL_EXIT"})  # fmt: skip
 RUNNING = frozenset({"RUNNING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT", "COMPLETING"})
 """The states of jobs that are not over (squeue(1), "JOB STATE CODES")."""
 
+_MINE = ("--noheader", "--local", "--all", f"--user={os.geteuid()}")
+"""What squeue shows here: the jobs that this user has in this cluster, in any partition."""
 _PREFIX = re.compile(r"^\w+: (error: )?(Batch job submission failed: )?")
 PROGRAMS = ("sbatch", "squeue", "scancel", "scontrol", "sinfo")
-_QUEUE = "%i|%Q|%y|%T|%N|%P|%j|%r"
-"""Id, priority, nice, state, nodes, partition, name, reason; the one with free text comes last."""
+_QUEUE = "%A|%Q|%y|%T|%N|%P|%j|%r"
+"""Number, priority, nice, state, nodes, partition, name, reason; the one with free text comes last. ``%A`` is a number
+for parts of job arrays and of heterogeneous jobs too."""
 _FOR_GOOD = (
     "invalid partition", "node configuration is not available", "can not be satisfied", "invalid account",
     "invalid generic resource", "invalid feature", "invalid qos", "invalid license", "invalid node name",
@@ -44,7 +49,7 @@ _FOR_GOOD = (
 """Parts of sbatch's messages about what will not be otherwise tomorrow (slurm_errno.c), in lower case."""
 _NOT_SUBMITTED = (
     "unable to contact slurm controller", "connection refused", "munge", "authentication", "in standby mode",
-    "temporarily unable", "configless", "connect failure",
+    "temporarily unable", "configless", "connect failure", "configuration source",
 )  # fmt: skip
 """The same of a slurmctld, or a munged, that has certainly not got the job."""
 _RETRYING = "sleeping and retrying"
@@ -111,9 +116,23 @@ class Slurm:
                 raise ConfigError(f"cannot execute {program}; {INSTALL}")
 
     def queue(self) -> list[Job]:
-        """Return all jobs, those that ended in the last minutes (MinJobAge) among them."""
-        lines = self._ask("squeue", "--noheader", "--all", "--states=all", f"--format={_QUEUE}").splitlines()
+        """Return this user's jobs, those that ended in the last minutes (MinJobAge) among them.
+
+        Other users' jobs are nothing to go by: anybody may give his own a container's name, or one of several lines.
+        """
+        lines = self._ask("squeue", *_MINE, "--states=all", f"--format={_QUEUE}").splitlines()
         return [_job(line) for line in lines if line.strip()]
+
+    def known(self, jobs: Sequence[int]) -> set[int]:
+        """Return those of ``jobs`` that Slurm has: the queue lacks them too when its answer was cut short."""
+        found: set[int] = set()
+        for start in range(0, len(jobs), AT_ONCE):
+            asked = ",".join(map(str, jobs[start : start + AT_ONCE]))
+            done = self._run("squeue", [*_MINE, "--states=all", "--format=%A", f"--jobs={asked}"])
+            if done.returncode and "invalid job id" not in done.stderr.lower():  # its answer about a single one
+                raise Unavailable(f"squeue failed: {_sentence(done.stderr)}")
+            found.update(int(word) for word in done.stdout.split() if word.isdecimal())
+        return found.intersection(jobs)
 
     def submit(self, arguments: Sequence[str], script: str) -> int:
         """Submit a job; return its id. Raises :class:`Refused` and :class:`CannotRun` too."""
@@ -165,8 +184,9 @@ class Slurm:
         among = [f"--partition={','.join(partitions)}"] if partitions else ["--all"]
         done = self._run("sinfo", ["--noheader", "--Node", "--format=%c|%m|%d", *among])
         self._check_contact("sinfo", done)
-        lines = done.stdout.splitlines()
-        return [Node(*map(_number, line.split("|", 2))) for line in lines if line.count("|") == 2]
+        found = [_node(line) for line in done.stdout.splitlines()]
+        # What is known of some nodes only says nothing about the largest.
+        return [] if done.returncode or None in found else [node for node in found if node]
 
     def _ask(self, program: str, *arguments: str) -> str:
         done = self._run(program, arguments)
@@ -193,10 +213,16 @@ class Slurm:
 
 def _job(line: str) -> Job:
     words = line.split("|", 7)
-    if len(words) != 8 or not words[0].split("_")[0].isdecimal():
+    if len(words) != 8 or not words[0].isdecimal():
         raise Unavailable(f"squeue answered {_sentence(line)!r}, which is not a line of its format")
     number, priority, nice, state, node, partition, name, reason = words
-    return Job(int(number.split("_")[0]), _number(priority), _nice(nice), state, node, partition, name, reason)
+    return Job(int(number), _number(priority), _nice(nice), state, node, partition, name, reason)
+
+
+def _node(line: str) -> Node | None:
+    """Read a line of sinfo; those of heterogeneous groups have plus signs."""
+    words = [word.strip().rstrip("+") for word in line.split("|")]
+    return Node(*map(int, words)) if len(words) == 3 and all(word.isdecimal() for word in words) else None
 
 
 def _number(text: str) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from arv_ssh import log
+from arv_ssh import log, uuids
 from arv_ssh.config.slurm_options import SlurmOptions
 from arv_ssh.dispatch.crunch_run import CrunchRun
 from arv_ssh.dispatch.runs import CannotRun, Life
@@ -40,7 +40,7 @@ CLEAN_UP_AGAIN = 60.0
 MOVES = 50
 """Jobs that get another place in one poll, a call of scontrol each."""
 _SUFFIX = "-clean-up"
-_CLEAN_UP_NEEDS = Needs("", vcpus=1, memory=64, disk=0, gpus=0, minutes=10, partitions=(), preemptible=False)
+_CLEAN_UP_NEEDS = Needs("", vcpus=1, memory=128, disk=0, gpus=0, minutes=10, partitions=(), preemptible=False)
 _FIXED = ("--no-requeue", "--output=/dev/null", "--error=/dev/null", "--input=/dev/null", "--chdir=/", "--export=ALL")
 """What a site cannot change: a job starts once, where it starts matters to nothing, and the script has its own log."""
 
@@ -68,27 +68,41 @@ class Jobs:
         self._missing: dict[str, float] = {}
         self._inventories: dict[tuple[str, ...], _Inventory] = {}
         self._cleaned: dict[tuple[str, str], float] = {}
+        self._has_warned = False
 
     # What lives.
 
     def look(self) -> None:
         """Read Slurm's queue, and go on with the clean-ups."""
+        numbers = {attempt.job: uuid for uuid, attempt in self._state.attempts.items()}
         jobs: dict[str, list[Job]] = defaultdict(list)
         for job in self._slurm.queue():
-            if job.name.startswith(self._prefix):
-                jobs[job.name].append(job)
+            name = job.name if self._is_ours(job.name) else numbers.get(job.id, "")  # somebody may give it another name
+            if name:
+                jobs[name].append(job)
         self._jobs = jobs
+        self._check_whole()
         for uuid, attempt in list(self._state.attempts.items()):
             self._update(uuid, attempt)
         for clean_up in list(self._state.clean_ups.values()):
             self._go_on(clean_up)
 
+    def _is_ours(self, name: str) -> bool:
+        return name.startswith(self._prefix) and uuids.is_container(name.removesuffix(_SUFFIX))
+
+    def _check_whole(self) -> None:
+        """Raise unless Slurm has forgotten what its queue lacks: an answer cut short must not end containers."""
+        attempts = self._state.attempts.items()
+        unseen = [attempt.job for uuid, attempt in attempts if attempt.job and not self._job_of(uuid, attempt)]
+        if left_out := self._slurm.known(unseen):
+            raise Unavailable(f"squeue left out {len(left_out)} jobs that Slurm has, such as {min(left_out)}")
+
     def _update(self, uuid: str, attempt: Attempt) -> None:
         """Write down what the queue says of an attempt: its job's number and node."""
-        if attempt.job is None and not attempt.unsubmitted and not attempt.refused:
+        if attempt.job is None:
             newer = [job.id for job in self._jobs.get(uuid, ()) if job.id > attempt.after]
-            if newer:
-                attempt.job = max(newer)
+            if newer:  # whatever sbatch said
+                attempt.job, attempt.unsubmitted, attempt.refused = max(newer), False, ""
                 self._state.keep(uuid, attempt)
         job = self._job_of(uuid, attempt)
         if job and (job.node, job.partition) != (attempt.node, attempt.partition) and job.node:
@@ -98,6 +112,10 @@ class Jobs:
 
     def _job_of(self, uuid: str, attempt: Attempt) -> Job | None:
         return next((job for job in self._jobs.get(uuid, ()) if job.id == attempt.job), None)
+
+    def _add(self, job: Job) -> None:
+        """Take account of a job that was submitted after the queue was read."""
+        self._jobs.setdefault(job.name, []).append(job)
 
     def _live(self, name: str) -> list[Job]:
         return [job for job in self._jobs.get(name, ()) if job.is_live]
@@ -130,7 +148,7 @@ class Jobs:
         wanted = arguments.needs(record, self._options.reserve_extra_ram)
         if reason := sentences.too_large(wanted, self._nodes(wanted.partitions)):
             raise CannotRun(reason)
-        if self._live(uuid):
+        if self._live(uuid) or not self._end_clean_ups(uuid):
             return False
         self.clean_up(uuid)
         attempt = Attempt(after=max((job.id for job in self._jobs.get(uuid, ())), default=0))
@@ -162,7 +180,7 @@ class Jobs:
         self._state.keep(uuid, attempt)
         if attempt.job is not None:
             log.event(logger, "submitted a job", container_uuid=uuid, job=attempt.job)
-            self._jobs.setdefault(uuid, []).append(Job(attempt.job, 0, nice, "PENDING", "", "", uuid, ""))
+            self._add(Job(attempt.job, 0, nice, "PENDING", "", "", uuid, ""))
 
     def _script(self, uuid: str, token: str) -> str:
         return script.job(
@@ -178,10 +196,11 @@ class Jobs:
     def _nodes(self, partitions: tuple[str, ...]) -> Sequence[Node]:
         """Return the nodes of the partitions, as known for a minute; none where Slurm does not know one of them."""
         now = time.monotonic()
-        found = self._inventories.get(partitions)
-        if found is None or now - found.read > INVENTORY:
-            found = self._inventories[partitions] = _Inventory(self._slurm.nodes(partitions), now)
-        return found.nodes
+        known = {names: one for names, one in self._inventories.items() if now - one.read <= INVENTORY}
+        if partitions not in known:
+            known[partitions] = _Inventory(self._slurm.nodes(partitions), now)
+        self._inventories = known  # without the old ones: users make up any number of lists
+        return known[partitions].nodes
 
     # What ends.
 
@@ -245,12 +264,13 @@ class Jobs:
             self._state.forget_clean_up(clean_up)
             return
         key, now = (clean_up.uuid, clean_up.node), time.monotonic()
-        if self._live(name) or self._live(clean_up.uuid) or now < self._cleaned.get(key, now):
+        if self._is_being_cleaned(clean_up) or self._live(clean_up.uuid) or now < self._cleaned.get(key, now):
             return
         self._cleaned[key] = now + CLEAN_UP_AGAIN
         try:
             clean_up.job = self._slurm.submit(self._clean_up_arguments(clean_up, name), self._clean_up_script(clean_up))
             self._state.keep_clean_up(clean_up)
+            self._add(Job(clean_up.job, 0, 0, "PENDING", "", "", name, ""))
         except CannotRun as error:  # the node is no more
             log.event(logger, "cannot clean up after a container", level=logging.WARNING, container_uuid=clean_up.uuid,
                       node=clean_up.node, error=str(error))  # fmt: skip
@@ -259,10 +279,28 @@ class Jobs:
             log.event(logger, "cannot clean up now", level=logging.WARNING, container_uuid=clean_up.uuid,
                       error=str(error))  # fmt: skip
 
+    def _is_being_cleaned(self, clean_up: CleanUp) -> bool:
+        """Say whether a living job is this clean-up's: by its number, or one whose number sbatch did not tell."""
+        others = {other.job for other in self._state.clean_ups.values() if other is not clean_up}
+        return any(job.id not in others for job in self._live(f"{clean_up.uuid}{_SUFFIX}"))
+
+    def _end_clean_ups(self, uuid: str) -> bool:
+        """Cancel the clean-ups that wait: they would remove what a new attempt makes. False while one runs."""
+        jobs = self._live(f"{uuid}{_SUFFIX}")
+        if not all(job.is_waiting for job in jobs):
+            return False
+        for clean_up in list(self._state.clean_ups.values()):
+            if clean_up.uuid == uuid and clean_up.job is not None:
+                self._state.keep_clean_up(replace(clean_up, job=None))  # it is still to be done, after the new attempt
+        for job in jobs:
+            self._slurm.cancel(job.id)
+        self._jobs.pop(f"{uuid}{_SUFFIX}", None)
+        return True
+
     def _clean_up_arguments(self, clean_up: CleanUp, name: str) -> list[str]:
         partitions = (clean_up.partition,) if clean_up.partition else ()
         wanted = replace(_CLEAN_UP_NEEDS, uuid=clean_up.uuid, partitions=partitions)
-        own = (f"--nodelist={clean_up.node}", f"--job-name={name}", *_FIXED)
+        own = (f"--nodelist={clean_up.node}", f"--time={wanted.minutes}", f"--job-name={name}", *_FIXED)
         return [*arguments.resources(self._options, wanted), *own]
 
     def _clean_up_script(self, clean_up: CleanUp) -> str:
@@ -277,10 +315,21 @@ class Jobs:
             name: job for name in self._jobs if not name.endswith(_SUFFIX) for job in self._live(name) if job.is_waiting
         }
 
-    def arrange(self, uuids: Sequence[str]) -> None:
-        """Bring the waiting jobs into the order of ``uuids``; those just submitted, or held, have their turn later."""
+    def arrange(self, containers: Sequence[str]) -> None:
+        """Bring the waiting jobs into the order of ``containers``; those just submitted, or held, come later."""
         waiting = self._waiting()
-        jobs = [job for uuid in uuids if (job := waiting.get(uuid)) and job.priority]
+        jobs = [job for uuid in containers if (job := waiting.get(uuid)) and job.priority]
+        self._warn_of_a_floor(jobs)
         moves = order.changes([(job.priority + job.nice, job.nice) for job in jobs], self._options.priority_spread)
         for index, nice in list(moves.items())[:MOVES]:
             self._slurm.set_nice(jobs[index].id, nice)
+
+    def _warn_of_a_floor(self, jobs: Sequence[Job]) -> None:
+        """Say once that Slurm's own priorities are too small for an order: they end at 1, whatever the nice values."""
+        if self._has_warned or sum(job.priority == 1 and job.nice > 0 for job in jobs) < 2:
+            return
+        self._has_warned = True
+        log.event(
+            logger, "waiting jobs have no order: Slurm's priorities are smaller than nice values; raise its weights "
+            "(PriorityWeightPartition, for example)", level=logging.WARNING, nice=jobs[0].nice,
+        )  # fmt: skip

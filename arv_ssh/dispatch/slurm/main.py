@@ -19,6 +19,8 @@ from arv_ssh.dispatch.slurm.commands import Slurm
 from arv_ssh.dispatch.slurm.jobs import Jobs
 
 PROGRAM = "crunch-dispatch-slurm"
+PACE = 1.0
+"""Seconds between two polls, however often containers change: each of them asks slurmctld."""
 DEFAULT_STATE_DIR = Path("/var/lib/arv-ssh/dispatch-slurm")
 
 
@@ -44,7 +46,7 @@ def _run(start: Start) -> None:
     slurm.check()
     jobs = Jobs(slurm, options, starter, StateDirectory(start.lock.path.parent), cluster.cluster_id)
     dispatcher = Dispatcher(start.api, jobs, cluster.max_dispatch_attempts)
-    Loop(dispatcher, options.poll_interval, start.options.ready_fd).run(start.api)
+    Loop(dispatcher, options.poll_interval, start.options.ready_fd, pace=PACE).run(start.api)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ def test_a_list_with_resources_is_taken_as_it_is() -> None:
         ({"SbatchArgumentsList": "--mem=1"}, "SLURM.SbatchArgumentsList is '--mem=1'; it must be a list of strings"),
         ({"SbatchArgumentsList": ["mem"]}, "here.SLURM.SbatchArgumentsList has 'mem'; its items are options of sbatch"),
         ({"SbatchArgumentsList": ["--x=%Q"]}, "has %Q in '--x=%Q'; the variables are %U, %C, %M, %T, %G, %W, %P, %%"),
+        ({"SbatchArgumentsList": ["--array=0-3"]}, "has '--array=0-3'; each container is one job, so leave it out"),
+        ({"SbatchPreemptibleArgumentsList": ["-W"]}, "SbatchPreemptibleArgumentsList has '-W'; each container is one"),
         ({"SbatchGPUArgumentsList": ["--x=%"]}, "here.SLURM.SbatchGPUArgumentsList has % in '--x=%'"),
         ({"SbatchEnvironmentVariables": ["A"]}, "here.SLURM.SbatchEnvironmentVariables must be a section of names"),
         ({"SbatchEnvironmentVariables": {"A B": "x"}}, "here.SLURM.SbatchEnvironmentVariables must be"),

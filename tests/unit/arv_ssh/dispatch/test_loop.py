@@ -2,7 +2,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 import pytest
@@ -17,7 +17,7 @@ from tests.timing import DEADLINE
 class Api:
     """Tells of changes, one in each of ``streams``; an exception in there is raised; then it never tells again."""
 
-    def __init__(self, *streams: list[Exception | None]) -> None:
+    def __init__(self, *streams: Iterable[Exception | None]) -> None:
         self._streams = list(streams)
 
     def container_changes(self) -> Iterator[None]:
@@ -53,12 +53,14 @@ def test_listening() -> None:
 class Dispatcher:
     """Does what ``polls`` say, one at each poll: an exception is raised, a number is signalled to us."""
 
-    def __init__(self, *polls: int | Exception | bool) -> None:
+    def __init__(self, *polls: int | Exception | bool, seconds: float = 0.0) -> None:
         self._polls = list(polls)
+        self._seconds = seconds
         self.polled: list[float] = []
 
     def poll(self) -> bool:
         self.polled.append(time.monotonic())
+        time.sleep(self._seconds)
         one = self._polls.pop(0)
         if isinstance(one, Exception):
             raise one
@@ -77,8 +79,8 @@ def signals() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def run(dispatcher: Dispatcher, api: Api, interval: float, *, children: bool = False) -> None:
-    Loop(dispatcher, interval, None, children=children).run(cast(ApiClient, api))
+def run(dispatcher: Dispatcher, api: Api, interval: float, *, children: bool = False, pace: float = 0.01) -> None:
+    Loop(dispatcher, interval, None, children=children, pace=pace).run(cast(ApiClient, api))
 
 
 def test_a_signal_ends_it() -> None:
@@ -114,3 +116,19 @@ def test_a_child_that_ends_is_news() -> None:
     dispatcher = Dispatcher(signal.SIGCHLD, signal.SIGTERM)
     run(dispatcher, Api(), 100 * DEADLINE, children=True)
     assert len(dispatcher.polled) == 2
+
+
+def flood() -> Iterator[None]:
+    """Tell of changes for longer than any of the tests takes."""
+    for _ in range(5000):
+        time.sleep(0.001)
+        yield
+
+
+def test_a_flood_of_changes() -> None:
+    """However often it is told, slow polls take half of the time at most, and quick ones keep their distance."""
+    for seconds, pace in ((0.2, 0.0), (0.0, 0.2)):
+        dispatcher = Dispatcher(False, False, signal.SIGTERM, seconds=seconds)
+        run(dispatcher, Api(flood()), 100 * DEADLINE, pace=pace)
+        first, second, third = dispatcher.polled
+        assert second - first >= seconds + 0.2 and third - second >= seconds + 0.2

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import queue
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from arv_ssh.api.client import ApiClient
+from arv_ssh.api.in_process import InProcessAdapter
 from arv_ssh.embedded import notices
 from arv_ssh.embedded.api import EmbeddedApi
 from tests.timing import DEADLINE
@@ -100,4 +104,14 @@ def test_a_lost_connection_to_postgresql(postgresql: Any, monkeypatch: pytest.Mo
             f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}' AND query LIKE 'LISTEN%'"
         )
         ear.hears()
+        ApiClient("https://embedded.invalid", ROOT_TOKEN, adapter=InProcessAdapter(api.handle)).create(
+            "container_requests", WORK | {"use_existing": False}
+        )
+        ear.hears()
         api.close()
+
+
+def test_a_listener_that_leaves_meanwhile(tmp_path: Path) -> None:
+    """Somebody who stops listening while the others are told keeps the notice from nobody."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        notices._tell(sender, str(tmp_path / "gone"))

@@ -47,9 +47,26 @@ def test_an_empty_variable_leaves_its_argument_out() -> None:
         ({"scheduling_parameters": {"partitions": ["a --uid=0"]}}, "'a --uid=0', which cannot be one of Slurm's"),
         ({"scheduling_parameters": {"partitions": ["-x"]}}, "cannot be one of Slurm's"),
         ({"scheduling_parameters": {"max_run_time": 1.5}}, "its max_run_time is 1.5"),
+        ({"runtime_constraints": {"vcpus": True}}, "its vcpus is True"),
+        ({"runtime_constraints": {"vcpus": 2**32 + 1}}, "its vcpus is 4294967297, which is more than Slurm can count"),
+        ({"runtime_constraints": {"ram": 10**400}}, "its ram is 10{59}…, which is more than Slurm can count"),
+        ({"runtime_constraints": {"ram": "x" * 1000}}, "its ram is 'x{59}…, which is not a whole number"),
+        ({"runtime_constraints": {"gpu": {"device_count": 2**32 + 1}}}, "its device_count is 4294967297"),
+        ({"mounts": {"/tmp": {"kind": "tmp", "capacity": 10**400}}}, "its capacity is 10"),
+        ({"scheduling_parameters": {"max_run_time": 10**400}}, "its max_run_time is 10"),
+        ({"scheduling_parameters": {"partitions": ["a" * 257]}}, "cannot be one of Slurm's"),
+        ({"scheduling_parameters": {"partitions": ["é"]}}, "cannot be one of Slurm's"),
+        ({"scheduling_parameters": {"partitions": ["a\n#SBATCH --uid=0"]}}, "cannot be one of Slurm's"),
+        ({"scheduling_parameters": {"partitions": {"a": 1}}}, "cannot be one of Slurm's"),
+        ({"scheduling_parameters": {"partitions": ["a"] * 20_000}}, "name 20000 partitions"),
     ],
 )
 def test_what_cannot_be_an_argument(attributes: dict[str, Any], sentence: str) -> None:
     """A value that a user made up never becomes an option; the sentence names it."""
     with pytest.raises(CannotRun, match=sentence):
         made(SlurmOptions(), **attributes)
+
+
+def test_the_longest_time() -> None:
+    """Slurm takes a number of minutes that is too large for no limit, so it gets the largest that is none."""
+    assert "--time=35791394" in made(SlurmOptions(), scheduling_parameters={"max_run_time": 2**40})

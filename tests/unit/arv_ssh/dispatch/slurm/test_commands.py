@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,10 @@ def programs(tmp_path: Path) -> Programs:
 
 
 def test_the_queue(programs: Programs) -> None:
-    """Jobs are read with whatever their reason says; a job array's number is its first part."""
-    programs.play("squeue", "cat <<'E'\n7|4294901657|10000|RUNNING|n1|main|name|None\n"
-                            "8_2|5|-3|PENDING||main|other|ReqNodeNotAvail, UnavailableNodes:n[1-2]\nE")  # fmt: skip
+    """Jobs of this user are read with whatever their reason says."""
+    mine = f"echo \"$@\" | grep -q -e '--user={os.geteuid()}' || exit 1; "
+    programs.play("squeue", f"{mine}cat <<'E'\n7|4294901657|10000|RUNNING|n1|main|name|None\n"
+                            "8|5|-3|PENDING||main|other|ReqNodeNotAvail, UnavailableNodes:n[1-2]\nE")  # fmt: skip
     assert programs.slurm.queue() == [
         Job(7, 4294901657, 10000, "RUNNING", "n1", "main", "name", "None"),
         Job(8, 5, -3, "PENDING", "", "main", "other", "ReqNodeNotAvail, UnavailableNodes:n[1-2]"),
@@ -121,6 +123,33 @@ def test_accounting(programs: Programs) -> None:
     assert programs.slurm.ended(7) == ("CANCELLED by 0", "n1")
     programs.play("sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
     assert programs.slurm.ended(7) is None
+
+
+def test_what_the_queue_lacks(programs: Programs) -> None:
+    """Slurm says of single jobs whether it has them; anything else is an outage."""
+    programs.play("squeue", "echo 7")
+    assert programs.slurm.known([7, 8]) == {7}
+    programs.play("squeue", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
+    assert programs.slurm.known([7]) == set()
+    programs.play("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(Unavailable, match="Unable to contact"):
+        programs.slurm.known([7])
+    assert programs.slurm.known([]) == set()
+
+
+def test_more_jobs_than_fit_into_an_argument(programs: Programs, tmp_path: Path) -> None:
+    """Slurm is asked about many jobs in several calls."""
+    programs.play("squeue", f"echo x >>{tmp_path}/calls; echo 60000000")
+    assert programs.slurm.known(range(60_000_000, 60_030_000)) == {60_000_000}
+    assert len((tmp_path / "calls").read_text()) == 2 * 30
+
+
+@pytest.mark.parametrize("text", ["echo '2|4000|0'; exit 1", "echo '2|4000|0'; echo 'N/A|N/A|N/A'", "echo '2|40'"],
+                         ids=["cut short", "rubbish", "half a line"])  # fmt: skip
+def test_nodes_that_are_not_known(programs: Programs, text: str) -> None:
+    """From an answer that is not whole nobody may conclude that a container is too large."""
+    programs.play("sinfo", text)
+    assert programs.slurm.nodes() == []
 
 
 def test_nodes(programs: Programs) -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -28,11 +29,17 @@ class FakeSlurm:
         self.failure: ArvSshError | None = None
         self.silent = False
         self.accounting: tuple[str, str] | None = None
+        self.left_out: set[int] = set()
+        self.asked: list[tuple[str, ...]] = []
 
     def queue(self) -> list[Job]:
-        return list(self.jobs)
+        return [job for job in self.jobs if job.id not in self.left_out]
 
-    def nodes(self, _partitions: Sequence[str]) -> list[Node]:
+    def known(self, jobs: Sequence[int]) -> set[int]:
+        return {job.id for job in self.jobs}.intersection(jobs)
+
+    def nodes(self, partitions: Sequence[str]) -> list[Node]:
+        self.asked.append(tuple(partitions))
         return [Node(2, 4000, 0)]
 
     def submit(self, arguments: Sequence[str], script: str) -> int:
@@ -128,6 +135,20 @@ def test_a_dead_job_is_cleaned_up_on_its_node(slurm: FakeSlurm, jobs: Jobs, rest
     assert len(slurm.submitted) == 3
 
 
+def test_the_inventory_is_good_for_a_while(
+    slurm: FakeSlurm, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sinfo is asked once a minute for each list of partitions, and no list is kept for longer."""
+    lists = [["a"], ["b"], ["a"]]
+    for index, partitions in enumerate(lists):
+        uuid = f"zzzzz-dz642-{index:015}"
+        jobs.start(RECORD | {"uuid": uuid, "scheduling_parameters": {"partitions": partitions}}, lambda: "t")
+    assert slurm.asked == [("a",), ("b",)]
+    monkeypatch.setattr(jobs_module, "INVENTORY", -1.0)
+    jobs.start(RECORD, lambda: "t")
+    assert slurm.asked[2:] == [()] and list(jobs._inventories) == [()]
+
+
 def test_no_clean_up_beside_a_living_job(slurm: FakeSlurm, jobs: Jobs) -> None:
     """A container that is tried again is not removed by the clean-up after its first attempt."""
     jobs.start(RECORD, lambda: "t")
@@ -172,6 +193,21 @@ def test_what_was_certainly_not_submitted(slurm: FakeSlurm, jobs: Jobs) -> None:
     slurm.failure = None
     assert jobs.start(RECORD, lambda: "t")
     assert jobs.life(UUID) is Life.ALIVE
+
+
+@pytest.mark.parametrize("failure", [NotSubmitted("munge"), Refused("a limit")], ids=["unsubmitted", "refused"])
+def test_what_was_submitted_all_the_same(slurm: FakeSlurm, jobs: Jobs, failure: ArvSshError) -> None:
+    """A job that is in the queue was submitted, whatever sbatch made of Slurm's answer."""
+    slurm.failure = failure
+    with suppress(Unavailable):
+        jobs.start(RECORD, lambda: "t")
+    slurm.jobs.append(Job(7, 1, 0, "RUNNING", "n1", "main", UUID, "None"))
+    jobs.look()
+    assert jobs.life(UUID) is Life.ALIVE
+    slurm.turn("TIMEOUT")
+    jobs.look()
+    assert jobs.life(UUID) is Life.GONE
+    assert jobs.why_gone(UUID) == "Slurm ended job 7 on node n1: it reached its time limit (TIMEOUT)"
 
 
 def test_refusals(slurm: FakeSlurm, jobs: Jobs) -> None:
@@ -221,3 +257,95 @@ def test_arranging(slurm: FakeSlurm, jobs: Jobs) -> None:
     assert slurm.told == []
     jobs.arrange([uuids[2], uuids[0], uuids[1]])
     assert [job for _, job in slurm.told] == [3]
+
+
+def test_an_answer_cut_short(slurm: FakeSlurm, jobs: Jobs) -> None:
+    """A job that only squeue's answer lacks is not over: nothing is decided until it is there again."""
+    jobs.start(RECORD, lambda: "t")
+    slurm.left_out = {1}
+    with pytest.raises(Unavailable, match="squeue left out 1 jobs that Slurm has, such as 1"):
+        jobs.look()
+    slurm.left_out = set()
+    jobs.look()
+    assert jobs.life(UUID) is Life.ALIVE
+
+
+def test_another_name(slurm: FakeSlurm, jobs: Jobs) -> None:
+    """A job that an administrator gave another name is followed by its number."""
+    jobs.start(RECORD, lambda: "t")
+    slurm.jobs = [replace(job, name="mine", state="RUNNING") for job in slurm.jobs]
+    jobs.look()
+    assert (jobs.life(UUID), jobs.known()) == (Life.ALIVE, {UUID})
+
+
+@pytest.mark.parametrize(
+    "name", ["zzzzz-dz642-x", "zzzzz-dz642-../../users/x", f"{UUID}0", f"{UUID}-clean-up-clean-up"]
+)
+def test_names_that_are_no_containers(slurm: FakeSlurm, jobs: Jobs, name: str) -> None:
+    """A job is not the dispatcher's because its name begins as a container's UUID."""
+    slurm.jobs.append(Job(1, 1, 0, "RUNNING", "n1", "main", name, "None"))
+    jobs.look()
+    assert jobs.known() == set()
+
+
+def failed_on(slurm: FakeSlurm, jobs: Jobs, node: str) -> None:
+    """Submit a job, and have it die on a node before its container runs."""
+    jobs.start(RECORD, lambda: "t")
+    slurm.turn("NODE_FAIL", node)
+    jobs.look()
+
+
+def test_a_retry_ends_waiting_clean_ups(slurm: FakeSlurm, jobs: Jobs) -> None:
+    """A clean-up that waits for its node would remove what the next attempt makes there; it comes after that one."""
+    failed_on(slurm, jobs, "n2")
+    jobs.clean_up(UUID)
+    jobs.look()
+    assert f"--job-name={UUID}-clean-up" in slurm.submitted[1][0]
+    assert jobs.start(RECORD, lambda: "t")
+    assert slurm.told == [("cancel", 2)]
+    slurm.turn("CANCELLED", "", f"{UUID}-clean-up")
+    jobs.look()
+    assert len(slurm.submitted) == 3
+    slurm.turn("COMPLETED", "n1")
+    jobs._cleaned.clear()  # a minute later
+    jobs.look()
+    assert {"--nodelist=n2", f"--job-name={UUID}-clean-up"} <= set(slurm.submitted[3][0])
+
+
+def test_a_retry_waits_for_a_running_clean_up(slurm: FakeSlurm, jobs: Jobs) -> None:
+    """While one runs nothing is submitted."""
+    failed_on(slurm, jobs, "n2")
+    jobs.clean_up(UUID)
+    jobs.look()
+    slurm.turn("RUNNING", "n2", f"{UUID}-clean-up")
+    jobs.look()
+    assert not jobs.start(RECORD, lambda: "t") and slurm.told == []
+    slurm.turn("COMPLETED", "n2", f"{UUID}-clean-up")
+    jobs.look()
+    assert jobs.start(RECORD, lambda: "t")
+
+
+def test_clean_ups_of_two_nodes(slurm: FakeSlurm, jobs: Jobs) -> None:
+    """A clean-up that waits for a node that is down does not hold up the one of another node."""
+    failed_on(slurm, jobs, "n1")
+    failed_on(slurm, jobs, "n2")
+    jobs.clean_up(UUID)
+    jobs.look()
+    jobs.look()
+    clean_ups = [words for words, _ in slurm.submitted if f"--job-name={UUID}-clean-up" in words]
+    assert [word for words in clean_ups for word in words if word.startswith("--nodelist")] == [
+        "--nodelist=n1", "--nodelist=n2",
+    ]  # fmt: skip
+
+
+def test_priorities_that_are_too_small(slurm: FakeSlurm, jobs: Jobs, caplog: pytest.LogCaptureFixture) -> None:
+    """Where Slurm's own weights leave no room for nice values, the log says so once."""
+    uuids = [f"zzzzz-dz642-{letter * 15}" for letter in "ab"]
+    for uuid in uuids:
+        jobs.start(RECORD | {"uuid": uuid}, lambda: "t")
+    slurm.jobs = [replace(job, priority=1) for job in slurm.jobs]
+    jobs.look()
+    for _ in range(2):
+        jobs.arrange(uuids)
+    assert [record.message for record in caplog.records if "waiting jobs have no order" in record.message] != []
+    assert sum("waiting jobs have no order" in record.message for record in caplog.records) == 1
