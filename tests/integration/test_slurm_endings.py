@@ -27,6 +27,8 @@ for offset in range(0, len(memory), mmap.PAGESIZE):
     memory[offset] = 1
 """
 """A process of a job that takes all of its memory."""
+FORGET = "MinJobAge=2\n"
+"""The line of slurm.conf with which squeue forgets a job within seconds of its end."""
 
 
 def running(slurm: SlurmCluster, **scheduling: object) -> tuple[str, str, str]:
@@ -126,11 +128,15 @@ def test_a_job_that_ended_while_the_dispatcher_was_down(slurm: SlurmCluster, tmp
     spooled, accounted = running(slurm), running(slurm)
     slurm.kill_dispatcher()
     slurm.ask("scancel", spooled[1])
-    wait_for(lambda: not slurm.jobs(spooled[0], "RUNNING,COMPLETING"), "the first job to end")
-    with slurmdbd(slurm, tmp_path) as lines, slurm.changed(f"{lines}MinJobAge=2\n"):
-        slurm.ask("scancel", accounted[1])
-        wait_for(lambda: not any(slurm.jobs(uuid) for uuid, _, _ in (spooled, accounted)), "Slurm to forget the jobs")
-        slurm.up()
-        for (uuid, job, node), state in ((spooled, "CANCELLED"), (accounted, "CANCELLED by 0")):
-            assert slurm.error(uuid).startswith(sentence(job, node, f"somebody cancelled it in Slurm ({state})"))
-        wait_for(slurm.is_settled)
+    with (slurm.slurm.root / "slurm.conf").open("a") as conf:
+        conf.write(FORGET)
+    slurm.ask("scontrol", "reconfigure")
+    with slurmdbd(slurm, tmp_path) as lines:
+        wait_for(lambda: not slurm.jobs(spooled[0]), "Slurm to forget a job that slurmdbd never saw")
+        with slurm.changed(lines + FORGET):
+            slurm.ask("scancel", accounted[1])
+            wait_for(lambda: not slurm.jobs(accounted[0]), "Slurm to forget the other one")
+            slurm.up()
+            for (uuid, job, node), state in ((spooled, "CANCELLED"), (accounted, "CANCELLED by 0")):
+                assert slurm.error(uuid).startswith(sentence(job, node, f"somebody cancelled it in Slurm ({state})"))
+            wait_for(slurm.is_settled)
