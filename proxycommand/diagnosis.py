@@ -38,7 +38,7 @@ ADVICE = {
     "record": "check the UUID and the token's user; --wait waits for queued containers, ended ones cannot be entered",
     "policy": "ask the user who submitted the container, or an administrator: Containers.ShellAccess decides",
     "gateway": "the container's node or its crunch-run may have died: check whether it runs, and tell an administrator",
-    "proofs": "tell an administrator: something other than this container's gateway answers at its address",
+    "proofs": "tell an administrator: a clock is wrong, or another program answers at its gateway's address",
     "SSH handshake": "try again, and tell an administrator the request id if it persists",
     "exec": "run a program of the image by name: ssh UUID PROGRAM; sftp and forwarding need no shell",
 }

@@ -31,6 +31,8 @@ PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "nsenter", "unshare
 MOST_NODES = 64
 PATIENCE = 60.0
 """Seconds for Slurm to have all nodes, and for containers' jobs to end; on a loaded machine of 2 cores it takes 5."""
+SITE = "site.conf"
+"""A file below ``DIR/slurm`` with lines of slurm.conf that a person wants otherwise, read at each start."""
 NODE_MEMORY, NODE_DISK = 4000, 10000
 """What Slurm believes that a node has, in MB, beside this machine's processors: nodes share the machine."""
 SLURMD_TIMEOUT = 20
@@ -228,12 +230,13 @@ class SlurmNodes:
         if not (munge / "key").exists():
             write_private(munge / "key", secrets.token_bytes(128))
         host = socket.gethostname().partition(".")[0]
-        write_private(self.root / "slurm.conf", _CONFIG.format(
+        config = _CONFIG.format(
             host=host, port=self.port, address=self.address, munge=munge / "socket", directory=self.root,
             number=self.number,
             network=self.network, first=_FIRST, last=_FIRST + self.number - 1, timeout=SLURMD_TIMEOUT,
             cpus=os.cpu_count(), memory=NODE_MEMORY, disk=NODE_DISK,
-        ))  # fmt: skip
+        )  # fmt: skip
+        write_private(self.root / "slurm.conf", _changed(config, self.root / SITE))
         lines = [f"{self._node_address(node)} {node}" for node in self.names()]
         hosts = Path("/etc/hosts").read_text(encoding="utf-8")
         (self.root / "hosts").write_text("\n".join([hosts.rstrip("\n"), *lines, ""]), encoding="utf-8")
@@ -279,6 +282,14 @@ def load(directory: ClusterDir) -> SlurmNodes | None:
     except FileNotFoundError:
         return None
     return SlurmNodes(directory, int(fields["number"]), str(fields["network"]), int(fields["port"]))
+
+
+def _changed(config: str, site: Path) -> str:
+    """Return slurm.conf with the lines of ``site``, if there is one: each takes the place of those with its key."""
+    lines = site.read_text(encoding="utf-8").splitlines() if site.exists() else []
+    keys = {line.partition("=")[0] for line in lines} - {"NodeName", "PartitionName"}
+    kept = [line for line in config.splitlines() if line.partition("=")[0] not in keys]
+    return "\n".join([*kept, *lines, ""])
 
 
 def _plan_file(directory: ClusterDir) -> Path:

@@ -253,8 +253,10 @@ class Endpoint:
         session = session_claim.decode(text)
         if session.container_uuid != identity.container_uuid:
             raise BadGateway(f"the session is for {session.container_uuid}, not for {identity.container_uuid}")
-        if session.exp < time.time() - CLOCK_SKEW:
-            raise Unauthorized("the session has expired; check the clocks of the controller and this node")
+        late = time.time() - session.exp
+        if late > CLOCK_SKEW:
+            raise Unauthorized(f"the session has expired, {late:.0f} s ago by the clock of the container's node; "
+                               "check that clock and the controller's")  # fmt: skip
         # A session that ends in the second in which it began has the same text both times. Ending it twice is harmless.
         if text not in self._used or not _is_about_session(request):
             self._use(text, asked, session.exp + CLOCK_SKEW)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,24 @@ NODES = 4
 USER = "zzzzz-tpzed-xurymjxw79nv3jz"
 PLAYED = ("sbatch", "squeue")
 """Programs of Slurm's that a test can play, beside the real ones."""
+MEMORY_GROUPS = Path("/sys/fs/cgroup/memory")
+"""Where Slurm holds jobs to their memory: with control groups of version 1."""
+SITE = """\
+PreemptType=preempt/partition_prio
+PreemptMode=CANCEL
+JobCompType=jobcomp/filetxt
+JobCompLoc={completed}
+PartitionName=low Nodes=ALL PriorityTier=1 PreemptMode=CANCEL
+PartitionName=requeued Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE
+PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF
+"""
+HOLDS_MEMORY = "TaskPlugin=task/cgroup\n"
+CGROUP_CONF = "CgroupPlugin=cgroup/v1\nCgroupMountpoint=/sys/fs/cgroup\nConstrainRAMSpace=yes\n"
+
+_START = (
+    "import sys; from pathlib import Path; from arv_ssh.cli import cluster_dir, cluster_slurm; "
+    "cluster_slurm.load(cluster_dir.ClusterDir(Path(sys.argv[1]))).start()"
+)
 
 
 class SlurmCluster(EmbeddedCluster):
@@ -35,6 +54,11 @@ class SlurmCluster(EmbeddedCluster):
             real = shutil.which(program)
             script.write_text(f'#!/bin/sh\n[ ! -e "$0.first" ] || . "$0.first"\nexec {real} "$@"\n')
             script.chmod(0o755)
+        (root / "slurm").mkdir(parents=True, mode=0o700)
+        (root / "slurm" / "cgroup.conf").write_text(CGROUP_CONF)
+        self.site = root / "slurm" / cluster_slurm.SITE
+        completed = root / "slurm" / "completed"
+        self.site.write_text(SITE.format(completed=completed) + (HOLDS_MEMORY if MEMORY_GROUPS.exists() else ""))
         super().__init__(root, {"PATH": f"{self._played}:{os.environ['PATH']}"})
 
     def up(self) -> dict[str, Any]:
@@ -73,7 +97,7 @@ class SlurmCluster(EmbeddedCluster):
 
     def submit(self, *command: str, priority: int = 500, **attributes: Any) -> dict[str, Any]:
         """Submit a container request; return its record, without waiting for anything."""
-        constraints = {"vcpus": 1, "ram": 64 << 20} | attributes.pop("runtime_constraints", {})
+        constraints = {"vcpus": 1, "ram": 300 << 20} | attributes.pop("runtime_constraints", {})
         fields = {
             "state": "Committed", "priority": priority, "container_image": BUSYBOX,
             "command": command or ["sleep", "1000"],
@@ -102,9 +126,27 @@ class SlurmCluster(EmbeddedCluster):
         os.kill(pid, 9)
         wait_for(lambda: not process_lock.is_held(lock))
 
-    def is_settled(self) -> bool:
-        """Say whether the dispatcher has nothing left to look after."""
-        return not self.directory.slurm_attempts()
+    @contextmanager
+    def changed(self, lines: str) -> Iterator[None]:
+        """Have slurmctld run with more lines in slurm.conf until the end of the block, which starts the dispatcher."""
+        before = self.site.read_text()
+        self.stop_slurmctld()
+        self.site.write_text(before + lines)
+        try:
+            subprocess.run([sys.executable, "-c", _START, self.directory.root], timeout=DEADLINE, check=True)
+            yield
+        finally:
+            self.stop_slurmctld()
+            self.site.write_text(before)
+            self.up()
+
+    def stop_slurmctld(self) -> None:
+        """Stop slurmctld; jobs and nodes do not notice."""
+        process_lock.end(self.directory.run / "slurmctld.lock", DEADLINE)
+
+    def is_settled(self, uuid: str = "") -> bool:
+        """Say whether the dispatcher has nothing left to look after, of one container or of any."""
+        return not any(uuid in path.name for path in self.directory.slurm_attempts())
 
 
 @contextmanager
@@ -118,3 +160,7 @@ def slurm_cluster(root: Path) -> Iterator[SlurmCluster]:
         yield result
     finally:
         result.down()
+        for node in result.slurm.names():  # what slurmd leaves of its own
+            for group in Path("/sys/fs/cgroup").glob(f"*/slurm_{node}"):
+                with suppress(OSError):
+                    group.rmdir()

@@ -40,7 +40,9 @@ def _sessions(directory: Path, quick: bool) -> list[Fact]:
 
 
 def _idle(directory: Path, quick: bool) -> list[Fact]:
-    return sessions.idle(directory / "site", [200] if quick else [1000, 2500, 5000], 10.0 if quick else 60.0)
+    seconds = 10.0 if quick else 60.0
+    one = sessions.idle(directory / "one", 1, [200] if quick else [1000, 2500, 5000], seconds)
+    return one + sessions.idle(directory / "several", 4, [400] if quick else [10000], seconds)
 
 
 def _queries(directory: Path, quick: bool) -> list[Fact]:

@@ -6,7 +6,8 @@ import multiprocessing
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from tests.bench.crowd import Crowd
@@ -17,7 +18,7 @@ from tests.simulate.site import Site
 from tests.unit.arv_ssh.embedded.cluster import ROOT_TOKEN
 
 USERS = 4
-"""Processes that open sessions."""
+"""Processes of users, who open sessions or hold them."""
 _SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -51,32 +52,65 @@ def _open_and_close(address: str, ca: str, token: str, uuid: str, seconds: float
     return opened
 
 
-def idle(directory: Path, sizes: list[int], seconds: float) -> list[Fact]:
+def idle(directory: Path, workers: int, sizes: list[int], seconds: float) -> list[Fact]:
     """Measure memory and processor time of a controller with open sessions that say something every 30 s."""
     facts = []
     with ExitStack() as stack:
-        site = Site(directory, f"sqlite:///{directory}/db.sqlite", 1, stack)
-        crowds = [Crowd(site.controller, uuid, site.token, stack) for uuid in site.uuids]
-        crowds[0].grow(10)  # what is only imported or allocated once is there
+        site = Site(directory, f"sqlite:///{directory}/db.sqlite", workers, stack)
+        users = Users(site, stack)
+        users.grow(16 * workers)  # what is only imported or allocated once is there
         time.sleep(2)
         empty = site.resident()
         for size in sizes:
             start = time.perf_counter()
-            for crowd in crowds:
-                crowd.grow(size // len(crowds))
+            held = users.grow(size)
             opening = time.perf_counter() - start
             time.sleep(15)  # the revocation's next look has come
-            held = sum(len(crowd) for crowd in crowds)
             before, since = site.seconds(), time.perf_counter()
             time.sleep(seconds)
             share = (site.seconds() - before) / (time.perf_counter() - since)
             memory = site.resident() - empty
             facts.append(Fact(
-                f"{held} idle sessions in one process",
+                f"{held} idle sessions in {f'{workers} processes' if workers > 1 else 'one process'}",
                 f"{memory / held / 1024:.0f} KB each, {memory / 2**20:.0f} MB in all; {share * 100:.1f} % of a core; "
                 f"opened in {opening:.0f} s",
             ))  # fmt: skip
     return facts
+
+
+class Users:
+    """Users with open sessions, in :data:`USERS` processes: one process may not have as many descriptors."""
+
+    def __init__(self, site: Site, stack: ExitStack) -> None:
+        self._pipes = [self._start(site, site.uuids[index::USERS], stack) for index in range(USERS)]
+
+    @staticmethod
+    def _start(site: Site, uuids: list[str], stack: ExitStack) -> Connection[int | None, int]:
+        here, there = _SPAWN.Pipe()
+        place = (site.controller.address, str(site.controller.ca), site.token)
+        process = _SPAWN.Process(target=_hold, args=(*place, uuids, there))
+        process.start()
+        there.close()
+        stack.callback(process.join)
+        stack.callback(here.close)
+        return here
+
+    def grow(self, size: int) -> int:
+        """Open sessions until there are ``size``, less what does not divide; return how many there are."""
+        for pipe in self._pipes:
+            pipe.send(size // USERS)
+        return sum(pipe.recv() for pipe in self._pipes)
+
+
+def _hold(address: str, ca: str, token: str, uuids: list[str], pipe: Connection[int, int]) -> None:
+    controller = Controller(address, Path(ca), ROOT_TOKEN, Path("/dev/null"))
+    with ExitStack() as stack, suppress(EOFError):
+        crowds = [Crowd(controller, uuid, token, stack) for uuid in uuids]
+        while True:
+            size = pipe.recv()
+            for crowd in crowds:
+                crowd.grow(size // len(crowds))
+            pipe.send(sum(map(len, crowds)))
 
 
 def queries(directory: Path, sessions: int, seconds: float) -> list[Fact]:

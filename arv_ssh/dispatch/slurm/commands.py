@@ -24,6 +24,12 @@ PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "SLURM_CONF", "USER", "LOGNAME")
 INSTALL = (
     "install Slurm's programs on this machine (in Debian: slurm-client) and put them in the dispatcher's PATH"
 )
+REJECTED = "zero bytes were transmitted or received"
+"""What Slurm's programs say, in lower case, when slurmctld hangs up on them: munge's credential does not hold there."""
+CHECK_MUNGE = (
+    "slurmctld hung up: check munge's key on this machine and on slurmctld's, and their clocks, which may differ by "
+    "five minutes"
+)
 LONGEST_SENTENCE = 300
 """Characters kept of what a program said."""
 AT_ONCE = 1000
@@ -169,15 +175,23 @@ class Slurm:
             raise Unavailable(f"{program} failed: {_sentence(done.stderr)}")
 
     def ended(self, job: int) -> tuple[str, str] | None:
-        """Return state and node of a job that squeue has forgotten, from accounting; None where that is off."""
+        """Return state and node of a job that squeue has forgotten; None where nothing has kept them.
+
+        Accounting (slurmdbd) is asked first, then the file of ``JobCompType=jobcomp/filetxt``, which sacct reads here.
+        """
+        return self._recorded(job) or self._recorded(job, "--completion")
+
+    def _recorded(self, job: int, *source: str) -> tuple[str, str] | None:
+        fields = ["--noheader", "--parsable2", "--allocations", "--format=State,NodeList", f"--jobs={job}"]
         try:
-            done = self._run(
-                "sacct", ["--noheader", "--parsable2", "--allocations", "--format=State,NodeList", f"--jobs={job}"]
-            )
+            done = self._run("sacct", [*fields, *source])
         except Unavailable:
             return None
-        state, found, node = done.stdout.strip().partition("|")
-        return (state, "" if node == "None assigned" else node) if found and not done.returncode else None
+        # The file keeps what a Slurm did that began to count anew: the last line is this one's.
+        state, found, node = (done.stdout.splitlines() or [""])[-1].partition("|")
+        if done.returncode or not found or state in WAITING or state in RUNNING:  # slurmdbd has not heard of its end
+            return None
+        return state, "" if node == "None assigned" else node
 
     def nodes(self, partitions: Sequence[str] = ()) -> list[Node]:
         """Return all nodes of ``partitions``, of all without any, whatever their state; none for a wrong partition."""
@@ -248,4 +262,5 @@ def _sentence(text: str) -> str:
     """Return what a program said on one line, without its own prefixes."""
     lines = [_PREFIX.sub("", line.strip()) for line in text.splitlines()]
     sentence = "; ".join(dict.fromkeys(line for line in lines if line))
-    return sentence if len(sentence) <= LONGEST_SENTENCE else f"{sentence[:LONGEST_SENTENCE]}…"
+    shown = sentence if len(sentence) <= LONGEST_SENTENCE else f"{sentence[:LONGEST_SENTENCE]}…"
+    return f"{shown} ({CHECK_MUNGE})" if REJECTED in sentence.lower() else shown

@@ -41,6 +41,16 @@ def test_a_cluster_keeps_its_plan(directory: ClusterDir) -> None:
         cluster_slurm.plan(directory, 4)
 
 
+def test_lines_of_a_sites_own(tmp_path: Path) -> None:
+    """A line of site.conf takes the place of the one with its key; nodes and partitions come in addition."""
+    config = "SlurmPort=1\nKillWait=30\nPartitionName=main Nodes=ALL\n"
+    assert cluster_slurm._changed(config, tmp_path / "site.conf") == config
+    (tmp_path / "site.conf").write_text("KillWait=5\nPartitionName=low Nodes=ALL\n")
+    assert cluster_slurm._changed(config, tmp_path / "site.conf") == (
+        "SlurmPort=1\nPartitionName=main Nodes=ALL\nKillWait=5\nPartitionName=low Nodes=ALL\n"
+    )
+
+
 def test_another_scheduler(directory: ClusterDir) -> None:
     """A cluster without Slurm does not get one, and the other way round."""
     cluster_slurm.plan(directory, 1)

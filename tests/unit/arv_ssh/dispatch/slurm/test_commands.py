@@ -84,6 +84,7 @@ def test_a_program_that_is_missing(tmp_path: Path) -> None:
         ("sbatch: error: Batch job submission failed: Requested node configuration is not available", CannotRun),
         ("sbatch: error: invalid partition specified: x", CannotRun),
         ("sbatch: error: Unable to contact slurm controller (connect failure)", NotSubmitted),
+        ("sbatch: error: Munge encode failed: Failed to access socket", NotSubmitted),
         ("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation", Unavailable),
         ("sbatch: error: Batch job submission failed: Job violates accounting/QOS policy", Refused),
     ],
@@ -115,6 +116,13 @@ def test_a_job_that_is_over_cannot_be_told_anything(programs: Programs) -> None:
     programs.play("scancel", "echo 'scancel: error: Unable to contact slurm controller' >&2; exit 1")
     with pytest.raises(Unavailable):
         programs.slurm.terminate(1)
+
+
+def test_slurmctld_hangs_up(programs: Programs) -> None:
+    """Slurm's programs do not say that slurmctld refused munge's credential; we do."""
+    programs.play("squeue", "echo 'slurm_load_jobs error: Zero Bytes were transmitted or received' >&2; exit 1")
+    with pytest.raises(Unavailable, match="squeue failed: .*Zero Bytes.* check munge's key .* and their clocks"):
+        programs.slurm.queue()
 
 
 def test_accounting(programs: Programs) -> None:
@@ -150,6 +158,14 @@ def test_nodes_that_are_not_known(programs: Programs, text: str) -> None:
     """From an answer that is not whole nobody may conclude that a container is too large."""
     programs.play("sinfo", text)
     assert programs.slurm.nodes() == []
+
+
+@pytest.mark.parametrize("accounting", ["exit 1", "exit 0", "echo 'RUNNING|n3'"], ids=["off", "ignorant", "behind"])
+def test_the_file_of_jobs_that_are_over(programs: Programs, accounting: str) -> None:
+    """Where accounting has no end of a job, the file of Slurm's completion plugin is asked; its last line counts."""
+    spool = "*--completion*) printf 'FAILED|n1\\nTIMEOUT|n2\\n';;"
+    programs.play("sacct", f'case "$*" in {spool} *) {accounting};; esac')
+    assert programs.slurm.ended(7) == ("TIMEOUT", "n2")
 
 
 def test_nodes(programs: Programs) -> None:
