@@ -78,7 +78,7 @@ class BufferedSocket:
             self.fill(size)
         return bytes(self.take(min(size, self.buffered)))
 
-    def sendmsg(self, pieces: Sequence[bytes]) -> int:
+    def sendmsg(self, pieces: Sequence[bytes | memoryview]) -> int:
         """Send some of ``pieces`` with one system call; return how many bytes."""
         return self._sock.sendmsg(pieces)
 
