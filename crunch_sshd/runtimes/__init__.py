@@ -78,7 +78,7 @@ class Command:
 class Process(ABC):
     """A process running in the container. ``read`` belongs to one thread, ``write`` to another; the rest to any."""
 
-    room: Room | None = None
+    output_room: Room | None = None
     """Where :meth:`read` puts output from the beginning on, each time, if it does; who sends it may write over it."""
 
     @abstractmethod

@@ -22,7 +22,8 @@ from crunch_sshd.ssh.memory import Room
 
 logger = logging.getLogger(__name__)
 
-READ_SIZE = 256 * 1024
+READ_SIZE = 512 * 1024
+"""Bytes read at a time: as many as are then sealed and sent together."""
 PIPE_SIZE = 1024 * 1024
 """Bytes of kernel buffer in each pipe (fcntl(2) F_SETPIPE_SZ); fewer switches between the program and us."""
 EVERYTHING = host_processes.ContainerIdentity("")
@@ -55,7 +56,7 @@ class HostProcess(Process):
         self._outputs = outputs
         self._lock = threading.Lock()
         # Reused for every read: a new object of this size would be made, faulted in and given back for each key.
-        self.room: Room = Room(READ_SIZE)
+        self.output_room: Room = Room(READ_SIZE)
         self._wake_reader, self._wake_writer = os.pipe()
         self._closed = False
         self._reading = False
@@ -108,7 +109,7 @@ class HostProcess(Process):
         return bool(self._outputs)
 
     def _read_one(self, descriptor: int) -> memoryview | None:
-        data = self.room.data
+        data = self.output_room.data
         try:
             return data[: os.readv(descriptor, [data])]
         except BlockingIOError:
