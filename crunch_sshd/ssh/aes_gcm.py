@@ -21,6 +21,8 @@ MAX_PACKET = 256 * 1024
 """Bytes in the longest packet accepted, as in OpenSSH; RFC 4253 §6.1 demands 35,000."""
 OPENED = 3 * MAX_PACKET
 """Bytes of packets opened at a time: all that one read from the socket (``buffered_socket.py``) can complete."""
+AT_ONCE = 256
+"""Messages opened at a time: tiny ones take ten times their own size until they have been worked on."""
 BATCH = 16
 """Packets sealed before they are sent together, with one system call: twice as many take a tenth less processor time,
 but others wait that much longer for their turn."""
@@ -107,7 +109,7 @@ class Direction:
         start, last = 0, len(arrived) - _LENGTH.size
         first = at = _DATA_HEAD.size
         gathered = channel = 0
-        while start <= last:
+        while start <= last and len(opened) < AT_ONCE:
             body = start + _LENGTH.size
             size = packet_size(arrived, start)
             stop = body + size + TAG

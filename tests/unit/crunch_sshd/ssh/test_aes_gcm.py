@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from paramiko import common
 from paramiko.ssh_exception import SSHException
 
-from crunch_sshd.ssh.aes_gcm import OPENED, Data, Direction
+from crunch_sshd.ssh.aes_gcm import AT_ONCE, OPENED, Data, Direction
 from crunch_sshd.ssh.memory import Room
 
 KEY = bytes(range(16))
@@ -93,6 +93,19 @@ def test_more_than_is_opened_at_a_time() -> None:
         got += found.data
         rest = rest[taken:]
     assert got == b"".join(data)
+
+
+def test_tiny_messages() -> None:
+    """Of messages that cannot be joined, only so many are opened at a time; the others are not lost."""
+    sealing, opening = direction(), direction()
+    rest = memoryview(b"".join(packet(sealing, message(number % 2, b"x")) for number in range(1000)))
+    got: list[int] = []
+    while rest:
+        found, taken = opening.open(rest)
+        assert 0 < len(found) <= AT_ONCE + 1
+        got += [one.channel for one in found if isinstance(one, Data)]
+        rest = rest[taken:]
+    assert got == [0, 1] * 500
 
 
 def test_packets_behind_a_change_of_keys_wait_for_the_new_ones() -> None:
