@@ -29,6 +29,9 @@ but others wait that much longer for their turn."""
 TAG = 16
 BLOCK = 16
 LEAST_PADDING = 4
+MOST_PADDING = LEAST_PADDING + BLOCK - 1
+OVERHEAD = 64
+"""Bytes that a packet has at most beside its data; a margin of :class:`Room` has as many."""
 COUNTER_MASK = (1 << 64) - 1
 
 _LENGTH = Struct(">I")
@@ -65,34 +68,38 @@ class Direction:
         self.bytes += len(length) + len(sealed)
         return sealed
 
-    def seal_in(self, room: Room, at: int, head: bytes, size: int, count: int) -> memoryview:
-        """Return up to BATCH packets, valid until the next call: data of ``size`` bytes each, one behind the other.
+    def seal_in(self, room: Room, start: int, stop: int, head: bytes, most: int) -> tuple[memoryview, int, int]:
+        """Seal the data in ``room`` from ``start`` on, until ``stop`` or for BATCH packets of up to ``most`` bytes.
 
-        It lies in ``room`` from ``at`` on. For the cipher a packet must be one piece, so that its beginning, ``head``
-        and the data's length, is written over data already sealed, and its padding for a moment over data still to be.
+        Return the packets, valid until the next call, their number, and where to go on. For the cipher a packet must be
+        one piece, so that its beginning, ``head`` and the data's length, is written over data already sealed, and its
+        padding for a moment over data still to be.
         """
-        whole, start = room.whole, room.MARGIN + at
-        padding = LEAST_PADDING + -(1 + len(head) + _LENGTH.size + size + LEAST_PADDING) % BLOCK
-        before = padding.to_bytes(1, "big") + head + _LENGTH.pack(size)
-        length = _LENGTH.pack(len(before) + size + padding)
-        stride = _LENGTH.size + len(before) + size + padding + TAG
-        sealed = self._room(BATCH * stride)
-        random = memoryview(os.urandom(padding * count))
+        whole, sealed = room.whole, self._room(BATCH * (most + OVERHEAD))
+        at, end = room.MARGIN + start, room.MARGIN + stop
         encrypt, fixed, counter = self._engine.encrypt_into, self._fixed, self._counter
-        for out in range(0, count * stride, stride):
-            begin, end = start - len(before), start + size
-            stop = end + padding
-            kept = bytes(whole[end:stop])
-            whole[begin:start], whole[end:stop], random = before, random[:padding], random[padding:]
+        random = memoryview(os.urandom(BATCH * MOST_PADDING))
+        number = size = out = 0
+        while at < end and number < BATCH:
+            if size != min(most, end - at):
+                size = min(most, end - at)
+                padding = LEAST_PADDING + -(1 + len(head) + _LENGTH.size + size + LEAST_PADDING) % BLOCK
+                before = padding.to_bytes(1, "big") + head + _LENGTH.pack(size)
+                length = _LENGTH.pack(len(before) + size + padding)
+                sealed_size = len(before) + size + padding + TAG
+            behind = at + size
+            tail = behind + padding
+            kept = bytes(whole[behind:tail])
+            whole[at - len(before) : at], whole[behind:tail], random = before, random[:padding], random[padding:]
             body = out + _LENGTH.size
-            sealed[out:body] = length
-            encrypt(fixed + counter.to_bytes(8, "big"), whole[begin:stop], length, sealed[body : out + stride])
-            whole[end:stop] = kept
+            sealed[out:body], out = length, body + sealed_size
+            encrypt(fixed + counter.to_bytes(8, "big"), whole[at - len(before) : tail], length, sealed[body:out])
+            whole[behind:tail], at = kept, behind
             counter = counter + 1 & COUNTER_MASK
-            start = end
+            number += 1
         self._counter = counter
-        self.bytes += count * stride
-        return sealed[: count * stride]
+        self.bytes += out
+        return sealed[:out], number, at - room.MARGIN
 
     def open(self, arrived: memoryview) -> tuple[list[bytes | Data], int]:
         """Return the packets that are complete in ``arrived``, and the bytes they took.

@@ -213,11 +213,11 @@ class GatewayPacketizer(Packetizer):
     def send_room(self, head: bytes, room: Room, start: int, stop: int, packet_size: int) -> None:
         """Send a room's data from ``start`` to ``stop`` as :meth:`send_data` does, without copying it."""
         with self._Packetizer__write_lock:  # type: ignore[attr-defined]
-            while (direction := self._out) is not None and (count := min(BATCH, (stop - start) // packet_size)):
-                self._next_number(_SEQUENCE_OUT, count)
-                self._send([direction.seal_in(room, start, head, packet_size, count)])
+            while start < stop and (direction := self._out) is not None:
+                sealed, packets, start = direction.seal_in(room, start, stop, head, packet_size)
+                self._next_number(_SEQUENCE_OUT, packets)
+                self._send([sealed])
                 self._watch_volume(direction)
-                start += count * packet_size
             if start < stop:
                 self.send_data(head, room.data[start:stop], packet_size)
 

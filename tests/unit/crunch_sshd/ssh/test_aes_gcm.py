@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from paramiko import common
 from paramiko.ssh_exception import SSHException
 
-from crunch_sshd.ssh.aes_gcm import AT_ONCE, OPENED, Data, Direction
+from crunch_sshd.ssh.aes_gcm import AT_ONCE, BATCH, OPENED, Data, Direction
 from crunch_sshd.ssh.memory import Room
 
 KEY = bytes(range(16))
@@ -38,34 +38,38 @@ def opened(opening: Direction, arrived: bytes) -> list[tuple[int, bytes] | int]:
     return [(one.channel, bytes(one.data)) if isinstance(one, Data) else one[1] for one in found]
 
 
-@pytest.mark.parametrize("size", [1, 9, 32, 1000, 32 * 1024])
-def test_sealed_in_place(size: int) -> None:
+@pytest.mark.parametrize("most", [4, 9, 32, 1000, 32 * 1024])
+def test_sealed_in_place(most: int) -> None:
     """Packets sealed in a room are those that another end opens; the data not sealed yet stays as it was."""
-    room = Room(8 * size + 100)
+    room = Room(BATCH * most + 5 * most + 3)
     data = bytes(index * 7 % 251 for index in range(len(room.data)))
     room.data[:] = data
     sealing, opening = direction(), direction()
-    for start, count in ((0, 3), (3 * size, 5)):
-        sealed = bytes(sealing.seal_in(room, start, HEAD, size, count))
-        stop = start + count * size
-        assert opened(opening, sealed) == [(7, data[start:stop])]
-        assert bytes(room.data[stop:]) == data[stop:]
+    for start, stop, packets in ((0, 3 * most, 3), (3 * most, len(data), BATCH), ((3 + BATCH) * most, len(data), 3)):
+        sealed, number, end = sealing.seal_in(room, start, stop, HEAD, most)
+        assert number == packets
+        assert end == stop or end == start + BATCH * most
+        assert opened(opening, bytes(sealed)) == [(7, data[start:end])]
+        assert bytes(room.data[end:]) == data[end:]
     assert sealing.bytes == opening.bytes
+    assert end == len(data)
 
 
 def test_sealed_in_place_is_what_everybody_seals() -> None:
     """A packet is well-formed: whole blocks, at least four bytes of padding, the counter's end passed (RFC 5647 §7)."""
-    room = Room(100)
-    room.data[:] = bytes(100)
-    sealing, plain = direction(), AESGCM(KEY)
-    sealed = bytes(sealing.seal_in(room, 0, HEAD, 20, 5))
-    size = int.from_bytes(sealed[:4], "big")
+    room = Room(93)
+    room.data[:] = bytes(93)
+    sealed, number, end = direction().seal_in(room, 0, 93, HEAD, 20)
+    assert (number, end) == (5, 93)
+    plain, rest = AESGCM(KEY), bytes(sealed)
     for number in range(5):
-        one = sealed[number * (size + 20) :][: size + 20]
+        size = int.from_bytes(rest[:4], "big")
         counter = (2**64 - 3 + number) % 2**64
-        content = plain.decrypt(b"salt" + counter.to_bytes(8, "big"), one[4:], one[:4])
+        content = plain.decrypt(b"salt" + counter.to_bytes(8, "big"), rest[4 : size + 20], rest[:4])
         assert size % 16 == 0 and 4 <= content[0] < 20
-        assert content[1 : size - content[0]] == message(7, bytes(20))
+        assert content[1 : size - content[0]] == message(7, bytes(20 if number < 4 else 13))
+        rest = rest[size + 20 :]
+    assert not rest
 
 
 def test_data_of_messages_in_a_row() -> None:
