@@ -39,6 +39,8 @@ LONGEST_LOOK = 2.0
 BLOCK = 18 * 16 * 1024
 """Bytes of a block in which frames are kept: as much as is read or sent at once, in whole records of TLS. Blocks are
 used again: fresh memory for each frame would cost more than all else that is done here."""
+LONGEST_KEPT = BLOCK - 4
+"""Bytes of data in the longest frame that has room in a block."""
 
 DATA, CONFIRM, ASK, END, GOODBYE = range(5)
 """Kinds of frames. CONFIRM and ASK carry how many bytes have come so far, and ASK wants a CONFIRM; END ends the
@@ -120,7 +122,7 @@ class ResumableStream:
     def data(self, pieces: Sequence[bytes | memoryview]) -> Frame:
         """Return the frame of ``pieces``, some bytes but at most LONGEST_DATA, to be sent now or after a resume."""
         size = sum(map(len, pieces))
-        if size > BLOCK - _HEADER.size:
+        if size > LONGEST_KEPT:
             return self._keep(b"".join((_HEADER.pack(size), *pieces)), size)
         room, start = self.place(size), 0
         for piece in pieces:

@@ -38,7 +38,7 @@ class SftpAudit:
         self._server = server
         return self
 
-    def answers(self, data: bytes) -> None:
+    def answers(self, data: bytes | memoryview) -> None:
         """Look at the server's data for the client."""
         self._operations.answers(data)
 

@@ -182,7 +182,7 @@ class FileOperations:
         if request.operation:
             found.append((request.operation, request.facts))
 
-    def answers(self, data: bytes) -> None:
+    def answers(self, data: bytes | memoryview) -> None:
         """Take the server's data; note the operations that it completes."""
         with self._lock:
             try:

@@ -19,7 +19,7 @@ from arv_ssh.errors import Unavailable
 from crunch_sshd.audit.channel_audit import ChannelAudit, ConnectionAudit
 from crunch_sshd.ssh import descriptors, threads
 from crunch_sshd.ssh.channel_input import ChannelInput
-from crunch_sshd.ssh.memory import untouched
+from crunch_sshd.ssh.memory import Room
 from crunch_sshd.ssh.transport import GatewayChannel
 
 READ_SIZE = 256 * 1024
@@ -119,11 +119,11 @@ class ChannelRelay:
     def _relay(self) -> None:
         self._stdin.attach(self._sink)
         # One buffer for all reads, as in HostProcess: a new object of that size would be made and freed each time.
-        room = untouched(READ_SIZE)
+        room = Room(READ_SIZE)
         try:
-            while size := self._sock.recv_into(room):
+            while size := self._sock.recv_into(room.data):
                 self.audit.sent += size
-                self._channel.send_data(room[:size])
+                self._channel.send_data(room.data[:size], room=room)
         except OSError:
             pass  # the far end reset the connection, or the client closed the channel: either way nothing more comes
         with suppress(OSError):  # the connection is lost

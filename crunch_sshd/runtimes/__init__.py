@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from crunch_sshd.runtimes.host_container import HostContainer
+    from crunch_sshd.ssh.memory import Room
 
 
 SH = "/bin/sh"
@@ -77,10 +78,14 @@ class Command:
 class Process(ABC):
     """A process running in the container. ``read`` belongs to one thread, ``write`` to another; the rest to any."""
 
+    output_room: Room | None = None
+    """Where :meth:`read` puts output from the beginning on, each time, if it does; who sends it may write over it."""
+
     @abstractmethod
-    def read(self) -> tuple[Output, bytes] | None:
+    def read(self) -> tuple[Output, bytes | memoryview] | None:
         """Block for the next output; None once all output has ended (the process has ended or closed its outputs).
 
+        A memoryview is valid until the next call.
         Raises :class:`arv_ssh.errors.ArvSshError` when output was lost, :class:`StartFailed` when the runtime learns
         only now that the process never started.
         """

@@ -44,7 +44,7 @@ class ChildProcess(HostProcess):
         super().__init__(child.pid, stdin, {stdout: Output.STDOUT, stderr: Output.STDERR}, self._end, tty=False)
         child.returncode = 0  # from now on only we wait for it: Popen waits by pid, any time, for what it has let go of
 
-    def read(self) -> tuple[Output, bytes] | None:
+    def read(self) -> tuple[Output, bytes | memoryview] | None:
         output = super().read()
         if output is None and not self._is_ending and not self._closed and not self._output_closed:
             self._is_ending = True

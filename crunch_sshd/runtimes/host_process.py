@@ -18,11 +18,12 @@ from contextlib import contextmanager
 
 from arv_ssh.errors import ArvSshError
 from crunch_sshd.runtimes import Output, Process, Terminal, host_processes, terminal_modes
-from crunch_sshd.ssh.memory import untouched
+from crunch_sshd.ssh.memory import Room
 
 logger = logging.getLogger(__name__)
 
-READ_SIZE = 256 * 1024
+READ_SIZE = 512 * 1024
+"""Bytes read at a time: as many as are then sealed and sent together."""
 PIPE_SIZE = 1024 * 1024
 """Bytes of kernel buffer in each pipe (fcntl(2) F_SETPIPE_SZ); fewer switches between the program and us."""
 EVERYTHING = host_processes.ContainerIdentity("")
@@ -55,7 +56,7 @@ class HostProcess(Process):
         self._outputs = outputs
         self._lock = threading.Lock()
         # Reused for every read: a new object of this size would be made, faulted in and given back for each key.
-        self._room = untouched(READ_SIZE)
+        self.output_room: Room = Room(READ_SIZE)
         self._wake_reader, self._wake_writer = os.pipe()
         self._closed = False
         self._reading = False
@@ -71,7 +72,7 @@ class HostProcess(Process):
         self._holders = 0
         self._is_lost = False
 
-    def read(self) -> tuple[Output, bytes] | None:
+    def read(self) -> tuple[Output, bytes | memoryview] | None:
         with self._lock:
             if self._closed:
                 return None
@@ -84,7 +85,7 @@ class HostProcess(Process):
                 if self._closed:
                     self._release()
 
-    def _next_output(self) -> tuple[Output, bytes] | None:
+    def _next_output(self) -> tuple[Output, memoryview] | None:
         while self._remaining_outputs():
             ready = {descriptor for descriptor, _ in self._poll.poll()}
             if self._wake_reader in ready:
@@ -107,13 +108,14 @@ class HostProcess(Process):
                 self._end_output(descriptor)
         return bool(self._outputs)
 
-    def _read_one(self, descriptor: int) -> bytes | None:
+    def _read_one(self, descriptor: int) -> memoryview | None:
+        data = self.output_room.data
         try:
-            return bytes(self._room[: os.readv(descriptor, [self._room])])
+            return data[: os.readv(descriptor, [data])]
         except BlockingIOError:
             return None
         except OSError:
-            return b""  # EIO: the last program on the terminal has ended
+            return data[:0]  # EIO: the last program on the terminal has ended
 
     def _end_output(self, descriptor: int) -> None:
         self._poll.unregister(descriptor)

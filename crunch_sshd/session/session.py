@@ -353,7 +353,7 @@ class SessionChannel:
             stream, data = output
             self._watch.output(stream, data)
             try:
-                self._channel.send_data(data, stream.value)
+                self._channel.send_data(data, stream.value, process.output_room)
             except OSError:
                 if self._detach_keys is None or not self._detach_keys.complete:
                     raise

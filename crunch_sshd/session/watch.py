@@ -57,11 +57,11 @@ class SessionWatch:
         """Return what takes the client's data for ``process``."""
         return self._sftp.attach(process) if self._sftp is not None else process
 
-    def output(self, stream: Output, data: bytes) -> None:
-        """Look at the program's output before it is sent."""
+    def output(self, stream: Output, data: bytes | memoryview) -> None:
+        """Look at the program's output before it is sent, and keep none of it."""
         self.audit.sent += len(data)
         if self._recording is not None:
-            self._recording.output(data)
+            self._recording.output(bytes(data))
         if self._sftp is not None and stream is Output.STDOUT:
             self._sftp.answers(data)
 

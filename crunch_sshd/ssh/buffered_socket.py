@@ -12,7 +12,7 @@ from typing import Any
 
 from crunch_sshd.ssh.memory import untouched
 
-RECEIVE_SIZE = 256 * 1024
+RECEIVE_SIZE = 512 * 1024
 """Bytes asked for in one system call."""
 STORAGE = 4 * RECEIVE_SIZE
 """Bytes of buffer. Waiting bytes move to its beginning when a whole piece no longer fits after them."""
@@ -78,7 +78,7 @@ class BufferedSocket:
             self.fill(size)
         return bytes(self.take(min(size, self.buffered)))
 
-    def sendmsg(self, pieces: Sequence[bytes]) -> int:
+    def sendmsg(self, pieces: Sequence[bytes | memoryview]) -> int:
         """Send some of ``pieces`` with one system call; return how many bytes."""
         return self._sock.sendmsg(pieces)
 

@@ -18,6 +18,7 @@ from paramiko import common
 from paramiko.message import Message
 
 from crunch_sshd.ssh.limits import WINDOW_SIZE
+from crunch_sshd.ssh.memory import Room
 from crunch_sshd.ssh.packetizer import GatewayPacketizer, Packet
 
 WINDOW_STEP = WINDOW_SIZE // 4
@@ -30,7 +31,7 @@ class ChannelHandler(Protocol):
     """What a channel reports to its owner, always on the transport thread: record and signal, never block."""
 
     def data_received(self, data: bytes | memoryview) -> None:
-        """Take data from the client; call ``channel.consumed`` when the client may send as much again."""
+        """Take data from the client, valid only until this returns; call ``channel.consumed`` when as much may come."""
 
     def eof_received(self) -> None:
         """Note that the client sends no more data."""
@@ -80,21 +81,26 @@ class GatewayChannel(paramiko.Channel):
         head = common.cMSG_CHANNEL_WINDOW_ADJUST + self.remote_chanid.to_bytes(4, "big")
         self.transport._send_user_message(Packet(head + more.to_bytes(4, "big")))
 
-    def send_data(self, data: bytes | memoryview, data_type: int = 0) -> None:
+    def send_data(self, data: bytes | memoryview, data_type: int = 0, room: Room | None = None) -> None:
         """Send all of ``data``, waiting for the client's window; ``data_type`` 1 is stderr (RFC 4254 §5.2).
 
-        After :meth:`stop_data`, plain data is dropped. Raises OSError when the channel is closed. Any thread, but not
-        the transport's.
+        ``room`` is where the data lies, from its beginning on, and may be written over, if it lies there. After
+        :meth:`stop_data`, plain data is dropped. Raises OSError when the channel is closed. Any thread, but not the
+        transport's.
         """
-        rest = memoryview(data)
+        start, stop = 0, len(data)
         kind = common.cMSG_CHANNEL_EXTENDED_DATA if data_type else common.cMSG_CHANNEL_DATA
         head = kind + self.remote_chanid.to_bytes(4, "big") + (data_type.to_bytes(4, "big") if data_type else b"")
-        while rest:
-            size = self._take_window(len(rest), is_plain=not data_type)
+        while start < stop:
+            size = self._take_window(stop - start, is_plain=not data_type)
             if not size:
                 return
-            self.transport.send_on(self, partial(_send_data, head, rest[:size], self._packet_size))
-            rest = rest[size:]
+            if room is not None and room.holds(data):
+                send = partial(_send_room, head, room, start, start + size, self._packet_size)
+            else:
+                send = partial(_send_data, head, memoryview(data)[start : start + size], self._packet_size)
+            self.transport.send_on(self, send)
+            start += size
 
     @property
     def _packet_size(self) -> int:
@@ -153,6 +159,13 @@ class GatewayChannel(paramiko.Channel):
         else:
             self.transport.send_on(self, lambda packetizer: packetizer.send_message(message))
 
+    def window_adjusted(self, size: int) -> None:
+        """Note that the client takes ``size`` more bytes. Transport thread."""
+        with self.lock:
+            if not self.out_window_size:  # else nobody waits for it
+                self.out_buffer_cv.notify_all()
+            self.out_window_size += size
+
     def feed(self, data: bytes | memoryview) -> None:
         """Take data from the client. Transport thread."""
         with self.lock:
@@ -197,3 +210,7 @@ class GatewayChannel(paramiko.Channel):
 
 def _send_data(head: bytes, data: memoryview, packet_size: int, packetizer: GatewayPacketizer) -> None:
     packetizer.send_data(head, data, packet_size)
+
+
+def _send_room(head: bytes, room: Room, start: int, stop: int, packet_size: int, packetizer: GatewayPacketizer) -> None:
+    packetizer.send_room(head, room, start, stop, packet_size)

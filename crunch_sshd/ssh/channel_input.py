@@ -48,9 +48,9 @@ class Waiting:
         return bool(self._pieces)
 
     def append(self, data: bytes | memoryview) -> None:
-        """Keep ``data``; a large piece stays where it is."""
+        """Keep a copy of ``data``."""
         if len(data) >= SMALL_PIECE:
-            self._pieces.append(memoryview(data))
+            self._pieces.append(memoryview(bytes(data)))
         elif self._pieces and isinstance(self._pieces[-1], bytearray):
             self._pieces[-1] += data
         else:

@@ -12,6 +12,24 @@ def untouched(size: int) -> memoryview:
     return memoryview(mmap.mmap(-1, size))
 
 
+class Room:
+    """A buffer that data is read into again and again, and from which it leaves in packets without being copied.
+
+    ``data`` is where to read into. Around it are margins, as a packet's parts before and behind its data need them:
+    whoever sends the data writes these, and also over the data that it has sent.
+    """
+
+    MARGIN = 64
+
+    def __init__(self, size: int) -> None:
+        self.whole = untouched(self.MARGIN + size + self.MARGIN)
+        self.data = self.whole[self.MARGIN : self.MARGIN + size]
+
+    def holds(self, data: bytes | memoryview) -> bool:
+        """Say whether ``data`` lies in this room."""
+        return isinstance(data, memoryview) and data.obj is self.whole.obj
+
+
 def give_back() -> None:
     """Return free memory to the system (malloc_trim(3)); do nothing if the C library lacks that call.
 

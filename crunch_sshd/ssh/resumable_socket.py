@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from arv_ssh.resume.core import LOST_AFTER, WINDOW, LinkLost, PeerError, ResumableStream
+from arv_ssh.resume.core import LONGEST_KEPT, LOST_AFTER, WINDOW, LinkLost, PeerError, ResumableStream
 from crunch_sshd.ssh.buffered_socket import IDLE_TICK, RECEIVE_SIZE, STORAGE, BufferedSocket
 from crunch_sshd.ssh.link import Link
 from crunch_sshd.ssh.memory import untouched
@@ -193,6 +193,17 @@ class ResumableSocket(BufferedSocket):
 
         Blocks while the other end has too much to confirm; :meth:`close` wakes it. Raises OSError once closed.
         """
+        size = sum(map(len, pieces))
+        if size <= LONGEST_KEPT:
+            self._send_frame(pieces)
+        else:
+            whole = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            share = -(-size // -(-size // LONGEST_KEPT))
+            for start in range(0, size, share):
+                self._send_frame([whole[start : start + share]])
+        return size
+
+    def _send_frame(self, pieces: Sequence[bytes | memoryview]) -> None:
         with self._sending:
             self._wait_for_room()
             with self._changed:
@@ -203,7 +214,6 @@ class ResumableSocket(BufferedSocket):
                 self._transmit(link, frame)
         if self._unsaid:
             self._speak()
-        return sum(map(len, pieces))
 
     def _wait_for_room(self) -> None:
         """Return once there is room, or no sense in waiting. The caller holds ``_sending``."""

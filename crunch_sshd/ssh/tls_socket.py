@@ -15,6 +15,8 @@ from arv_ssh.net.tls import TlsEngine
 from crunch_sshd.ssh.buffered_socket import RECEIVE_SIZE, BufferedSocket
 from crunch_sshd.ssh.memory import untouched
 
+SEALED_AT_ONCE = 128 * 1024
+"""Bytes encrypted before they are sent: measured alone, twice or four times as many take 10 and 40 % more time."""
 GOODBYE_SIZE = 16 * 1024
 """Bytes of unread plaintext decrypted at a time at the end: one TLS record."""
 
@@ -57,15 +59,19 @@ class TlsSocket(BufferedSocket):
 
     def sendmsg(self, pieces: Sequence[bytes | memoryview]) -> int:
         """Send all of ``pieces``; return how many bytes. Blocks while the peer takes none; :meth:`close` wakes it."""
-        plain = b"".join(pieces)
+        plain = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         with self._sending:
-            with self._using_engine:
-                self._engine.write(plain)
-                sealed = memoryview(self._engine.outgoing())
-            while sealed:
-                with suppress(BlockingIOError):  # SO_SNDTIMEO; half a record cannot be left unsent
-                    sealed = sealed[self._sock.send(sealed) :]
+            for start in range(0, len(plain), SEALED_AT_ONCE):
+                self._send_sealed(plain[start : start + SEALED_AT_ONCE])
         return len(plain)
+
+    def _send_sealed(self, plain: memoryview) -> None:
+        with self._using_engine:
+            self._engine.write(plain)
+            sealed = memoryview(self._engine.outgoing())
+        while sealed:
+            with suppress(BlockingIOError):  # SO_SNDTIMEO; half a record cannot be left unsent
+                sealed = sealed[self._sock.send(sealed) :]
 
     def cut(self, reason: OSError) -> None:
         """End the connection at once because of ``reason``. Any thread."""

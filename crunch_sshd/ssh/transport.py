@@ -108,7 +108,7 @@ class GatewayTransport(paramiko.Transport):
 
     def __init__(self, sock: socket.socket | BufferedSocket) -> None:
         adapter: Any = sock if isinstance(sock, BufferedSocket) else BufferedSocket(sock)
-        packetizer: Any = partial(GatewayPacketizer, sink=self._data_received)
+        packetizer: Any = partial(GatewayPacketizer, sink=self._data_received, adjust=self._window_adjusted)
         super().__init__(
             adapter,
             default_window_size=WINDOW_SIZE,
@@ -204,6 +204,14 @@ class GatewayTransport(paramiko.Transport):
         if channel is None:
             return False
         channel.feed(data)
+        return True
+
+    def _window_adjusted(self, number: int, size: int) -> bool:
+        """Make a channel's window larger; False as for :meth:`_data_received`."""
+        channel = None if self._expected_packet else self._channels.get(number)  # type: ignore[attr-defined]
+        if channel is None:
+            return False
+        channel.window_adjusted(size)
         return True
 
     def _send_in_turn(self, send: Callable[[], None]) -> None:

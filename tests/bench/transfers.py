@@ -103,16 +103,16 @@ _path = partial(_between, "path", "chain")
 _resume = partial(_between, "path", "ending")
 
 ROWS = [
-    Comparison("gateway-output", "gateway alone: exec output", "sshd", "MB/s", 1.0, 1.3, _gateway(output)),
-    Comparison("gateway-input", "gateway alone: exec input", "sshd", "MB/s", 1.0, 1.3, _gateway(input_)),
-    Comparison("gateway-sftp-get", "gateway alone: sftp get", "sshd", "MB/s", 0.8, 1.1, _gateway(get)),
-    Comparison("gateway-sftp-put", "gateway alone: sftp put", "sshd", "MB/s", 0.8, 1.1, _gateway(put)),
+    Comparison("gateway-output", "gateway alone: exec output", "sshd", "MB/s", 1.1, 1.3, _gateway(output)),
+    Comparison("gateway-input", "gateway alone: exec input", "sshd", "MB/s", 1.1, 1.3, _gateway(input_)),
+    Comparison("gateway-sftp-get", "gateway alone: sftp get", "sshd", "MB/s", 1.0, 1.2, _gateway(get)),
+    Comparison("gateway-sftp-put", "gateway alone: sftp put", "sshd", "MB/s", 1.0, 1.2, _gateway(put)),
     Comparison(
-        "gateway-scp-up", "gateway alone: scp -r of small files, up", "sshd", "files/s", 0.8, 1.1,
+        "gateway-scp-up", "gateway alone: scp -r of small files, up", "sshd", "files/s", 0.85, 1.1,
         _gateway(partial(small_files, upload=True)),
     ),
     Comparison(
-        "gateway-scp-down", "gateway alone: scp -r of small files, down", "sshd", "files/s", 0.8, 1.1,
+        "gateway-scp-down", "gateway alone: scp -r of small files, down", "sshd", "files/s", 0.85, 1.1,
         _gateway(partial(small_files, upload=False)),
     ),
     Comparison("path-output", "whole path: exec output", "C-chain", "MB/s", 1.0, 1.6, _path(output)),

@@ -16,7 +16,7 @@ from tests.integration.embedded_cluster import EmbeddedCluster
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the gateway needs root to enter a container's namespaces")
 
 LIMIT = 16 * MB
-"""What a connection may cost beside its channels' windows. The connection itself is some two megabytes of it."""
+"""What a connection may cost beside its channels' windows. The connection itself is some four megabytes of it."""
 GREETING = 48 * MB
 GREETING_LIMIT = 4 * MB
 

@@ -13,6 +13,7 @@ from paramiko.message import Message
 from arv_ssh.errors import Unavailable
 from crunch_sshd.forwarding.channel_relay import ChannelRelay, Relays, SocketSink
 from crunch_sshd.ssh import descriptors
+from crunch_sshd.ssh.memory import Room
 from tests.timing import DEADLINE, wait_for
 
 
@@ -52,7 +53,8 @@ class Channel:
         self.sent = bytearray()
         self.ends: list[str] = []
 
-    def send_data(self, data: bytes | memoryview) -> None:
+    def send_data(self, data: bytes | memoryview, data_type: int = 0, room: Room | None = None) -> None:
+        assert room is not None and room.holds(data)
         self.sent += data
 
     def consumed(self, size: int) -> None:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from crunch_sshd.ssh.memory import give_back, untouched
+from crunch_sshd.ssh.memory import Room, give_back, untouched
 from tests.bench.cpu import resident
 
 
@@ -19,6 +19,16 @@ def test_untouched() -> None:
     assert resident(os.getpid()) - before < 32 << 20
     buffer[-3:] = b"end"
     assert bytes(buffer[-4:]) == b"\0end" and len(buffer) == 64 << 20
+
+
+def test_room() -> None:
+    """A room knows its own data, wherever in it, and has margins on both sides."""
+    room = Room(100)
+    assert room.holds(room.data) and room.holds(room.data[7:9])
+    assert not room.holds(bytes(100)) and not room.holds(Room(100).data) and not room.holds(memoryview(b""))
+    room.whole[:] = b"m" * len(room.whole)
+    room.data[:] = b"d" * 100
+    assert bytes(room.whole) == b"m" * room.MARGIN + b"d" * 100 + b"m" * room.MARGIN
 
 
 def test_give_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import paramiko
 import pytest
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from paramiko import common
 from paramiko.message import Message
 
 from crunch_sshd.session.resizes import Resizes
-from crunch_sshd.ssh.packetizer import MAX_PACKET, GatewayPacketizer, _Direction
+from crunch_sshd.ssh.aes_gcm import MAX_PACKET
+from crunch_sshd.ssh.packetizer import GatewayPacketizer
 from tests.timing import wait_for
 from tests.unit.crunch_sshd.conftest import Connect
 from tests.unit.crunch_sshd.double import DEADLINE, Link, MemoryRuntime, read_to_end
@@ -141,26 +141,6 @@ def test_data_that_arrived_together_is_written_together(link: Link, runtime: Mem
     assert pieces == [(ours[0], 1), (ours[0], 2000), (ours[1], 1000), (ours[0], 1000)]
     first.close()
     second.close()
-
-
-def test_packets_behind_a_change_of_keys_wait_for_the_new_ones() -> None:
-    """Nothing behind NEWKEYS is opened with the old keys, however much has arrived; a packet that is cut waits too."""
-
-    def direction(key: bytes) -> _Direction:
-        return _Direction(AESGCM(key), bytes(12))
-
-    def packet(sealing: _Direction, kind: int) -> bytes:
-        length = (16).to_bytes(4, "big")
-        return length + sealing.seal(length, bytes([14, kind]) + bytes(14))
-
-    old, new = bytes(16), b"n" * 16
-    sealing = direction(old)
-    before = packet(sealing, common.MSG_IGNORE) + packet(sealing, common.MSG_NEWKEYS)
-    after = packet(direction(new), common.MSG_IGNORE)
-    opened, taken = direction(old).open(memoryview(before + after))
-    assert ([one[1] for one in opened], taken) == ([common.MSG_IGNORE, common.MSG_NEWKEYS], len(before))
-    opened, taken = direction(new).open(memoryview(after + after[:-1]))
-    assert (len(opened), taken) == (1, len(after))
 
 
 def _send_raw(link: Link, packet: bytes) -> None:

@@ -161,6 +161,17 @@ def write_all(near: ResumableSocket, data: bytes) -> None:
         near.sendmsg([data[start : start + BLOCK]])
 
 
+def test_a_large_piece_is_kept_in_blocks(far: Far) -> None:
+    """What does not fit into one block is sent in equal frames that each do, and arrives whole."""
+    data = os.urandom(1_000_001)
+    far.socket.release()
+    assert far.socket.sendmsg([memoryview(data)]) == len(data)
+    kept = list(far.socket._stream._kept)
+    assert all(isinstance(frame, memoryview) for frame in kept)
+    assert b"".join(frame[4:] for frame in kept) == data
+    assert {len(frame) for frame in kept[:-1]} == {4 + 250_001}
+
+
 def test_unconfirmed_bytes_are_bounded(far: Far) -> None:
     """A writer waits once the other end has much to confirm, and goes on when that is done; nobody else reads."""
     far.confirming = False

@@ -1,0 +1,172 @@
+"""One direction of AES-GCM in SSH (RFC 5647): packets sealed and opened where their data lies.
+
+Owns the invocation counter, and what a packet costs by its bytes: only the cipher moves them. Of messages it knows the
+head of one with data (RFC 4254 §5.2), so that the data of several in a row comes to lie in one piece. Knows nothing of
+sockets and sequence numbers.
+"""
+
+from __future__ import annotations
+
+import os
+from struct import Struct
+from typing import Any, NamedTuple
+
+from cryptography.exceptions import InvalidTag
+from paramiko import common
+from paramiko.ssh_exception import SSHException
+
+from crunch_sshd.ssh.memory import Room, untouched
+
+MAX_PACKET = 256 * 1024
+"""Bytes in the longest packet accepted, as in OpenSSH; RFC 4253 §6.1 demands 35,000."""
+OPENED = 3 * MAX_PACKET
+"""Bytes of packets opened at a time: all that one read from the socket (``buffered_socket.py``) can complete."""
+AT_ONCE = 256
+"""Messages opened at a time: tiny ones take ten times their own size until they have been worked on."""
+BATCH = 16
+"""Packets sealed before they are sent together, with one system call: twice as many take a tenth less processor time,
+but others wait that much longer for their turn."""
+TAG = 16
+BLOCK = 16
+LEAST_PADDING = 4
+MOST_PADDING = LEAST_PADDING + BLOCK - 1
+OVERHEAD = 64
+"""Bytes that a packet has at most beside its data; a margin of :class:`Room` has as many."""
+COUNTER_MASK = (1 << 64) - 1
+
+_LENGTH = Struct(">I")
+_DATA_HEAD = Struct(">BBII")
+"""The beginning of a packet with a data message: the padding's length, the type, the channel, the data's length."""
+
+
+class Data(NamedTuple):
+    """The data of messages in a row for one channel, valid until more packets are opened."""
+
+    channel: int
+    data: memoryview
+    packets: int
+
+
+class Direction:
+    """One direction's keys: ``engine`` is an AESGCM, ``iv`` the first nonce, with its counter (RFC 5647 §7.1).
+
+    ``bytes`` is how many have passed.
+    """
+
+    def __init__(self, engine: Any, iv: bytes) -> None:
+        self._engine = engine
+        self._fixed = iv[:4]
+        self._counter = int.from_bytes(iv[4:], "big")
+        self._buffer = memoryview(b"")
+        self.bytes = 0
+
+    def seal(self, length: bytes, plain: bytes) -> bytes:
+        """Return the next packet's sealed part; ``length`` stays readable, and is sealed too."""
+        counter = self._counter
+        self._counter = counter + 1 & COUNTER_MASK
+        sealed: bytes = self._engine.encrypt(self._fixed + counter.to_bytes(8, "big"), plain, length)
+        self.bytes += len(length) + len(sealed)
+        return sealed
+
+    def seal_in(self, room: Room, start: int, stop: int, head: bytes, most: int) -> tuple[memoryview, int, int]:
+        """Seal the data in ``room`` from ``start`` on, until ``stop`` or for BATCH packets of up to ``most`` bytes.
+
+        Return the packets, valid until the next call, their number, and where to go on. For the cipher a packet must be
+        one piece, so that its beginning, ``head`` and the data's length, is written over data already sealed, and its
+        padding for a moment over data still to be.
+        """
+        whole, sealed = room.whole, self._room(BATCH * (most + OVERHEAD))
+        at, end = room.MARGIN + start, room.MARGIN + stop
+        encrypt, fixed, counter = self._engine.encrypt_into, self._fixed, self._counter
+        random = memoryview(os.urandom(BATCH * MOST_PADDING))
+        number = size = out = 0
+        while at < end and number < BATCH:
+            if size != min(most, end - at):
+                size = min(most, end - at)
+                padding = LEAST_PADDING + -(1 + len(head) + _LENGTH.size + size + LEAST_PADDING) % BLOCK
+                before = padding.to_bytes(1, "big") + head + _LENGTH.pack(size)
+                length = _LENGTH.pack(len(before) + size + padding)
+                sealed_size = len(before) + size + padding + TAG
+            behind = at + size
+            tail = behind + padding
+            kept = bytes(whole[behind:tail])
+            whole[at - len(before) : at], whole[behind:tail], random = before, random[:padding], random[padding:]
+            body = out + _LENGTH.size
+            sealed[out:body], out = length, body + sealed_size
+            encrypt(fixed + counter.to_bytes(8, "big"), whole[at - len(before) : tail], length, sealed[body:out])
+            whole[behind:tail], at = kept, behind
+            counter = counter + 1 & COUNTER_MASK
+            number += 1
+        self._counter = counter
+        self.bytes += out
+        return sealed[:out], number, at - room.MARGIN
+
+    def open(self, arrived: memoryview) -> tuple[list[bytes | Data], int]:
+        """Return the packets that are complete in ``arrived``, and the bytes they took.
+
+        A packet is from its padding length on; those with data are :class:`Data`. Each is opened over the end of the
+        data before it, which is then put back, and its own data lies just behind.
+
+        Stops at a change of keys, because the packets behind it use other keys. One loop, since each packet passes
+        here: calls take most of the time that Python spends on a packet. Raises SSHException.
+        """
+        plain = self._room(OPENED)
+        decrypt, fixed, counter = self._engine.decrypt_into, self._fixed, self._counter
+        opened: list[bytes | Data] = []
+        start, last = 0, len(arrived) - _LENGTH.size
+        first = at = _DATA_HEAD.size
+        gathered = channel = 0
+        while start <= last and len(opened) < AT_ONCE:
+            body = start + _LENGTH.size
+            size = packet_size(arrived, start)
+            stop = body + size + TAG
+            begin = at - _DATA_HEAD.size
+            end = begin + size
+            if stop > len(arrived) or end > OPENED:
+                break
+            kept = bytes(plain[begin:at])
+            try:
+                decrypt(fixed + counter.to_bytes(8, "big"), arrived[body:stop], arrived[start:body], plain[begin:end])
+            except InvalidTag as error:
+                raise SSHException("a packet is not as it was sent") from error
+            padding, kind, number, data_size = _DATA_HEAD.unpack_from(plain, begin)
+            if padding < LEAST_PADDING or padding > size - 2:
+                raise SSHException("a packet's padding is longer than the packet, or too short")
+            counter = counter + 1 & COUNTER_MASK
+            start = stop
+            is_data = kind == common.MSG_CHANNEL_DATA
+            if gathered and not (is_data and number == channel):
+                opened.append(Data(channel, plain[first:at], gathered))
+                gathered = 0
+            if is_data:
+                if at + data_size != end - padding:
+                    raise SSHException("a data message is not as long as it says")
+                if not gathered:
+                    first, channel = at, number
+                gathered += 1
+            else:
+                opened.append(bytes(plain[begin:end]))
+            plain[begin:at] = kept
+            if is_data:
+                at += data_size
+            elif kind == common.MSG_NEWKEYS:
+                break
+        if gathered:
+            opened.append(Data(channel, plain[first:at], gathered))
+        self._counter = counter
+        self.bytes += start
+        return opened, start
+
+    def _room(self, size: int) -> memoryview:
+        """Return this direction's one buffer, of at least ``size`` bytes."""
+        if len(self._buffer) < size:
+            self._buffer = untouched(size)
+        return self._buffer
+
+
+def packet_size(arrived: memoryview, start: int) -> int:
+    """Return the packet's size that stands at ``start``, without its tag; raises SSHException for an impossible one."""
+    size: int = _LENGTH.unpack_from(arrived, start)[0]
+    if size > MAX_PACKET or size % BLOCK or size < BLOCK:
+        raise SSHException(f"the client announced a packet of {size} bytes")
+    return size
