@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from stat import S_ISREG
 
 from crunch_sshd.inside import files
 from crunch_sshd.inside.sftp import attributes, extensions, paths, wire
 from crunch_sshd.inside.sftp.attributes import Attributes
 from crunch_sshd.inside.sftp.errors import Refused, code
-from crunch_sshd.inside.sftp.handles import Directory, File, Handles
+from crunch_sshd.inside.sftp.handles import File, Handles
+from crunch_sshd.inside.sftp.listing import Directory
 from crunch_sshd.inside.sftp.wire import Answers, Fields, Malformed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ENTRIES = 100
-"""Names in one answer to READDIR, as OpenSSH: at 255 bytes each, they fit any client's buffer."""
 NO_LINKS = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EPERM)
 """link(2)'s errors on a file system without hard links, or where the kernel protects them."""
 # The bits of pflags, §6.3.
@@ -116,17 +114,7 @@ class Operations:
         self.answers.handle(request_id, self.handles.add(Directory(fields.string())))
 
     def readdir(self, request_id: int, fields: Fields) -> None:
-        directory = self.handles.directory(fields.string())
-        now = time.time()
-        entries: list[bytes] = []
-        while len(entries) < ENTRIES and (name := directory.next_name()) is not None:
-            try:
-                facts = os.lstat(os.path.join(directory.path, name))
-            except OSError:
-                continue  # since removed, or may not be looked at: OpenSSH leaves it out too
-            user, group = directory.owners(facts)
-            line = attributes.long_name(name, facts, now, user, group)
-            entries.append(wire.entry(name, line, attributes.encode(facts)))
+        entries = self.handles.directory(fields.string()).next_entries()
         if entries:
             self.answers.names(request_id, entries)
         else:
