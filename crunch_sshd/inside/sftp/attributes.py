@@ -11,6 +11,7 @@ from crunch_sshd.inside.sftp.wire import Fields
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 SIZE, UIDGID, PERMISSIONS, ACMODTIME = 1, 2, 4, 8
 EXTENDED = 0x80000000
@@ -80,7 +81,8 @@ def _change_mode(target: bytes | int, mode: int, follow: bool) -> None:
 
 def encode(facts: os.stat_result) -> bytes:
     """Return a file's attributes."""
-    mode, _, _, _, uid, gid, size, accessed, changed, _ = facts
+    whole: Any = facts  # as a tuple, a stat_result has its times in whole seconds
+    mode, _, _, _, uid, gid, size, accessed, changed, _ = whole
     return encode_values(size, uid, gid, mode, accessed, changed)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from itertools import chain
 from stat import filemode
 
 from crunch_sshd.inside.sftp import paths, wire
@@ -16,7 +17,7 @@ from crunch_sshd.inside.sftp.attributes import encode_values
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     Key = TypeVar("Key")
     Value = TypeVar("Value")
@@ -28,39 +29,82 @@ REMEMBERED = 1000
 """Owners and dates that are kept; a listing with more starts anew."""
 HALF_A_YEAR = 365 * 24 * 60 * 60 // 2
 """Seconds after which ls prints the year instead of the time."""
+FRESH = 0.5
+"""Seconds for which entries made ahead count."""
 DAY = 24 * 60 * 60
 
 
 class Directory:
-    """A directory that is being listed: ``.`` and ``..`` first, then as the kernel gives its names."""
+    """A directory that is being listed: ``.`` and ``..`` first, then as the kernel gives its names.
+
+    What comes next is made while the client is busy with the last answer (:meth:`read_ahead`), and is used only for the
+    very next request, soon: what a client has changed, it sees in its listing, as with OpenSSH.
+    """
 
     def __init__(self, path: bytes) -> None:
         self._path = path
         self._scan = os.scandir(path)
-        self._files = self._all_files()
         self._entries = Entries(paths.names("/etc/passwd"), paths.names("/etc/group"))
+        self._first = [b"..", b"."]  # names to look at before the kernel's next, the last one first
+        self._files = self._all_files()
+        self._ahead: tuple[int, float, list[bytes], list[bytes]] | None = None
 
-    def _all_files(self) -> Iterator[tuple[bytes, os.stat_result]]:
-        for name in (b".", b".."):
-            yield name, os.lstat(os.path.join(self._path, name))
-        for found in self._scan:
-            try:
-                facts = found.stat(follow_symlinks=False)
-            except OSError:
-                continue  # since removed, or may not be looked at: OpenSSH leaves it out too
-            yield found.name, facts
+    def next_entries(self, request: int) -> list[bytes]:
+        """Return the next entries of a NAME answer, as many as one has room for; none after the last.
 
-    def next_entries(self) -> list[bytes]:
-        """Return the next entries of a NAME answer, as many as one has room for; none after the last."""
+        ``request`` counts the client's requests.
+        """
+        if self._ahead is not None:
+            wanted, until, names, entries = self._ahead
+            self._ahead = None
+            if wanted == request and time.monotonic() < until:
+                return entries
+            self._first += names[::-1]
+        return self._make()[1]
+
+    def read_ahead(self, request: int) -> None:
+        """Make the entries for the request after ``request``."""
+        if self._ahead is None:
+            names, entries = self._make()
+            self._ahead = request + 1, time.monotonic() + FRESH, names, entries
+
+    def _make(self) -> tuple[list[bytes], list[bytes]]:
+        """Return the next names and their entries."""
         entry, now, left = self._entries.entry, int(time.time()), ROOM
+        names: list[bytes] = []
         entries: list[bytes] = []
-        for name, facts in self._files:
+        for name, facts in chain(self._first_files(), self._files):
             made = entry(name, facts, now)
+            names.append(name)
             entries.append(made)
             left -= len(made)
             if left <= 0:
                 break
-        return entries
+        return names, entries
+
+    # A file that was removed since, or may not be looked at, is left out, as by OpenSSH; which takes an error of
+    # readdir(3) for the end, too.
+
+    def _first_files(self) -> Iterator[tuple[bytes, Any]]:
+        while self._first:
+            name = self._first.pop()
+            try:
+                facts = os.lstat(os.path.join(self._path, name))
+            except OSError:
+                continue
+            yield name, facts
+
+    def _all_files(self) -> Iterator[tuple[bytes, Any]]:
+        while True:
+            try:
+                found = next(self._scan)
+            except (StopIteration, OSError):
+                return
+            try:
+                facts = found.stat(follow_symlinks=False)
+            except OSError:
+                continue
+            yield found.name, facts
 
     def close(self) -> None:
         """Close it."""
@@ -79,8 +123,11 @@ class Entries:
         self._owners: dict[tuple[int, int, int, int], bytes] = {}
         self._dates: dict[int, tuple[bytes, bytes]] = {}
 
-    def entry(self, name: bytes, facts: os.stat_result, now: int) -> bytes:
-        """Return the entry of the file ``name``, listed at ``now``, in seconds."""
+    def entry(self, name: bytes, facts: tuple[int, ...], now: int) -> bytes:
+        """Return the entry of the file ``name``, listed at ``now``, in seconds.
+
+        ``facts`` is its stat_result, as the tuple in which times are whole seconds.
+        """
         mode, _, _, links, uid, gid, size, accessed, changed, _ = facts
         owners = self._owners.get((mode, links, uid, gid)) or self._make_owners(mode, links, uid, gid)
         day, second = divmod(changed, DAY)

@@ -36,9 +36,12 @@ class Operations:
         self.handles = Handles(limit)
         self.home = home
         self._begun = False
+        self._requests = 0
+        self._listed: Directory | None = None
 
     def handle(self, packet: memoryview) -> None:
         """Do what a request asks, and answer it. Raises :class:`wire.Malformed`."""
+        self._requests += 1
         fields = Fields(packet)
         kind = fields.byte()
         if kind == wire.INIT:
@@ -60,6 +63,12 @@ class Operations:
             self.answers.status(request_id, refusal.code, str(refusal))
         except (ValueError, OverflowError) as error:  # NUL in a path, an offset beyond what the kernel counts
             self.answers.status(request_id, wire.BAD_MESSAGE, f"Invalid argument: {error}")
+
+    def use_pause(self) -> None:
+        """Prepare the answer to what the client probably asks next, now that it has all answers."""
+        if self._listed is not None:
+            self._listed.read_ahead(self._requests)
+            self._listed = None
 
     def done(self, request_id: int) -> None:
         """Answer that the request succeeded."""
@@ -114,7 +123,8 @@ class Operations:
         self.answers.handle(request_id, self.handles.add(Directory(fields.string())))
 
     def readdir(self, request_id: int, fields: Fields) -> None:
-        entries = self.handles.directory(fields.string()).next_entries()
+        self._listed = directory = self.handles.directory(fields.string())
+        entries = directory.next_entries(self._requests)
         if entries:
             self.answers.names(request_id, entries)
         else:
