@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 import select
-import socket
-import ssl
 import time
 
 from arv_ssh.client.settings import Settings
 from arv_ssh.errors import ArvSshError, BadGateway, ConfigError, GatewayTimeout, Unavailable
-from arv_ssh.net import tls
+from arv_ssh.net import bare, tls
+from arv_ssh.net.bare import socket, ssl
 from arv_ssh.net.upgrade import UpgradeAnswer
 
 TYPE_CHECKING = False  # type checkers know the name without typing, which takes 4 ms to import
@@ -187,8 +186,8 @@ def _resolve(hop: _Hop) -> list[tuple[int, tuple[str, int]]]:
 def _context(settings: Settings) -> ssl.SSLContext:
     path = settings.ca_file
     try:
-        context = tls.client_context(insecure=settings.insecure, ca_file=path)
-        directory = ssl.get_default_verify_paths().capath
+        context = tls.light_client_context(insecure=settings.insecure, ca_file=path)
+        directory = bare.ca_directory()
         if path and directory:
             # As OpenSSL and Go have it: SSL_CERT_FILE takes the place of the system's file, not of its directory.
             context.load_verify_locations(capath=directory)
