@@ -41,14 +41,18 @@ def client_context() -> ssl.SSLContext:
     return made  # type: ignore[no-any-return]
 
 
-def ca_directory() -> str | None:
-    """Return the directory of the system's CAs (SSL_CERT_DIR, or OpenSSL's own), if there is one."""
+def ca_paths() -> tuple[str | None, str | None]:
+    """Return the file and the directory of the system's CAs, by SSL_CERT_FILE and SSL_CERT_DIR, or OpenSSL's own.
+
+    None stands for what does not exist.
+    """
     if not IS_BARE:
-        return ssl.get_default_verify_paths().capath
+        paths = ssl.get_default_verify_paths()
+        return paths.cafile, paths.capath
     private: Any = ssl
-    _, _, variable, built_in = private.get_default_verify_paths()
-    path = os.environ.get(variable, built_in)
-    return path if os.path.isdir(path) else None
+    file_variable, file, directory_variable, directory = private.get_default_verify_paths()
+    file, directory = os.environ.get(file_variable, file), os.environ.get(directory_variable, directory)
+    return file if os.path.isfile(file) else None, directory if os.path.isdir(directory) else None
 
 
 def _bare_context() -> Any:

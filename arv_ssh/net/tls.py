@@ -145,18 +145,25 @@ def client_context(*, insecure: bool = False, ca_file: str | None = None) -> ssl
     return _set_up(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), insecure, ca_file)
 
 
-def light_client_context(*, insecure: bool = False, ca_file: str | None = None) -> ssl.SSLContext:
-    """Return the same for ssh-proxy, whose start it delays less: of all that a context can do, what an engine uses."""
-    return _set_up(bare.client_context(), insecure, ca_file)
+def light_client_context(
+    *, insecure: bool = False, ca_file: str | None = None, ca_directory: str | None = None
+) -> ssl.SSLContext:
+    """Return the same for ssh-proxy, whose start it delays less: of all that a context can do, what an engine uses.
+
+    The CAs in ``ca_directory``, by the hashes of their names, are read only when they are needed.
+    """
+    return _set_up(bare.client_context(), insecure, ca_file, ca_directory)
 
 
-def _set_up(context: ssl.SSLContext, insecure: bool, ca_file: str | None) -> ssl.SSLContext:
+def _set_up(
+    context: ssl.SSLContext, insecure: bool, ca_file: str | None, ca_directory: str | None = None
+) -> ssl.SSLContext:
     context.minimum_version = TLS_1_2  # type: ignore[assignment]
     if insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    elif ca_file:
-        context.load_verify_locations(ca_file)
+    elif ca_file or ca_directory:
+        context.load_verify_locations(ca_file, ca_directory)
     else:
         context.load_default_certs()
     return context

@@ -102,14 +102,16 @@ def test_must_check(monkeypatch: pytest.MonkeyPatch) -> None:
         bare.client_context()
 
 
-@pytest.mark.parametrize("value", [None, "/etc", "/nowhere"])
-def test_ca_directory(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
-    """The directory of CAs is that of the whole ssl: from the environment or OpenSSL's own, and only if it exists."""
-    if value is None:
-        monkeypatch.delenv("SSL_CERT_DIR", raising=False)
-    else:
-        monkeypatch.setenv("SSL_CERT_DIR", value)
-    assert bare.ca_directory() == ssl.get_default_verify_paths().capath
+@pytest.mark.parametrize(
+    ("file", "directory"), [(None, None), ("/etc/passwd", "/etc"), ("/nowhere", "/nowhere"), ("", "")]
+)
+def test_ca_paths(monkeypatch: pytest.MonkeyPatch, file: str | None, directory: str | None) -> None:
+    """The CAs are those of the whole ssl: from the environment or OpenSSL's own, and only if they exist."""
+    for name, value in (("SSL_CERT_FILE", file), ("SSL_CERT_DIR", directory)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert bare.ca_paths() == ssl.get_default_verify_paths()[:2]
 
 
 def test_other_pythons() -> None:
@@ -119,7 +121,7 @@ def test_other_pythons() -> None:
         "from arv_ssh.net import bare, tls\n"
         "assert not bare.IS_BARE and bare.ssl is ssl and bare.socket is socket\n"
         "assert isinstance(tls.light_client_context(), ssl.SSLContext)\n"
-        "assert bare.ca_directory() == ssl.get_default_verify_paths().capath\n"
+        "assert bare.ca_paths() == ssl.get_default_verify_paths()[:2]\n"
     )
     subprocess.run(
         [sys.executable, "-c", program], check=True, timeout=DEADLINE, env=os.environ | {"PYTHONPATH": str(ROOT)}
