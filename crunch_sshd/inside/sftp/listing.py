@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 ROOM = 60 * 1024
 """Bytes of entries in one answer: as many as 100 of the longest names take, the most that OpenSSH's server sends; so
 every client has room for them."""
-REMEMBERED = 1000
-"""Owners and dates that are kept; a listing with more starts anew."""
+OWNERS, DAYS = 100, 1000
+"""Kinds of owners of each open directory, and days of all, that are remembered; beyond these it begins anew."""
 HALF_A_YEAR = 365 * 24 * 60 * 60 // 2
 """Seconds after which ls prints the year instead of the time."""
 FRESH = 0.5
@@ -55,12 +55,18 @@ class Directory:
         ``request`` counts the client's requests.
         """
         if self._ahead is not None:
-            wanted, until, names, entries = self._ahead
-            self._ahead = None
+            wanted, until, _, entries = self._ahead
             if wanted == request and time.monotonic() < until:
+                self._ahead = None
                 return entries
-            self._first += names[::-1]
+            self.forget()
         return self._make()[1]
+
+    def forget(self) -> None:
+        """Let go of what was made ahead; it will be made anew."""
+        if self._ahead is not None:
+            self._first += self._ahead[2][::-1]
+            self._ahead = None
 
     def read_ahead(self, request: int) -> None:
         """Make the entries for the request after ``request``."""
@@ -121,7 +127,6 @@ class Entries:
         self._users = users
         self._groups = groups
         self._owners: dict[tuple[int, int, int, int], bytes] = {}
-        self._dates: dict[int, tuple[bytes, bytes]] = {}
 
     def entry(self, name: bytes, facts: tuple[int, ...], now: int) -> bytes:
         """Return the entry of the file ``name``, listed at ``now``, in seconds.
@@ -131,7 +136,7 @@ class Entries:
         mode, _, _, links, uid, gid, size, accessed, changed, _ = facts
         owners = self._owners.get((mode, links, uid, gid)) or self._make_owners(mode, links, uid, gid)
         day, second = divmod(changed, DAY)
-        date, year = self._dates.get(day) or self._make_date(day)
+        date, year = _dates.get(day) or _make_date(day)
         if date and now - HALF_A_YEAR < changed <= now:
             line = b"%s%8d %s %02d:%02d %s" % (owners, size, date, second // 3600, second // 60 % 60, name)
         else:
@@ -144,20 +149,24 @@ class Entries:
         made = b"%s  %3d %-8s %-8s " % (
             filemode(mode).encode(), links, self._users.get(user, user), self._groups.get(group, group)
         )  # fmt: skip
-        _keep(self._owners, (mode, links, uid, gid), made)
-        return made
-
-    def _make_date(self, day: int) -> tuple[bytes, bytes]:
-        try:
-            then = time.gmtime(day * DAY)
-            made = time.strftime("%b %e", then).encode(), time.strftime("  %Y", then).encode()
-        except (OSError, OverflowError, ValueError):
-            made = b"", b""  # a year beyond what the C library counts: OpenSSH leaves it out too
-        _keep(self._dates, day, made)
+        _keep(self._owners, (mode, links, uid, gid), made, OWNERS)
         return made
 
 
-def _keep(known: dict[Key, Value], key: Key, value: Value) -> None:
-    if len(known) >= REMEMBERED:
+_dates: dict[int, tuple[bytes, bytes]] = {}
+
+
+def _make_date(day: int) -> tuple[bytes, bytes]:
+    try:
+        then = time.gmtime(day * DAY)
+        made = time.strftime("%b %e", then).encode(), time.strftime("  %Y", then).encode()
+    except (OSError, OverflowError, ValueError):
+        made = b"", b""  # a year beyond what the C library counts: OpenSSH leaves it out too
+    _keep(_dates, day, made, DAYS)
+    return made
+
+
+def _keep(known: dict[Key, Value], key: Key, value: Value, most: int) -> None:
+    if len(known) >= most:
         known.clear()
     known[key] = value

@@ -38,6 +38,7 @@ class Operations:
         self._begun = False
         self._requests = 0
         self._listed: Directory | None = None
+        self._ahead: Directory | None = None
 
     def handle(self, packet: memoryview) -> None:
         """Do what a request asks, and answer it. Raises :class:`wire.Malformed`."""
@@ -66,9 +67,12 @@ class Operations:
 
     def use_pause(self) -> None:
         """Prepare the answer to what the client probably asks next, now that it has all answers."""
-        if self._listed is not None:
-            self._listed.read_ahead(self._requests)
-            self._listed = None
+        if self._listed is None:
+            return
+        if self._ahead is not None and self._ahead is not self._listed:
+            self._ahead.forget()  # of a thousand open directories, one has an answer in memory
+        self._listed.read_ahead(self._requests)
+        self._ahead, self._listed = self._listed, None
 
     def done(self, request_id: int) -> None:
         """Answer that the request succeeded."""

@@ -11,7 +11,8 @@ import pytest
 
 from crunch_sshd.inside.sftp import listing, wire
 from crunch_sshd.inside.sftp.listing import Directory, Entries
-from tests.unit.crunch_sshd.inside.sftp.client import OURS, Client
+from crunch_sshd.inside.sftp.operations import Operations
+from tests.unit.crunch_sshd.inside.sftp.client import OURS, Answer, Client, packet
 
 NOW = 1_700_000_000
 LATE = 1 << 62
@@ -63,9 +64,34 @@ def test_owners() -> None:
 def test_memory() -> None:
     """A directory whose files have nothing in common does not fill the memory."""
     entries = Entries({}, {})
-    for number in range(3 * listing.REMEMBERED):
+    for number in range(3 * listing.DAYS):
         entries.entry(b"name", facts(number * listing.DAY, uid=number), NOW)
-    assert len(entries._owners) <= listing.REMEMBERED and len(entries._dates) <= listing.REMEMBERED
+    assert len(entries._owners) <= listing.OWNERS and len(listing._dates) <= listing.DAYS
+
+
+def test_one_ahead(large: Path) -> None:
+    """Of many directories that are listed in turns, one at a time has an answer in memory; none loses a name."""
+    answers = wire.Answers()
+    operations = Operations(answers, b"/", 10)
+
+    def ask(kind: int, *fields: int | bytes) -> bytes:
+        operations.handle(memoryview(packet(kind, *fields))[4:])
+        said = bytes(answers.waiting())
+        answers.sent()
+        operations.use_pause()
+        return said
+
+    ask(wire.INIT, wire.VERSION)
+    handles = [ask(wire.OPENDIR, 1, os.fsencode(large))[13:] for _ in range(3)]
+    heard: dict[bytes, list[bytes]] = {handle: [] for handle in handles}
+    for _ in range(20):
+        for handle in handles:
+            said = Answer(ask(wire.READDIR, 1, handle)[4:])
+            heard[handle] += [name for name, _, _ in said.names()] if said.kind == wire.NAME else []
+            open_now = [operations.handles.directory(handle) for handle in handles]
+            assert sum(directory._ahead is not None for directory in open_now) == 1
+    for names in heard.values():
+        assert sorted(names) == sorted([b".", b"..", *map(os.fsencode, os.listdir(large))])
 
 
 @pytest.fixture
