@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import os
 import select
-import socket
-import ssl
 import stat
 import sys
 
 from arv_ssh.client.transport import BUFFER_SIZE, Connection
 from arv_ssh.errors import BadGateway
+from arv_ssh.net.bare import socket, ssl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -272,11 +271,13 @@ class PollRelay:
         self._down_done = True
         self._want(self._stdout, None)
         if stat.S_ISSOCK(os.fstat(self._stdout).st_mode):
-            with socket.socket(fileno=os.dup(self._stdout)) as out:
-                try:
-                    out.shutdown(socket.SHUT_WR)
-                except OSError:
-                    pass  # its reader has closed it already
+            out = socket.socket(fileno=os.dup(self._stdout))
+            try:
+                out.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # its reader has closed it already
+            finally:
+                out.close()
             return
         os.dup2(self._stdin, self._stdout)  # which needs no new descriptor: there may be none
 

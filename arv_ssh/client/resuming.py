@@ -8,14 +8,13 @@ is :mod:`arv_ssh.client.redial`'s.
 from __future__ import annotations
 
 import select
-import socket
-import ssl
 import time
 from collections import deque
 
 from arv_ssh.client.relay import Cut, HungUp, PollRelay
 from arv_ssh.client.transport import BUFFER_SIZE
 from arv_ssh.errors import BadGateway
+from arv_ssh.net.bare import socket, ssl
 from arv_ssh.resume.core import WINDOW, LinkLost, PeerError, ResumableStream
 
 TYPE_CHECKING = False

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 import select
-import socket
-import ssl
 import time
 
 from arv_ssh.client.settings import Settings
 from arv_ssh.errors import ArvSshError, BadGateway, ConfigError, GatewayTimeout, Unavailable
-from arv_ssh.net import tls
+from arv_ssh.net import bare, tls
+from arv_ssh.net.bare import socket, ssl
 from arv_ssh.net.upgrade import UpgradeAnswer
 
 TYPE_CHECKING = False  # type checkers know the name without typing, which takes 4 ms to import
@@ -94,10 +93,46 @@ def dial(
     """
     if not hasattr(select, "poll"):
         raise ArvSshError("this platform has no poll(); run arvados-client on Linux, macOS, or in WSL on Windows")
+    passed = passed or _ignore
+    directory = _ca_directory(settings)
+    if directory is None:
+        return _dial(settings, None, watch, passed, timeout)
+    try:
+        return _dial(settings, directory, watch, passed, timeout)
+    except BadGateway as error:
+        if not isinstance(error.__cause__, ssl.SSLCertVerificationError):
+            raise
+    # Perhaps it is trusted by a CA that somebody wrote into the file alone.
+    return _dial(settings, None, watch, lambda step, detail: passed(step, detail) if step == "TLS" else None, timeout)
+
+
+def _ca_directory(settings: Settings) -> str | None:
+    """Return the directory in which each of the system's CAs is found when it is needed, if it seems to have them all.
+
+    To read the file with all of them takes longer than the rest of ssh-proxy's start. Debian makes it in the very
+    directory where each CA has its own file, too.
+    """
+    if settings.insecure or settings.ca_file:
+        return None
+    file, directory = bare.ca_paths()
+    if not file or not directory or os.path.dirname(os.path.realpath(file)) != os.path.realpath(directory):
+        return None
+    try:
+        return directory if any(name.endswith(".0") for name in os.listdir(directory)) else None
+    except OSError:
+        return None
+
+
+def _dial(
+    settings: Settings,
+    ca_directory: str | None,
+    watch: int | None,
+    passed: Callable[[str, str], None],
+    timeout: float,
+) -> Connection:
     proxy = _proxy(settings)
     hop = _Hop(settings, proxy)
     deadline = time.monotonic() + timeout
-    passed = passed or _ignore
     addresses = _resolve(hop)
     passed("DNS", ", ".join(dict.fromkeys(address[0] for _, address in addresses)))
     context: ssl.SSLContext | None = None
@@ -107,7 +142,7 @@ def dial(
         try:
             started = _start(sock, address)
             # The CAs are read while the connection is under way: with a big bundle that is 40 ms.
-            context = context or _context(settings)
+            context = context or _context(settings, ca_directory)
             _finish(sock, started, time.monotonic() + share, watch)
             _tune(sock)
             passed("TCP", f"connected to {address[0]}, port {address[1]}")
@@ -184,11 +219,11 @@ def _resolve(hop: _Hop) -> list[tuple[int, tuple[str, int]]]:
     return [(family, address) for family, _, _, _, address in found]  # type: ignore[misc]
 
 
-def _context(settings: Settings) -> ssl.SSLContext:
+def _context(settings: Settings, ca_directory: str | None) -> ssl.SSLContext:
     path = settings.ca_file
     try:
-        context = tls.client_context(insecure=settings.insecure, ca_file=path)
-        directory = ssl.get_default_verify_paths().capath
+        context = tls.light_client_context(insecure=settings.insecure, ca_file=path, ca_directory=ca_directory)
+        directory = bare.ca_paths()[1]
         if path and directory:
             # As OpenSSL and Go have it: SSL_CERT_FILE takes the place of the system's file, not of its directory.
             context.load_verify_locations(capath=directory)

@@ -1,4 +1,4 @@
-"""How long a person waits: for a login, for a key's echo, for fifty logins at once, for ssh-proxy to begin."""
+"""How long a person waits: for a login, a key's echo, fifty logins at once, ssh-proxy to begin, a long listing."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from arv_ssh.processes.child_exit import exit_status
-from tests.bench.places import Places
+from tests.bench.places import FILES, Places
 from tests.bench.rows import Comparison, Sample, Scale, percentile
 from tests.bench.target import TIMEOUT, Failed, Target, run
 
@@ -140,6 +141,18 @@ def echo_beside_attack(places: Places, scale: Scale, stack: ExitStack) -> tuple[
     return ours.key, reference.key
 
 
+def listing(places: Places, scale: Scale, stack: ExitStack, *, option: str) -> tuple[Sample, Sample]:
+    """Measure sftp's ``ls`` of a large directory; the gateway and sshd list the same one."""
+    ours, reference = (stack.enter_context(target.shared()) for target in (places.gateway, places.sshd))
+    there = f"{FILES}/names-{scale.names}"
+    run(reference.ssh(f"mkdir -p {there} && cd {there} && seq {scale.names} | xargs touch", options=("-n",)))
+
+    def sample(target: Target) -> Sample:
+        return lambda: milliseconds(lambda: run(target.sftp(), text=f"ls {option} {there}\n"))
+
+    return sample(ours), sample(reference)
+
+
 def first_byte(places: Places, scale: Scale, stack: ExitStack) -> tuple[Sample, Sample]:
     """Measure ssh-proxy from its start to its first byte on the network, and bare Python with the same modules."""
     listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -216,6 +229,13 @@ ROWS = [
     Comparison(
         "resume-login", "ssh UUID true, resumable", f"--no-resume, and {MAY_TAKE:g} ms", "ms", 1.0, 0.97,
         resumable_login, repeats=_logins,
+    ),
+    Comparison(
+        "directory", "gateway alone: sftp's ls -1 of a large directory", "sshd", "ms", 1.0, 0.7,
+        partial(listing, option="-1"),
+    ),
+    Comparison(
+        "directory-long", "gateway alone: sftp's ls -l of it", "sshd", "ms", 1.0, 0.7, partial(listing, option="-l"),
     ),
     Comparison("logins-parallel", "whole path: parallel ssh UUID true", "sshd", "ms", 1.0, 0.5, many_logins),
     Comparison(

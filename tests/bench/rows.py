@@ -27,6 +27,7 @@ class Scale:
     parallel: int
     commands: int
     small_files: int
+    names: int
     sessions: int
     many_sessions: int
     long_size: int
@@ -34,12 +35,12 @@ class Scale:
 
 
 FULL = Scale(
-    size=500 << 20, repeats=7, keys=500, logins=15, parallel=50, commands=200, small_files=1000, sessions=1000,
-    many_sessions=5000, long_size=10_000 << 20, idle_seconds=20.0,
+    size=500 << 20, repeats=7, keys=500, logins=15, parallel=50, commands=200, small_files=1000, names=100_000,
+    sessions=1000, many_sessions=5000, long_size=10_000 << 20, idle_seconds=20.0,
 )  # fmt: skip
 QUICK = Scale(
-    size=50 << 20, repeats=5, keys=100, logins=5, parallel=10, commands=40, small_files=100, sessions=100,
-    many_sessions=300, long_size=300 << 20, idle_seconds=3.0,
+    size=50 << 20, repeats=5, keys=100, logins=5, parallel=10, commands=40, small_files=100, names=10_000,
+    sessions=100, many_sessions=300, long_size=300 << 20, idle_seconds=3.0,
 )  # fmt: skip
 
 

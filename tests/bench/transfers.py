@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 
@@ -13,6 +14,8 @@ from tests.bench.target import Target, run
 
 BLOCK = 128 * 1024
 SIDES = ("sshd", "chain", "gateway", "path")
+SIDE_BY_SIDE = 4
+"""Transfers at once, each over a connection of its own."""
 Measure = Callable[[Places, Scale, Target], Sample]
 
 
@@ -84,6 +87,45 @@ def small_files(places: Places, scale: Scale, target: Target, *, upload: bool) -
     return lambda: rate(scale.small_files * 1_000_000, lambda: run(command))
 
 
+def parallel_output(places: Places, scale: Scale, targets: Sequence[Target]) -> Sample:
+    """Measure exec's stdout over all of ``targets`` at once."""
+    size = _share(scale)
+    return _at_once(size, [partial(run, output_command(target, size)) for target in targets])
+
+
+def parallel_input(places: Places, scale: Scale, targets: Sequence[Target]) -> Sample:
+    """Measure exec's stdin over all of ``targets`` at once."""
+    size = _share(scale)
+    source = str(places.file(size))
+    return _at_once(size, [partial(run, input_command(target), stdin=source) for target in targets])
+
+
+def _share(scale: Scale) -> int:
+    return (scale.size // SIDE_BY_SIDE >> 20) << 20
+
+
+def _at_once(size: int, transfers: Sequence[Callable[[], None]]) -> Sample:
+    """Return what measures ``transfers`` of ``size`` bytes each, from the first one's start to the last one's end."""
+
+    def all_of() -> None:
+        with ThreadPoolExecutor(len(transfers)) as pool:
+            for transfer in [pool.submit(transfer) for transfer in transfers]:
+                transfer.result()
+
+    return lambda: rate(size * len(transfers), all_of)
+
+
+def _side_by_side(measure: Callable[[Places, Scale, Sequence[Target]], Sample]) -> Callable[..., tuple[Sample, Sample]]:
+    def prepare(places: Places, scale: Scale, stack: ExitStack) -> tuple[Sample, Sample]:
+        first, second = (
+            measure(places, scale, [stack.enter_context(place.shared()) for _ in range(SIDE_BY_SIDE)])
+            for place in (places.gateway, places.sshd)
+        )
+        return first, second
+
+    return prepare
+
+
 def _between(ours: str, reference: str, measure: Measure) -> Callable[..., tuple[Sample, Sample]]:
     def prepare(places: Places, scale: Scale, stack: ExitStack) -> tuple[Sample, Sample]:
         targets = [stack.enter_context(getattr(places, name).shared()) for name in (ours, reference)]
@@ -114,6 +156,14 @@ ROWS = [
     Comparison(
         "gateway-scp-down", "gateway alone: scp -r of small files, down", "sshd", "files/s", 0.85, 1.1,
         _gateway(partial(small_files, upload=False)),
+    ),
+    Comparison(
+        "transfers-parallel-out", "4 exec outputs at once, 4 connections", "sshd", "MB/s", 0.9, 1.1,
+        _side_by_side(parallel_output),
+    ),
+    Comparison(
+        "transfers-parallel-in", "4 exec inputs at once, 4 connections", "sshd", "MB/s", 0.9, 1.1,
+        _side_by_side(parallel_input),
     ),
     Comparison("path-output", "whole path: exec output", "C-chain", "MB/s", 1.0, 1.6, _path(output)),
     Comparison("path-input", "whole path: exec input", "C-chain", "MB/s", 1.0, 1.6, _path(input_)),

@@ -1,11 +1,9 @@
-"""The attributes of files (draft-ietf-secsh-filexfer-02 §5): read, set, and as the line that ``ls -l`` would print."""
+"""The attributes of files (draft-ietf-secsh-filexfer-02 §5): read and set."""
 
 from __future__ import annotations
 
 import errno
 import os
-import time
-from stat import filemode
 from struct import Struct
 
 from crunch_sshd.inside.sftp.wire import Fields
@@ -13,15 +11,15 @@ from crunch_sshd.inside.sftp.wire import Fields
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 SIZE, UIDGID, PERMISSIONS, ACMODTIME = 1, 2, 4, 8
 EXTENDED = 0x80000000
 NONE = bytes(4)
 """The encoding of no attributes at all."""
-HALF_A_YEAR = 365 * 24 * 60 * 60 // 2
-"""Seconds after which ls prints the year instead of the time."""
 
-_ALL = Struct(">IQIIIII")
+_GIVEN = SIZE | UIDGID | PERMISSIONS | ACMODTIME
+_pack = Struct(">IQIIIII").pack
 _TIME_MASK = 0xFFFFFFFF
 
 
@@ -82,23 +80,12 @@ def _change_mode(target: bytes | int, mode: int, follow: bool) -> None:
 
 
 def encode(facts: os.stat_result) -> bytes:
-    """Return a file's attributes; times are in seconds, cut to 32 bits."""
-    return _ALL.pack(
-        SIZE | UIDGID | PERMISSIONS | ACMODTIME,
-        facts.st_size,
-        facts.st_uid,
-        facts.st_gid,
-        facts.st_mode,
-        int(facts.st_atime) & _TIME_MASK,
-        int(facts.st_mtime) & _TIME_MASK,
-    )
+    """Return a file's attributes."""
+    whole: Any = facts  # as a tuple, a stat_result has its times in whole seconds
+    mode, _, _, _, uid, gid, size, accessed, changed, _ = whole
+    return encode_values(size, uid, gid, mode, accessed, changed)
 
 
-def long_name(name: bytes, facts: os.stat_result, now: float, user: bytes, group: bytes) -> bytes:
-    """Return the line for a listing, as OpenSSH's ls_file writes it; times are in UTC."""
-    recent = now - HALF_A_YEAR < facts.st_mtime <= now
-    when = time.strftime("%b %e %H:%M" if recent else "%b %e  %Y", time.gmtime(facts.st_mtime))
-    mode = filemode(facts.st_mode)
-    return b"%s  %3d %-8s %-8s %8d %s %s" % (
-        mode.encode(), facts.st_nlink, user, group, facts.st_size, when.encode(), name
-    )  # fmt: skip
+def encode_values(size: int, uid: int, gid: int, mode: int, accessed: int, changed: int) -> bytes:
+    """Return these attributes; times are in whole seconds, cut to 32 bits."""
+    return _pack(_GIVEN, size, uid, gid, mode, accessed & _TIME_MASK, changed & _TIME_MASK)

@@ -5,12 +5,9 @@ from __future__ import annotations
 import errno
 import os
 
-from crunch_sshd.inside.sftp import paths, wire
+from crunch_sshd.inside.sftp import wire
 from crunch_sshd.inside.sftp.errors import Refused
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from crunch_sshd.inside.sftp.listing import Directory
 
 
 class File:
@@ -30,35 +27,6 @@ class File:
     def close(self) -> None:
         """Close it. Raises OSError when the last data could not be written (some file systems say so only now)."""
         os.close(self.descriptor)
-
-
-class Directory:
-    """A directory that is being listed: its path, names not sent yet (``.`` and ``..`` first), and owners' names."""
-
-    def __init__(self, path: bytes) -> None:
-        self.path = path
-        self._entries = os.scandir(path)
-        self._names = self._all_names()
-        self._users = paths.names("/etc/passwd")
-        self._groups = paths.names("/etc/group")
-
-    def _all_names(self) -> Iterator[bytes]:
-        yield from (b".", b"..")
-        for found in self._entries:
-            yield found.name
-
-    def owners(self, facts: os.stat_result) -> tuple[bytes, bytes]:
-        """Return the names of a file's user and group, or their numbers where they have none."""
-        user, group = b"%d" % facts.st_uid, b"%d" % facts.st_gid
-        return self._users.get(user, user), self._groups.get(group, group)
-
-    def next_name(self) -> bytes | None:
-        """Return the next name; None after the last."""
-        return next(self._names, None)
-
-    def close(self) -> None:
-        """Close it."""
-        self._entries.close()
 
 
 class Handles:

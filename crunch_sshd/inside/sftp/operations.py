@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from stat import S_ISREG
 
 from crunch_sshd.inside import files
 from crunch_sshd.inside.sftp import attributes, extensions, paths, wire
 from crunch_sshd.inside.sftp.attributes import Attributes
 from crunch_sshd.inside.sftp.errors import Refused, code
-from crunch_sshd.inside.sftp.handles import Directory, File, Handles
+from crunch_sshd.inside.sftp.handles import File, Handles
+from crunch_sshd.inside.sftp.listing import Directory
 from crunch_sshd.inside.sftp.wire import Answers, Fields, Malformed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ENTRIES = 100
-"""Names in one answer to READDIR, as OpenSSH: at 255 bytes each, they fit any client's buffer."""
 NO_LINKS = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EPERM)
 """link(2)'s errors on a file system without hard links, or where the kernel protects them."""
 # The bits of pflags, §6.3.
@@ -38,9 +36,13 @@ class Operations:
         self.handles = Handles(limit)
         self.home = home
         self._begun = False
+        self._requests = 0
+        self._listed: Directory | None = None
+        self._ahead: Directory | None = None
 
     def handle(self, packet: memoryview) -> None:
         """Do what a request asks, and answer it. Raises :class:`wire.Malformed`."""
+        self._requests += 1
         fields = Fields(packet)
         kind = fields.byte()
         if kind == wire.INIT:
@@ -62,6 +64,15 @@ class Operations:
             self.answers.status(request_id, refusal.code, str(refusal))
         except (ValueError, OverflowError) as error:  # NUL in a path, an offset beyond what the kernel counts
             self.answers.status(request_id, wire.BAD_MESSAGE, f"Invalid argument: {error}")
+
+    def use_pause(self) -> None:
+        """Prepare the answer to what the client probably asks next, now that it has all answers."""
+        if self._listed is None:
+            return
+        if self._ahead is not None and self._ahead is not self._listed:
+            self._ahead.forget()  # of a thousand open directories, one has an answer in memory
+        self._listed.read_ahead(self._requests)
+        self._ahead, self._listed = self._listed, None
 
     def done(self, request_id: int) -> None:
         """Answer that the request succeeded."""
@@ -116,17 +127,8 @@ class Operations:
         self.answers.handle(request_id, self.handles.add(Directory(fields.string())))
 
     def readdir(self, request_id: int, fields: Fields) -> None:
-        directory = self.handles.directory(fields.string())
-        now = time.time()
-        entries: list[bytes] = []
-        while len(entries) < ENTRIES and (name := directory.next_name()) is not None:
-            try:
-                facts = os.lstat(os.path.join(directory.path, name))
-            except OSError:
-                continue  # since removed, or may not be looked at: OpenSSH leaves it out too
-            user, group = directory.owners(facts)
-            line = attributes.long_name(name, facts, now, user, group)
-            entries.append(wire.entry(name, line, attributes.encode(facts)))
+        self._listed = directory = self.handles.directory(fields.string())
+        entries = directory.next_entries(self._requests)
         if entries:
             self.answers.names(request_id, entries)
         else:

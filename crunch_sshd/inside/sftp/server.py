@@ -28,6 +28,7 @@ def serve(stdin: int, stdout: int, home: bytes, limit: int) -> None:
                 operations.handle(packet)
         finally:
             _send(stdout, answers)
+        operations.use_pause()
 
 
 def _send(stdout: int, answers: Answers) -> None:

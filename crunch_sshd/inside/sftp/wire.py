@@ -34,6 +34,7 @@ OP_UNSUPPORTED = 8
 
 _U32 = Struct(">I")
 _U64 = Struct(">Q")
+_size = _U32.pack
 _HEAD = Struct(">IBI")
 _DATA_HEAD = Struct(">IBII")
 DATA_HEAD_SIZE = _DATA_HEAD.size
@@ -182,7 +183,7 @@ class Answers:
         self._add(HANDLE, request_id, text(handle))
 
     def names(self, request_id: int, entries: list[bytes]) -> None:
-        """Answer with entries made by :func:`entry`; 100 of them have room."""
+        """Answer with entries made by :func:`entry`, which must fit a packet."""
         self._add(NAME, request_id, number(len(entries)) + b"".join(entries))
 
     def attributes(self, request_id: int, encoded: bytes) -> None:
@@ -206,4 +207,4 @@ class Answers:
 
 def entry(name: bytes, long_name: bytes, attributes: bytes) -> bytes:
     """Return one entry of a NAME answer."""
-    return text(name) + text(long_name) + attributes
+    return b"".join((_size(len(name)), name, _size(len(long_name)), long_name, attributes))

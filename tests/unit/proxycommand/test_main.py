@@ -56,6 +56,20 @@ def test_a_package_is_missing() -> None:
     assert (done.returncode, done.stderr) == (255, said)
 
 
+@pytest.mark.parametrize(("words", "status", "tidied"), [("version", 0, True), ("ssh-proxy --help", 0, False),
+                                                         ("ssh-proxy", 255, False)])  # fmt: skip
+def test_ends_at_once(words: str, status: int, tidied: bool) -> None:
+    """An ssh-proxy has said all, and leaves the tidying to the kernel; other commands end as Python does."""
+    program = (
+        f"import atexit, sys; atexit.register(print, 'tidied'); sys.argv[1:] = {words.split()}\n"
+        "from proxycommand.__main__ import program\n"
+        "sys.exit(program())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=UNIT)
+    assert done.returncode == status and done.stdout.endswith("tidied\n") == tidied
+    assert "ssh-proxy" in done.stdout + done.stderr or tidied
+
+
 def test_nobody_reads_stdout(client: Run) -> None:
     """Who has read enough (`| head`) is told nothing more, and a full disk is one line; neither ends in a traceback."""
     reader, writer = os.pipe()

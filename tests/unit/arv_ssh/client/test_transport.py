@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import socket
+import ssl
+import subprocess
 import threading
+from pathlib import Path
 
 import pytest
 
+from arv_ssh.client import transport
+from arv_ssh.client.settings import Settings
+from arv_ssh.errors import BadGateway
+from arv_ssh.net import bare
 from tests.unit.conftest import Run, Start
 from tests.unit.controller_double import UNIT, Peer
 from tests.unit.ssh_proxy import UUID, echo, environment, finish
@@ -45,6 +52,59 @@ def test_untrusted_certificate(double: Start, client: Run) -> None:
     assert f"the TLS certificate of {server.settings().authority} is not trusted (self-signed certificate" in err
     process = client("ssh-proxy", UUID, env={**env, "ARVADOS_API_HOST_INSECURE": "Yes"})
     assert finish(process) == (b"SSH-2.0-glued\r\n", "")
+
+
+def name_hash(certificate: Path) -> str:
+    """The name under which OpenSSL looks for a CA in a directory, without its number."""
+    command = ["openssl", "x509", "-noout", "-hash", "-in", str(certificate)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=UNIT).stdout.strip()
+
+
+@pytest.mark.parametrize(("where", "handshakes"), [("directory", 1), ("file", 2), ("nowhere", 2)])
+def test_system_cas(
+    double: Start, certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, handshakes: int
+) -> None:
+    """Of the system's CAs only the needed one is read; but one that is in the file alone is trusted too."""
+    ca, file = certificates / "ca.pem", tmp_path / "ca-certificates.crt"
+    file.write_bytes(ca.read_bytes() if where == "file" else b"")
+    (tmp_path / f"{name_hash(ca) if where == 'directory' else '00000000'}.0").symlink_to(ca)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    assert bare.ca_paths() == (str(file), str(tmp_path))
+    context, begun = transport._context, []
+
+    def counted(settings: Settings, ca_directory: str | None) -> ssl.SSLContext:
+        begun.append(ca_directory)
+        return context(settings, ca_directory)
+
+    monkeypatch.setattr(transport, "_context", counted)
+    steps: list[str] = []
+    server = double(lambda peer: None)
+    settings = Settings("127.0.0.1", server.port, "token")
+    if where == "nowhere":
+        with pytest.raises(BadGateway, match="is not trusted"):
+            transport.dial(settings, passed=lambda step, detail: steps.append(step))
+    else:
+        transport.dial(settings, passed=lambda step, detail: steps.append(step)).close()
+    assert len(begun) == handshakes
+    assert steps == ["DNS", "TCP"] + ["TLS"] * (where != "nowhere")
+
+
+@pytest.mark.parametrize("spoiled", ["another directory", "no hashes", "own file", "insecure"])
+def test_no_lazy_cas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoiled: str) -> None:
+    """A directory that does not seem to have all CAs takes nobody's place; nor where others were named."""
+    file = tmp_path / ("elsewhere" if spoiled == "another directory" else "certs") / "all.pem"
+    file.parent.mkdir()
+    file.touch()
+    directory = tmp_path / "certs"
+    directory.mkdir(exist_ok=True)
+    (directory / ("ca.pem" if spoiled == "no hashes" else "00000000.0")).touch()
+    monkeypatch.setattr(bare, "ca_paths", lambda: (str(file), str(directory)))
+    own = str(file) if spoiled == "own file" else None
+    assert transport._ca_directory(Settings("h", 1, "t", insecure=spoiled == "insecure", ca_file=own)) is None
+    (directory / "00000000.0").touch()
+    monkeypatch.setattr(bare, "ca_paths", lambda: (str(directory / "00000000.0"), str(directory)))
+    assert transport._ca_directory(Settings("h", 1, "t")) == str(directory)
 
 
 def test_certificate_of_another_name(double: Start, client: Run) -> None:

@@ -6,13 +6,19 @@ import ssl
 
 import pytest
 
-from arv_ssh.net.tls import TlsEngine, client_context
+from arv_ssh.net.tls import TlsEngine, client_context, light_client_context
 from crunch_sshd.gateway import certificate
 
 CONTEXT, DER = certificate.fresh()
 
 sizes = pytest.mark.parametrize("size", [1, 10, 100_000])
 versions = pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+
+
+@pytest.fixture(params=[client_context, light_client_context], ids=["whole", "bare"], autouse=True)
+def _each_context(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a client of either kind."""
+    monkeypatch.setitem(globals(), "client_context", request.param)
 
 
 def carry(sender: TlsEngine, receiver: TlsEngine, size: int = 100_000) -> int:

@@ -274,6 +274,10 @@ def test_long_name(tmp_path: Path) -> None:
         file.truncate(123_456_789_012)
     if os.geteuid() == 0:
         os.chown(tmp_path / "large", 123456789, 1234567890)
+    half_a_year = int(time.time()) - 365 * 24 * 60 * 60 // 2
+    for changed in (-1, 0, half_a_year - 60, half_a_year + 60, int(time.time()) + 60, 4_000_000_000, 1 << 40):
+        (tmp_path / f"changed-{changed}").touch()
+        os.utime(tmp_path / f"changed-{changed}", (changed, changed))
     lines = []
     for command in ([OPENSSH], OURS):
         with Client(command, tmp_path) as client:
