@@ -45,7 +45,7 @@ DATA, CONFIRM, ASK, END, GOODBYE = range(5)
 sender's direction; after GOODBYE there is nothing to resume."""
 
 SMALL = 1024
-"""Bytes of a frame's data up to which it is kept by itself: a key of a user needs no block."""
+"""Bytes of a frame's data up to which it is kept by itself, and read together with what follows: a key of a user."""
 
 FRAME_COST = 256
 """Bytes that a kept frame takes beside its own: without them the keys of a session would take six times WINDOW."""
@@ -99,6 +99,7 @@ class ResumableStream:
         """Forget the connection: what is left of a frame will come again from its first missing byte."""
         self._head_size = 0
         self._left = 0
+        self._large = False
         self.more = True
         self._frames = 0
         self._asked = False
@@ -236,39 +237,43 @@ class ResumableStream:
     def take(self, source: Source, room: memoryview) -> int:
         """Put the data that ``source`` has into ``room`` and heed the frames between; return how many bytes of data.
 
-        ``room`` is for the frames, too. Stops when it was full once and some data came (:attr:`more`), when there is no
-        more, or the other end has left. Raises :class:`PeerError`, and what ``source`` raises; of what came before, no
-        byte counts that was not returned.
+        Stops when there is no more (:attr:`more` says whether there may be), or no room, or the other end has left.
+        Raises :class:`PeerError`, and what ``source`` raises; then nothing counts as received that was not returned.
         """
+        before = self.received, self.peer_ended
         size, self.more = 0, True
-        while self.more and not size and not self.peer_left:
-            got = source(room)
-            self.more = got == len(room)
-            size = self._unframe(room, got)
+        try:
+            while self.more and size < len(room) and not self.peer_left:
+                asked = room[size : size + self._ahead()] if self._large else room[size:]
+                got = source(asked)
+                self.more = got == len(asked)
+                size += self._unframe(asked, got)
+        except Exception:
+            self.received, self.peer_ended = before
+            raise
         return size
+
+    def _ahead(self) -> int:
+        """Return how many bytes can stay where the source puts them: large data is not moved."""
+        return self._left or self._wanted() - self._head_size
 
     def _unframe(self, room: memoryview, got: int) -> int:
         """Move the data in the first ``got`` bytes of ``room`` to its beginning; return how many bytes of data."""
-        before = self.received, self.peer_ended
         size = place = 0
-        try:
-            while place < got and not self.peer_left:
-                if self._left:
-                    piece = got - place if got - place < self._left else self._left
-                    if size != place:
-                        room[size : size + piece] = room[place : place + piece]
-                    self._left -= piece
-                    self.received += piece
-                    size += piece
-                elif got - place >= _HEADER.size and not room[place] and not self._head_size:
-                    self._begin_data(_HEADER.unpack_from(room, place)[0])  # DATA is 0
-                    piece = _HEADER.size
-                else:
-                    piece = self._gather(room[place:got])
-                place += piece
-        except PeerError:
-            self.received, self.peer_ended = before
-            raise
+        while place < got and not self.peer_left:
+            if self._left:
+                piece = got - place if got - place < self._left else self._left
+                if size != place:
+                    room[size : size + piece] = room[place : place + piece]
+                self._left -= piece
+                self.received += piece
+                size += piece
+            elif got - place >= _HEADER.size and not room[place] and not self._head_size:
+                self._begin_data(_HEADER.unpack_from(room, place)[0])  # DATA is 0
+                piece = _HEADER.size
+            else:
+                piece = self._gather(room[place:got])
+            place += piece
         return size
 
     def _gather(self, arrived: memoryview) -> int:
@@ -306,6 +311,7 @@ class ResumableStream:
         if not length or self.peer_ended:
             raise PeerError("the other end sent data after its end" if length else "the other end sent empty data")
         self._left = length
+        self._large = length > SMALL
         self._frames += 1
 
     def _finish(self, kind: int) -> None:
