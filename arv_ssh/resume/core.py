@@ -170,10 +170,12 @@ class ResumableStream:
         return self._free.pop() if self._free else self._allocate(BLOCK)
 
     def shrink(self) -> None:
-        """Give back the blocks that are not needed now: nothing is under way."""
+        """Give back the blocks that are not needed now, for nothing is under way; one without data was not touched."""
         if not self.kept:
             self._full.clear()
             self._free.clear()
+            if self._place:
+                self._block = None
 
     def end(self) -> bytes:
         """Return the frame that ends our direction; nothing the second time."""
