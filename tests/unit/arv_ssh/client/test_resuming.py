@@ -179,7 +179,7 @@ def test_a_goodbye_behind_much_else(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_came_with_the_answer() -> None:
-    """The first bytes of a session may have come with the answer, up to the middle of a frame; the rest follows them."""
+    """The first bytes of a session may have come with the answer; the rest follows them."""
     far = Far()
     session = cast(Session, far.session)
     frame = bytes(far.stream.data([b"early"]))
