@@ -17,6 +17,7 @@ from arv_ssh.resume import negotiation
 
 TYPE_CHECKING = False  # type checkers know the name without typing, which takes 4 ms to import
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 DEFAULT_LOGIN = "_"
@@ -68,14 +69,22 @@ class Controller:
     """The controller that ``settings`` lead to. All that one object asks has the same request id.
 
     ``watch`` as in :func:`arv_ssh.client.transport.dial`. Sessions are asked for as ``resumable`` ones, or as those
-    that every gateway has.
+    that every gateway has. ``meanwhile`` is called while the answer to such a request is on its way.
     """
 
-    def __init__(self, settings: Settings, watch: int | None = None, *, resumable: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        watch: int | None = None,
+        *,
+        resumable: bool = False,
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> None:
         self.settings = settings
         self.resumable = resumable
         self.request_id = request_id.new()
         self.watch = watch
+        self._meanwhile = meanwhile
 
     def get(self, path: str, kind: str, uuid: str = "") -> dict[str, Any]:
         """Return the JSON record at ``path`` of the API; ``kind`` and ``uuid`` are how a refusal names it."""
@@ -142,7 +151,7 @@ class Controller:
         connection = dial(self.settings, self.watch, timeout=connecting)
         try:
             asked = request("POST", path, self.settings.authority, headers, form)
-            return connection, self._exchange(connection, asked, answering)
+            return connection, self._exchange(connection, asked, answering, self._meanwhile)
         except BaseException:
             connection.close()
             raise
@@ -155,9 +164,15 @@ class Controller:
             ("X-Request-Id", self.request_id),
         ]
 
-    def _exchange(self, connection: Connection, data: bytes, timeout: float = ANSWER_TIMEOUT) -> UpgradeAnswer:
+    def _exchange(
+        self,
+        connection: Connection,
+        data: bytes,
+        timeout: float = ANSWER_TIMEOUT,
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> UpgradeAnswer:
         try:
-            return exchange(connection, data, self.watch, timeout)
+            return exchange(connection, data, self.watch, timeout, meanwhile)
         except (BadGateway, GatewayTimeout) as error:
             raise type(error)(f"{error} (request {self.request_id})") from error
 

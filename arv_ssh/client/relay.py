@@ -110,8 +110,7 @@ class PollRelay:
         self._sock.setblocking(False)
         try:
             self._write_stdout()
-            while not self._finished():
-                self._step()
+            self._relay()
         except ssl.SSLError as error:
             raise self._failure(error) from error
         finally:
@@ -119,6 +118,10 @@ class PollRelay:
             self._leave()
             if blocking:
                 os.set_blocking(self._stdout, True)
+
+    def _relay(self) -> None:
+        while not self._finished():
+            self._step()
 
     def _leave(self) -> None:
         if self._up:
@@ -162,9 +165,12 @@ class PollRelay:
     def _stdin_interest(self) -> int | None:
         if self._stdin_ended:
             return None
-        if not self._up:
+        if self._may_send():
             return select.POLLIN
         return 0 if self._stdout_gone else None
+
+    def _may_send(self) -> bool:
+        return not self._up
 
     def _sock_interest(self) -> int | None:
         readable = not self._ended() and not self._down

@@ -77,13 +77,11 @@ class ResumingRelay(PollRelay):
     def _put_end(self) -> None:
         self._engine.write(self._stream.end())
 
-    def _stdin_interest(self) -> int | None:
-        if self._stream.room <= 0 or self._again:
-            return None if self._stdin_ended or not self._stdout_gone else 0
-        return super()._stdin_interest()
+    def _may_send(self) -> bool:
+        return not self._up and not self._again and self._stream.room > 0
 
     def _sock_interest(self) -> int | None:
-        readable = not self._stream.peer_left and self._may_read()
+        readable = not self._stream.peer_left and (not self._down or self._may_read())
         return (select.POLLIN if readable else 0) | (select.POLLOUT if self._up or self._again else 0) or None
 
     def _may_read(self) -> bool:
@@ -94,49 +92,44 @@ class ResumingRelay(PollRelay):
 
     def _serve_sock(self, event: int) -> None:
         if event & ~select.POLLIN and (self._up or self._again):
-            self._send()
-        if event & ~select.POLLOUT and not self._stream.peer_left and self._may_read():
+            self._send_again()
+        if event & ~select.POLLOUT and not self._stream.peer_left and (not self._down or self._may_read()):
             self._receive()
 
-    def _step(self) -> None:
-        try:
-            super()._step()
-            self._look()
-        except Cut as error:
-            self._reconnect(error)
-        except ssl.SSLError as error:
-            self._reconnect(self._failure(error))
+    def _relay(self) -> None:
+        while not self._finished():
+            try:
+                self._step()
+                if time.monotonic() - self._looked >= TICK:
+                    self._look()
+            except Cut as error:
+                self._reconnect(error)
+            except ssl.SSLError as error:
+                self._reconnect(self._failure(error))
 
     def _check_alive(self) -> None:
         """Leave it to :meth:`_look`, which also sees a connection that is busy in one direction only."""
 
     def _look(self) -> None:
         """Ask a silent far end for a sign of life, and give one, about once a second."""
-        now = time.monotonic()
-        if now - self._looked < TICK:
-            return
-        self._looked = now
+        self._looked = now = time.monotonic()
+        look = self._stream.silent if self._may_read() else self._stream.alive
         try:
-            if self._may_read():
-                self._say(self._stream.silent(now, self._undelivered()))
-            else:
-                self._say(self._stream.alive(now, self._undelivered()))
+            self._say(look(now, len(self._down) + self._waiting_size))
         except LinkLost as error:
             raise Cut(f"the connection to {self._peer} is dead: {error}") from error
-
-    def _undelivered(self) -> int:
-        return len(self._down) + self._waiting_size
 
     def _say(self, frame: bytes) -> None:
         if frame:
             self._engine.write(frame)
             self._send()
 
-    def _send(self) -> None:
-        super()._send()
+    def _send_again(self) -> None:
+        """Send what is under way, and then what the far end lacks after a cut."""
+        self._send()
         while self._again and not self._up:
             self._engine.write(self._again.popleft())
-            super()._send()
+            self._send()
 
     def _receive(self) -> None:
         try:
@@ -151,33 +144,33 @@ class ResumingRelay(PollRelay):
             raise self._failure(error) from error
         self._looked = now = time.monotonic()
         self._write_stdout()
-        self._engine.write(self._stream.answer(now, self._undelivered()))
+        if frame := self._stream.answer(now, len(self._down) + self._waiting_size):
+            self._engine.write(frame)
         self._send()  # TLS may have something to say of its own, too
         if self._engine.eof and not self._stream.peer_left:
             raise Cut(f"{self._peer} closed the connection in the middle of the session")
 
     def _drain(self) -> None:
         """Take what has arrived: for stdout at once if that is free, else into memory."""
+        stream, source = self._stream, self._source if self._early else self._engine.read_into
         while True:
-            if self._borrowed:  # what is in the buffer comes first, and the buffer is needed
+            if self._down and self._borrowed:  # what is in the buffer comes first, and the buffer is needed
                 self._down, self._borrowed = memoryview(bytes(self._down)), False
-            size = self._stream.take(self._source, self._plain)
+            size = stream.take(source, self._plain)
             if self._down or self._waiting:
                 self._store(self._plain[:size])
             else:
                 self._down, self._borrowed = self._plain[:size], True
-            if size < len(self._plain):
+            if not stream.more or stream.peer_left:
                 break
             self._write_stdout()
         if self._waiting and not self._down:
             self._next()
 
     def _source(self, room: memoryview) -> int:
-        if self._early:
-            size = min(len(room), len(self._early))
-            room[:size], self._early = self._early[:size], self._early[size:]
-            return size
-        return self._engine.read_into(room)
+        size = min(len(room), len(self._early))
+        room[:size], self._early = self._early[:size], self._early[size:]
+        return size + self._engine.read_into(room[size:])
 
     def _store(self, data: memoryview) -> None:
         if data and not self._stdout_gone:
@@ -194,11 +187,11 @@ class ResumingRelay(PollRelay):
         while self._waiting and not self._down:
             self._next()
             super()._write_stdout()
-        if not self._down:
+        if self._down:
+            self._stuck_since = self._stuck_since or time.monotonic()
+        elif self._stuck_since is not None:
             self._stuck_since = None
-            self._say(self._stream.due(self._looked, 0))
-        elif self._stuck_since is None:
-            self._stuck_since = time.monotonic()
+            self._say(self._stream.due(self._looked, 0))  # what was not confirmed while it waited here
 
     def _lose_stdout(self) -> None:
         super()._lose_stdout()
@@ -224,7 +217,7 @@ class ResumingRelay(PollRelay):
         self._sock.setblocking(False)
         self._early, self._looked = session.first, time.monotonic()
         try:
-            self._send()
+            self._send_again()
             if self._early:
                 self._drain()
                 self._write_stdout()

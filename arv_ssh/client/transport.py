@@ -169,12 +169,20 @@ def _ignore(step: str, detail: str) -> None:
 
 
 def exchange(
-    connection: Connection, request: bytes, watch: int | None = None, timeout: float = ANSWER_TIMEOUT
+    connection: Connection,
+    request: bytes,
+    watch: int | None = None,
+    timeout: float = ANSWER_TIMEOUT,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> UpgradeAnswer:
-    """Send ``request`` and return its answer, complete; ``timeout`` is in seconds."""
+    """Send ``request`` and return its answer, complete; ``timeout`` is in seconds.
+
+    ``meanwhile`` is called in between: most of the time is the other side's.
+    """
     deadline = time.monotonic() + timeout
     answer = UpgradeAnswer(connection.peer)
     send(connection, request, deadline, watch, timeout)
+    meanwhile()
     while not answer.receive(receive(connection, deadline, watch, timeout)):
         pass
     return answer

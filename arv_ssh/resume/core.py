@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Frame = bytes | memoryview
     """A frame of data as it is kept."""
     Source = Callable[[memoryview], int]
-    """Puts what has arrived into a buffer, as far as it goes; returns how many bytes, 0 when there is nothing now."""
+    """Puts what has arrived into a buffer; returns how many bytes, fewer than there is room for when that was all."""
 
 WINDOW = 8 * 1024 * 1024
 """Bytes kept for the other end at most: what 250 MB/s need over a connection of 30 ms."""
@@ -45,6 +45,9 @@ LONGEST_KEPT = BLOCK - 4
 DATA, CONFIRM, ASK, END, GOODBYE = range(5)
 """Kinds of frames. CONFIRM and ASK carry how many bytes have come so far, and ASK wants a CONFIRM; END ends the
 sender's direction; after GOODBYE there is nothing to resume."""
+
+SMALL = 1024
+"""Bytes of a frame's data up to which it is kept by itself, and read together with what follows: a key of a user."""
 
 FRAME_COST = 256
 """Bytes that a kept frame takes beside its own: without them the keys of a session would take six times WINDOW."""
@@ -78,6 +81,8 @@ class ResumableStream:
         """The other end will send no more data: it said END or GOODBYE."""
         self.peer_left = False
         """The other end said GOODBYE: the session is over."""
+        self.more = True
+        """The source of the last :meth:`take` may have more now; so it is on each new connection."""
         self.ended = False
         """We said END."""
         self._kept: deque[Frame] = deque()
@@ -96,6 +101,8 @@ class ResumableStream:
         """Forget the connection: what is left of a frame will come again from its first missing byte."""
         self._head_size = 0
         self._left = 0
+        self._large = False
+        self.more = True
         self._frames = 0
         self._asked = False
         self._silence = 0.0
@@ -117,12 +124,12 @@ class ResumableStream:
     @property
     def room(self) -> int:
         """Bytes that may be sent before the other end confirms some; below 0 after a piece that was larger."""
-        return WINDOW - self.memory
+        return WINDOW - (self.sent - self.confirmed) - FRAME_COST * len(self._kept)  # asked for each key of a user
 
     def data(self, pieces: Sequence[bytes | memoryview]) -> Frame:
         """Return the frame of ``pieces``, some bytes but at most LONGEST_DATA, to be sent now or after a resume."""
         size = sum(map(len, pieces))
-        if size > LONGEST_KEPT:
+        if size <= SMALL or size > LONGEST_KEPT:
             return self._keep(b"".join((_HEADER.pack(size), *pieces)), size)
         room, start = self.place(size), 0
         for piece in pieces:
@@ -133,7 +140,7 @@ class ResumableStream:
 
     def place(self, least: int) -> memoryview:
         """Return room for at least so many bytes of data, up to BLOCK less 4, to be put there and :meth:`filled`."""
-        if not self.kept:
+        if self.sent == self.confirmed:
             self._place = 0
             self._free += (block for _, block in self._full)
             self._full.clear()
@@ -142,10 +149,12 @@ class ResumableStream:
         return self._block[self._place + _HEADER.size :]
 
     def filled(self, size: int) -> Frame:
-        """Return the frame of the first ``size`` bytes of the last :meth:`place`; it is kept where it is."""
+        """Return the frame of the first ``size`` bytes of the last :meth:`place`; a large one is kept where it is."""
         assert self._block is not None  # noqa: S101 - for mypy
         frame = self._block[self._place : self._place + _HEADER.size + size]
         _HEADER.pack_into(frame, 0, size)
+        if size <= SMALL:
+            return self._keep(bytes(frame), size)  # and the next one may have its place
         self._place += len(frame)
         return self._keep(frame, size)
 
@@ -163,10 +172,12 @@ class ResumableStream:
         return self._free.pop() if self._free else self._allocate(BLOCK)
 
     def shrink(self) -> None:
-        """Give back the blocks that are not needed now: nothing is under way."""
+        """Give back the blocks that are not needed now, for nothing is under way; one without data was not touched."""
         if not self.kept:
             self._full.clear()
             self._free.clear()
+            if self._place:
+                self._block = None
 
     def end(self) -> bytes:
         """Return the frame that ends our direction; nothing the second time."""
@@ -230,24 +241,54 @@ class ResumableStream:
     def take(self, source: Source, room: memoryview) -> int:
         """Put the data that ``source`` has into ``room`` and heed the frames between; return how many bytes of data.
 
-        Stops when there is no more, or no room, or the other end has ended. Raises :class:`PeerError`.
+        Stops when there is no more (:attr:`more` says whether there may be), or no room, or the other end has left.
+        Raises :class:`PeerError`, and what ``source`` raises; then nothing counts as received that was not returned.
         """
-        size, limit = 0, len(room)
-        while size < limit and not self.peer_left:
-            if self._left:
-                got = source(room[size : min(limit, size + self._left)])
-                self._left -= got
-                self.received += got
-                size += got
-            else:
-                wanted = self._wanted()
-                got = source(self._head[self._head_size : wanted])
-                self._head_size += got
-                if self._head_size == wanted:
-                    self._heed()
-            if not got:
-                break
+        before = self.received, self.peer_ended
+        size, self.more = 0, True
+        try:
+            while self.more and size < len(room) and not self.peer_left:
+                asked = room[size : size + self._ahead()] if self._large else room[size:]
+                got = source(asked)
+                self.more = got == len(asked)
+                size += self._unframe(asked, got)
+        except Exception:
+            self.received, self.peer_ended = before
+            raise
         return size
+
+    def _ahead(self) -> int:
+        """Return how many bytes can stay where the source puts them: large data is not moved."""
+        return self._left or self._wanted() - self._head_size
+
+    def _unframe(self, room: memoryview, got: int) -> int:
+        """Move the data in the first ``got`` bytes of ``room`` to its beginning; return how many bytes of data."""
+        size = place = 0
+        while place < got and not self.peer_left:
+            if self._left:
+                piece = got - place if got - place < self._left else self._left
+                if size != place:
+                    room[size : size + piece] = room[place : place + piece]
+                self._left -= piece
+                self.received += piece
+                size += piece
+            elif got - place >= _HEADER.size and not room[place] and not self._head_size:
+                self._begin_data(_HEADER.unpack_from(room, place)[0])  # DATA is 0
+                piece = _HEADER.size
+            else:
+                piece = self._gather(room[place:got])
+            place += piece
+        return size
+
+    def _gather(self, arrived: memoryview) -> int:
+        """Take a header from the beginning of ``arrived``, or a part of it; return how many bytes."""
+        wanted = self._wanted()
+        piece = min(wanted - self._head_size, len(arrived))
+        self._head[self._head_size : self._head_size + piece] = arrived[:piece]
+        self._head_size += piece
+        if self._head_size == wanted:
+            self._heed()
+        return piece
 
     def _wanted(self) -> int:
         """Return how long the header is, together with the number that belongs to it."""
@@ -274,6 +315,7 @@ class ResumableStream:
         if not length or self.peer_ended:
             raise PeerError("the other end sent data after its end" if length else "the other end sent empty data")
         self._left = length
+        self._large = length > SMALL
         self._frames += 1
 
     def _finish(self, kind: int) -> None:

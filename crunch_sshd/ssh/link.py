@@ -113,7 +113,7 @@ class Link:
             return self._engine.read_into(room)
         size = min(len(room), len(self._early))
         room[:size], self._early = self._early[:size], self._early[size:]
-        return size
+        return size + self._engine.read_into(room[size:])
 
     def seal(self, frame: bytes | memoryview) -> bytes:
         """Return what to send for ``frame``, with all that waits before it."""

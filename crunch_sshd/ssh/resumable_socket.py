@@ -7,7 +7,8 @@ The thread that reads is the SSH connection's own. A thread that must wait for r
 else does, for the confirmation would otherwise never come; data that it finds waits for the reader.
 
 Locks, in this order: ``_sending`` (who may send: what was numbered first goes first), ``_reading`` (who may take from
-the link), ``_changed`` (the stream, the link, its engine; never held while a call blocks).
+the link), ``_state`` (the stream, the link, its engine; never held while a call blocks). ``_changed`` is the condition
+of ``_state``; whoever does not wait takes the lock itself, which costs less, for each key of a user.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class ResumableSocket(BufferedSocket):
         self._stream = ResumableStream(untouched)
         self._link: Link | None = link
         self._fresh: tuple[Link, int] | None = None  # a link that the reader has not begun to use
-        self._changed = threading.Condition()
+        self._state = threading.RLock()
+        self._changed = threading.Condition(self._state)
         self._sending = threading.Lock()
         self._reading = threading.Lock()
         self._pending = bytearray()  # not in pieces: a peer that sends single bytes would have an object for each
@@ -59,12 +61,12 @@ class ResumableSocket(BufferedSocket):
 
     def check(self, have: int) -> None:
         """Raise :class:`PeerError` unless the other end, which has ``have`` bytes, can go on. Any thread."""
-        with self._changed:
+        with self._state:
             self._stream.check(have)
 
     def release(self) -> int:
         """Give up the present link, if there is one; return how many bytes have come. They are final. Any thread."""
-        with self._changed:
+        with self._state:
             if self._link is not None:
                 self._drop(self._link, "another connection takes its place")
             if self._fresh is not None:
@@ -75,7 +77,7 @@ class ResumableSocket(BufferedSocket):
 
     def attach(self, link: Link, have: int) -> None:
         """Go on with ``link``, to the other end that has ``have`` bytes, after :meth:`release`. Any thread."""
-        with self._changed:
+        with self._state:
             if self._closed or self._fresh is not None or self._link is not None:
                 link.cut()
                 return
@@ -90,7 +92,7 @@ class ResumableSocket(BufferedSocket):
             if self._fresh is not None:
                 with self._sending:
                     self._adopt()
-            with self._changed:
+            with self._state:
                 if self._pending:
                     return self._take_pending(room)
                 if self._closed or self._stream.peer_ended:
@@ -129,40 +131,41 @@ class ResumableSocket(BufferedSocket):
         The caller holds ``_reading``. Raises BlockingIOError when nothing came for a second.
         """
         try:
-            if size := self._take(link, room, heard=False):
+            if (self._stream.more or link.eof) and (size := self._take(link, room)):
                 return size
             try:
                 arrived = link.receive()
             except BlockingIOError:
                 self._look(link)
                 raise
-            with self._changed:
-                if self._link is link:
-                    link.store(arrived)
-            return self._take(link, room, heard=len(arrived) > 0)
+            return self._take(link, room, arrived)
         except BlockingIOError:
             raise
         except (OSError, PeerError, LinkLost) as error:
             self._lose(link, _reason(error))
             return 0
 
-    def _take(self, link: Link, room: memoryview, *, heard: bool) -> int:
-        with self._changed:
-            if self._link is not link or self._stream.peer_ended:
+    def _take(self, link: Link, room: memoryview, arrived: memoryview | None = None) -> int:
+        """Take the data out of what has ``arrived`` now and before, and answer; return how many bytes."""
+        stream = self._stream
+        with self._state:
+            if self._link is not link or stream.peer_ended:
                 return 0
-            size = self._stream.take(link.read_into, room)
-            if link.eof and not size and not self._stream.peer_left:
+            if arrived is not None:
+                link.store(arrived)
+            size = stream.take(link.read_into, room)
+            if not size and link.eof and not stream.peer_left:
                 raise PeerError("it ended without a goodbye")
             if self._waits:
                 self._changed.notify_all()
-            say = self._stream.answer if heard else self._stream.due
-            self._unsaid += say(time.monotonic())
-        self._speak()
+            self._unsaid += stream.answer(time.monotonic()) if arrived else stream.due(time.monotonic())
+        if self._unsaid:
+            self._speak()
         return size
 
     def _look(self, link: Link) -> None:
         """Ask for a sign of life, if it is time; raises LinkLost."""
-        with self._changed:
+        with self._state:
             if self._link is link:
                 self._unsaid += self._stream.silent(time.monotonic())
         self._speak()
@@ -177,7 +180,7 @@ class ResumableSocket(BufferedSocket):
 
     def _utter(self) -> None:
         """Send the frames that have no number. The caller holds ``_sending``."""
-        with self._changed:
+        with self._state:
             (frames, self._unsaid), link = (self._unsaid, b""), self._link
         if frames and link is not None:
             self._transmit(link, frames)
@@ -204,14 +207,17 @@ class ResumableSocket(BufferedSocket):
         return size
 
     def _send_frame(self, pieces: Sequence[bytes | memoryview]) -> None:
+        stream = self._stream
         with self._sending:
-            self._wait_for_room()
-            with self._changed:
-                if self._closed or self._stream.peer_left:
+            if stream.room <= 0:
+                self._wait_for_room()
+            with self._state:
+                if self._closed or stream.peer_left:
                     raise BrokenPipeError(32, "the session is over")
-                frame, link = self._stream.data(pieces), self._link
+                frame, link = stream.data(pieces), self._link
+                sealed = self._seal(link, frame) if link is not None else b""
             if link is not None:
-                self._transmit(link, frame)
+                self._push(link, sealed)
         if self._unsaid:
             self._speak()
 
@@ -220,7 +226,7 @@ class ResumableSocket(BufferedSocket):
         while self._stream.room <= 0 and not self._closed and not self._stream.peer_left:
             self._adopt()
             self._utter()
-            with self._changed:
+            with self._state:
                 link = self._link
                 full = len(self._pending) >= WINDOW
                 if link is None or full or not self._reading.acquire(blocking=False):
@@ -238,24 +244,30 @@ class ResumableSocket(BufferedSocket):
         except BlockingIOError:
             return
         if size:
-            with self._changed:
+            with self._state:
                 self._pending += room[:size]
                 self._changed.notify_all()
 
     def _transmit(self, link: Link, frame: bytes | memoryview) -> None:
         """Send one frame, if ``link`` is still in use; a failure loses the link. The caller holds ``_sending``."""
-        with self._changed:
-            if self._link is not link:
-                return
+        with self._state:
+            sealed = self._seal(link, frame) if self._link is link else b""
+        self._push(link, sealed)
+
+    def _seal(self, link: Link, frame: bytes | memoryview) -> bytes:
+        """Return what to :meth:`_push` for one frame; a failure loses the link. The caller holds ``_state``."""
+        try:
+            return link.seal(frame)
+        except OSError as error:
+            self._drop(link, _reason(error))
+            return b""
+
+    def _push(self, link: Link, sealed: bytes) -> None:
+        """Send all of ``sealed``; a failure loses the link. The caller holds ``_sending``."""
+        left, stuck_since = memoryview(sealed), None
+        while left:
             try:
-                sealed = memoryview(link.seal(frame))
-            except OSError as error:
-                self._drop(link, _reason(error))
-                return
-        stuck_since = None
-        while sealed:
-            try:
-                sealed = sealed[link.send(sealed) :]
+                left = left[link.send(left) :]
                 stuck_since = None
             except BlockingIOError:  # SO_SNDTIMEO; half a record cannot be left unsent
                 stuck_since = stuck_since or time.monotonic() - IDLE_TICK
@@ -269,7 +281,7 @@ class ResumableSocket(BufferedSocket):
 
     def _adopt(self) -> None:
         """Begin to use a new link: first, send what the other end lacks. The caller holds ``_sending``."""
-        with self._changed:
+        with self._state:
             if self._fresh is None:
                 return
             (link, have), self._fresh = self._fresh, None
@@ -286,7 +298,7 @@ class ResumableSocket(BufferedSocket):
     # The end of a link, and of the session.
 
     def _lose(self, link: Link, reason: str) -> None:
-        with self._changed:
+        with self._state:
             if self._link is link:
                 self._drop(link, reason)
 
@@ -302,7 +314,7 @@ class ResumableSocket(BufferedSocket):
 
     def close(self) -> None:
         """End the session, with a goodbye unless another thread is in the middle of sending. Wakes all who wait."""
-        with self._changed:
+        with self._state:
             link, self._closed = self._link, True
             if self._fresh is not None:
                 self._fresh[0].cut()
@@ -312,12 +324,12 @@ class ResumableSocket(BufferedSocket):
             return
         if self._sending.acquire(blocking=False):
             try:
-                with self._changed:
+                with self._state:
                     if self._link is link:
                         link.say_goodbye(self._stream.end() + self._stream.goodbye())
             finally:
                 self._sending.release()
-        with self._changed:
+        with self._state:
             self._link = None
             link.end()
             self._changed.notify_all()

@@ -23,6 +23,14 @@ def resident(pid: int) -> int:
     raise ProcessLookupError(f"process {pid} has ended")
 
 
+def proportional(pid: int) -> int:
+    """Return the bytes of memory a process has in RAM, with its share of what others have there too (PSS)."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    raise ProcessLookupError(f"process {pid} has ended")
+
+
 def children(pid: int) -> list[int]:
     """Return the pids of a process's children."""
     found = []

@@ -7,15 +7,17 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
+from arv_ssh.resume.core import ASK_AFTER
 from tests.bench import cpu
 from tests.bench.crowd import Crowd, EchoGateway
 from tests.bench.places import Places
 from tests.bench.rows import Scale
-from tests.bench.target import run
+from tests.bench.target import Failed, Target, run
 from tests.bench.transfers import output_command
 from tests.integration.controllers import Controller, started
 
@@ -25,6 +27,9 @@ PROBES = 15
 """Sessions opened one by one, to see how long each takes."""
 SETTLED = 2.0
 """Seconds after which what has just ended is gone."""
+CONFIRMED = ASK_AFTER + SETTLED
+"""Seconds after which both ends of a resumable session that does nothing have confirmed all."""
+TURNS = 2
 
 
 @dataclass(frozen=True)
@@ -51,13 +56,7 @@ def gateway(places: Places, scale: Scale) -> list[Fact]:
     idle, share = cpu.resident(pid), _share(pid, scale.idle_seconds)
     with ExitStack() as stack:
         for _ in range(OPEN_SESSIONS):
-            process = subprocess.Popen(
-                places.path.ssh("echo open; exec cat"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
-            )
-            assert process.stdin and process.stdout
-            stack.enter_context(process)
-            stack.callback(process.stdin.close)
-            process.stdout.read(5)
+            _open(places.path, stack)
         each = (cpu.resident(pid) - idle) / OPEN_SESSIONS
     job = cpu.resident(places.cluster.crunch_run_pid(places.container_uuid))
     return [
@@ -66,6 +65,52 @@ def gateway(places: Places, scale: Scale) -> list[Fact]:
         Fact("gateway-idle-cpu", "gateway, idle", share, "% of a core", 0.1),
         Fact("gateway-session-memory", "gateway, each open session", each / MB, "MB", 1.5),
     ]
+
+
+def _open(target: Target, stack: ExitStack) -> None:
+    """Open a session that does nothing."""
+    process = subprocess.Popen(target.ssh("echo open; exec cat"), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin and process.stdout
+    stack.enter_context(process)
+    stack.callback(process.stdin.close)
+    if process.stdout.read(5) != b"open\n":
+        raise Failed(f"a session to {target.host} ended before it began")
+
+
+def resumable(places: Places, scale: Scale) -> list[Fact]:
+    """Measure a gateway with idle sessions, as many that outlive their connection as such that do not, in turns."""
+    with ExitStack() as stack:
+        kinds = [partial(_open, target, stack) for target in (places.path, places.ending)]
+        for open_one in kinds:
+            open_one()  # the first one pays for what is cached later
+        pid = places.cluster.gateway_pid(places.container_uuid)
+        ours, reference = each_takes(kinds, 2 * scale.logins, lambda: cpu.proportional(pid), CONFIRMED)
+    what = "gateway, each idle session"
+    return [
+        Fact("resume-memory", f"{what}: more if resumable", (ours - reference) / KB, "KB", 64),
+        Fact("resume-memory-without", f"{what} with --no-resume", reference / KB, "KB", None),
+    ]
+
+
+def each_takes(
+    kinds: Sequence[Callable[[], None]], number: int, measure: Callable[[], int], settling: float
+) -> list[float]:
+    """Return what one of each kind adds to what is measured, the mean of two turns in which ``number`` are added.
+
+    Nothing is taken away meanwhile: what others have given back would take nothing. ``settling`` is in seconds.
+    """
+    added = [0] * len(kinds)
+    time.sleep(settling)
+    before = measure()
+    for _ in range(TURNS):
+        for kind, add in enumerate(kinds):
+            for _ in range(number):
+                add()
+            time.sleep(settling)
+            now = measure()
+            added[kind] += now - before
+            before = now
+    return [all_ / (number * TURNS) for all_ in added]
 
 
 def controller(places: Places, scale: Scale) -> list[Fact]:
@@ -152,6 +197,7 @@ def _raise_open_files() -> None:
 
 FACTS: dict[str, Callable[[Places, Scale], list[Fact]]] = {
     "gateway-memory": gateway,
+    "resume-memory": resumable,
     "controller-idle": controller,
     "transfer-memory": transfer,
 }

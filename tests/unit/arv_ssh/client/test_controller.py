@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import threading
 
 import pytest
 
+from arv_ssh.client.controller import Controller
 from tests.unit.conftest import Run, Start
-from tests.unit.controller_double import Peer
+from tests.unit.controller_double import UNIT, Peer
 from tests.unit.ssh_proxy import REQUEST, UUID, echo, finish
 
 
@@ -71,3 +73,21 @@ def test_request_id(double: Start, client: Run) -> None:
         assert re.fullmatch("req-[0-9a-z]{20}", seen[-1])
         assert err.endswith(f"(request {seen[-1]})\n")
     assert seen[0] != seen[1]
+
+
+def test_what_is_done_while_the_answer_is_on_its_way(double: Start) -> None:
+    """What a session needs is made ready after its request has gone, and before the answer to it comes."""
+    asked, ready = threading.Event(), threading.Event()
+
+    def script(peer: Peer) -> None:
+        asked.set()
+        assert ready.wait(UNIT)
+        peer.switch()
+
+    def get_ready() -> None:
+        assert asked.wait(UNIT)
+        ready.set()
+
+    controller = Controller(double(script).settings(), meanwhile=get_ready)
+    controller.open_session(UUID, "_", "").connection.close()
+    assert ready.is_set()

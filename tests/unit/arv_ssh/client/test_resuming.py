@@ -27,7 +27,8 @@ class Session:
     first = b""
 
     def __init__(self, sock: socket.socket) -> None:
-        self.connection = Connection(sock, cast(Any, PlainEngine()), "the far end")
+        self.engine = PlainEngine()
+        self.connection = Connection(sock, cast(Any, self.engine), "the far end")
 
 
 class Far:
@@ -175,3 +176,20 @@ def test_a_goodbye_behind_much_else(monkeypatch: pytest.MonkeyPatch) -> None:
     first.close()
     relayed.thread.join(DEADLINE)
     assert not relayed.thread.is_alive()
+
+
+def test_what_came_with_the_answer() -> None:
+    """The first bytes of a session may have come with the answer; the rest follows them."""
+    far = Far()
+    session = cast(Session, far.session)
+    frame = bytes(far.stream.data([b"early"]))
+    session.first = frame[:6]
+    session.engine.receive(frame[6:])
+    stdin, typed = os.pipe()
+    shown, stdout = os.pipe()
+    ResumingRelay(far.session, stdin, stdout, None, cast(Redial, far))._write_stdout()
+    assert os.read(shown, 100) == b"early"
+    session.connection.sock.close()
+    far.sock.close()
+    for descriptor in (stdin, typed, shown, stdout):
+        os.close(descriptor)

@@ -18,6 +18,7 @@ from arv_ssh.resume.core import (
     END,
     GOODBYE,
     LOST_AFTER,
+    SMALL,
     WINDOW,
     LinkLost,
     PeerError,
@@ -278,4 +279,58 @@ def test_blocks_are_used_again() -> None:
             taken(end, told(CONFIRM, number))
     assert len(made) <= 12
     end.silent(0.0)
-    assert not end._free and not end._full
+    assert not end._free and not end._full and end._block is None
+
+
+def test_small_frames_need_no_block() -> None:
+    """A session in which only keys are typed takes no block, and one that is read into keeps it for the next key."""
+    end = ResumableStream(lambda size: pytest.fail("a block is allocated"))
+    assert end.data([b"k", b"ey"]) == data(b"key") and end.resume(1) == [data(b"ey")]
+    reading = ResumableStream()
+    for number in range(3):
+        reading.place(100)[:3] = b"key"
+        assert reading.filled(3) == data(b"key")
+        reading.silent(float(number))
+    assert reading.resume(0) == [data(b"key")] * 3 and reading._place == 0
+
+
+def test_small_and_large_frames_in_turns() -> None:
+    """Frames of all sizes, each in another piece of what arrives, come out as they went in."""
+    end, meant, wire = ResumableStream(), bytearray(), bytearray()
+    for number in range(60):
+        content = bytes([number]) * (SMALL + number if number % 7 == 3 else 1 + number % 5)
+        meant += content
+        wire += data(content) + (told(ASK, 0) if number % 4 == 1 else b"")
+    assert taken(end, bytes(wire), size=700) == meant
+    assert end.received == len(meant)
+
+
+def test_what_the_source_still_has() -> None:
+    """An owner that must wait before it takes more learns whether anything is left to take."""
+    end, room = ResumableStream(), memoryview(bytearray(12))
+    wire = Wire(data(b"first") + data(b"second") + data(b"third"))
+    assert end.more
+    assert bytes(room[: end.take(wire.read_into, room)]) == b"firstsecondt" and end.more
+    assert bytes(room[: end.take(wire.read_into, room)]) == b"hird" and not end.more
+
+
+def test_what_came_before_nonsense_comes_again() -> None:
+    """Data that a read brings together with a wrong frame, or with a failure, does not count: it was not handed on."""
+    end, room = ResumableStream(), memoryview(bytearray(5000))
+    wire = data(b"kept") + struct.pack(">I", END << 24) + data(b"after the end")
+    with pytest.raises(PeerError):
+        end.take(Wire(wire).read_into, room)
+    assert (end.received, end.peer_ended) == (0, False)
+    end.resume(0)
+    arrived = [data(bytes(2000))[:1000]]
+
+    def failing(room: memoryview) -> int:
+        if not arrived:
+            raise ConnectionResetError
+        return Wire(arrived.pop()).read_into(room)
+
+    with pytest.raises(ConnectionResetError):
+        end.take(failing, room[:1000])
+    assert end.received == 0
+    end.resume(0)
+    assert taken(end, data(b"again")) == b"again"

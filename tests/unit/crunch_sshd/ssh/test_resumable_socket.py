@@ -332,3 +332,27 @@ def test_descriptors_are_closed(far: Far) -> None:
         with pytest.raises(TimeoutError):
             far.socket.recv(1)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_came_with_the_request_and_what_comes_then() -> None:
+    """The first bytes of a link may have been read before, in the middle of a frame; the rest follows them."""
+    near, sock = socket.socketpair()
+    with sock:
+        frames = bytes(ResumableStream().data([b"early and late"]))
+        engine = PlainEngine()
+        engine.receive(frames[6:9])
+        made = ResumableSocket(Link(near, engine, early=frames[:6]))
+        assert read_all(made, 5) == b"early"
+        sock.send(frames[9:])
+        assert read_all(made, 9) == b" and late"
+        made.close()
+
+
+def test_an_end_of_the_link_behind_data(far: Far) -> None:
+    """Data that comes together with the end of its link is read, and then the link is lost."""
+    far.say(far.stream.data([b"last"]))
+    far.sock.shutdown(socket.SHUT_WR)
+    assert read_all(far.socket, 4) == b"last"
+    with pytest.raises(TimeoutError):
+        far.socket.recv(1)
+    assert not far.socket.linked and "without a goodbye" in far.lost[0]
