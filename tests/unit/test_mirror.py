@@ -40,7 +40,6 @@ WITHOUT = {
     "arv_ssh/controller/process/supervisor.py": "tests/integration/test_lifecycle.py ends its workers",
     "arv_ssh/controller/web_services/authorize.py":
         "tests/integration/test_web_services.py is refused for each reason",
-    "arv_ssh/controller/shell/waiting.py": "tests/integration/test_resume.py lists and ends sessions that wait",
     "arv_ssh/dispatch/local.py": "tests/integration/test_dispatch.py runs the dispatcher",
     "arv_ssh/dispatch/processes.py": "tests/unit/arv_ssh/dispatch/test_dispatcher.py starts and ends processes with it",
     "arv_ssh/dispatch/program.py": "tests/integration/test_dispatch.py runs the dispatcher",
