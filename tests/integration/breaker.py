@@ -22,12 +22,15 @@ class _Pair:
             threading.Thread(target=self._relay, args=(number, source, sink), daemon=True).start()
 
     def _relay(self, number: int, source: socket.socket, sink: socket.socket) -> None:
-        with suppress(OSError):
+        try:
             while (data := source.recv(SIZE)) and not self.silent:
                 sink.sendall(data)
                 self.passed[number] += len(data)
             if not self.silent:
                 sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            if not self.silent:  # one end has reset it, which the other would not see otherwise
+                self.reset()
 
     def reset(self) -> None:
         """Have both ends see a reset."""

@@ -11,9 +11,8 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,64 +20,25 @@ import arv_ssh
 from arv_ssh.cli.cluster_up import USER_UUIDS
 from arv_ssh.client.controller import AcceptedUpgrade, SessionOver
 from arv_ssh.client.controller import Controller as ClientController
-from arv_ssh.client.settings import Settings
 from arv_ssh.errors import BadGateway
 from arv_ssh.resume.negotiation import Grant, read_grant
 from tests.faults.network import Link
-from tests.integration.breaker import Breaker
-from tests.integration.controllers import Controller, controller
+from tests.integration.controllers import controller
 from tests.integration.embedded_cluster import EmbeddedCluster
 from tests.integration.people import ECHO, Person, answers, ending
-from tests.integration.proxies import PROXIES
-from tests.integration.terminal import TerminalSession
+from tests.integration.proxies import PROXIES, haproxy
+from tests.integration.resume_site import POLICY, Site, resumable, resume_site
 from tests.timing import DEADLINE, wait_for
 
-POLICY = {"Mode": "default-on", "Admin": True, "User": True}
 BULK = 50 << 20
 """Bytes of a transfer: more than all buffers on the way, many times."""
-
-
-class Site:
-    """Two controllers over one database, and a user who comes to them through a breaker."""
-
-    def __init__(self, cluster: EmbeddedCluster, root: Path, stack: ExitStack) -> None:
-        self.cluster, self.root = cluster, root
-        self.first, self.second = (stack.enter_context(self.controller(name)) for name in ("first", "second"))
-        self.breaker = Breaker(self.first.address)
-        stack.callback(self.breaker.close)
-        token = cluster.directory.token_file("active").read_text().strip()
-        self.user = Person(root / "home", self.first, token, ARVADOS_API_HOST=self.breaker.address)
-
-    @contextmanager
-    def controller(self, name: str, **policy: Any) -> Iterator[Controller]:
-        """Run a controller of the cluster until the end of the block."""
-        (self.root / name).mkdir()
-        with controller(self.cluster, self.root / name, POLICY | policy) as running:
-            yield running
-
-    def sessions(self, state: str, one: Controller | None = None) -> list[dict[str, Any]]:
-        """Return the sessions of a controller that are in that state."""
-        items = (one or self.first).root.shell_sessions()["items"]
-        return [item for item in items if item["state"] == state]
-
-    @contextmanager
-    def running(self, uuid: str, command: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Run ssh with pipes until the end of the block."""
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        with subprocess.Popen(
-            self.user.command(*options, uuid, command), env=self.user.environment, **pipes  # type: ignore[call-overload]
-        ) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
 
 
 @pytest.fixture(scope="module")
 def site(cluster: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Two controllers and a breaker before the first one."""
-    with ExitStack() as stack:
-        yield Site(cluster, tmp_path_factory.mktemp("resume"), stack)
+    with resume_site(cluster, tmp_path_factory.mktemp("resume")) as one:
+        yield one
 
 
 @pytest.fixture(autouse=True)
@@ -139,16 +99,35 @@ def test_a_session_goes_on(site: Site, container: str) -> None:
         assert session.wait(DEADLINE) == 0 and session.stderr.read() == ""
 
 
-def test_cut_fifty_times(site: Site, debian: str) -> None:
-    """Bytes both ways, cut 50 times by RST and by FIN at random moments: exact."""
+HASTY = """
+from arv_ssh.client import resuming
+from arv_ssh.resume import core
+core.ASK_AFTER, core.LOST_AFTER = 0.3, 1.0
+resuming.TICK = resuming.ResumingRelay.check_interval = 0.1
+"""
+"""What makes an ssh-proxy ask for signs of life at once, and give up a silent connection after a second."""
+
+
+@pytest.fixture(scope="module")
+def hasty(site: Site) -> dict[str, str]:
+    """The environment of an ssh-proxy that is not as patient."""
+    (site.root / "hasty").mkdir()
+    (site.root / "hasty" / "sitecustomize.py").write_text(HASTY)
+    return {"PYTHONPATH": str(site.root / "hasty")}
+
+
+def test_cut_fifty_times(site: Site, debian: str, hasty: dict[str, str]) -> None:
+    """Bytes both ways, cut 50 times at random moments, by RST, by FIN, and by silence: exact."""
     chance, cuts = random.Random(17), 0
-    with site.running(debian, Exchange.COMMAND) as process:
+    ways = [site.breaker.reset, site.breaker.end] * 20 + [site.breaker.silence] * 10
+    chance.shuffle(ways)
+    with site.running(debian, Exchange.COMMAND, user=site.person("cut", hasty)) as process:
         exchange = Exchange(process)
-        while process.poll() is None and cuts < 50:
+        while process.poll() is None and cuts < len(ways):
             wanted = site.breaker.passed + chance.randint(1, BULK // 20)
             while site.breaker.passed < wanted and process.poll() is None:
                 threading.Event().wait(0.001)
-            (site.breaker.reset, site.breaker.end)[cuts % 2]()
+            ways[cuts]()
             cuts += 1
         exchange.check()
     assert cuts == 50
@@ -173,15 +152,6 @@ def _settled(site: Site) -> bool:
     before = site.breaker.passed
     threading.Event().wait(3.0)
     return site.breaker.passed - before < 1000
-
-
-def test_silence(site: Site, busybox: str) -> None:
-    """A connection on which nothing comes any more is given up by both ends, and replaced."""
-    with site.user.session(busybox, command=ECHO) as session:
-        before = site.breaker.connections
-        site.breaker.silence()
-        answers(session, "again")
-        assert site.breaker.connections == before + 1
 
 
 def test_without_it(site: Site, busybox: str) -> None:
@@ -263,7 +233,7 @@ def test_who_leaves_has_left(site: Site, busybox: str, how: str) -> None:
     shared = ("-M", "-S", str(site.root / "left")) if how == "-O exit" else ()
     with site.user.session(busybox, *shared, command=HUPPED) as session:
         assert len(site.sessions("open")) == 1
-        proxy = int(subprocess.run(["pgrep", "-P", str(session.pid)], capture_output=True, text=True).stdout)
+        proxy = proxy_of(session)
         if shared:
             assert site.user.ssh("-S", str(site.root / "left"), "-O", "exit", busybox).returncode == 0
         elif how == "the terminal is closed":
@@ -291,17 +261,21 @@ def test_another_controller_takes_it(site: Site, debian: str) -> None:
         assert taken["pid"] == site.second.pid
 
 
-def test_restart_without_waiting(site: Site, busybox: str) -> None:
-    """A controller that is told twice to end does so at once, and its sessions go on through another one."""
-    with site.controller("leaving") as leaving:
+def test_rolling_restart(site: Site, busybox: str) -> None:
+    """One controller after the other is told twice to end, and does so at once: a session goes on through the rest."""
+    with ExitStack() as stack:
+        leaving = stack.enter_context(site.controller("leaving"))
         site.breaker.target = leaving.address
-        with site.user.session(busybox, command=ECHO) as session:
-            site.breaker.target = site.second.address
+        session = stack.enter_context(site.user.session(busybox, command=ECHO))
+        for number in range(2):
+            following = stack.enter_context(site.controller(f"following-{number}"))
+            site.breaker.target = following.address
             os.kill(leaving.pid, signal.SIGTERM)
             os.kill(leaving.pid, signal.SIGTERM)
-            answers(session, "over there")
-            assert wait_for(lambda: site.sessions("open", site.second))
+            answers(session, f"over there {number}")
+            assert wait_for(lambda at=following: site.sessions("open", at))  # type: ignore[misc]
             assert "session.moved" not in leaving.log.read_text()
+            leaving = following
 
 
 def test_drained(site: Site, busybox: str) -> None:
@@ -326,32 +300,12 @@ def test_shared_connections(site: Site, busybox: str) -> None:
             answers(first, "first")
 
 
-def test_shown_on_a_terminal(site: Site, busybox: str) -> None:
-    """After some seconds a line says that there is no connection, and goes away when it is back; the prompt stays."""
-    config = site.user.command("-tt", busybox, "echo ready; read x; echo got $x")
-    with ExitStack() as stack:
-        saved = dict(os.environ)
-        stack.callback(os.environ.update, saved)
-        os.environ.update(site.user.environment)
-        terminal = stack.enter_context(TerminalSession(config))
-        terminal.expect("ready\r\n")
-        with site.breaker.down():
-            seen = terminal.expect("no connection to")
-            assert seen.rfind(b"\x1b7\r\n") > 0
-        terminal.expect("\x1b7\r\n\x1b[K\x1b8")
-        terminal.type("word\r")
-        terminal.expect("got word")
-        assert terminal.process.wait(DEADLINE) == 0
-
-
 def test_interrupted_while_it_waits(site: Site, busybox: str) -> None:
     """Ctrl-C ends ssh at once, and ssh-proxy with it, while there is no connection."""
     with site.user.session(busybox, command=ECHO) as session:
         with site.breaker.down():
             wait_for(lambda: site.sessions("waiting"))
-            proxy = int(subprocess.run(
-                ["pgrep", "-P", str(session.pid)], capture_output=True, text=True, timeout=DEADLINE
-            ).stdout)  # fmt: skip
+            proxy = proxy_of(session)
             for pid in (proxy, session.pid):
                 os.kill(pid, signal.SIGINT)
             assert session.wait(DEADLINE) in (255, 130, -signal.SIGINT)
@@ -360,16 +314,27 @@ def test_interrupted_while_it_waits(site: Site, busybox: str) -> None:
             site.first.root.kill_shell_session(left["id"], "its user has left")
 
 
-def test_stopped_and_continued(site: Site, busybox: str) -> None:
-    """Who was stopped for longer than the other end waits goes on afterwards."""
-    with site.user.session(busybox, command=ECHO) as session:
-        proxy = int(subprocess.run(["pgrep", "-P", str(session.pid)], capture_output=True, text=True).stdout)
-        for pid in (session.pid, proxy):
-            os.kill(pid, signal.SIGSTOP)
-        wait_for(lambda: site.sessions("waiting"), "the gateway to give up the connection")
-        for pid in (session.pid, proxy):
-            os.kill(pid, signal.SIGCONT)
-        answers(session, "awake")
+def test_no_sign_of_life(site: Site, busybox: str) -> None:
+    """A connection on which nothing comes any more is given up by both ends, and replaced; so it is by who was stopped
+    for longer than the gateway waits, and goes on afterwards."""
+    with site.user.session(busybox, command=ECHO) as silent:
+        before = site.breaker.connections
+        site.breaker.silence()
+        with site.user.session(busybox, command=ECHO) as stopped:
+            both = stopped.pid, proxy_of(stopped)
+            for pid in both:
+                os.kill(pid, signal.SIGSTOP)
+            answers(silent, "again")
+            wait_for(lambda: len(site.sessions("waiting")) == 1, "the gateway to give up the stopped one")
+            for pid in both:
+                os.kill(pid, signal.SIGCONT)
+            answers(stopped, "awake")
+        assert site.breaker.connections == before + 3
+
+
+def proxy_of(ssh: subprocess.Popen[str]) -> int:
+    """Return the pid of ssh's ssh-proxy."""
+    return int(subprocess.run(["pgrep", "-P", str(ssh.pid)], capture_output=True, text=True, timeout=DEADLINE).stdout)
 
 
 def test_hopeless(site: Site, busybox: str) -> None:
@@ -413,29 +378,6 @@ def downloaded(site: Site, port: int) -> str:
                 cuts -= 1
                 site.breaker.reset()
     return got.hexdigest()
-
-
-def test_a_screen_is_kept(site: Site, debian: str) -> None:
-    """A full-screen program is told to draw its screen anew after an interruption that left a line on it."""
-    command = "trap 'echo drawn anew' WINCH; echo ready; while sleep 0.1; do :; done"
-    with ExitStack() as stack:
-        stack.callback(os.environ.update, dict(os.environ))
-        os.environ.update(site.user.environment)
-        terminal = stack.enter_context(TerminalSession(site.user.command("-tt", debian, command)))
-        terminal.expect("ready")
-        with site.breaker.down():
-            terminal.expect("no connection to")
-        terminal.expect("drawn anew")
-        terminal.type("\x03")
-
-
-def resumable(site: Site, token: str = "", at: Controller | None = None) -> ClientController:
-    """Return a client of a controller, as ssh-proxy is one."""
-    at = at or site.first
-    host, _, port = at.address.rpartition(":")
-    return ClientController(
-        Settings(host, int(port), token or site.user.token, ca_file=str(at.ca)), resumable=True
-    )
 
 
 class TestRefused:
@@ -523,6 +465,21 @@ def test_behind_a_proxy(site: Site, busybox: str, name: str, tmp_path: Path) -> 
         for session in sessions:
             answers(session, "here")
         assert len(site.sessions("open", site.second)) == 2
+
+
+def test_kept_awake(site: Site, busybox: str, tmp_path: Path, hasty: dict[str, str]) -> None:
+    """A proxy that drops silent connections finds none: the layer says something now and then, though nobody types."""
+    both = site.first, site.second
+    with haproxy(site.cluster, tmp_path, [one.address for one in both], {"timeout client 24h": "timeout client 2s"}) \
+            as address:  # fmt: skip
+        user = Person(tmp_path / "home", site.first, site.user.token, ARVADOS_API_HOST=address)
+        user.environment |= hasty
+        with user.session(busybox, command=ECHO) as session:
+            ((found,),) = (opened for one in both if (opened := site.sessions("open", one)))
+            threading.Event().wait(5.0)
+            answers(session, "awake")
+            for one in both:
+                assert not [line for line in one.log.read_text().splitlines() if found["id"] in line and "lost" in line]
 
 
 FILE = 500_000_000
