@@ -36,7 +36,7 @@ NOT_HERE = "its gateway does not have this session (any more): the gateway was s
 
 
 class HeldSession:
-    """One resumable session: what was granted to it, its stream, and since when it has no connection (unix seconds)."""
+    """One resumable session: what was granted to it, its stream, and since when it has no connection (monotonic)."""
 
     def __init__(self, grant: Grant, login: Login, link: Link, lost: Callable[[HeldSession, str], None]) -> None:
         self.grant = grant
@@ -122,7 +122,7 @@ class HeldSessions:
         if asked.attempt != held.attempt or self._held.get(held.grant.session) is not held:
             link.cut()
             return
-        waited = time.time() - held.waiting_since if held.waiting_since is not None else 0.0
+        waited = time.monotonic() - held.waiting_since if held.waiting_since is not None else 0.0
         self._stop_waiting(held)
         held.socket.attach(link, asked.received)
         self._record(RESUMED, "session goes on", held, seconds=round(waited, 3))
@@ -158,7 +158,7 @@ class HeldSessions:
     def _wait(self, held: HeldSession, reason: str) -> None:
         if self._held.get(held.grant.session) is not held or held.waiting_since is not None or held.socket.linked:
             return
-        held.waiting_since = time.time()
+        held.waiting_since = time.monotonic()
         held.timer = self._loop.call_later(self._seconds, self._expire, held)
         self._record(LOST, "session has no connection", held, reason=reason)
         self._check()

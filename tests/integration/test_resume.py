@@ -482,8 +482,8 @@ def test_kept_awake(site: Site, busybox: str, tmp_path: Path, hasty: dict[str, s
                 assert not [line for line in one.log.read_text().splitlines() if found["id"] in line and "lost" in line]
 
 
-FILE = 500_000_000
-"""Bytes of each transfer over a link that goes down."""
+FILE, PIPE = 500_000_000, 150_000_000
+"""Bytes of each file that scp copies over a link that goes down, and of a pipe: it must still run then."""
 DOWN = 20
 """Seconds that the link is down."""
 
@@ -504,8 +504,8 @@ def test_the_link_is_down(site: Site, debian: str, tmp_path: Path) -> None:
             ARVADOS_API_HOST=f"{link.here}:{one.address.rpartition(':')[2]}", ARVADOS_API_HOST_INSECURE="1",
         )  # fmt: skip
         make = f"head -c {FILE // 100} /dev/urandom >/tmp/part; for i in $(seq 100); do cat /tmp/part; done >/tmp/big"
-        made = user.ssh(debian, f"{make}; sha256sum </tmp/big")
-        wanted = made.stdout.split()[0]
+        made = user.ssh(debian, f"{make}; sha256sum </tmp/big; head -c {PIPE} /tmp/big | sha256sum")
+        wanted, of_pipe = made.stdout.split()[0:3:2]
         scp = ["ip", "netns", "exec", link.name, "scp", "-q", "-F", str(tmp_path / "home" / "ssh_config")]
         first = subprocess.run(
             [*scp, f"{debian}:/tmp/part", str(tmp_path / "part")], env=user.environment, timeout=DEADLINE
@@ -514,7 +514,7 @@ def test_the_link_is_down(site: Site, debian: str, tmp_path: Path) -> None:
         with (tmp_path / "up").open("wb") as up:
             for _ in range(100):
                 up.write((tmp_path / "part").read_bytes())
-        piped = f"{shlex.join(user.command(debian, 'cat /tmp/big'))} | sha256sum; exit ${{PIPESTATUS[0]}}"
+        piped = f"{shlex.join(user.command(debian, f'head -c {PIPE} /tmp/big'))} | sha256sum; exit ${{PIPESTATUS[0]}}"
         commands = (
             [*scp, str(tmp_path / "up"), f"{debian}:/tmp/up"], [*scp, f"{debian}:/tmp/big", str(tmp_path / "down")],
             ["bash", "-c", piped],
@@ -528,7 +528,7 @@ def test_the_link_is_down(site: Site, debian: str, tmp_path: Path) -> None:
         with link.cut():
             threading.Event().wait(DOWN)
         assert [process.wait(3 * DEADLINE) for process in running] == [0, 0, 0]
-        assert running[2].stdout and running[2].stdout.read().split()[0].decode() == wanted
+        assert running[2].stdout and running[2].stdout.read().split()[0].decode() == of_pipe
         with (tmp_path / "down").open("rb") as down:
             assert hashlib.file_digest(down, "sha256").hexdigest() == wanted
         assert user.ssh(debian, "sha256sum </tmp/up; rm /tmp/up /tmp/big /tmp/part").stdout.split()[0] == wanted
