@@ -228,8 +228,17 @@ class ResumableStream:
     def take(self, source: Source, room: memoryview) -> int:
         """Put the data that ``source`` has into ``room`` and heed the frames between; return how many bytes of data.
 
-        Stops when there is no more, or no room, or the other end has ended. Raises :class:`PeerError`.
+        Stops when there is no more, or no room, or the other end has ended. Raises :class:`PeerError`, and what
+        ``source`` raises; then nothing counts as received that was not returned.
         """
+        before = self.received, self.peer_ended
+        try:
+            return self._take(source, room)
+        except Exception:
+            self.received, self.peer_ended = before
+            raise
+
+    def _take(self, source: Source, room: memoryview) -> int:
         size, limit = 0, len(room)
         while size < limit and not self.peer_left:
             if self._left:

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from arv_ssh.client.controller import Controller as ClientController
 from arv_ssh.client.settings import Settings
+from arv_ssh.config import cluster_config
+from arv_ssh.trust import credentials
 from tests.integration.breaker import Breaker
 from tests.integration.controllers import Controller, controller
-from tests.integration.embedded_cluster import EmbeddedCluster
+from tests.integration.embedded_cluster import EmbeddedCluster, docker_container
 from tests.integration.people import Person
 
 Process = subprocess.Popen[bytes]
+HASTE = """
+from arv_ssh.client import resuming
+from arv_ssh.resume import core
+core.ASK_AFTER, core.LOST_AFTER = 0.3, 1.0
+resuming.TICK = resuming.ResumingRelay.check_interval = 0.1
+"""
+"""What makes ssh-proxy less patient, in seconds."""
 POLICY = {"Mode": "default-on", "Admin": True, "User": True}
 
 
@@ -55,10 +67,16 @@ class Site:
             finally:
                 process.kill()
 
-    def person(self, name: str, environment: dict[str, str]) -> Person:
-        """Return the user on another machine, where ``environment`` is set, too; the breaker is on the way."""
-        made = Person(self.root / name, self.first, self.user.token, ARVADOS_API_HOST=self.breaker.address)
-        made.environment |= environment
+    @cached_property
+    def beside(self) -> Person:
+        """The user on a machine with another way to the first controller."""
+        return Person(self.root / "beside", self.first, self.user.token)
+
+    @cached_property
+    def hasty_user(self) -> Person:
+        """The user with an ssh-proxy that asks for signs of life at once, and soon gives up a silent connection."""
+        made = Person(self.root / "hasty", self.first, self.user.token, ARVADOS_API_HOST=self.breaker.address)
+        made.environment |= patched(self.root / "haste", HASTE)
         return made
 
 
@@ -67,6 +85,34 @@ def resume_site(cluster: EmbeddedCluster, root: Path) -> Iterator[Site]:
     """Run the site until the end of the block."""
     with ExitStack() as stack:
         yield Site(cluster, root, stack)
+
+
+def patched(directory: Path, change: str) -> dict[str, str]:
+    """Return an environment in which our programs run with ``change``, some Python that patches them."""
+    directory.mkdir(exist_ok=True)
+    (directory / "sitecustomize.py").write_text(change)
+    return {"PYTHONPATH": str(directory)}
+
+
+@contextmanager
+def own_gateway(site: Site, uuid: str, *options: str, environment: dict[str, str] | None = None) -> Iterator[int]:
+    """Have a container's record name another gateway for it, run with ``options``; give its pid."""
+    secret = credentials.container_secret(cluster_config.load(site.cluster.directory.config).system_root_token, uuid)
+    command = [
+        str(Path(sys.executable).with_name("crunch-sshd")), "--container-uuid", uuid,
+        "--docker-container", docker_container(uuid), "--gateway-auth-secret", "env:SECRET", *options,
+    ]  # fmt: skip
+    environment = os.environ | {"SECRET": secret} | (environment or {})
+    before = site.cluster.container(uuid)["gateway_address"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as process:
+        assert process.stdout is not None
+        try:
+            address = process.stdout.readline().decode().strip()
+            site.cluster.api().update("containers", uuid, {"gateway_address": address})
+            yield process.pid
+        finally:
+            site.cluster.api().update("containers", uuid, {"gateway_address": before})
+            process.terminate()
 
 
 def resumable(site: Site, token: str = "", at: Controller | None = None) -> ClientController:

@@ -5,29 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import shlex
 import signal
 import socket
 import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
 import arv_ssh
-from arv_ssh.cli.cluster_up import USER_UUIDS
-from arv_ssh.client.controller import AcceptedUpgrade, SessionOver
-from arv_ssh.client.controller import Controller as ClientController
-from arv_ssh.errors import BadGateway
-from arv_ssh.resume.negotiation import Grant, read_grant
-from tests.faults.network import Link
-from tests.integration.controllers import controller
 from tests.integration.embedded_cluster import EmbeddedCluster
-from tests.integration.people import ECHO, Person, answers, ending
-from tests.integration.proxies import PROXIES, haproxy
-from tests.integration.resume_site import POLICY, Site, resumable, resume_site
+from tests.integration.people import ECHO, answers, ending
+from tests.integration.resume_site import Site, resume_site
 from tests.timing import DEADLINE, wait_for
 
 BULK = 50 << 20
@@ -99,29 +89,12 @@ def test_a_session_goes_on(site: Site, container: str) -> None:
         assert session.wait(DEADLINE) == 0 and session.stderr.read() == ""
 
 
-HASTY = """
-from arv_ssh.client import resuming
-from arv_ssh.resume import core
-core.ASK_AFTER, core.LOST_AFTER = 0.3, 1.0
-resuming.TICK = resuming.ResumingRelay.check_interval = 0.1
-"""
-"""What makes an ssh-proxy ask for signs of life at once, and give up a silent connection after a second."""
-
-
-@pytest.fixture(scope="module")
-def hasty(site: Site) -> dict[str, str]:
-    """The environment of an ssh-proxy that is not as patient."""
-    (site.root / "hasty").mkdir()
-    (site.root / "hasty" / "sitecustomize.py").write_text(HASTY)
-    return {"PYTHONPATH": str(site.root / "hasty")}
-
-
-def test_cut_fifty_times(site: Site, debian: str, hasty: dict[str, str]) -> None:
-    """Bytes both ways, cut 50 times at random moments, by RST, by FIN, and by silence: exact."""
+def test_cut_fifty_times(site: Site, debian: str) -> None:
+    """Bytes both ways, cut 50 times at random moments, by RST, by FIN, by silence, and by changed bytes: exact."""
     chance, cuts = random.Random(17), 0
-    ways = [site.breaker.reset, site.breaker.end] * 20 + [site.breaker.silence] * 10
+    ways = [site.breaker.reset, site.breaker.end, site.breaker.garble] * 13 + [site.breaker.silence] * 11
     chance.shuffle(ways)
-    with site.running(debian, Exchange.COMMAND, user=site.person("cut", hasty)) as process:
+    with site.running(debian, Exchange.COMMAND, user=site.hasty_user) as process:
         exchange = Exchange(process)
         while process.poll() is None and cuts < len(ways):
             wanted = site.breaker.passed + chance.randint(1, BULK // 20)
@@ -168,21 +141,9 @@ def test_output_while_nobody_is_connected(site: Site, busybox: str) -> None:
     with site.user.session(busybox, command=command) as session:
         with site.breaker.down():
             wait_for(lambda: site.sessions("waiting"), "the controller to miss the session")
-            assert Person.ssh(_beside(site), busybox, "touch /tmp/go; sleep 1").returncode == 0
+            assert site.beside.ssh(busybox, "touch /tmp/go; sleep 1").returncode == 0
         out, err = session.communicate(timeout=DEADLINE)
         assert (session.returncode, len(out), err) == (44, 3_000_000, "")
-
-
-def _beside(site: Site) -> Person:
-    """Return the same user, who comes to the first controller directly."""
-    home = site.root / "beside"
-    if home.exists():
-        return BESIDE[0]
-    BESIDE.append(Person(home, site.first, site.user.token))
-    return BESIDE[0]
-
-
-BESIDE: list[Person] = []
 
 
 def test_waiting_sessions_are_seen(site: Site, busybox: str) -> None:
@@ -197,31 +158,6 @@ def test_waiting_sessions_are_seen(site: Site, busybox: str) -> None:
         assert (after["id"], after["started"], after["waiting_since"]) == (before["id"], before["started"], None)
         assert after["bytes_to_client"] > waiting["bytes_to_client"]
     wait_for(lambda: not site.sessions("open") and not site.sessions("waiting"), "the session to leave")
-
-
-def test_killed_while_it_waits(site: Site, busybox: str) -> None:
-    """An administrator's kill holds: the session cannot come back, its program is gone, and the user reads why."""
-    with site.user.session(busybox, command="echo ready; exec sleep 4711") as session:
-        with site.breaker.down():
-            (waiting,) = wait_for(lambda: site.sessions("waiting"))
-            site.first.root.kill_shell_session(waiting["id"], "the node is needed")
-        assert "an administrator ended this session: the node is needed" in ending(session)
-    wait_for(lambda: _beside(site).ssh(busybox, "ps | grep '[s]leep 4711'").returncode == 1, "the program to end")
-
-
-def test_revoked_while_it_waits(site: Site, busybox: str) -> None:
-    """A token that is revoked meanwhile brings nothing back, the user reads why, and the program ends without them."""
-    root = site.cluster.api()
-    made = root.create("api_client_authorizations", {"owner_uuid": USER_UUIDS["active"]})
-    token = f"v2/{made['uuid']}/{made['api_token']}"
-    user = Person(site.root / "revoked", site.first, token, ARVADOS_API_HOST=site.breaker.address)
-    with user.session(busybox, command="echo ready; exec sleep 4712") as session:
-        with site.breaker.down():
-            wait_for(lambda: site.sessions("waiting"))
-            root.delete("api_client_authorizations", made["uuid"])
-        assert "can not go on: the API token is not valid" in ending(session)
-    wait_for(lambda: _beside(site).ssh(busybox, "ps | grep '[s]leep 4712'").returncode == 1, "the program to end")
-    wait_for(lambda: not site.sessions("waiting"), "the session to leave")
 
 
 HUPPED = "trap 'echo hupped >/tmp/hupped; exit' HUP; rm -f /tmp/hupped; echo ready; while :; do sleep 0.1; done"
@@ -244,7 +180,7 @@ def test_who_leaves_has_left(site: Site, busybox: str, how: str) -> None:
                 site.breaker.silence()
             session.kill()
         wait_for(lambda: not site.sessions("open") and not site.sessions("waiting"), "the session to end")
-    wait_for(lambda: _beside(site).ssh(busybox, "cat /tmp/hupped").stdout == "hupped\n", "the program to have SIGHUP")
+    wait_for(lambda: site.beside.ssh(busybox, "cat /tmp/hupped").stdout == "hupped\n", "the program to have SIGHUP")
 
 
 def test_another_controller_takes_it(site: Site, debian: str) -> None:
@@ -337,14 +273,6 @@ def proxy_of(ssh: subprocess.Popen[str]) -> int:
     return int(subprocess.run(["pgrep", "-P", str(ssh.pid)], capture_output=True, text=True, timeout=DEADLINE).stdout)
 
 
-def test_hopeless(site: Site, busybox: str) -> None:
-    """When it has been tried for --resume-for, ssh ends with 255 and one sentence with the reason."""
-    proxy = f"arvados-client ssh-proxy --resume-for 1 --known-hosts-dir {site.root}/home/known_hosts --user %r %h"
-    with site.user.session(busybox, "-o", f"ProxyCommand={proxy}") as session, site.breaker.down():
-        said = ending(session)
-    assert "had no connection for 1 s (--resume-for)" in said
-
-
 SERVE = """
 import hashlib, os, socket
 server = socket.create_server(("127.0.0.1", {port}))
@@ -380,59 +308,6 @@ def downloaded(site: Site, port: int) -> str:
     return got.hexdigest()
 
 
-class TestRefused:
-    """Who may not go on with a session, and what the rightful owner has then: all of it."""
-
-    @pytest.fixture
-    def client(self, site: Site) -> ClientController:
-        return resumable(site)
-
-    @pytest.fixture
-    def opened(self, client: ClientController, busybox: str) -> Iterator[tuple[AcceptedUpgrade, Grant]]:
-        session = client.open_session(busybox, "_", "")
-        grant = read_grant(session.resume)
-        assert grant is not None
-        yield session, grant
-        session.connection.close()
-
-    @staticmethod
-    def refused(client: ClientController, container: str, asked: str) -> str:
-        with pytest.raises((SessionOver, BadGateway)) as raised:
-            client.resume_session(container, "_", asked, DEADLINE, DEADLINE)
-        return str(raised.value)
-
-    def test_all_that_is_wrong(
-        self, site: Site, busybox: str, client: ClientController, opened: tuple[AcceptedUpgrade, Grant]
-    ) -> None:
-        """A stranger's token, a forged secret, a wrong offset, a replay: a sentence each, and the owner goes on."""
-        _, grant = opened
-        spectator = site.cluster.directory.token_file("spectator").read_text().strip()
-        admin = site.cluster.directory.token_file("admin").read_text().strip()
-        asked = grant.request(1, 0)
-        assert "not found" in self.refused(resumable(site, spectator), busybox, asked)
-        assert "another user's" in self.refused(resumable(site, admin), busybox, asked)
-        assert "token" in self.refused(resumable(site, "v2/zzzzz-gj3su-000000000000000/x"), busybox, asked)
-        forged = Grant(grant.session, "0" * 64, 600)
-        assert "does not prove" in self.refused(client, busybox, forged.request(1, 0))
-        assert "go on from there" in self.refused(client, busybox, grant.request(1, 1 << 40))
-        accepted = client.resume_session(busybox, "_", asked, DEADLINE, DEADLINE)  # the first one that is right
-        assert grant.answered(accepted.resume, 1) == 0
-        assert "used before" in self.refused(client, busybox, asked)
-        accepted.connection.close()
-
-    def test_entering_is_switched_off(self, site: Site, busybox: str, opened: tuple[AcceptedUpgrade, Grant]) -> None:
-        """Where nobody may enter any more, no session comes back."""
-        with site.controller("closed", Mode="disabled") as closed:
-            said = self.refused(resumable(site, at=closed), busybox, opened[1].request(1, 0))
-        assert "disabled" in said
-
-    def test_permission_is_lost(self, site: Site, busybox: str, opened: tuple[AcceptedUpgrade, Grant]) -> None:
-        """Where the user may not enter any more, the session does not come back."""
-        with site.controller("strict", User=False) as strict:
-            said = self.refused(resumable(site, at=strict), busybox, opened[1].request(1, 0))
-        assert "not allowed" in said or "administrator" in said
-
-
 def test_python(site: Site, debian: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """arv_ssh.connect() and arv_ssh.forward() go on, too."""
     for name, value in site.user.environment.items():
@@ -450,85 +325,3 @@ def test_python(site: Site, debian: str, monkeypatch: pytest.MonkeyPatch) -> Non
         assert process.stdout
         wanted = process.stdout.readline().strip().decode()
         assert downloaded(site, port) == wanted
-
-
-@pytest.mark.parametrize("name", sorted(PROXIES))
-def test_behind_a_proxy(site: Site, busybox: str, name: str, tmp_path: Path) -> None:
-    """Behind nginx and HAProxy, sessions of a controller that is killed go on through the other one."""
-    with ExitStack() as stack:
-        victim = stack.enter_context(site.controller(f"{name}-victim"))
-        address = stack.enter_context(PROXIES[name](site.cluster, tmp_path, [victim.address, site.second.address]))
-        user = Person(tmp_path / "home", victim, site.user.token, ARVADOS_API_HOST=address)
-        sessions = [stack.enter_context(user.session(busybox, command=ECHO)) for _ in range(2)]
-        assert len(site.sessions("open", victim)) == 1
-        os.kill(victim.pid, signal.SIGKILL)
-        for session in sessions:
-            answers(session, "here")
-        assert len(site.sessions("open", site.second)) == 2
-
-
-def test_kept_awake(site: Site, busybox: str, tmp_path: Path, hasty: dict[str, str]) -> None:
-    """A proxy that drops silent connections finds none: the layer says something now and then, though nobody types."""
-    both = site.first, site.second
-    with haproxy(site.cluster, tmp_path, [one.address for one in both], {"timeout client 24h": "timeout client 2s"}) \
-            as address:  # fmt: skip
-        user = Person(tmp_path / "home", site.first, site.user.token, ARVADOS_API_HOST=address)
-        user.environment |= hasty
-        with user.session(busybox, command=ECHO) as session:
-            ((found,),) = (opened for one in both if (opened := site.sessions("open", one)))
-            threading.Event().wait(5.0)
-            answers(session, "awake")
-            for one in both:
-                assert not [line for line in one.log.read_text().splitlines() if found["id"] in line and "lost" in line]
-
-
-FILE, PIPE = 500_000_000, 150_000_000
-"""Bytes of each file that scp copies over a link that goes down, and of a pipe: it must still run then."""
-DOWN = 20
-"""Seconds that the link is down."""
-
-
-@pytest.mark.timeout(8 * DEADLINE)
-def test_the_link_is_down(site: Site, debian: str, tmp_path: Path) -> None:
-    """A real network link that is down for 20 s amid scp both ways and a pipe: all three end with 0, and are exact."""
-    if os.geteuid() != 0:
-        pytest.skip("a network namespace needs root")
-    link = Link(random.randrange(16384))
-    with ExitStack() as stack:
-        stack.callback(link.remove)
-        link.make()
-        (site.root / "abroad").mkdir()
-        one = stack.enter_context(controller(site.cluster, site.root / "abroad", POLICY, host="0.0.0.0"))
-        user = Person(
-            tmp_path / "home", one, site.user.token, prefix=("ip", "netns", "exec", link.name),
-            ARVADOS_API_HOST=f"{link.here}:{one.address.rpartition(':')[2]}", ARVADOS_API_HOST_INSECURE="1",
-        )  # fmt: skip
-        make = f"head -c {FILE // 100} /dev/urandom >/tmp/part; for i in $(seq 100); do cat /tmp/part; done >/tmp/big"
-        made = user.ssh(debian, f"{make}; sha256sum </tmp/big; head -c {PIPE} /tmp/big | sha256sum")
-        wanted, of_pipe = made.stdout.split()[0:3:2]
-        scp = ["ip", "netns", "exec", link.name, "scp", "-q", "-F", str(tmp_path / "home" / "ssh_config")]
-        first = subprocess.run(
-            [*scp, f"{debian}:/tmp/part", str(tmp_path / "part")], env=user.environment, timeout=DEADLINE
-        )
-        assert first.returncode == 0
-        with (tmp_path / "up").open("wb") as up:
-            for _ in range(100):
-                up.write((tmp_path / "part").read_bytes())
-        piped = f"{shlex.join(user.command(debian, f'head -c {PIPE} /tmp/big'))} | sha256sum; exit ${{PIPESTATUS[0]}}"
-        commands = (
-            [*scp, str(tmp_path / "up"), f"{debian}:/tmp/up"], [*scp, f"{debian}:/tmp/big", str(tmp_path / "down")],
-            ["bash", "-c", piped],
-        )  # fmt: skip
-        running = [
-            stack.enter_context(subprocess.Popen(command, env=user.environment, stdout=subprocess.PIPE))
-            for command in commands
-        ]
-        wait_for(lambda: (tmp_path / "down").exists() and (tmp_path / "down").stat().st_size > FILE // 10)
-        assert all(process.poll() is None for process in running)
-        with link.cut():
-            threading.Event().wait(DOWN)
-        assert [process.wait(3 * DEADLINE) for process in running] == [0, 0, 0]
-        assert running[2].stdout and running[2].stdout.read().split()[0].decode() == of_pipe
-        with (tmp_path / "down").open("rb") as down:
-            assert hashlib.file_digest(down, "sha256").hexdigest() == wanted
-        assert user.ssh(debian, "sha256sum </tmp/up; rm /tmp/up /tmp/big /tmp/part").stdout.split()[0] == wanted

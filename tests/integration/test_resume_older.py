@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,13 +12,11 @@ from pathlib import Path
 import pytest
 
 from arv_ssh.client.controller import AcceptedUpgrade
-from arv_ssh.config import cluster_config
 from arv_ssh.resume.negotiation import read_grant
-from arv_ssh.trust import credentials
 from tests.integration.controllers import Controller, start, write_config
-from tests.integration.embedded_cluster import EmbeddedCluster, docker_container
+from tests.integration.embedded_cluster import EmbeddedCluster
 from tests.integration.people import ECHO, Person, answers, ending
-from tests.integration.resume_site import POLICY, Site, resumable, resume_site
+from tests.integration.resume_site import POLICY, Site, own_gateway, patched, resumable, resume_site
 from tests.timing import DEADLINE, wait_for
 
 OLD = """
@@ -34,8 +30,6 @@ negotiation.read_request = lambda text: None
 def site(cluster: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A controller with a breaker before it."""
     with resume_site(cluster, tmp_path_factory.mktemp("older")) as one:
-        (one.root / "old").mkdir()
-        (one.root / "old" / "sitecustomize.py").write_text(OLD)
         yield one
 
 
@@ -44,31 +38,10 @@ def old_controller(site: Site) -> Iterator[Controller]:
     """Run a controller that knows nothing of resuming."""
     place = Path(tempfile.mkdtemp(dir=site.root))
     options = ["--listen", "127.0.0.1:0", "--drain-timeout", "0"]
-    wrapper = ("env", f"PYTHONPATH={site.root}/old")
+    wrapper = ("env", *(f"{name}={value}" for name, value in patched(site.root / "old", OLD).items()))
     file = write_config(site.cluster, place, POLICY)
     with start(site.cluster, file, place / "controller.log", options, wrapper) as process:
         yield process.wait_until_it_listens()
-
-
-@contextmanager
-def old_gateway(site: Site, uuid: str) -> Iterator[None]:
-    """Have a container's record name a gateway that knows nothing of resuming."""
-    secret = credentials.container_secret(cluster_config.load(site.cluster.directory.config).system_root_token, uuid)
-    command = [
-        str(Path(sys.executable).with_name("crunch-sshd")), "--container-uuid", uuid,
-        "--docker-container", docker_container(uuid), "--gateway-auth-secret", "env:SECRET",
-    ]  # fmt: skip
-    environment = os.environ | {"SECRET": secret, "PYTHONPATH": f"{site.root}/old"}
-    before = site.cluster.container(uuid)["gateway_address"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as process:
-        assert process.stdout is not None
-        try:
-            address = process.stdout.readline().decode().strip()
-            site.cluster.api().update("containers", uuid, {"gateway_address": address})
-            yield
-        finally:
-            site.cluster.api().update("containers", uuid, {"gateway_address": before})
-            process.terminate()
 
 
 @contextmanager
@@ -77,7 +50,7 @@ def world(site: Site, uuid: str, old: str) -> Iterator[tuple[Controller, str]]:
     with ExitStack() as stack:
         one = stack.enter_context(old_controller(site)) if old == "controller" else site.first
         if old == "gateway":
-            stack.enter_context(old_gateway(site, uuid))
+            stack.enter_context(own_gateway(site, uuid, environment=patched(site.root / "old", OLD)))
         site.breaker.target = one.address
         stack.callback(setattr, site.breaker, "target", site.first.address)
         options = "--no-resume" if old == "client" else ""

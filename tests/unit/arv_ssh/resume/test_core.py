@@ -235,6 +235,23 @@ def test_no_byte_is_lost_and_none_comes_twice(steps: list[tuple[str, int]]) -> N
     assert all(end.peer_ended for end in pair.ends)
 
 
+def test_what_is_not_handed_on_has_not_come() -> None:
+    """Data that came just before the connection failed comes again with the next one."""
+    end, room = ResumableStream(), memoryview(bytearray(100))
+    arrived = [b"\0\0\0\5", b"hello"]
+
+    def source(place: memoryview) -> int:
+        if not arrived:
+            raise OSError("a record is broken")
+        data = arrived.pop(0)
+        place[: len(data)] = data
+        return len(data)
+
+    with pytest.raises(OSError, match="broken"):
+        end.take(source, room)
+    assert end.received == 0
+
+
 def test_a_cut_at_every_byte() -> None:
     """A connection cut after each single byte still brings everything."""
     pair = Pair()
