@@ -209,7 +209,7 @@ class _Handler(sshtunnel._ForwardHandler):  # type: ignore[misc]
                 up.join(_CHECK_INTERVAL)
         finally:
             _shut(self.request, socket.SHUT_RDWR)
-            channel.close()
+            _close(channel)
             up.join()
             self.forwarder.connections.discard(self.request)
 
@@ -219,8 +219,15 @@ class _Handler(sshtunnel._ForwardHandler):  # type: ignore[misc]
             while data := self.request.recv(_SIZE):
                 channel.sendall(data)
             channel.shutdown_write()
-        except OSError:
-            channel.close()  # wakes the other direction, which ends the connection
+        except (OSError, EOFError):  # paramiko's EOFError: the SSH connection has ended
+            _close(channel)  # wakes the other direction, which ends the connection
+
+
+def _close(channel: paramiko.Channel) -> None:
+    try:
+        channel.close()
+    except EOFError:
+        pass  # the SSH connection was first
 
 
 def _shut(connection: socket.socket, how: int) -> None:

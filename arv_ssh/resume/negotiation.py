@@ -20,14 +20,18 @@ from arv_ssh.errors import BadRequest
 
 HEADER = "X-Arvados-Ssh-Resume"
 AUTHORIZATION_HEADER = "X-Arvados-Ssh-Resume-Authorization"
+HELD_HEADER = "X-Arvados-Ssh-Held-Authorization"
+"""With the question what has become of sessions."""
 VERSION = "1"
 DEFAULT_RESUME_FOR = 600
 """Seconds that both ends bear without a connection, unless they are told otherwise."""
 
 SHOWN_AFTER = 3.0
 """Seconds of an interruption that nobody needs to be told of."""
-CONNECTED, WAITING, GONE = "connected", "waiting", "gone"
-"""A gateway's answer to the question what has become of a session."""
+CONNECTED, WAITING = "connected", "waiting"
+"""A gateway's answers to the question what has become of a session that it has."""
+MOST_ASKED = 500
+"""Sessions in one such question: as many as a gateway holds without a connection."""
 
 _SESSION = r"ses-[0-9a-f]{20}"
 _HEX = r"[0-9a-f]{64}"

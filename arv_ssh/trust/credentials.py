@@ -20,6 +20,7 @@ ANY_USERNAME_LABEL = b"arv-ssh any ssh username v1\n"
 CONTAINER_TOKEN_LABEL = "arv-ssh container token v1\n"  # noqa: S105 - a label, not a token
 RESUME_AUTH_LABEL = "arv-ssh resume v1\n"
 RESUME_PROOF_LABEL = "arv-ssh resume proof v1\n"
+HELD_LABEL = "arv-ssh held v1\n"
 CONTROLLER_AUTH_LABEL = "arv-ssh controller v2\n"
 TOKEN_DIGEST_LABEL = "arv-ssh token digest v1\n"  # noqa: S105
 
@@ -73,6 +74,14 @@ def resume_auth(secret: str, session_proof: str, resume: str) -> str:
 def resume_proof(session_secret: str, side: str, session_id: str, attempt: int, received: int) -> str:
     """Return the proof of one ``side`` that it goes on with a session, of which it has ``received`` bytes."""
     return _hex(session_secret, f"{RESUME_PROOF_LABEL}{side}\n{session_id}\n{attempt}\n{received}".encode())
+
+
+def held_auth(secret: str, request_proof: str, gateway_address: str, sessions: str) -> str:
+    """Return the proof that a controller asks the gateway at that address what has become of ``sessions``.
+
+    It opens nothing, so who records it can do no more than ask the same again.
+    """
+    return _hex(secret, f"{HELD_LABEL}{request_proof}\n{gateway_address}\n{sessions}".encode())
 
 
 def host_key_seed(secret: str) -> bytes:

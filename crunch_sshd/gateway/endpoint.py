@@ -8,6 +8,7 @@ is for, not its path.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -17,7 +18,7 @@ from functools import partial
 from arv_ssh.errors import BadGateway, BadRequest, HttpError, NotFound, SessionEnded, Unauthorized, Unavailable
 from arv_ssh.net.http_messages import Answer, Request, Response, Upgrade
 from arv_ssh.resume import negotiation
-from arv_ssh.resume.negotiation import CONNECTED, GONE, WAITING, Asked
+from arv_ssh.resume.negotiation import HELD_HEADER, MOST_ASKED, Asked
 from arv_ssh.trust import credentials, session_claim
 from arv_ssh.trust.credentials import CLOCK_SKEW
 from arv_ssh.trust.host_key import ED25519, public_line
@@ -33,7 +34,7 @@ MAX_REMEMBERED = 10_000
 """At most this many sessions are remembered, some 4 MB. Only a controller of the cluster can add one, and each is
 forgotten when it expires; beyond this number, new sessions are refused rather than old ones forgotten."""
 END, HELD = "/end", "/held"
-"""The paths by which a controller ends a session, and asks whether it is still there."""
+"""The paths by which a controller ends a session, and asks what has become of some."""
 LOG_SOURCE = "/log"
 """The X-Webdav-Source of requests for the log directory; stock gateways serve no other."""
 TARGET_PORT = "x-arvados-container-target-port"
@@ -114,7 +115,7 @@ class Endpoint:
             request.answer_headers["X-Arvados-Authorization-Response"] = response
             _check_purpose(request)
             if _is_about_session(request):
-                return self._about_session(request, proof)
+                return (self._end_session if request.path == END else self._states)(request, proof)
             if _is_for_ssh(request):
                 return await self._begin(request, proof)
             service = self._service(request)
@@ -198,24 +199,33 @@ class Endpoint:
         asked = negotiation.read_request(text)
         return asked if asked is not None and asked.session else None
 
-    def _about_session(self, request: Request, proof: str) -> Response:
-        """Answer a controller that ends a session, or asks whether it is still held: one of that user."""
+    def _states(self, request: Request, proof: str) -> Response:
+        """Answer a controller that asks what has become of sessions: of those that are held, the state and attempt.
+
+        It may ask as often as it likes: the question opens nothing, so that none need be remembered.
+        """
+        text = request.form().get("sessions", "")
+        expected = credentials.held_auth(self._identity.secret, proof, self._identity.address, text)
+        if not credentials.matches(request.headers.get(HELD_HEADER.lower(), ""), expected):
+            raise Unauthorized(f"the proof in {HELD_HEADER} is wrong")
+        names = text.split(" ")
+        if len(names) > MOST_ASKED:
+            raise BadRequest(f"the question is about {len(names)} sessions; ask about {MOST_ASKED} at once at most")
+        found = [held for name in names if self._held and (held := self._held.find(name))]
+        states = {held.grant.session: {"state": held.state, "attempt": held.attempt} for held in found}
+        return Response(200, json.dumps({"sessions": states}).encode() + b"\n")
+
+    def _end_session(self, request: Request, proof: str) -> Response:
+        """End the open session that the signed one in the request names: same user, same request id.
+
+        One that is held may have gone on with another request's id, so that it has one of its own.
+        """
         asked = self._asked(request)
         session = self._session(request, proof, asked)
         if session is None:
             raise Unauthorized("only a controller that signs sessions can end one")
         found = self._held.find(asked.session) if asked and self._held else None
         held = found if found is not None and found.login.user_uuid == session.user_uuid else None
-        if request.path == END:
-            return self._end_session(request, session, held)
-        state = GONE if held is None else CONNECTED if held.waiting_since is None else WAITING
-        return Response(200, b'{"state": "%s"}\n' % state.encode())
-
-    def _end_session(self, request: Request, session: SessionClaim, held: HeldSession | None) -> Response:
-        """End the open session that the signed one in the request names: same user, same request id.
-
-        ``held`` is the one with the id in the request: a session may have gone on with another request's id.
-        """
         reason = "".join(char if " " <= char <= "~" else "?" for char in request.form().get("reason", ""))
         reason = reason[:LONGEST_REASON]
         if not self._end(session, reason) and not (held and held.end(reason)):
@@ -297,7 +307,7 @@ def _named(request: Request) -> str:
 
 
 def _is_about_session(request: Request) -> bool:
-    """Say whether a request is about a session; a container's own ``/end`` has its port beside the path."""
+    """Say whether a request is about sessions; a container's own ``/end`` has its port beside the path."""
     return request.method == "POST" and request.path in (END, HELD) and TARGET_PORT not in request.headers
 
 

@@ -1,7 +1,7 @@
 """The resumable sessions of a gateway: which there are, which of them wait for a connection, and for how long they may.
 
-Owns who may go on with a session, and the bounds of what waits. Knows nothing of TLS or SSH. For one event loop, but
-for :meth:`HeldSessions.lost`.
+Owns who may go on with a session, the bounds of what waits, and each user's share of them. Knows nothing of TLS or SSH.
+For one event loop, but for :meth:`HeldSessions.lost`.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import asyncio
 import logging
 import secrets
 import time
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from arv_ssh.errors import Forbidden, SessionEnded
 from arv_ssh.log import event
 from arv_ssh.resume.core import PeerError
-from arv_ssh.resume.negotiation import Asked, Grant
+from arv_ssh.resume.negotiation import CONNECTED, WAITING, Asked, Grant
 from arv_ssh.trust.session_claim import SessionClaim
 from crunch_sshd.gateway.connection import Connection, Login
 from crunch_sshd.ssh.limits import WAITING_BYTES, WAITING_SESSIONS
@@ -36,7 +36,7 @@ NOT_HERE = "its gateway does not have this session (any more): the gateway was s
 
 
 class HeldSession:
-    """One resumable session: what was granted to it, its stream, and since when it has no connection (unix seconds)."""
+    """One resumable session: what was granted to it, its stream, and since when it has no connection (monotonic)."""
 
     def __init__(self, grant: Grant, login: Login, link: Link, lost: Callable[[HeldSession, str], None]) -> None:
         self.grant = grant
@@ -47,6 +47,11 @@ class HeldSession:
         self.waiting_since: float | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.connection: Connection | None = None
+
+    @property
+    def state(self) -> str:
+        """What a controller is told of it."""
+        return CONNECTED if self.waiting_since is None else WAITING
 
     def end(self, reason: str) -> bool:
         """End the session, its client shown ``reason``; say whether there was something to end."""
@@ -117,7 +122,7 @@ class HeldSessions:
         if asked.attempt != held.attempt or self._held.get(held.grant.session) is not held:
             link.cut()
             return
-        waited = time.time() - held.waiting_since if held.waiting_since is not None else 0.0
+        waited = time.monotonic() - held.waiting_since if held.waiting_since is not None else 0.0
         self._stop_waiting(held)
         held.socket.attach(link, asked.received)
         self._record(RESUMED, "session goes on", held, seconds=round(waited, 3))
@@ -153,7 +158,7 @@ class HeldSessions:
     def _wait(self, held: HeldSession, reason: str) -> None:
         if self._held.get(held.grant.session) is not held or held.waiting_since is not None or held.socket.linked:
             return
-        held.waiting_since = time.time()
+        held.waiting_since = time.monotonic()
         held.timer = self._loop.call_later(self._seconds, self._expire, held)
         self._record(LOST, "session has no connection", held, reason=reason)
         self._check()
@@ -162,13 +167,13 @@ class HeldSessions:
         self._give_up(held, f"it had no connection for {self._seconds} s (Sessions.ResumeFor)")
 
     def _check(self) -> None:
-        """End the oldest of those that wait while there are too many, or they keep too much."""
+        """End some of those that wait while there are too many, or they keep too much."""
         if self._checking is not None:
             self._checking.cancel()
             self._checking = None
         waiting = self.waiting
-        for held in _too_many(waiting, self._bytes):
-            self._give_up(held, "the gateway has too many sessions without a connection, or they keep too much")
+        for held, reason in _too_many(waiting, self._bytes):
+            self._give_up(held, reason)
         if waiting:
             self._checking = self._loop.call_later(CHECK_INTERVAL, self._check)
 
@@ -188,12 +193,28 @@ class HeldSessions:
         self._note(name, **held.facts(), **fields)
 
 
-def _too_many(waiting: list[HeldSession], most: int) -> Iterator[HeldSession]:
-    """Return those that must go, of all that wait, the oldest first."""
-    sizes = [held.socket.kept for held in waiting]
-    count, size = len(waiting), sum(sizes)
-    for held, kept in zip(waiting, sizes, strict=True):
-        if count <= WAITING_SESSIONS and size <= most:
-            return
-        yield held
-        count, size = count - 1, size - kept
+def _too_many(waiting: list[HeldSession], most_bytes: int) -> Iterator[tuple[HeldSession, str]]:
+    """Yield those that must go, of all that wait, each with the reason.
+
+    ``waiting`` has the oldest first. Who has most of what there is too much of loses his oldest: nobody can push out
+    another's.
+    """
+    kept = {held: held.socket.kept for held in waiting}
+    by_user: defaultdict[str, deque[HeldSession]] = defaultdict(deque)
+    for held in waiting:
+        by_user[held.login.user_uuid].append(held)
+
+    def oldest(weight: Callable[[HeldSession], int]) -> HeldSession:
+        user = max(by_user, key=lambda user: sum(map(weight, by_user[user])))
+        return by_user[user].popleft()
+
+    count, size = len(waiting), sum(kept.values())
+    while count > WAITING_SESSIONS or size > most_bytes:
+        if count > WAITING_SESSIONS:
+            found = oldest(lambda held: 1)
+            reason = f"over {WAITING_SESSIONS} sessions of this gateway have no connection, most of them of this user"
+        else:
+            found = oldest(kept.__getitem__)
+            reason = "the sessions of this gateway without a connection keep too much, most of it for this user"
+        yield found, reason
+        count, size = count - 1, size - kept[found]

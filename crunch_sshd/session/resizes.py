@@ -23,25 +23,45 @@ class Resizes:
         self._lock = threading.Lock()
         self._next = 0.0
         self._newest: Terminal | None = None
+        self._nudged = False  # until its end the program sees one row more
+        self._waiting = False  # for its turn to be passed on
 
     def put(self, terminal: Terminal) -> None:
         """Change the terminal's size soon."""
         with self._lock:
-            waiting, self._newest = self._newest is not None, terminal
-            if waiting:
-                return
-            pause = self._next - time.monotonic()
-        if pause <= 0 or not self._later(pause):
-            self._pass_on()
+            self._newest, self._nudged = terminal, False
+        self._change()
 
     def nudge(self, terminal: Terminal | None) -> None:
-        """Have the program draw its screen anew, if it has one: to the kernel only a change of the size is news."""
-        if terminal is not None:
-            self.put(replace(terminal, rows=terminal.rows + 1))
-            threading.Timer(RESIZE_INTERVAL, self.put, (terminal,)).start()
+        """Have the program draw its screen anew, if it has one: to the kernel only a change of the size is news.
 
-    def _later(self, pause: float) -> bool:
-        timer = threading.Timer(pause, self._pass_on)
+        ``terminal`` has the size with which it began; one that came later, or comes meanwhile, is the one that stays.
+        """
+        if terminal is None:
+            return
+        with self._lock:
+            self._newest, self._nudged = self._newest or terminal, True
+        self._change()
+        if not self._later(2 * RESIZE_INTERVAL, self._settle):
+            self._settle()
+
+    def _settle(self) -> None:
+        with self._lock:
+            self._nudged = False
+        self._change()
+
+    def _change(self) -> None:
+        with self._lock:
+            if self._waiting:
+                return
+            self._waiting = True
+            pause = self._next - time.monotonic()
+        if pause <= 0 or not self._later(pause, self._pass_on):
+            self._pass_on()
+
+    @staticmethod
+    def _later(pause: float, work: Callable[[], None]) -> bool:
+        timer = threading.Timer(pause, work)
         timer.name, timer.daemon = "resize", True
         try:
             timer.start()
@@ -51,7 +71,8 @@ class Resizes:
 
     def _pass_on(self) -> None:
         with self._lock:
-            newest, self._newest = self._newest, None
+            self._waiting = False
             self._next = time.monotonic() + RESIZE_INTERVAL
-            if newest is not None:
-                self._resize(newest)  # under the lock: an older size must not overtake it
+            if self._newest is not None:  # under the lock: an older size must not overtake it
+                rows = self._newest.rows + self._nudged
+                self._resize(replace(self._newest, rows=rows))

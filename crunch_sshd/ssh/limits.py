@@ -68,9 +68,11 @@ UNPROVEN_CONNECTIONS = 100
 sshd: MaxStartups 10:30:100, of which it drops new ones."""
 
 WAITING_SESSIONS = 500
-"""Sessions that wait for a new connection at once; beyond it the one that waits longest ends. sshd: none."""
+"""Sessions that wait for a new connection at once; beyond it, of the user with most of them the one that waits longest
+ends. sshd: none."""
 WAITING_BYTES = 256 * 1024 * 1024
-"""Bytes kept for all of them, of up to 8 MiB each; a quarter of the gateway's memory where that is less. sshd: none."""
+"""Bytes kept for all of them, of up to 8 MiB each; a quarter of the gateway's memory where that is less. Who has most
+loses first. sshd: none."""
 
 IDENTIFICATION_SIZE = 8 * 1024
 """Bytes within which a client's identification line must end; RFC 4253 §4.2 allows 255. sshd: 8 KiB."""

@@ -17,17 +17,21 @@ class _Pair:
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self.ends = client, server
         self.silent = False
+        self.garbled = False
         self.passed = [0, 0]
         for number, (source, sink) in enumerate(((client, server), (server, client))):
             threading.Thread(target=self._relay, args=(number, source, sink), daemon=True).start()
 
     def _relay(self, number: int, source: socket.socket, sink: socket.socket) -> None:
-        with suppress(OSError):
+        try:
             while (data := source.recv(SIZE)) and not self.silent:
-                sink.sendall(data)
+                sink.sendall(data[:-1] + bytes([data[-1] ^ 1]) if self.garbled else data)
                 self.passed[number] += len(data)
             if not self.silent:
                 sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            if not self.silent:  # one end has reset it, which the other would not see otherwise
+                self.reset()
 
     def reset(self) -> None:
         """Have both ends see a reset."""
@@ -99,6 +103,11 @@ class Breaker:
         """Let nothing pass any more on the present connections, which stay open."""
         for pair in self._pairs:
             pair.silent = True
+
+    def garble(self) -> None:
+        """Change single bytes of what passes from now on; TLS notices."""
+        for pair in self._pairs:
+            pair.garbled = True
 
     def _break(self, how: object) -> None:
         for pair in self._pairs:

@@ -81,13 +81,15 @@ def run_nginx(directory: Path, content: str, port: int) -> Iterator[str]:
 
 
 @contextmanager
-def haproxy(cluster: EmbeddedCluster, directory: Path, controllers: Sequence[str]) -> Iterator[str]:
-    """Run HAProxy from the template in front of two controllers; give its address."""
+def haproxy(
+    cluster: EmbeddedCluster, directory: Path, controllers: Sequence[str], changes: dict[str, str] | None = None
+) -> Iterator[str]:
+    """Run HAProxy from the template, with ``changes``, in front of two controllers; give its address."""
     port = free_port()
     first, second = controllers
     file = directory / "haproxy.cfg"
-    changes = {"10.0.0.1:9004": first, "10.0.0.2:9004": second, "bind :443": f"bind 127.0.0.1:{port}"}
-    file.write_text(filled("haproxy.cfg", changes))
+    own = {"10.0.0.1:9004": first, "10.0.0.2:9004": second, "bind :443": f"bind 127.0.0.1:{port}"}
+    file.write_text(filled("haproxy.cfg", own | (changes or {})))
     with _running([_program("haproxy"), "-db", "-f", str(file)], directory / "haproxy.log", port):
         yield f"127.0.0.1:{port}"
 

@@ -12,6 +12,7 @@ import termios
 import time
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Self
 
 from tests.timing import DEADLINE
 
@@ -28,7 +29,7 @@ class TerminalSession:
         )
         os.close(slave)
 
-    def __enter__(self) -> TerminalSession:
+    def __enter__(self) -> Self:
         return self
 
     def close_terminal(self) -> None:

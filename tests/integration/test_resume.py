@@ -5,80 +5,30 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import shlex
 import signal
 import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any
+from contextlib import ExitStack
 
 import pytest
 
 import arv_ssh
-from arv_ssh.cli.cluster_up import USER_UUIDS
-from arv_ssh.client.controller import AcceptedUpgrade, SessionOver
-from arv_ssh.client.controller import Controller as ClientController
-from arv_ssh.client.settings import Settings
-from arv_ssh.errors import BadGateway
-from arv_ssh.resume.negotiation import Grant, read_grant
-from tests.faults.network import Link
-from tests.integration.breaker import Breaker
-from tests.integration.controllers import Controller, controller
 from tests.integration.embedded_cluster import EmbeddedCluster
-from tests.integration.people import ECHO, Person, answers, ending
-from tests.integration.proxies import PROXIES
-from tests.integration.terminal import TerminalSession
+from tests.integration.people import ECHO, answers, ending
+from tests.integration.resume_site import Site, resume_site
 from tests.timing import DEADLINE, wait_for
 
-POLICY = {"Mode": "default-on", "Admin": True, "User": True}
 BULK = 50 << 20
 """Bytes of a transfer: more than all buffers on the way, many times."""
-
-
-class Site:
-    """Two controllers over one database, and a user who comes to them through a breaker."""
-
-    def __init__(self, cluster: EmbeddedCluster, root: Path, stack: ExitStack) -> None:
-        self.cluster, self.root = cluster, root
-        self.first, self.second = (stack.enter_context(self.controller(name)) for name in ("first", "second"))
-        self.breaker = Breaker(self.first.address)
-        stack.callback(self.breaker.close)
-        token = cluster.directory.token_file("active").read_text().strip()
-        self.user = Person(root / "home", self.first, token, ARVADOS_API_HOST=self.breaker.address)
-
-    @contextmanager
-    def controller(self, name: str, **policy: Any) -> Iterator[Controller]:
-        """Run a controller of the cluster until the end of the block."""
-        (self.root / name).mkdir()
-        with controller(self.cluster, self.root / name, POLICY | policy) as running:
-            yield running
-
-    def sessions(self, state: str, one: Controller | None = None) -> list[dict[str, Any]]:
-        """Return the sessions of a controller that are in that state."""
-        items = (one or self.first).root.shell_sessions()["items"]
-        return [item for item in items if item["state"] == state]
-
-    @contextmanager
-    def running(self, uuid: str, command: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Run ssh with pipes until the end of the block."""
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        with subprocess.Popen(
-            self.user.command(*options, uuid, command), env=self.user.environment, **pipes  # type: ignore[call-overload]
-        ) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
 
 
 @pytest.fixture(scope="module")
 def site(cluster: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Two controllers and a breaker before the first one."""
-    with ExitStack() as stack:
-        yield Site(cluster, tmp_path_factory.mktemp("resume"), stack)
+    with resume_site(cluster, tmp_path_factory.mktemp("resume")) as one:
+        yield one
 
 
 @pytest.fixture(autouse=True)
@@ -140,15 +90,17 @@ def test_a_session_goes_on(site: Site, container: str) -> None:
 
 
 def test_cut_fifty_times(site: Site, debian: str) -> None:
-    """Bytes both ways, cut 50 times by RST and by FIN at random moments: exact."""
+    """Bytes both ways, cut 50 times at random moments, by RST, by FIN, by silence, and by changed bytes: exact."""
     chance, cuts = random.Random(17), 0
-    with site.running(debian, Exchange.COMMAND) as process:
+    ways = [site.breaker.reset, site.breaker.end, site.breaker.garble] * 13 + [site.breaker.silence] * 11
+    chance.shuffle(ways)
+    with site.running(debian, Exchange.COMMAND, user=site.hasty_user) as process:
         exchange = Exchange(process)
-        while process.poll() is None and cuts < 50:
+        while process.poll() is None and cuts < len(ways):
             wanted = site.breaker.passed + chance.randint(1, BULK // 20)
             while site.breaker.passed < wanted and process.poll() is None:
                 threading.Event().wait(0.001)
-            (site.breaker.reset, site.breaker.end)[cuts % 2]()
+            ways[cuts]()
             cuts += 1
         exchange.check()
     assert cuts == 50
@@ -175,15 +127,6 @@ def _settled(site: Site) -> bool:
     return site.breaker.passed - before < 1000
 
 
-def test_silence(site: Site, busybox: str) -> None:
-    """A connection on which nothing comes any more is given up by both ends, and replaced."""
-    with site.user.session(busybox, command=ECHO) as session:
-        before = site.breaker.connections
-        site.breaker.silence()
-        answers(session, "again")
-        assert site.breaker.connections == before + 1
-
-
 def test_without_it(site: Site, busybox: str) -> None:
     """With --no-resume a session ends with its connection."""
     proxy = f"arvados-client ssh-proxy --no-resume --known-hosts-dir {site.root}/home/known_hosts --user %r %h"
@@ -198,21 +141,9 @@ def test_output_while_nobody_is_connected(site: Site, busybox: str) -> None:
     with site.user.session(busybox, command=command) as session:
         with site.breaker.down():
             wait_for(lambda: site.sessions("waiting"), "the controller to miss the session")
-            assert Person.ssh(_beside(site), busybox, "touch /tmp/go; sleep 1").returncode == 0
+            assert site.beside.ssh(busybox, "touch /tmp/go; sleep 1").returncode == 0
         out, err = session.communicate(timeout=DEADLINE)
         assert (session.returncode, len(out), err) == (44, 3_000_000, "")
-
-
-def _beside(site: Site) -> Person:
-    """Return the same user, who comes to the first controller directly."""
-    home = site.root / "beside"
-    if home.exists():
-        return BESIDE[0]
-    BESIDE.append(Person(home, site.first, site.user.token))
-    return BESIDE[0]
-
-
-BESIDE: list[Person] = []
 
 
 def test_waiting_sessions_are_seen(site: Site, busybox: str) -> None:
@@ -229,31 +160,6 @@ def test_waiting_sessions_are_seen(site: Site, busybox: str) -> None:
     wait_for(lambda: not site.sessions("open") and not site.sessions("waiting"), "the session to leave")
 
 
-def test_killed_while_it_waits(site: Site, busybox: str) -> None:
-    """An administrator's kill holds: the session cannot come back, its program is gone, and the user reads why."""
-    with site.user.session(busybox, command="echo ready; exec sleep 4711") as session:
-        with site.breaker.down():
-            (waiting,) = wait_for(lambda: site.sessions("waiting"))
-            site.first.root.kill_shell_session(waiting["id"], "the node is needed")
-        assert "an administrator ended this session: the node is needed" in ending(session)
-    wait_for(lambda: _beside(site).ssh(busybox, "ps | grep '[s]leep 4711'").returncode == 1, "the program to end")
-
-
-def test_revoked_while_it_waits(site: Site, busybox: str) -> None:
-    """A token that is revoked meanwhile brings nothing back, the user reads why, and the program ends without them."""
-    root = site.cluster.api()
-    made = root.create("api_client_authorizations", {"owner_uuid": USER_UUIDS["active"]})
-    token = f"v2/{made['uuid']}/{made['api_token']}"
-    user = Person(site.root / "revoked", site.first, token, ARVADOS_API_HOST=site.breaker.address)
-    with user.session(busybox, command="echo ready; exec sleep 4712") as session:
-        with site.breaker.down():
-            wait_for(lambda: site.sessions("waiting"))
-            root.delete("api_client_authorizations", made["uuid"])
-        assert "can not go on: the API token is not valid" in ending(session)
-    wait_for(lambda: _beside(site).ssh(busybox, "ps | grep '[s]leep 4712'").returncode == 1, "the program to end")
-    wait_for(lambda: not site.sessions("waiting"), "the session to leave")
-
-
 HUPPED = "trap 'echo hupped >/tmp/hupped; exit' HUP; rm -f /tmp/hupped; echo ready; while :; do sleep 0.1; done"
 
 
@@ -263,7 +169,7 @@ def test_who_leaves_has_left(site: Site, busybox: str, how: str) -> None:
     shared = ("-M", "-S", str(site.root / "left")) if how == "-O exit" else ()
     with site.user.session(busybox, *shared, command=HUPPED) as session:
         assert len(site.sessions("open")) == 1
-        proxy = int(subprocess.run(["pgrep", "-P", str(session.pid)], capture_output=True, text=True).stdout)
+        proxy = proxy_of(session)
         if shared:
             assert site.user.ssh("-S", str(site.root / "left"), "-O", "exit", busybox).returncode == 0
         elif how == "the terminal is closed":
@@ -274,7 +180,7 @@ def test_who_leaves_has_left(site: Site, busybox: str, how: str) -> None:
                 site.breaker.silence()
             session.kill()
         wait_for(lambda: not site.sessions("open") and not site.sessions("waiting"), "the session to end")
-    wait_for(lambda: _beside(site).ssh(busybox, "cat /tmp/hupped").stdout == "hupped\n", "the program to have SIGHUP")
+    wait_for(lambda: site.beside.ssh(busybox, "cat /tmp/hupped").stdout == "hupped\n", "the program to have SIGHUP")
 
 
 def test_another_controller_takes_it(site: Site, debian: str) -> None:
@@ -291,17 +197,21 @@ def test_another_controller_takes_it(site: Site, debian: str) -> None:
         assert taken["pid"] == site.second.pid
 
 
-def test_restart_without_waiting(site: Site, busybox: str) -> None:
-    """A controller that is told twice to end does so at once, and its sessions go on through another one."""
-    with site.controller("leaving") as leaving:
+def test_rolling_restart(site: Site, busybox: str) -> None:
+    """One controller after the other is told twice to end, and does so at once: a session goes on through the rest."""
+    with ExitStack() as stack:
+        leaving = stack.enter_context(site.controller("leaving"))
         site.breaker.target = leaving.address
-        with site.user.session(busybox, command=ECHO) as session:
-            site.breaker.target = site.second.address
+        session = stack.enter_context(site.user.session(busybox, command=ECHO))
+        for number in range(2):
+            following = stack.enter_context(site.controller(f"following-{number}"))
+            site.breaker.target = following.address
             os.kill(leaving.pid, signal.SIGTERM)
             os.kill(leaving.pid, signal.SIGTERM)
-            answers(session, "over there")
-            assert wait_for(lambda: site.sessions("open", site.second))
+            answers(session, f"over there {number}")
+            assert wait_for(lambda at=following: site.sessions("open", at))  # type: ignore[misc]
             assert "session.moved" not in leaving.log.read_text()
+            leaving = following
 
 
 def test_drained(site: Site, busybox: str) -> None:
@@ -326,32 +236,12 @@ def test_shared_connections(site: Site, busybox: str) -> None:
             answers(first, "first")
 
 
-def test_shown_on_a_terminal(site: Site, busybox: str) -> None:
-    """After some seconds a line says that there is no connection, and goes away when it is back; the prompt stays."""
-    config = site.user.command("-tt", busybox, "echo ready; read x; echo got $x")
-    with ExitStack() as stack:
-        saved = dict(os.environ)
-        stack.callback(os.environ.update, saved)
-        os.environ.update(site.user.environment)
-        terminal = stack.enter_context(TerminalSession(config))
-        terminal.expect("ready\r\n")
-        with site.breaker.down():
-            seen = terminal.expect("no connection to")
-            assert seen.rfind(b"\x1b7\r\n") > 0
-        terminal.expect("\x1b7\r\n\x1b[K\x1b8")
-        terminal.type("word\r")
-        terminal.expect("got word")
-        assert terminal.process.wait(DEADLINE) == 0
-
-
 def test_interrupted_while_it_waits(site: Site, busybox: str) -> None:
     """Ctrl-C ends ssh at once, and ssh-proxy with it, while there is no connection."""
     with site.user.session(busybox, command=ECHO) as session:
         with site.breaker.down():
             wait_for(lambda: site.sessions("waiting"))
-            proxy = int(subprocess.run(
-                ["pgrep", "-P", str(session.pid)], capture_output=True, text=True, timeout=DEADLINE
-            ).stdout)  # fmt: skip
+            proxy = proxy_of(session)
             for pid in (proxy, session.pid):
                 os.kill(pid, signal.SIGINT)
             assert session.wait(DEADLINE) in (255, 130, -signal.SIGINT)
@@ -360,24 +250,27 @@ def test_interrupted_while_it_waits(site: Site, busybox: str) -> None:
             site.first.root.kill_shell_session(left["id"], "its user has left")
 
 
-def test_stopped_and_continued(site: Site, busybox: str) -> None:
-    """Who was stopped for longer than the other end waits goes on afterwards."""
-    with site.user.session(busybox, command=ECHO) as session:
-        proxy = int(subprocess.run(["pgrep", "-P", str(session.pid)], capture_output=True, text=True).stdout)
-        for pid in (session.pid, proxy):
-            os.kill(pid, signal.SIGSTOP)
-        wait_for(lambda: site.sessions("waiting"), "the gateway to give up the connection")
-        for pid in (session.pid, proxy):
-            os.kill(pid, signal.SIGCONT)
-        answers(session, "awake")
+def test_no_sign_of_life(site: Site, busybox: str) -> None:
+    """A connection on which nothing comes any more is given up by both ends, and replaced; so it is by who was stopped
+    for longer than the gateway waits, and goes on afterwards."""
+    with site.user.session(busybox, command=ECHO) as silent:
+        before = site.breaker.connections
+        site.breaker.silence()
+        with site.user.session(busybox, command=ECHO) as stopped:
+            both = stopped.pid, proxy_of(stopped)
+            for pid in both:
+                os.kill(pid, signal.SIGSTOP)
+            answers(silent, "again")
+            wait_for(lambda: len(site.sessions("waiting")) == 1, "the gateway to give up the stopped one")
+            for pid in both:
+                os.kill(pid, signal.SIGCONT)
+            answers(stopped, "awake")
+        assert site.breaker.connections == before + 3
 
 
-def test_hopeless(site: Site, busybox: str) -> None:
-    """When it has been tried for --resume-for, ssh ends with 255 and one sentence with the reason."""
-    proxy = f"arvados-client ssh-proxy --resume-for 1 --known-hosts-dir {site.root}/home/known_hosts --user %r %h"
-    with site.user.session(busybox, "-o", f"ProxyCommand={proxy}") as session, site.breaker.down():
-        said = ending(session)
-    assert "had no connection for 1 s (--resume-for)" in said
+def proxy_of(ssh: subprocess.Popen[str]) -> int:
+    """Return the pid of ssh's ssh-proxy."""
+    return int(subprocess.run(["pgrep", "-P", str(ssh.pid)], capture_output=True, text=True, timeout=DEADLINE).stdout)
 
 
 SERVE = """
@@ -415,82 +308,6 @@ def downloaded(site: Site, port: int) -> str:
     return got.hexdigest()
 
 
-def test_a_screen_is_kept(site: Site, debian: str) -> None:
-    """A full-screen program is told to draw its screen anew after an interruption that left a line on it."""
-    command = "trap 'echo drawn anew' WINCH; echo ready; while sleep 0.1; do :; done"
-    with ExitStack() as stack:
-        stack.callback(os.environ.update, dict(os.environ))
-        os.environ.update(site.user.environment)
-        terminal = stack.enter_context(TerminalSession(site.user.command("-tt", debian, command)))
-        terminal.expect("ready")
-        with site.breaker.down():
-            terminal.expect("no connection to")
-        terminal.expect("drawn anew")
-        terminal.type("\x03")
-
-
-def resumable(site: Site, token: str = "", at: Controller | None = None) -> ClientController:
-    """Return a client of a controller, as ssh-proxy is one."""
-    at = at or site.first
-    host, _, port = at.address.rpartition(":")
-    return ClientController(
-        Settings(host, int(port), token or site.user.token, ca_file=str(at.ca)), resumable=True
-    )
-
-
-class TestRefused:
-    """Who may not go on with a session, and what the rightful owner has then: all of it."""
-
-    @pytest.fixture
-    def client(self, site: Site) -> ClientController:
-        return resumable(site)
-
-    @pytest.fixture
-    def opened(self, client: ClientController, busybox: str) -> Iterator[tuple[AcceptedUpgrade, Grant]]:
-        session = client.open_session(busybox, "_", "")
-        grant = read_grant(session.resume)
-        assert grant is not None
-        yield session, grant
-        session.connection.close()
-
-    @staticmethod
-    def refused(client: ClientController, container: str, asked: str) -> str:
-        with pytest.raises((SessionOver, BadGateway)) as raised:
-            client.resume_session(container, "_", asked, DEADLINE, DEADLINE)
-        return str(raised.value)
-
-    def test_all_that_is_wrong(
-        self, site: Site, busybox: str, client: ClientController, opened: tuple[AcceptedUpgrade, Grant]
-    ) -> None:
-        """A stranger's token, a forged secret, a wrong offset, a replay: a sentence each, and the owner goes on."""
-        _, grant = opened
-        spectator = site.cluster.directory.token_file("spectator").read_text().strip()
-        admin = site.cluster.directory.token_file("admin").read_text().strip()
-        asked = grant.request(1, 0)
-        assert "not found" in self.refused(resumable(site, spectator), busybox, asked)
-        assert "another user's" in self.refused(resumable(site, admin), busybox, asked)
-        assert "token" in self.refused(resumable(site, "v2/zzzzz-gj3su-000000000000000/x"), busybox, asked)
-        forged = Grant(grant.session, "0" * 64, 600)
-        assert "does not prove" in self.refused(client, busybox, forged.request(1, 0))
-        assert "go on from there" in self.refused(client, busybox, grant.request(1, 1 << 40))
-        accepted = client.resume_session(busybox, "_", asked, DEADLINE, DEADLINE)  # the first one that is right
-        assert grant.answered(accepted.resume, 1) == 0
-        assert "used before" in self.refused(client, busybox, asked)
-        accepted.connection.close()
-
-    def test_entering_is_switched_off(self, site: Site, busybox: str, opened: tuple[AcceptedUpgrade, Grant]) -> None:
-        """Where nobody may enter any more, no session comes back."""
-        with site.controller("closed", Mode="disabled") as closed:
-            said = self.refused(resumable(site, at=closed), busybox, opened[1].request(1, 0))
-        assert "disabled" in said
-
-    def test_permission_is_lost(self, site: Site, busybox: str, opened: tuple[AcceptedUpgrade, Grant]) -> None:
-        """Where the user may not enter any more, the session does not come back."""
-        with site.controller("strict", User=False) as strict:
-            said = self.refused(resumable(site, at=strict), busybox, opened[1].request(1, 0))
-        assert "not allowed" in said or "administrator" in said
-
-
 def test_python(site: Site, debian: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """arv_ssh.connect() and arv_ssh.forward() go on, too."""
     for name, value in site.user.environment.items():
@@ -508,70 +325,3 @@ def test_python(site: Site, debian: str, monkeypatch: pytest.MonkeyPatch) -> Non
         assert process.stdout
         wanted = process.stdout.readline().strip().decode()
         assert downloaded(site, port) == wanted
-
-
-@pytest.mark.parametrize("name", sorted(PROXIES))
-def test_behind_a_proxy(site: Site, busybox: str, name: str, tmp_path: Path) -> None:
-    """Behind nginx and HAProxy, sessions of a controller that is killed go on through the other one."""
-    with ExitStack() as stack:
-        victim = stack.enter_context(site.controller(f"{name}-victim"))
-        address = stack.enter_context(PROXIES[name](site.cluster, tmp_path, [victim.address, site.second.address]))
-        user = Person(tmp_path / "home", victim, site.user.token, ARVADOS_API_HOST=address)
-        sessions = [stack.enter_context(user.session(busybox, command=ECHO)) for _ in range(2)]
-        assert len(site.sessions("open", victim)) == 1
-        os.kill(victim.pid, signal.SIGKILL)
-        for session in sessions:
-            answers(session, "here")
-        assert len(site.sessions("open", site.second)) == 2
-
-
-FILE = 500_000_000
-"""Bytes of each transfer over a link that goes down."""
-DOWN = 20
-"""Seconds that the link is down."""
-
-
-@pytest.mark.timeout(8 * DEADLINE)
-def test_the_link_is_down(site: Site, debian: str, tmp_path: Path) -> None:
-    """A real network link that is down for 20 s amid scp both ways and a pipe: all three end with 0, and are exact."""
-    if os.geteuid() != 0:
-        pytest.skip("a network namespace needs root")
-    link = Link(random.randrange(16384))
-    with ExitStack() as stack:
-        stack.callback(link.remove)
-        link.make()
-        (site.root / "abroad").mkdir()
-        one = stack.enter_context(controller(site.cluster, site.root / "abroad", POLICY, host="0.0.0.0"))
-        user = Person(
-            tmp_path / "home", one, site.user.token, prefix=("ip", "netns", "exec", link.name),
-            ARVADOS_API_HOST=f"{link.here}:{one.address.rpartition(':')[2]}", ARVADOS_API_HOST_INSECURE="1",
-        )  # fmt: skip
-        make = f"head -c {FILE // 100} /dev/urandom >/tmp/part; for i in $(seq 100); do cat /tmp/part; done >/tmp/big"
-        made = user.ssh(debian, f"{make}; sha256sum </tmp/big")
-        wanted = made.stdout.split()[0]
-        scp = ["ip", "netns", "exec", link.name, "scp", "-q", "-F", str(tmp_path / "home" / "ssh_config")]
-        first = subprocess.run(
-            [*scp, f"{debian}:/tmp/part", str(tmp_path / "part")], env=user.environment, timeout=DEADLINE
-        )
-        assert first.returncode == 0
-        with (tmp_path / "up").open("wb") as up:
-            for _ in range(100):
-                up.write((tmp_path / "part").read_bytes())
-        piped = f"{shlex.join(user.command(debian, 'cat /tmp/big'))} | sha256sum; exit ${{PIPESTATUS[0]}}"
-        commands = (
-            [*scp, str(tmp_path / "up"), f"{debian}:/tmp/up"], [*scp, f"{debian}:/tmp/big", str(tmp_path / "down")],
-            ["bash", "-c", piped],
-        )  # fmt: skip
-        running = [
-            stack.enter_context(subprocess.Popen(command, env=user.environment, stdout=subprocess.PIPE))
-            for command in commands
-        ]
-        wait_for(lambda: (tmp_path / "down").exists() and (tmp_path / "down").stat().st_size > FILE // 10)
-        assert all(process.poll() is None for process in running)
-        with link.cut():
-            threading.Event().wait(DOWN)
-        assert [process.wait(3 * DEADLINE) for process in running] == [0, 0, 0]
-        assert running[2].stdout and running[2].stdout.read().split()[0].decode() == wanted
-        with (tmp_path / "down").open("rb") as down:
-            assert hashlib.file_digest(down, "sha256").hexdigest() == wanted
-        assert user.ssh(debian, "sha256sum </tmp/up; rm /tmp/up /tmp/big /tmp/part").stdout.split()[0] == wanted

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,11 @@ from arv_ssh.net.tls import client_context
 from arv_ssh.processes import process_lock
 from arv_ssh.trust import credentials
 from tests.integration import web_server
+from tests.integration.breaker import Breaker
 from tests.integration.conftest import FOREVER
 from tests.integration.controllers import Controller, controller, new_user, ssh_config, started, submit, write_config
 from tests.integration.embedded_cluster import EmbeddedCluster, docker_container
+from tests.integration.people import ECHO, answers
 from tests.stock.crunch_run import stock_tunnel
 from tests.timing import DEADLINE, wait_for
 
@@ -303,6 +305,25 @@ def test_a_session_outlives_the_tunnel(site: Site) -> None:
                 site.start("far")
         session.stdin.close()
         assert session.wait(DEADLINE) == 0
+
+
+def test_a_session_outlives_its_controller(site: Site) -> None:
+    """A session whose controller is gone goes on through another one, wherever the gateway has its tunnel."""
+    with closing(Breaker(f"127.0.0.1:{site.ports['near']}")) as between:
+        site.ports["between"] = int(between.address.rpartition(":")[2])
+        with subprocess.Popen(
+            site.ssh("between", ECHO), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as session:  # fmt: skip
+            assert session.stdin and session.stdout and session.stdout.readline() == "ready\n"
+            between.target = f"127.0.0.1:{site.ports['far']}"
+            site.stop("near")
+            answers(session, "at far")
+            site.start("near")
+            between.target = f"127.0.0.1:{site.ports['near']}"
+            between.reset()
+            answers(session, "at near again")
+            session.stdin.close()
+            assert session.wait(DEADLINE) == 0
 
 
 def test_many_at_once(site: Site) -> None:

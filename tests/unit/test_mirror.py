@@ -28,7 +28,7 @@ WITHOUT = {
     "arv_ssh/cli/sessions.py": "tests/integration/test_session_admin.py runs the command",
     "arv_ssh/client/download.py": "tests/integration/test_logs.py reads logs with it",
     "arv_ssh/client/forward.py": "tests/integration/test_python.py forwards through it",
-    "arv_ssh/client/interruption.py": "tests/integration/test_resume.py looks at the terminal",
+    "arv_ssh/client/interruption.py": "tests/integration/test_resume_screens.py looks at the terminal",
     "arv_ssh/client/redial.py": "tests/integration/test_resume.py cuts connections in every way",
     "arv_ssh/client/stream.py": "tests/unit/arv_ssh/client/test_connect.py reads and writes through it",
     "arv_ssh/controller/api_calls.py":
@@ -40,7 +40,6 @@ WITHOUT = {
     "arv_ssh/controller/process/supervisor.py": "tests/integration/test_lifecycle.py ends its workers",
     "arv_ssh/controller/web_services/authorize.py":
         "tests/integration/test_web_services.py is refused for each reason",
-    "arv_ssh/controller/shell/waiting.py": "tests/integration/test_resume.py lists and ends sessions that wait",
     "arv_ssh/dispatch/local.py": "tests/integration/test_dispatch.py runs the dispatcher",
     "arv_ssh/dispatch/processes.py": "tests/unit/arv_ssh/dispatch/test_dispatcher.py starts and ends processes with it",
     "arv_ssh/dispatch/program.py": "tests/integration/test_dispatch.py runs the dispatcher",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -33,8 +33,8 @@ RESPONSE_HEADER = "x-arvados-authorization-response"
 """The header of a gateway's answer that has its own proof."""
 ANY_USERNAME = "X-Arvados-Session-Any-Username"
 """The header with :func:`arv_ssh.trust.credentials.any_username`."""
-MAX_STATE = 1024
-"""Bytes of the answer about a session's state."""
+MAX_STATES = 64 * 1024
+"""Bytes of the answer about the states of sessions, as many as one may ask for."""
 REFUSAL_TIMEOUT = 5.0
 """Seconds for the rest of a refusal whose beginning has come."""
 
@@ -104,6 +104,19 @@ class Target:
     any_username: bool = False
     resume: str = ""
 
+    @property
+    def gateway(self) -> Gateway:
+        """The gateway itself."""
+        return Gateway(self.session.container_uuid, self.secret, self.gateway_address, self.dialer)
+
+
+@dataclass(frozen=True)
+class HeldState:
+    """What a gateway says of a session that it holds: one of its states, and the attempt that last went on with it."""
+
+    state: str
+    attempt: int
+
 
 async def connect(target: Target) -> GatewayConnection:
     """Open a session's connection to a gateway, proven both ways.
@@ -126,7 +139,7 @@ def _dial_failure(error: HttpError) -> str:
 
 async def _connect(target: Target) -> GatewayConnection:
     form = {"detach_keys": target.detach_keys, "login_username": target.session.login_username}
-    answer = await _ask(target, "/ssh", form)
+    answer = await _ask(target.gateway, lambda proof: _request(target, proof, "/ssh", form))
     try:
         return await answer.connection()
     except BaseException:
@@ -140,40 +153,41 @@ async def end(target: Target, reason: str) -> None:
     Our gateways pass ``reason`` to the client (SSH_MSG_DISCONNECT). A stock gateway does not know the request; that
     raises :class:`BadGateway`, as does any answer but a proven yes. Other failures are those of :func:`connect`.
     """
-    answer = await _ask(target, "/end", {"reason": reason})
+    answer = await _ask(target.gateway, lambda proof: _request(target, proof, "/end", {"reason": reason}))
     try:
         await answer.check(200)
     finally:
         answer.http.abort()
 
 
-async def state(target: Target) -> str:
-    """Ask the gateway what has become of the session that ``target.resume`` names: one of its states.
+async def states(gateway: Gateway, sessions: Sequence[str]) -> dict[str, HeldState]:
+    """Ask ``gateway`` what has become of ``sessions``, by their ids, at most MOST_ASKED; it does not have the others.
 
     Raises the failures of :func:`connect`.
     """
-    answer = await _ask(target, "/held", {})
+    names = " ".join(sessions)
+    answer = await _ask(gateway, lambda proof: _question(gateway, proof, names))
     try:
         await answer.check(200)
         async with asyncio.timeout(ANSWER_TIMEOUT):
-            return str(json.loads(await answer.http.body(MAX_STATE))["state"])
-    except (TimeoutError, ValueError, LookupError, TypeError) as error:
-        raise BadGateway("the gateway did not say what has become of the session") from error
+            found = json.loads(await answer.http.body(MAX_STATES))["sessions"]
+        return {name: HeldState(str(facts["state"]), int(facts["attempt"])) for name, facts in found.items()}
+    except (TimeoutError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise BadGateway("the gateway did not say what has become of its sessions") from error
     finally:
         answer.http.abort()
 
 
-async def _ask(target: Target, path: str, form: dict[str, str]) -> _Answer:
-    """Dial the gateway and send it one request; return with its answer, unchecked."""
-    gateway = Gateway(target.session.container_uuid, target.secret, target.gateway_address, target.dialer)
+async def _ask(gateway: Gateway, request: Callable[[str], UpgradeRequest]) -> _Answer:
+    """Dial the gateway and send it one request, made with our proof; return with its answer, unchecked."""
     clock = asyncio.get_running_loop().time
     began = clock()
     http, proof = await gateway.connect("ssh")
     connected = clock()
     async with gateway.answering(http, ANSWER_TIMEOUT):
-        _request(target, proof, path, form).send(http)
+        request(proof).send(http)
         head = await http.head()
-    return _Answer(target, http, head, proof, connected - began, clock() - connected)
+    return _Answer(gateway, http, head, proof, connected - began, clock() - connected)
 
 
 @dataclass(frozen=True)
@@ -264,15 +278,29 @@ def _request(target: Target, proof: str, path: str, form: dict[str, str]) -> Upg
     if target.resume:
         resume_proof = credentials.resume_auth(target.secret, signature, target.resume)
         headers += [(negotiation.HEADER, target.resume), (negotiation.AUTHORIZATION_HEADER, resume_proof)]
-    host = target.gateway_address if " " not in target.gateway_address else "gateway"  # a tunnel has no host name
-    return UpgradeRequest(path, host, headers, form | {"uuid": target.session.container_uuid})
+    form = form | {"uuid": target.session.container_uuid}
+    return UpgradeRequest(path, _host(target.gateway_address), headers, form)
+
+
+def _question(gateway: Gateway, proof: str, names: str) -> UpgradeRequest:
+    """Return the question what has become of some sessions, with its proofs."""
+    headers = [
+        ("X-Arvados-Container-Gateway-Uuid", gateway.uuid),
+        ("X-Arvados-Authorization", proof),
+        (negotiation.HELD_HEADER, credentials.held_auth(gateway.secret, proof, gateway.address, names)),
+    ]
+    return UpgradeRequest("/held", _host(gateway.address), headers, {"uuid": gateway.uuid, "sessions": names})
+
+
+def _host(address: str) -> str:
+    return address if " " not in address else "gateway"  # a tunnel has no host name
 
 
 @dataclass(frozen=True)
 class _Answer:
     """A gateway's answer to ``proof``, on a connection that is still open; none of it is trusted yet."""
 
-    target: Target
+    gateway: Gateway
     http: ClientConnection
     head: Head
     proof: str
@@ -281,13 +309,13 @@ class _Answer:
 
     async def check(self, status: int) -> None:
         """Raise unless the answer has that status and the gateway's own proof."""
-        uuid = self.target.session.container_uuid
+        uuid = self.gateway.uuid
         if self.head.status != status:
             refusal = await self._refusal()
             if self.head.status in (400, 403, 410, 503):  # the user's request was bad or late, or the gateway is full
                 raise refusal
             raise BadGateway(f"the gateway of container {uuid} refused the session: {refusal}")
-        Gateway(uuid, self.target.secret, self.target.gateway_address).check(self.head, self.proof)
+        self.gateway.check(self.head, self.proof)
 
     async def _refusal(self) -> HttpError:
         """Return the refusal's own sentence, without waiting for one that a gateway does not finish."""
@@ -300,7 +328,7 @@ class _Answer:
     async def connection(self) -> GatewayConnection:
         """Check the answer and return the connection; otherwise raise the error that the answer means."""
         await self.check(101)
-        uuid, secret = self.target.session.container_uuid, self.target.secret
+        uuid, secret = self.gateway.uuid, self.gateway.secret
         host_key = self.head.fields().get("x-arvados-ssh-host-key")
         others = self.head.fields().get("x-arvados-ssh-other-host-keys", "")
         if not _are_the_containers(secret, host_key, others):

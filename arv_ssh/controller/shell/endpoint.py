@@ -142,7 +142,7 @@ class ShellEndpoint:
         )
         elsewhere = self._tunnels.elsewhere(uuid, gateway_address)
         if asked is not None and asked.resumes:
-            live.resumed = True
+            live.attempt = asked.attempt
             live.id = live.id if elsewhere else asked.session  # the other controller has it by that name
         await self._limits.take(live)
         attempt.session_id = live.id  # what is refused from here on gives its slot back

@@ -59,7 +59,8 @@ class LiveConnection:
     closed.
 
     ``hold`` is how many seconds its gateway holds it after its connection is lost, 0 where it ends with that. Until it
-    goes on here it has been waiting since ``waiting_since`` (unix seconds). ``resumed`` says that it began before.
+    goes on here it has been waiting since ``waiting_since`` (unix seconds). ``attempt`` is the one by which it came
+    here, 0 where it began here.
     """
 
     request_id: str
@@ -73,7 +74,7 @@ class LiveConnection:
     dialer: Dialer = field(default=DIRECT, repr=False)
     id: str = field(default_factory=lambda: "ses-" + secrets.token_hex(10))
     hold: float = 0.0
-    resumed: bool = False
+    attempt: int = 0
     waiting_since: float | None = None
     earlier: tuple[int, int] = field(default=(0, 0), repr=False)
     first_received: float | None = field(default=None, repr=False)
@@ -83,6 +84,11 @@ class LiveConnection:
     closed: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
     reason: str = ""
     error: str = ""
+
+    @property
+    def resumed(self) -> bool:
+        """Say whether it began on an earlier connection."""
+        return self.attempt > 0
 
     @property
     def bytes_from_client(self) -> int:

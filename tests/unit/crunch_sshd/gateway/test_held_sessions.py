@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -15,17 +16,18 @@ import pytest
 
 from arv_ssh.config.session_options import SessionOptions
 from arv_ssh.net.upgrade import UpgradeAnswer, request
-from arv_ssh.resume.core import ResumableStream
-from arv_ssh.resume.negotiation import AUTHORIZATION_HEADER, HEADER, Grant, beginning, read_grant
+from arv_ssh.resume.core import CONFIRM, ResumableStream
+from arv_ssh.resume.negotiation import AUTHORIZATION_HEADER, HEADER, HELD_HEADER, Grant, beginning, read_grant
 from arv_ssh.trust import credentials, session_claim
 from arv_ssh.trust.session_claim import SessionClaim
-from crunch_sshd.gateway import held_sessions
+from crunch_sshd.gateway import endpoint, held_sessions
 from crunch_sshd.gateway.gateway import Gateway
 from tests.timing import wait_for
 from tests.unit.crunch_sshd.double import SECRET, MemoryRuntime
 from tests.unit.crunch_sshd.gateway.test_gateway import UUID, connected
 
 USER = "zzzzz-tpzed-xurymjxw79nv3jz"
+OTHER = "zzzzz-tpzed-000000000000000"
 
 
 class Asker:
@@ -73,20 +75,44 @@ class Asker:
         assert answer.status != 101
         return answer.status, json.loads(answer.body)["errors"][0]
 
-    def begin(self, request_id: str = "") -> tuple[Grant, ssl.SSLSocket]:
+    def begin(self, user: str = USER) -> tuple[Grant, ssl.SSLSocket]:
         """Begin a session; return what was granted, and the connection."""
         session = f"ses-{secrets.token_hex(10)}"
-        answer, connection = self.ask(beginning(session), request_id=request_id)
+        answer, connection = self.ask(beginning(session), user=user)
         grant = read_grant(answer.headers.get(HEADER.lower(), ""))
         assert grant is not None and grant.session == session
         return grant, connection
 
+    def wait(self, user: str = USER) -> Grant:
+        """Begin a session, have it lose its connection, and return what was granted."""
+        grant, connection = self.begin(user)
+        connection.close()
+        wait_for(lambda: self.state(grant) == "waiting")
+        return grant
+
+    def question(self, sessions: str, signed: str | None = None) -> UpgradeAnswer:
+        """Return the answer to the question what has become of sessions; ``signed`` is signed in place of them."""
+        connection = connected(self.address)
+        proof = credentials.request_auth(SECRET, connection.getpeercert(binary_form=True) or b"")
+        signature = credentials.held_auth(SECRET, proof, self.address, sessions if signed is None else signed)
+        headers = [
+            ("X-Arvados-Container-Gateway-Uuid", UUID), ("X-Arvados-Authorization", proof), (HELD_HEADER, signature)
+        ]
+        self.sent = request("POST", "/held", self.address, headers, {"sessions": sessions})
+        answer, connection = self.send(connection, self.sent)
+        connection.close()
+        return answer
+
+    def states(self, *grants: Grant) -> list[str]:
+        """Return what the gateway says of sessions; "gone" for those that it does not have."""
+        answer = self.question(" ".join(grant.session for grant in grants))
+        assert answer.status == 200
+        found = json.loads(answer.body)["sessions"]
+        return [found.get(grant.session, {"state": "gone"})["state"] for grant in grants]
+
     def state(self, grant: Grant) -> str:
         """Return what the gateway says of a session."""
-        answer, connection = self.ask(beginning(grant.session), path="/held")
-        connection.close()
-        assert answer.status == 200
-        return str(json.loads(answer.body)["state"])
+        return self.states(grant)[0]
 
 
 @contextmanager
@@ -140,7 +166,7 @@ def test_a_session_goes_on(ask: Asker) -> None:
 def test_who_may_not(ask: Asker) -> None:
     """Another user, a wrong secret, a wrong offset, a recorded request: refused, and the owner goes on afterwards."""
     grant, connection = ask.begin()
-    assert ask.refused(grant.request(1, 0), user="zzzzz-tpzed-000000000000000") == (403, "it is another user's session")
+    assert ask.refused(grant.request(1, 0), user=OTHER) == (403, "it is another user's session")
     forged = Grant(grant.session, "0" * 64, 600)
     assert "does not prove" in ask.refused(forged.request(1, 0))[1]
     assert "can not go on from there" in ask.refused(grant.request(1, 1 << 40))[1]
@@ -185,7 +211,7 @@ def test_states(ask: Asker) -> None:
     assert answer.status == 200
     wait_for(lambda: ask.state(grant) == "gone")
     assert ask.refused(grant.request(1, 0)) == (410, "maintenance")
-    status, sentence = ask.refused(grant.request(1, 0), user="zzzzz-tpzed-000000000000000")
+    status, sentence = ask.refused(grant.request(1, 0), user=OTHER)
     assert status == 410 and "maintenance" not in sentence  # which is for its user
 
 
@@ -216,16 +242,89 @@ def test_many_that_nobody_comes_back_to() -> None:
         assert "no connection for 2 s" in found.refused(sessions[0][0].request(1, 0))[1]
 
 
+def test_questions(ask: Asker) -> None:
+    """One question is about many sessions; its answer says which connection of each it is about."""
+    (first, old), (second, connection) = ask.begin(), ask.begin()
+    unknown = "ses-" + "0" * 20
+    answer, new = ask.ask(first.request(3, 0))
+    assert answer.status == 101
+    found = json.loads(ask.question(f"{first.session} {unknown} {second.session}").body)["sessions"]
+    assert found == {
+        first.session: {"state": "connected", "attempt": 3}, second.session: {"state": "connected", "attempt": 0}
+    }
+    for one in (old, new, connection):
+        one.close()
+
+
+def test_questions_that_are_refused(ask: Asker) -> None:
+    """A question that no controller signed, and one about more sessions than may wait, get no answer."""
+    assert ask.question("ses-" + "1" * 20, signed="").status == 401
+    answer = ask.question(" ".join(["ses-" + "1" * 20] * 501))
+    assert answer.status == 400 and b"ask about 500 at once at most" in answer.body
+
+
+def test_questions_cost_no_memory(ask: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often controllers ask about waiting sessions, there is room to begin others, and to go on."""
+    monkeypatch.setattr(endpoint, "MAX_REMEMBERED", 3)
+    waiting = ask.wait()
+    for _ in range(10):
+        assert ask.state(waiting) == "waiting"
+    _, connection = ask.begin()
+    answer, again = ask.ask(waiting.request(1, 0))
+    assert answer.status == 101
+    connection.close()
+    again.close()
+
+
+def test_a_question_begins_nothing(ask: Asker) -> None:
+    """What was recorded of a question is no request for a session."""
+    ask.question("ses-" + "1" * 20)
+    answer, connection = ask.send(connected(ask.address), ask.sent.replace(b"POST /held", b"POST /ssh"))
+    connection.close()
+    assert answer.status == 401
+
+
+def test_confirmed_but_never_sent(ask: Asker) -> None:
+    """Who claims to have what was never sent loses the connection, and nothing else: the session goes on."""
+    grant, connection = ask.begin()
+    connection.sendall(struct.pack(">IQ", CONFIRM << 24 | 8, 1 << 40))
+    wait_for(lambda: ask.state(grant) == "waiting")
+    connection.close()
+    answer, new = ask.ask(grant.request(1, 0))
+    assert greeting(new, ResumableStream(), answer.trailing) == b"SSH-2.0-OpenSSH_9.9 arv-ssh\r"
+    new.close()
+
+
 def test_too_many_wait(ask: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more waiting sessions than there may be, those end that wait longest."""
     monkeypatch.setattr(held_sessions, "WAITING_SESSIONS", 2)
-    grants = []
-    for _ in range(4):
-        grant, connection = ask.begin()
-        grants.append(grant)
-        connection.close()
-        wait_for(lambda: ask.state(grants[-1]) == "waiting")
-    wait_for(lambda: [ask.state(grant) for grant in grants] == ["gone", "gone", "waiting", "waiting"])
+    grants = [ask.wait() for _ in range(4)]
+    wait_for(lambda: ask.states(*grants) == ["gone", "gone", "waiting", "waiting"])
+
+
+def test_nobody_pushes_out_another(ask: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user with many waiting sessions loses his own oldest, and not the older one of another user."""
+    monkeypatch.setattr(held_sessions, "WAITING_SESSIONS", 3)
+    theirs = ask.wait(OTHER)
+    mine = [ask.wait() for _ in range(5)]
+    wait_for(lambda: ask.states(theirs, *mine) == ["waiting", "gone", "gone", "gone", "waiting", "waiting"])
+    assert "most of them of this user" in ask.refused(mine[0].request(1, 0))[1]
+
+
+def test_nobody_takes_all_bytes(ask: Asker) -> None:
+    """The sessions of who keeps most go first, and not the older one of another user."""
+    theirs = ask.wait(OTHER)
+    ask.gateway._held._bytes = 2 * kept(ask, theirs) + 1
+    mine = [ask.wait() for _ in range(4)]
+    wait_for(lambda: ask.states(theirs, *mine) == ["waiting", "gone", "gone", "gone", "waiting"])
+    assert "most of it for this user" in ask.refused(mine[0].request(1, 0))[1]
+
+
+def kept(ask: Asker, grant: Grant) -> int:
+    """Return how many bytes the gateway keeps for a session."""
+    held = ask.gateway._held.find(grant.session)
+    assert held is not None
+    return held.socket.kept
 
 
 def test_too_much_is_kept(ask: Asker) -> None:

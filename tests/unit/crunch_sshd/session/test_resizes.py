@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -62,3 +63,29 @@ def test_without_room_for_a_thread(monkeypatch: pytest.MonkeyPatch, timers: list
     for columns in (1, 2, 3):
         resizes.put(size(columns))
     assert seen == [size(1), size(2), size(3)]
+
+
+def test_a_nudge(timers: list[Timer]) -> None:
+    """A program that is to draw its screen anew sees another size for a moment, and then its own again."""
+    seen: list[Terminal] = []
+    resizes = Resizes(seen.append)
+    resizes.nudge(None)
+    resizes.nudge(size(80))
+    while timers:
+        timers.pop(0).work()
+    assert seen == [replace(size(80), rows=25), size(80)]
+
+
+def test_a_size_that_comes_amid_a_nudge(timers: list[Timer]) -> None:
+    """A window that was resized while there was no connection has its new size, whatever the nudge began with."""
+    seen: list[Terminal] = []
+    resizes = Resizes(seen.append)
+    resizes.nudge(size(80))
+    resizes.put(size(100))
+    while timers:
+        timers.pop(0).work()
+    assert seen[-1] == size(100)
+    resizes.nudge(size(80))  # which is how the session began
+    while timers:
+        timers.pop(0).work()
+    assert seen[-1] == size(100)

@@ -97,7 +97,7 @@ def test_lost_and_resumed(process: Process) -> None:
     client.lose(ConnectionResetError("reset"))
     gateway.lose()
     lost = asyncio.run(process.read())
-    process.sessions.run(session(id=one.id, hold=600.0, resumed=True), (Wire(), b"de"), (Wire(), b""))
+    process.sessions.run(session(id=one.id, hold=600.0, attempt=1), (Wire(), b"de"), (Wire(), b""))
     back = asyncio.run(process.read())
     for read, waiting, resumed, size in ((lost, 1, 0, 3), (back, 0, 1, 5)):
         assert process.get(read, "arv_ssh_open_sessions") == 1

@@ -67,7 +67,7 @@ def test_a_session_that_loses_its_connection(tmp_path: Path, elsewhere: bool) ->
         if elsewhere:
             sessions.finish(one, MOVED)
         else:
-            again = session(id=one.id, hold=600.0, resumed=True, started=one.started + 60)
+            again = session(id=one.id, hold=600.0, attempt=1, started=one.started + 60)
             await sessions.opening(again)
             client, gateway = Wire(), Wire()
             sessions.run(again, (client, b"de"), (gateway, b""))

@@ -71,7 +71,7 @@ def test_a_session_that_may_not_go_on_leaves_the_slot_of_the_one_that_is_there(
     """Nobody gets rid of a limit by asking, without the proof, to go on with a session that is open."""
     made.append(SessionLimits(Limits(per_user=1), tmp_path))
     live = take(made[0])
-    asking = session(user_uuid=user, id=live.id, resumed=True)
+    asking = session(user_uuid=user, id=live.id, attempt=1)
     asyncio.run(made[0].take(asking))
     made[0].refused(Attempt("req-1", CONTAINER, "", "", user_uuid=user, session_id=live.id), HttpError("no proof"))
     with pytest.raises(TooManySessions):
@@ -88,7 +88,7 @@ def test_a_session_that_goes_on_counts_once(tmp_path: Path, made: list[SessionLi
     if known:
         asyncio.run(made[0].take(live))
     for _ in range(3):
-        again = session(id=live.id, resumed=True)
+        again = session(id=live.id, attempt=1)
         asyncio.run(made[0].take(again))
         made[0].resumed(again, known)
         known = True
