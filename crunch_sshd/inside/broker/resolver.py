@@ -6,7 +6,7 @@ Owns the conversation with the servers. The C library's own resolver is unusable
 
 from __future__ import annotations
 
-import secrets
+import os
 import select
 import socket
 import time
@@ -163,7 +163,7 @@ class _Questions:
 
     def _send(self, stack: ExitStack, kind: int) -> _Query | None:
         # A socket for each question: the socket's port is one more number that a forger would have to guess (RFC 5452).
-        identifier = secrets.randbelow(0x10000)
+        identifier = int.from_bytes(os.urandom(2), "big")
         message = dns.question(identifier, self._name, kind)
         sock = stack.enter_context(socket.socket(family(self._server), socket.SOCK_DGRAM | socket.SOCK_CLOEXEC))
         sock.setblocking(False)
@@ -193,7 +193,7 @@ class _Questions:
         return True
 
     def _ask_tcp(self, kind: int) -> None:
-        identifier = secrets.randbelow(0x10000)
+        identifier = int.from_bytes(os.urandom(2), "big")
         message = dns.question(identifier, self._name, kind)
         deadline = time.monotonic() + self._conf.timeout
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -12,11 +13,13 @@ from typing import Any
 import pytest
 
 from arv_ssh.errors import Unavailable
+from crunch_sshd.inside import start
 from crunch_sshd.inside.starter import Starter
 from tests.timing import wait_for
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root may change its root")
 
+PROGRAM = "crunch_sshd.inside.program"
 OWN = {
     name: int(value, 16)
     for name, _, value in (line.partition(":") for line in Path("/proc/self/status").read_text().splitlines())
@@ -49,7 +52,7 @@ def started(starter: Starter, *argv: str, groups: tuple[int, ...] = ()) -> Itera
     root = os.open("/", os.O_PATH)
     (reports, report), (reader, writer), null = os.pipe(), os.pipe(), os.open(os.devnull, os.O_RDWR)
     try:
-        child = starter.start(job(root, report, *argv), [root, report], [null, writer, writer], groups)
+        child = starter.start(PROGRAM, job(root, report, *argv), [root, report], [null, writer, writer], groups)
         for descriptor in (report, writer):
             os.close(descriptor)
         said = b"".join(iter(lambda: os.read(reports, 1000), b"")).decode()
@@ -152,3 +155,74 @@ def test_nothing_left_open(starter: Starter) -> None:
     assert os.listdir("/proc/self/fd") == before
     starter.close()
     assert len(os.listdir("/proc/self/fd")) == len(before) - 1
+
+
+CHILD = """
+import gc, os, sys
+
+def main(job):
+    print(job["words"], gc.isenabled(), sorted(os.environ), sys.argv[1:], os.getsid(0) == os.getpid(), os.getppid())
+    print(sorted(map(int, os.listdir("/proc/self/fd")))[:-1] == [0, 1, 2, *sorted(job["descriptors"])])
+    sys.stdout.flush()
+    if job["words"] == "raise":
+        raise ValueError("nobody expected this")
+    if job["words"] == "crash":
+        os.kill(os.getpid(), 11)
+    return 3
+"""
+
+
+@pytest.fixture
+def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module that the ready process can import."""
+    (tmp_path / "a_child.py").write_text(CHILD, encoding="utf-8")
+    for package in ("crunch_sshd", "arv_ssh"):
+        (tmp_path / package).symlink_to(Path(start.PACKAGES) / package)
+    monkeypatch.setattr(start, "PACKAGES", str(tmp_path))
+    monkeypatch.setenv("SECRET", "of the gateway")
+    return "a_child"
+
+
+def ran(starter: Starter, module: str, words: str) -> tuple[list[str], int]:
+    """Return the lines that a fork wrote, and its exit status, or its signal as a negative number."""
+    (reader, writer), null = os.pipe(), os.open(os.devnull, os.O_RDWR)
+    try:
+        job = {"words": words, "namespaces": {}, "root": null}
+        pid = starter.start(module, job, [null], [null, writer, writer], [])
+        os.close(writer)
+        said = output(reader).decode().splitlines()
+        return said, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    finally:
+        os.close(reader)
+        os.close(null)
+
+
+def test_a_module(starter: Starter, child: str) -> None:
+    """Each fork of a module's is a process like a fresh one, with the job's descriptors only; its end is its own."""
+    for words, status in (("a", 3), ("raise", 1), ("b", 3)):
+        (first, second, *more), found = ran(starter, child, words)
+        assert first.startswith(f"{words} True ['LC_ALL', 'PATH', 'TZ'] ") and first.endswith(f"True {os.getpid()}")
+        assert (second, found) == ("True", status)
+        assert more[-1:] == (["ValueError: nobody expected this"] if words == "raise" else [])
+
+
+def test_no_such_module(starter: Starter, child: str) -> None:
+    """What cannot be imported is an error, and the ready process goes on."""
+    with pytest.raises(OSError, match=os.strerror(errno.ENOEXEC)):
+        ran(starter, "no_such_module", "")
+    ready = starter._ready
+    assert ran(starter, child, "a")[1] == 3
+    assert starter._ready is ready
+
+
+def test_crash(starter: Starter, child: str) -> None:
+    """After a crash the next fork has other addresses; after any other end it need not."""
+    ran(starter, child, "a")
+    ready = starter._ready
+    starter.ended(signal.SIGKILL)
+    starter.ended(0)
+    assert starter._ready is ready
+    assert ran(starter, child, "crash")[1] == -signal.SIGSEGV
+    starter.ended(signal.SIGSEGV)
+    assert ran(starter, child, "a")[1] == 3
+    assert starter._ready is not None and starter._ready is not ready
