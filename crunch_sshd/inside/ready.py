@@ -70,7 +70,7 @@ def _fork(module: str) -> int:
     try:
         if module not in sys.modules:
             __import__(module)
-            gc.freeze()  # a fork's collector need not look at, and so copy, what they all have
+        gc.freeze()  # a fork's collector need not look at, and so copy, what they all have
         return linux.fork_as_sibling()
     except OSError as error:
         return -(error.errno or errno.EIO)

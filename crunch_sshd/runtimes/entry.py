@@ -14,7 +14,6 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
 from typing import Any
 
 from arv_ssh.errors import Unavailable
@@ -119,7 +118,7 @@ def _opened(container: HostContainer, account: Account, profile: Profile) -> Ite
         opened += namespaces.values()
         opened.append(root := container.open_root())
         job = {
-            **asdict(held),
+            **vars(held),
             # Ours first: the container's filter might not allow another.
             "filters": [(own.program, own.flags), *((one.program, one.flags) for one in held.filters)],
             "namespaces": namespaces,

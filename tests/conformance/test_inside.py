@@ -37,7 +37,7 @@ BROKER_IGNORES = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 INIT = b"\0\0\0\5\1\0\0\0\3"
 """SFTP's first packet (draft-ietf-secsh-filexfer-02 §4)."""
 FILE_SERVER, BROKER = "crunch_sshd.inside.sftp.__main__", "crunch_sshd.inside.broker.process"
-SECONDS = itertools.count(424242)
+SECONDS = itertools.count(10**6 + int.from_bytes(os.urandom(4), "big"))
 """How long each exec of the engine sleeps: no two the same, so that each is found by its own arguments."""
 
 
