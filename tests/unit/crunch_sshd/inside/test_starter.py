@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -227,3 +229,13 @@ def test_crash(starter: Starter, child: str) -> None:
     starter.ended(signal.SIGSEGV)
     assert ran(starter, child, "a")[1] == 3
     assert starter._ready is not None and starter._ready is not ready
+
+
+def test_nothing_random_is_shared() -> None:
+    """No module that the forks share makes random numbers by itself: two forks would make the same."""
+    modules = "crunch_sshd.inside.ready, crunch_sshd.inside.sftp.__main__, crunch_sshd.inside.broker.process"
+    program = f"import sys; sys.path.append({start.PACKAGES!r}); import {modules}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "crunch_sshd.inside.broker.process" in loaded
+    assert loaded & {"random", "_random", "secrets", "uuid", "tempfile", "ssl", "_ssl", "_hashlib"} == set()
