@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 PACKAGE = "crunch_sshd.inside."
 HANDLES = {"joined", "report", "root", "cwd", "gateway"}
 """The names in a job whose values are descriptors, with those in its ``namespaces``."""
+PID_LENGTH = 32
+"""Bytes enough for a pid in digits."""
 PYTHON_IGNORES = {_signal.SIGPIPE, _signal.SIGXFSZ}
 """Python learns of both from the call that fails."""
 
@@ -74,8 +76,8 @@ def _forget_paths() -> None:
 
 
 def wait_until_joined(job: dict[str, Any]) -> None:
-    """Block until the gateway has put this process into the container's control groups."""
-    if not os.read(job["joined"], 1):
+    """Block until the gateway has put this process, and no other, into the container's control groups."""
+    if os.read(job["joined"], PID_LENGTH) != b"%d" % os.getpid():
         raise OSError(errno.ECANCELED, "the gateway ended")
     os.close(job["joined"])
 

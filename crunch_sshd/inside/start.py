@@ -33,8 +33,6 @@ With TZ set, the C library has no reason to look at /etc/localtime, which is lat
 """
 END_TIMEOUT = 1.0
 """Seconds for a killed process to end; after that, subprocess reaps it when it starts another."""
-JOINED = b"1"
-"""What the process reads once it is in its control groups; the end of the pipe without it means that it never will."""
 
 
 def start(
@@ -57,8 +55,7 @@ def start(
                 start_new_session=True,
             )  # fmt: skip
         try:
-            join(child.pid, control_groups)
-            os.write(tell, JOINED)
+            join(child.pid, control_groups, tell)
         except BaseException:
             child.kill()
             with suppress(subprocess.TimeoutExpired):  # one that was frozen meanwhile ends only once it thaws
@@ -76,16 +73,18 @@ def described(job: Mapping[str, Any], joined: int, descriptors: Sequence[int]) -
     return marshal.dumps({**job, "joined": joined, "descriptors": [joined, *descriptors]})
 
 
-def join(pid: int, control_groups: Iterable[int]) -> None:
-    """Move a process to control groups, given as their open ``cgroup.procs`` files (cgroups(7)).
+def join(pid: int, control_groups: Iterable[int], tell: int) -> None:
+    """Move a process to control groups, given as their open ``cgroup.procs`` files (cgroups(7)), and tell it.
 
-    Raises :class:`Unavailable` when it cannot join.
+    It reads its own pid then; the end of the pipe without it means that it never joins. Raises :class:`Unavailable`
+    when it cannot.
     """
     for descriptor in control_groups:
         try:
             os.write(descriptor, str(pid).encode())
         except OSError as error:
             raise Unavailable(f"the container's control group cannot be joined: {error.strerror}") from error
+    os.write(tell, b"%d" % pid)
 
 
 @contextmanager

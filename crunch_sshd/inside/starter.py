@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import IO, Any
 
 from crunch_sshd.inside import start
-from crunch_sshd.inside.start import BOOTSTRAP, END_TIMEOUT, ENVIRONMENT, JOINED, described, in_memory, join
+from crunch_sshd.inside.start import BOOTSTRAP, END_TIMEOUT, ENVIRONMENT, described, in_memory, join
 
 CRASHES = {
     signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGTRAP, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS,
@@ -61,8 +61,7 @@ class Starter:
             with in_memory(described(job, joined, descriptors)) as words:
                 pid = self._fork(module, [words, *streams, joined, *descriptors])
             try:
-                join(pid, control_groups)
-                os.write(tell, JOINED)
+                join(pid, control_groups, tell)
             except BaseException:
                 os.close(tell)
                 tell = -1  # it reads the end and ends itself, once it is not frozen

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from arv_ssh.errors import Unavailable
-from crunch_sshd.inside import start
+from crunch_sshd.inside import enter, start
 from crunch_sshd.inside.starter import Starter
 from tests.timing import wait_for
 
@@ -160,12 +160,13 @@ def test_nothing_left_open(starter: Starter) -> None:
 
 
 CHILD = """
-import gc, os, sys
+import ctypes, gc, os, sys
 
 def main(job):
     print(job["words"], gc.isenabled(), sorted(os.environ), sys.argv[1:], os.getsid(0) == os.getpid(), os.getppid())
     there = [one for one in range(100) if os.path.exists(f"/proc/self/fd/{one}")]
     print(there == sorted([0, 1, 2, job["joined"], job["root"]]) == sorted([0, 1, 2, *job["descriptors"]]))
+    print("dumpable" if ctypes.CDLL(None).prctl(3, 0, 0, 0, 0) else "hidden")  # PR_GET_DUMPABLE
     sys.stdout.flush()
     if job["words"] == "raise":
         raise ValueError("nobody expected this")
@@ -203,9 +204,9 @@ def ran(starter: Starter, module: str, words: str) -> tuple[list[str], int]:
 def test_a_module(starter: Starter, child: str) -> None:
     """Each fork of a module's is a process like a fresh one, with the job's descriptors only; its end is its own."""
     for words, status in (("a", 3), ("raise", 1), ("b", 3)):
-        (first, second, *more), found = ran(starter, child, words)
+        (first, second, third, *more), found = ran(starter, child, words)
         assert first.startswith(f"{words} True ['LC_ALL', 'PATH', 'TZ'] ") and first.endswith(f"True {os.getpid()}")
-        assert (second, found) == ("True", status)
+        assert (second, third, found) == ("True", "hidden", status)
         assert more[-1:] == (["ValueError: nobody expected this"] if words == "raise" else [])
 
 
@@ -239,3 +240,14 @@ def test_nothing_random_is_shared() -> None:
     loaded = set(done.stdout.split())
     assert "crunch_sshd.inside.broker.process" in loaded
     assert loaded & {"random", "_random", "secrets", "uuid", "tempfile", "ssl", "_ssl", "_hashlib"} == set()
+
+
+@pytest.mark.parametrize("word", [b"", b"1", b"%d" % (os.getpid() + 1), b"%d0" % os.getpid()])
+def test_joining_is_ones_own(word: bytes) -> None:
+    """The word that another process has joined, of a ready process that died over it, is not taken for one's own."""
+    reader, writer = os.pipe()
+    os.write(writer, word)
+    os.close(writer)
+    with pytest.raises(OSError, match="the gateway ended"):
+        enter.wait_until_joined({"joined": reader})
+    os.close(reader)
