@@ -11,7 +11,7 @@ import select
 import socket
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from crunch_sshd.inside import files
 from crunch_sshd.inside.broker import dns, resolv_conf
@@ -125,8 +125,7 @@ def _ask_servers(name: str, conf: ResolvConf) -> tuple[list[str], bool]:
     raise TimeoutError
 
 
-@dataclass
-class _Query:
+class _Query(NamedTuple):
     kind: int
     identifier: int
     sock: socket.socket
