@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -27,6 +26,7 @@ from arv_ssh.log import event
 from crunch_sshd.forwarding.broker_answers import MESSAGE_LIMIT, Answer, BrokerError, Failed, Malformed, receive
 from crunch_sshd.inside.system_calls import BROKER
 from crunch_sshd.runtimes import Account, entry
+from crunch_sshd.runtimes.child import Child
 from crunch_sshd.runtimes.host_container import HostContainer
 from crunch_sshd.ssh import threads
 
@@ -64,7 +64,7 @@ class Listening:
 class _Running:
     """One process, the socket to it, and the requests that wait for its answers."""
 
-    child: subprocess.Popen[bytes]
+    child: Child
     sock: socket.socket
     waiting: dict[int, Future[Answer]] = field(default_factory=dict)
 
@@ -134,7 +134,7 @@ class BrokerClient:
             try:
                 threads.start(partial(_reap, running.child), "broker-end", daemon=False)
             except OSError:
-                running.child.kill()
+                running.child.end()
 
     @property
     def spent(self) -> bool:
@@ -192,16 +192,7 @@ class BrokerClient:
         with theirs:
             try:
                 child = entry.enter(
-                    self._container,
-                    self._account,
-                    MODULE,
-                    BROKER,
-                    [str(theirs.fileno()), self._account.home],
-                    (theirs.fileno(),),
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    start_new_session=True,
+                    self._container, self._account, MODULE, BROKER, [self._account.home], gateway=theirs.fileno()
                 )
             except BaseException:
                 ours.close()
@@ -211,8 +202,7 @@ class BrokerClient:
             threads.start(partial(self._receive, running), "broker")
         except OSError:
             ours.close()
-            child.kill()
-            child.wait()
+            child.end()
             raise
         return running
 
@@ -276,9 +266,9 @@ def _shut_down(sock: socket.socket) -> None:
         logger.debug("the broker was gone already")
 
 
-def _reap(child: subprocess.Popen[bytes]) -> None:
+def _reap(child: Child) -> None:
     try:
         child.wait(END_TIMEOUT)
-    except subprocess.TimeoutExpired:
+    except TimeoutError:
         child.kill()
         child.wait()

@@ -1,18 +1,18 @@
-"""Entering a container: how a fresh, single-threaded process becomes a user inside it, and nothing more.
+"""Entering a container: how a single-threaded process becomes a user inside it, and nothing more.
 
 Owns the order in which control groups, namespaces, root and privileges are taken on or given up. They are described in
 a job that :mod:`crunch_sshd.runtimes.entry` wrote. After :func:`enter` nothing can be imported: the files at the old
 paths are then the container's, and code from those is not to be trusted.
 
-Every file transfer waits for such a process, so it starts fast: without ``site``, and without unnecessary
-imports (``dataclasses``, ``json`` and ``typing`` alone would double its start-up of some 20 ms).
+Such a process is a fork of one that has its imports done (:mod:`crunch_sshd.inside.ready`), or else a fresh one
+(:mod:`crunch_sshd.inside.fresh`), which starts fast: without ``site``, and without unnecessary imports
+(``dataclasses``, ``json`` and ``typing`` alone would double its start-up of some 20 ms).
 """
 
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found] # the module signal imports enum, which costs milliseconds
 import errno
-import marshal
 import os
 import sys
 
@@ -22,18 +22,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+PACKAGE = "crunch_sshd.inside."
+HANDLES = {"joined", "report", "root", "cwd", "gateway"}
+"""The names in a job whose values are descriptors, with those in its ``namespaces``."""
+PID_LENGTH = 32
+"""Bytes enough for a pid in digits."""
 PYTHON_IGNORES = {_signal.SIGPIPE, _signal.SIGXFSZ}
 """Python learns of both from the call that fails."""
-
-
-def load(descriptor: str) -> dict[str, Any]:
-    """Return the job with this descriptor, and keep all of the job's descriptors from being inherited any further."""
-    with open(int(descriptor), "rb") as file:
-        job: dict[str, Any] = marshal.loads(file.read())  # noqa: S302 - written by the gateway, into memory of its own
-    for number in (job["joined"], *job["descriptors"]):
-        os.set_inheritable(number, False)
-    reset_signals()
-    return job
 
 
 def reset_signals() -> None:
@@ -81,8 +76,8 @@ def _forget_paths() -> None:
 
 
 def wait_until_joined(job: dict[str, Any]) -> None:
-    """Block until the gateway has put this process into the container's control groups."""
-    if not os.read(job["joined"], 1):
+    """Block until the gateway has put this process, and no other, into the container's control groups."""
+    if os.read(job["joined"], PID_LENGTH) != b"%d" % os.getpid():
         raise OSError(errno.ECANCELED, "the gateway ended")
     os.close(job["joined"])
 

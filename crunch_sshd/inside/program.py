@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
 """The exit statuses that a shell gives (POSIX, 2.8.2)."""
 DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-FIRST_AFTER_STDERR = 3
 
 
 class Refused(Exception):
@@ -64,7 +63,7 @@ def _become(job: dict[str, Any]) -> None:
     os.fchdir(job["root"])
     os.chroot(".")
     os.fchdir(job["cwd"])
-    _close_all_but(job["report"])
+    linux.close_all_but([job["report"]])
     for number, soft, hard in job["limits"]:
         linux.set_limit(number, soft, hard)
     os.umask(job["umask"])
@@ -93,11 +92,6 @@ def _goes(directory: bytes) -> bool:
 def _filter(job: dict[str, Any]) -> None:
     for program, flags in job["filters"]:
         linux.filter_system_calls(program, flags)
-
-
-def _close_all_but(report: int) -> None:
-    os.closerange(FIRST_AFTER_STDERR, report)
-    os.closerange(report + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def _execute(job: dict[str, Any]) -> NoReturn:

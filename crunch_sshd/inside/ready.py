@@ -1,28 +1,39 @@
 """The process that stays ready: each process in a container begins as its fork, with everything imported.
 
-Owns the wire to the gateway (:mod:`crunch_sshd.inside.starter`): one packet with descriptors in, one with a pid out. It
-enters nothing itself, holds nothing of any container, and reads only what the gateway sends, so it is the same for all.
-It cannot be debugged, and its executable is a sealed copy in memory: what its forks leave within the container's reach
-as /proc/PID/exe cannot be written to (CVE-2019-5736).
+Owns the wire to the gateway (:mod:`crunch_sshd.inside.starter`): one packet with a module's name and descriptors in,
+one with a pid out. It enters nothing itself, holds nothing of any container, and reads only what the gateway sends, so
+it is the same for all. It cannot be debugged, and its executable is a sealed copy in memory: what its forks leave
+within the container's reach as /proc/PID/exe cannot be written to (CVE-2019-5736).
+
+The modules are imported here, outside of all containers, each when it is wanted for the first time. The fork is a bare
+system call, which no library notices: so no module may keep anything that two processes must not share, such as a
+generator of random numbers (:mod:`random`) or a thread.
 """
 
 from __future__ import annotations
 
 import _socket
 import array
+import errno
 import gc
 import marshal
 import os
 import sys
 
-from crunch_sshd.inside import enter, linux, program
+from crunch_sshd.inside import enter, linux
+from crunch_sshd.inside.title import CommandLine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn
+
+    Main = Callable[[dict[str, Any]], int]
 
 MAX_DESCRIPTORS = 32
 """In one packet: the job, three for the standard streams, up to seven namespaces and a few more."""
+MAX_NAME = 256
+"""Bytes of a module's name."""
 STANDARD_STREAMS = 3
 
 
@@ -30,38 +41,55 @@ def main() -> int:
     """Fork whenever the gateway asks, until the gateway closes its end."""
     linux.hide()
     enter.reset_signals()
-    gc.disable()  # each fork lives for milliseconds
+    linux.set_name("crunch-ready")
+    gc.disable()  # here is no garbage
+    command_line = CommandLine()
     gateway = _socket.socket(fileno=int(sys.argv[1]))
     while True:
         packet, ancillary, _, _ = gateway.recvmsg(
-            1, _socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize), _socket.MSG_CMSG_CLOEXEC
+            MAX_NAME, _socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize), _socket.MSG_CMSG_CLOEXEC
         )
         if not packet:
             return 0
         descriptors = array.array("i")
         for _, _, data in ancillary:
             descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-        try:
-            pid = linux.fork_as_sibling()
-        except OSError as error:
-            pid = -(error.errno or 0)
+        module = packet.decode()
+        pid = _fork(module)
         if pid == 0:
             gateway.close()
-            _do(descriptors.tolist())
+            command_line.show(f"crunch-{module.removeprefix(enter.PACKAGE).partition('.')[0]}", module)
+            _do(sys.modules[module].main, descriptors.tolist())
         for descriptor in descriptors:
             os.close(descriptor)
         gateway.send(str(pid).encode())
 
 
-def _do(descriptors: list[int]) -> NoReturn:
-    """Do the job in the first descriptor, with the next three as standard streams."""
+def _fork(module: str) -> int:
+    """Import the module if it is not there yet, and fork; return the pid, 0 in the child, or minus an errno."""
+    try:
+        if module not in sys.modules:
+            __import__(module)
+        gc.freeze()  # a fork's collector need not look at, and so copy, what they all have
+        return linux.fork_as_sibling()
+    except OSError as error:
+        return -(error.errno or errno.EIO)
+    except Exception:  # e.g. another version has been installed since
+        return -errno.ENOEXEC
+
+
+def _do(main: Main, descriptors: list[int]) -> NoReturn:
+    """Do the job in the first descriptor, with the next three as standard streams; a process of its own session."""
     with open(descriptors[0], "rb") as file:
         job: dict[str, Any] = marshal.loads(file.read())  # noqa: S302 - written by the gateway, into memory of its own
     for number, descriptor in enumerate(descriptors[1 : 1 + STANDARD_STREAMS]):
         os.dup2(descriptor, number)
-        os.close(descriptor)
     here = dict(zip(job["descriptors"], descriptors[1 + STANDARD_STREAMS :], strict=True))
-    for name in ("joined", "report", "root", "cwd"):
+    for name in job.keys() & enter.HANDLES:
         job[name] = here[job[name]]
     job["namespaces"] = {kind: here[number] for kind, number in job["namespaces"].items()}
-    program.main(job)
+    job["descriptors"] = list(here.values())
+    linux.close_all_but(here.values())
+    os.setsid()
+    gc.enable()
+    os._exit(main(job))

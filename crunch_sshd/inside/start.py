@@ -1,7 +1,8 @@
-"""Starting a process that will run this package's code in a container's namespaces: only this module does so.
+"""Starting a process that will run this package's code in a container's namespaces, with nothing that is ready for it.
 
-Owns how Python is started for it, the job that it reads first (:func:`crunch_sshd.inside.enter.load`), and putting it
-into control groups. Knows nothing of containers: the caller decides what is in the job.
+Owns how Python is started for it, the job that it reads first (:mod:`crunch_sshd.inside.fresh`), and putting it into
+control groups. :mod:`crunch_sshd.inside.starter` does the same in less time. Knows nothing of containers: the caller
+decides what is in the job.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ BOOTSTRAP = (
     "sys.exit(__import__(name, fromlist=['main']).main())"
 )
 """The code that the process runs. The packages come last on its path, so that none hides the standard library."""
+FRESH = "crunch_sshd.inside.fresh"
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC0"}
 """The whole environment: nothing from the gateway, nor from the container: its LD_PRELOAD would act before we enter.
 
@@ -31,40 +33,29 @@ With TZ set, the C library has no reason to look at /etc/localtime, which is lat
 """
 END_TIMEOUT = 1.0
 """Seconds for a killed process to end; after that, subprocess reaps it when it starts another."""
-JOINED = b"1"
-"""What the process reads once it is in its control groups; the end of the pipe without it means that it never will."""
 
 
 def start(
-    module: str,
-    job: Mapping[str, Any],
-    arguments: Sequence[str] = (),
-    pass_fds: Sequence[int] = (),
-    control_groups: Iterable[int] = (),
-    **popen: Any,
-) -> subprocess.Popen[bytes]:
-    """Start ``module.main()`` in a fresh process that can read ``job`` and has its ``descriptors``.
+    module: str, job: Mapping[str, Any], descriptors: Sequence[int], streams: Sequence[int],
+    control_groups: Iterable[int],
+) -> int:  # fmt: skip
+    """Start ``module.main(job)`` in a fresh process; return its pid, as :meth:`Starter.start` does.
 
-    In that process ``sys.argv[1]`` is for :func:`enter.load`, and ``arguments`` follow; the module may import the
-    standard library and this package's own modules, no installed ones. ``popen`` goes to :class:`subprocess.Popen`.
-
-    ``control_groups`` are the open ``cgroup.procs`` files of those that the process joins. The kernel makes the first
-    move wait for some 10 ms (an RCU grace period), so it happens from here, while the process still imports;
-    :func:`enter.wait_until_joined` waits for its end. Raises OSError, or :class:`Unavailable` when the process cannot
-    join.
+    The module may import the standard library and this package's own modules, no installed ones. The process is slow to
+    begin (some 25 ms of processor time), but needs nothing to be there already.
     """
     joined, tell = os.pipe()
     try:
-        with in_memory(marshal.dumps({**job, "joined": joined})) as words:
+        with in_memory(described(job, joined, descriptors)) as words:
             child = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-I", "-S", "-c", BOOTSTRAP, PACKAGES, module, str(words), *arguments],
-                pass_fds=[words, joined, *job["descriptors"], *pass_fds],
+                [sys.executable, "-I", "-S", "-c", BOOTSTRAP, PACKAGES, FRESH, module, str(words)],
+                stdin=streams[0], stdout=streams[1], stderr=streams[2],
+                pass_fds=[words, joined, *descriptors],
                 env=ENVIRONMENT,
-                **popen,
-            )
+                start_new_session=True,
+            )  # fmt: skip
         try:
-            join(child.pid, control_groups)
-            os.write(tell, JOINED)
+            join(child.pid, control_groups, tell)
         except BaseException:
             child.kill()
             with suppress(subprocess.TimeoutExpired):  # one that was frozen meanwhile ends only once it thaws
@@ -73,19 +64,27 @@ def start(
     finally:
         os.close(joined)
         os.close(tell)
-    return child
+    child.returncode = 0  # from now on only the caller waits: Popen waits by pid, any time, for what it has let go of
+    return child.pid
 
 
-def join(pid: int, control_groups: Iterable[int]) -> None:
-    """Move a process to control groups, given as their open ``cgroup.procs`` files (cgroups(7)).
+def described(job: Mapping[str, Any], joined: int, descriptors: Sequence[int]) -> bytes:
+    """Return the text of a job: with all descriptors, and the one among them that says when it is in its groups."""
+    return marshal.dumps({**job, "joined": joined, "descriptors": [joined, *descriptors]})
 
-    Raises :class:`Unavailable` when it cannot join.
+
+def join(pid: int, control_groups: Iterable[int], tell: int) -> None:
+    """Move a process to control groups, given as their open ``cgroup.procs`` files (cgroups(7)), and tell it.
+
+    It reads its own pid then; the end of the pipe without it means that it never joins. Raises :class:`Unavailable`
+    when it cannot.
     """
     for descriptor in control_groups:
         try:
             os.write(descriptor, str(pid).encode())
         except OSError as error:
             raise Unavailable(f"the container's control group cannot be joined: {error.strerror}") from error
+    os.write(tell, b"%d" % pid)
 
 
 @contextmanager

@@ -1,16 +1,17 @@
 """The gateway's end of the ready process: forks of it, each a child of this process (:mod:`crunch_sshd.inside.ready`).
 
-Owns starting the ready process, and starting it anew should it be killed. Knows nothing of containers: the caller
-decides what is in a job. Any thread.
+Owns starting the ready process, and starting it anew should it be killed, or one of its forks crash. Knows nothing of
+containers: the caller decides what is in a job. Any thread.
 """
 
 from __future__ import annotations
 
+import atexit
 import errno
 import fcntl
-import marshal
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -19,8 +20,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
-from crunch_sshd.inside.start import BOOTSTRAP, END_TIMEOUT, ENVIRONMENT, JOINED, PACKAGES, in_memory, join
+from crunch_sshd.inside import start
+from crunch_sshd.inside.start import BOOTSTRAP, END_TIMEOUT, ENVIRONMENT, described, in_memory, join
 
+CRASHES = {
+    signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGTRAP, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS,
+}  # fmt: skip
+"""By what processes end that did something they were not made to do."""
 READY = "crunch_sshd.inside.ready"
 ANSWER = 32
 """Bytes of an answer: a pid, or an error's number as a negative one."""
@@ -29,30 +35,33 @@ ANSWER = 32
 class Starter:
     """Forks of the ready process, which begins with the first fork, or with :meth:`prepare`.
 
-    ``module`` is what the ready process runs.
+    ``ready`` is the module that the ready process runs.
     """
 
-    def __init__(self, module: str = READY) -> None:
-        self._module = module
+    def __init__(self, ready: str = READY) -> None:
+        self._module = ready
         self._lock = threading.Lock()
         self._ready: _Ready | None = None
 
     def start(
-        self, job: Mapping[str, Any], descriptors: Sequence[int], streams: Sequence[int], control_groups: Iterable[int]
-    ) -> int:
-        """Start a process for ``job`` that has ``descriptors``, by which the job names them; return its pid.
+        self, module: str, job: Mapping[str, Any], descriptors: Sequence[int], streams: Sequence[int],
+        control_groups: Iterable[int],
+    ) -> int:  # fmt: skip
+        """Start a process that runs ``module.main(job)``; return its pid.
 
-        It is a child of this process, which must wait for it. ``streams`` become its standard input, output and error.
-        ``control_groups`` are the open ``cgroup.procs`` files of those that it joins. Raises OSError, or
+        It is a child of this process, which must wait for it, and leads a session of its own. It has the
+        ``descriptors`` that the job names (:data:`enter.HANDLES`, ``namespaces``), and no others but ``streams``, its
+        standard input, output and error. ``control_groups`` are the open ``cgroup.procs`` files of those that it joins:
+        the kernel makes the first move wait for some 10 ms (an RCU grace period), so it happens from here;
+        :func:`enter.wait_until_joined` waits for its end. Raises OSError when nothing has begun, or
         :class:`arv_ssh.errors.Unavailable` when it cannot join.
         """
         joined, tell = os.pipe()
         try:
-            with in_memory(marshal.dumps({**job, "joined": joined, "descriptors": [joined, *descriptors]})) as words:
-                pid = self._fork([words, *streams, joined, *descriptors])
+            with in_memory(described(job, joined, descriptors)) as words:
+                pid = self._fork(module, [words, *streams, joined, *descriptors])
             try:
-                join(pid, control_groups)
-                os.write(tell, JOINED)
+                join(pid, control_groups, tell)
             except BaseException:
                 os.close(tell)
                 tell = -1  # it reads the end and ends itself, once it is not frozen
@@ -64,13 +73,13 @@ class Starter:
                 os.close(tell)
         return pid
 
-    def _fork(self, descriptors: Sequence[int]) -> int:
+    def _fork(self, module: str, descriptors: Sequence[int]) -> int:
         with self._lock:
             for last in (False, True):
                 if self._ready is None:
                     self._ready = _Ready(self._module)
                 try:
-                    return self._ready.fork(descriptors)
+                    return self._ready.fork(module, descriptors)
                 except (ConnectionError, EOFError):
                     self._ready.end()
                     self._ready = None
@@ -83,6 +92,14 @@ class Starter:
         with self._lock:
             if self._ready is None:
                 self._ready = _Ready(self._module)
+
+    def ended(self, number: int) -> None:
+        """Hear of the signal that ended a fork, 0 for none. After a crash, a later start begins another ready process.
+
+        All forks of one have the same addresses: who guesses at them to take one over gets one guess.
+        """
+        if number in CRASHES:
+            self.close()
 
     def close(self) -> None:
         """End the ready process; a later start begins another."""
@@ -99,7 +116,7 @@ class _Ready:
         self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, _sealed_copy(sys.executable) as program:
             self._process = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-I", "-S", "-c", BOOTSTRAP, PACKAGES, module, str(theirs.fileno())],
+                [sys.executable, "-I", "-S", "-c", BOOTSTRAP, start.PACKAGES, module, str(theirs.fileno())],
                 executable=f"/proc/self/fd/{program.fileno()}",
                 pass_fds=[theirs.fileno(), program.fileno()],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -107,8 +124,8 @@ class _Ready:
                 start_new_session=True,
             )  # fmt: skip
 
-    def fork(self, descriptors: Sequence[int]) -> int:
-        socket.send_fds(self._link, [b"f"], descriptors)
+    def fork(self, module: str, descriptors: Sequence[int]) -> int:
+        socket.send_fds(self._link, [module.encode()], descriptors)
         answer = self._link.recv(ANSWER)
         if not answer:
             raise EOFError
@@ -138,3 +155,8 @@ def _sealed_copy(path: str) -> IO[bytes]:
     seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
     fcntl.fcntl(sealed, fcntl.F_ADD_SEALS, seals)
     return sealed
+
+
+starter = Starter()
+"""For all containers: the ready process holds nothing of any."""
+atexit.register(starter.close)

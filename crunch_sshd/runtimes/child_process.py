@@ -7,24 +7,14 @@ because something killed the child. Knows nothing of what the child does.
 from __future__ import annotations
 
 import fcntl
-import os
 import signal
-import subprocess
-from typing import IO, Any
 
+from crunch_sshd.inside.starter import starter
 from crunch_sshd.runtimes import Output
+from crunch_sshd.runtimes.child import Child
 from crunch_sshd.runtimes.host_process import PIPE_SIZE, HostProcess
 from crunch_sshd.runtimes.host_processes import HANG_UP_STEP
 
-PIPES: dict[str, Any] = {
-    "stdin": subprocess.PIPE,
-    "stdout": subprocess.PIPE,
-    "stderr": subprocess.PIPE,
-    "bufsize": 0,
-    # A session of its own: a client must never signal or hang up the gateway's process group.
-    "start_new_session": True,
-}
-"""How :class:`subprocess.Popen` must start such a child."""
 WHY = {
     signal.SIGKILL: "has the container ended, or did it run out of memory?",
     signal.SIGSYS: "the container's seccomp profile forbids what it needs",
@@ -32,17 +22,20 @@ WHY = {
 
 
 class ChildProcess(HostProcess):
-    """The child ``child``, started with :data:`PIPES`; ``name`` is the user's name for what it does."""
+    """The child ``child``, which has pipes; ``name`` is the user's name for what it does."""
 
-    def __init__(self, child: subprocess.Popen[bytes], name: str = "what served this channel") -> None:
-        assert child.stdin and child.stdout and child.stderr  # noqa: S101 - PIPES makes all three
-        stdin, stdout, stderr = (_taken(pipe) for pipe in (child.stdin, child.stdout, child.stderr))
-        for descriptor in (stdin, stdout):
-            fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+    def __init__(self, child: Child, name: str = "what served this channel") -> None:
         self._name = name
         self._is_ending = False
-        super().__init__(child.pid, stdin, {stdout: Output.STDOUT, stderr: Output.STDERR}, self._end, tty=False)
-        child.returncode = 0  # from now on only we wait for it: Popen waits by pid, any time, for what it has let go of
+        try:
+            for descriptor in (child.stdin, child.stdout):
+                fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+            outputs = {child.stdout: Output.STDOUT, child.stderr: Output.STDERR}
+            super().__init__(child.pid, child.stdin, outputs, self._end, tty=False)
+        except BaseException:
+            child.end()
+            raise
+        child.let_go()
 
     def read(self) -> tuple[Output, bytes | memoryview] | None:
         output = super().read()
@@ -59,6 +52,10 @@ class ChildProcess(HostProcess):
         why = WHY.get(number, "connect again")
         return Output.STDERR, f"arv-ssh: {self._name} was ended by {number.name}; {why}\n".encode()
 
+    def _reap(self, pidfd: int) -> None:
+        super()._reap(pidfd)
+        starter.ended(self._killed_by or 0)
+
     def _end(self) -> None:
         self._is_ending = True
         for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGKILL):
@@ -66,9 +63,3 @@ class ChildProcess(HostProcess):
                 self._send(number)
             if self._has_ended_within(HANG_UP_STEP):
                 return
-
-
-def _taken(pipe: IO[bytes]) -> int:
-    """Return a descriptor of ``pipe`` that does not close with it."""
-    with pipe:
-        return os.dup(pipe.fileno())

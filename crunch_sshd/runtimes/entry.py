@@ -7,21 +7,25 @@ group with a process in it cannot be removed. Knows nothing of what the process 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import select
 import signal
-import subprocess
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from arv_ssh.errors import Unavailable
+from crunch_sshd.inside.enter import HANDLES
 from crunch_sshd.inside.start import start
+from crunch_sshd.inside.starter import starter
 from crunch_sshd.inside.system_calls import Profile
 from crunch_sshd.runtimes import Account, seccomp
+from crunch_sshd.runtimes.child import Child
 from crunch_sshd.runtimes.host_container import HostContainer
+
+logger = logging.getLogger(__name__)
 
 NAMESPACES = ("cgroup", "ipc", "uts", "net", "mnt", "user")
 """The namespaces entered. Not the pid namespace: so no process in that can see ours, signal it or trace it."""
@@ -33,21 +37,26 @@ def enter(
     module: str,
     profile: Profile,
     arguments: Sequence[str] = (),
-    pass_fds: Sequence[int] = (),
-    **popen: Any,
-) -> subprocess.Popen[bytes]:
-    """Start ``module.main()`` so that it can enter ``container`` as ``account`` (:mod:`crunch_sshd.inside.start`).
+    *,
+    gateway: int | None = None,
+    pipes: bool = False,
+) -> Child:
+    """Start ``module.main(job)`` so that it can enter ``container`` as ``account`` (:func:`enter.enter`).
 
-    Once inside, it can make only the system calls that ``profile`` allows. It is killed when the container ends.
+    Once inside, it can make only the system calls that ``profile`` allows. It is killed when the container ends. The
+    job has the ``arguments``, and the descriptor ``gateway``; its standard streams are pipes, or else /dev/null.
 
     Raises :class:`Unavailable` when the container has ended, or when the process could not be restricted as the
     engine's exec is; OSError when this host has no room for another process.
     """
     try:
-        with _opened(container, account, profile) as (job, groups):
+        with _opened(container, account, profile) as (job, groups), _streams(pipes) as (theirs, ours):
+            job["arguments"] = list(arguments)
+            if gateway is not None:
+                job["gateway"] = gateway
             watched = container.open_pidfd()
             try:
-                child = start(module, job, arguments, pass_fds, groups, **popen)
+                child = Child(_start(module, job, theirs, groups), ours)
             except BaseException:
                 os.close(watched)
                 raise
@@ -57,6 +66,42 @@ def enter(
         raise
     _end_with(watched, child)
     return child
+
+
+def _start(module: str, job: dict[str, Any], streams: Sequence[int], groups: Sequence[int]) -> int:
+    """Start the process from the ready one, or else in a way that takes longer; return its pid."""
+    descriptors = [*job["namespaces"].values(), *(job[name] for name in job.keys() & HANDLES)]
+    try:
+        return starter.start(module, job, descriptors, streams, groups)
+    except OSError as failure:  # nothing has begun yet
+        logger.debug("%s does not begin from the ready process: %s", module, failure)
+    return start(module, job, descriptors, streams, groups)
+
+
+@contextmanager
+def _streams(pipes: bool) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield a process's three standard streams, and our ends of them.
+
+    Theirs are closed at the end, ours only if the block fails.
+    """
+    with ExitStack() as theirs, ExitStack() as ours:
+        if pipes:
+            kept, given = zip(*(_pipe(ours, theirs, reading) for reading in (True, False, False)), strict=True)
+            yield list(given), list(kept)
+        else:
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            theirs.callback(os.close, null)
+            yield [null, null, null], []
+        ours.pop_all()
+
+
+def _pipe(ours: ExitStack, theirs: ExitStack, reading: bool) -> tuple[int, int]:
+    """Return our end of a new pipe and theirs, of which they read or write theirs."""
+    reader, writer = os.pipe()
+    kept, given = (writer, reader) if reading else (reader, writer)
+    ours.callback(os.close, kept)
+    theirs.callback(os.close, given)
+    return kept, given
 
 
 @contextmanager
@@ -73,12 +118,11 @@ def _opened(container: HostContainer, account: Account, profile: Profile) -> Ite
         opened += namespaces.values()
         opened.append(root := container.open_root())
         job = {
-            **asdict(held),
+            **vars(held),
             # Ours first: the container's filter might not allow another.
             "filters": [(own.program, own.flags), *((one.program, one.flags) for one in held.filters)],
             "namespaces": namespaces,
             "root": root,
-            "descriptors": list(opened),
         }
         opened += (groups := container.open_control_groups())
         yield job, groups
@@ -91,15 +135,14 @@ def _close(descriptors: Iterable[int]) -> None:
         os.close(descriptor)
 
 
-def _end_with(container: int, child: subprocess.Popen[bytes]) -> None:
+def _end_with(container: int, child: Child) -> None:
     """Kill ``child`` when the container's first process (given as a pidfd) ends; at once if that cannot be watched."""
     ends = [container]
     try:
         ends.append(os.pidfd_open(child.pid))
         threading.Thread(target=_watch, args=ends, name="container-end", daemon=True).start()
     except BaseException as error:
-        child.kill()
-        child.wait()
+        child.end()
         _close(ends)
         if isinstance(error, RuntimeError):  # the interpreter's error when there is no room for a thread
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error

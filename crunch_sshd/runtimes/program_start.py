@@ -7,7 +7,6 @@ process itself takes it on (:mod:`crunch_sshd.inside.program`).
 
 from __future__ import annotations
 
-import atexit
 import errno
 import fcntl
 import os
@@ -20,11 +19,11 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from arv_ssh.errors import Unavailable
-from crunch_sshd.inside.starter import Starter
+from crunch_sshd.inside.starter import starter
 from crunch_sshd.runtimes import Output, StartFailed, Terminal, terminal_modes, terminal_name
 from crunch_sshd.runtimes.confinement import Confinement
 from crunch_sshd.runtimes.host_container import HostContainer
@@ -47,9 +46,7 @@ TIOCGPTN = 0x40045430 if POWER else 0x80045430
 TIOCGPTPEER = 0x20005441 if POWER else 0x5441
 """Opens the other end by no path, which the container could have replaced (ioctl_tty(2))."""
 
-starter = Starter()
-"""For all containers: the ready process holds nothing of any."""
-atexit.register(lambda: starter.close())
+PROGRAM = "crunch_sshd.inside.program"
 
 
 class TooLate(Unavailable):
@@ -112,7 +109,7 @@ def _describe(
     """Return the job for the child, except for the descriptors of this one session."""
     held = program.confinement
     return {
-        **asdict(held),
+        **vars(held),
         "filters": [(one.program, one.flags) for one in held.filters],
         "argv": [os.fsencode(word) for word in program.argv],
         "environment": dict(program.environment),
@@ -196,7 +193,7 @@ def _launch(
     reader, writer = (opened.closing(descriptor) for descriptor in os.pipe())
     job["report"] = opened.pass_on(writer)
     groups = [opened.closing(descriptor) for descriptor in container.open_control_groups()]
-    child = starter.start(job, opened.passed, streams, groups)
+    child = starter.start(PROGRAM, job, opened.passed, streams, groups)
     opened.close_writer(writer)
     try:
         report = _read_report(reader)

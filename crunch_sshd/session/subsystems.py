@@ -11,7 +11,7 @@ from arv_ssh.config.session_options import INTERNAL_SFTP
 from arv_ssh.errors import Unavailable
 from crunch_sshd.inside.system_calls import FILE_SERVER
 from crunch_sshd.runtimes import Command, Process, Runtime, StartFailed, entry
-from crunch_sshd.runtimes.child_process import PIPES, ChildProcess
+from crunch_sshd.runtimes.child_process import ChildProcess
 from crunch_sshd.session import commands
 from crunch_sshd.ssh import threads
 
@@ -46,10 +46,10 @@ def _start_sftp(command: Command, runtime: Runtime) -> Process:
         return _start_image_sftp(command, runtime)
     arguments = [command.directory or runtime.directory(), command.account.home]
     try:
-        child = entry.enter(container, command.account, MODULE, FILE_SERVER, arguments, **PIPES)
+        child = entry.enter(container, command.account, MODULE, FILE_SERVER, arguments, pipes=True)
+        return ChildProcess(child, "the file server")
     except threads.NO_ROOM as error:
         raise Unavailable(f"the container cannot be entered for sftp: {threads.reason(error)}") from error
-    return ChildProcess(child, "the file server")
 
 
 def _start_image_sftp(command: Command, runtime: Runtime) -> Process:

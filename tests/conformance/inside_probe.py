@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sys
+from typing import Any
 
 from crunch_sshd.inside import enter
 
@@ -29,10 +29,9 @@ def run(calls: list[list[int]]) -> list[tuple[list[int], int, int]]:
     return answers
 
 
-def main() -> int:
-    """Enter by the job in argument 1; make the calls in the others, as Python writes lists; print the answers."""
-    job, *words = sys.argv[1:]
-    calls = [[int(number) for number in word.split(",")] for word in words]
-    enter.enter(enter.load(job))
+def main(job: dict[str, Any]) -> int:
+    """Enter by the job; make the calls in its arguments, numbers with commas; print the answers."""
+    calls = [[int(number) for number in word.split(",")] for word in job["arguments"]]
+    enter.enter(job)
     os.write(1, repr(run(calls)).encode())
     return 0

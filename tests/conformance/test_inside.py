@@ -6,12 +6,13 @@ executed.
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import re
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from arv_ssh.config.session_options import INTERNAL_SFTP
 from crunch_sshd.forwarding.broker import BrokerClient
 from crunch_sshd.runtimes import Account, Command, Output, host_processes
 from crunch_sshd.session import subsystems
+from tests.children import FRESH, READY, WAYS, begun
 from tests.conformance.conftest import StartPlace
 from tests.conformance.places import Place
 from tests.conformance.test_identity import VARIANTS
@@ -35,7 +37,7 @@ BROKER_IGNORES = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 INIT = b"\0\0\0\5\1\0\0\0\3"
 """SFTP's first packet (draft-ietf-secsh-filexfer-02 §4)."""
 FILE_SERVER, BROKER = "crunch_sshd.inside.sftp.__main__", "crunch_sshd.inside.broker.process"
-SECONDS = itertools.count(424242)
+SECONDS = itertools.count(10**6 + int.from_bytes(os.urandom(4), "big"))
 """How long each exec of the engine sleeps: no two the same, so that each is found by its own arguments."""
 
 
@@ -157,11 +159,11 @@ def test_as_the_engines_exec(start_place: StartPlace, kind: str, options: tuple[
     with engines_exec(place, account, user) as reference:
         theirs, filters = facts(reference), int(status(reference).get("Seccomp_filters", "0"))
         no_new_privileges = status(reference)["NoNewPrivs"]
-        for start, ignores, umask in (
+        for way, (start, ignores, umask) in itertools.product(WAYS, (
             (file_server, PYTHON_IGNORES, theirs["Umask"]),
             (broker, PYTHON_IGNORES | BROKER_IGNORES, "0177"),  # as sshd's StreamLocalBindMask
-        ):
-            with start(place, account) as pid:
+        )):
+            with begun(way), start(place, account) as pid:
                 ours = facts(pid)
                 assert ours == theirs | {"Umask": umask, "cwd": theirs["cwd"] if start is file_server else "/"}
                 assert ignored(pid) == ignores
@@ -169,6 +171,32 @@ def test_as_the_engines_exec(start_place: StartPlace, kind: str, options: tuple[
                 assert (status(pid)["Seccomp"], status(pid)["Seccomp_filters"]) == ("2", str(filters + 1))
                 assert status(pid)["NoNewPrivs"] >= no_new_privileges
                 assert only_its_own(pid)
+
+
+@pytest.mark.parametrize("start", [file_server, broker])
+def test_begun_either_way(
+    start_place: StartPlace, start: Callable[[Place, Account], AbstractContextManager[int]]
+) -> None:
+    """A fork of the ready process is all that a fresh process is, in all that /proc shows; ps tells what it is."""
+    place = start_place()
+    account = place.runtime.account("")
+    with begun(FRESH), start(place, account) as pid:
+        fresh = settled_facts(pid)
+    with begun(READY), start(place, account) as pid:
+        assert settled_facts(pid) == fresh
+        module, name = (FILE_SERVER, "sftp") if start is file_server else (BROKER, "broker")
+        assert [word for word in arguments(pid) if word] == [module.encode()]
+        assert status(pid)["Name"] == f"crunch-{name}"
+        with open(f"/proc/{pid}/exe", "rb") as program:
+            assert fcntl.fcntl(program, fcntl.F_GET_SEALS) & fcntl.F_SEAL_WRITE
+
+
+def settled_facts(pid: int) -> dict[str, object]:
+    """Return what must be the same of two processes of ours, once no thread of a broker's is answering any more."""
+    wait_for(lambda: status(pid)["Threads"] == "1", "the end of its threads")
+    facts_of = host_processes.stat(pid)
+    assert facts_of is not None
+    return all_facts(pid) | {"leads": facts_of.session == pid, "descriptors": len(os.listdir(f"/proc/{pid}/fd"))}
 
 
 VOLATILE = re.compile("Name|State|(Ng|P|T?g|PP|TracerP|NS.*)id|NStgid|Vm.*|Rss.*|Hugetlb.*|FDSize|SigQ|.*ctxt_switches")

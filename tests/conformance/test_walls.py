@@ -6,7 +6,6 @@ import ast
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from arv_ssh.errors import ArvSshError, Unavailable
 from crunch_sshd.forwarding.broker import BrokerClient, BrokerError
 from crunch_sshd.runtimes import Account, Command, Output, Process, entry, host_processes, seccomp
 from crunch_sshd.session import subsystems
+from tests.children import READY, begun, communicate
 from tests.conformance import inside_probe
 from tests.conformance.engines import FOREVER, IMAGE, Engine
 from tests.conformance.places import KINDS, Place
@@ -158,12 +158,10 @@ def probe_inside(place: Place, calls: list[list[int]]) -> list[Any]:
     container = place.runtime.host()
     assert container is not None
     words = [",".join(map(str, call)) for call in calls]
-    with entry.enter(
-        container, place.runtime.account(""), inside_probe.__name__, ALLOW_ALL, words,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    ) as child:  # fmt: skip
-        out, err = child.communicate(timeout=DEADLINE)
-    assert (child.returncode, err) == (0, b"")
+    with begun(READY):
+        child = entry.enter(container, place.runtime.account(""), inside_probe.__name__, ALLOW_ALL, words, pipes=True)
+    out, err = communicate(child)
+    assert (child.wait(DEADLINE), err) == (0, b"")
     return list(ast.literal_eval(out.decode()))
 
 

@@ -19,10 +19,10 @@ from pathlib import Path
 import paramiko
 import pytest
 
-from crunch_sshd.inside import start
 from crunch_sshd.inside.system_calls import FILE_SERVER
 from crunch_sshd.runtimes import Account, bundle, entry
 from crunch_sshd.runtimes.host_container import HostContainer
+from tests.children import WAYS, begun, communicate
 from tests.integration.clients import transport_over
 from tests.integration.conftest import FOREVER, Ssh
 from tests.integration.embedded_cluster import EmbeddedCluster, docker, docker_container
@@ -393,18 +393,18 @@ class TestConfinement:
         assert bounds[0] & ~bounds[1] == 0
         assert "NoNewPrivs:\t1" in text
 
-    def test_nothing_can_be_imported(
-        self, crunch_place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-    ) -> None:
+    @pytest.mark.parametrize("way", WAYS)
+    def test_nothing_can_be_imported(self, crunch_place: Place, way: str) -> None:
         """Once inside, no code is loaded from the container, nor from where the host's library was."""
-        monkeypatch.setattr(start, "PACKAGES", str(Path(__file__).parents[2]))
         pid, name = docker("inspect", "-f", "{{.State.Pid}} {{.Id}}", docker_container(crunch_place.uuid)).split()
         container = HostContainer(int(pid), bundle.find(name))
         account = Account("crunch", CRUNCH, CRUNCH, "/", None, "crunch", (CRUNCH,))
         module = "tests.integration.entered"
-        child = entry.enter(container, account, module, FILE_SERVER, stdout=subprocess.PIPE)
-        output, _ = child.communicate(timeout=DEADLINE)
+        with begun(way):
+            child = entry.enter(container, account, module, FILE_SERVER, pipes=True)
+        output, _ = communicate(child)
         container.close()
+        assert child.wait(DEADLINE) == 0
         lines = output.decode().splitlines()
         assert lines[-1] == "open 0 1 2"
         assert "json refused" in lines

@@ -12,8 +12,8 @@ import os
 import select
 import signal
 import socket
-import sys
 from collections.abc import Callable
+from typing import Any
 
 from crunch_sshd.inside import enter
 
@@ -56,11 +56,11 @@ def _own(victim: int, command: int, argument: int) -> None:
     select.select([reader], [], [])
 
 
-def main() -> int:
-    """Enter by the job in argument 1; try everything against the victim in argument 2; print what was refused."""
-    job, victim = sys.argv[1:]
+def main(job: dict[str, Any]) -> int:
+    """Enter by the job; try everything against the victim in its argument; print what was refused."""
+    (victim,) = job["arguments"]
     tried = attempts(int(victim), os.uname().machine)
-    enter.enter(enter.load(job))
+    enter.enter(job)
     for name, attempt in tried.items():
         try:
             outcome = "refused" if attempt() == -1 else "done"

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from crunch_sshd.inside import start
 from crunch_sshd.inside.system_calls import BROKER, FILE_SERVER, Profile
 from crunch_sshd.runtimes import Account, bundle, entry
 from crunch_sshd.runtimes.host_container import HostContainer
+from tests.children import WAYS, begun, communicate
 from tests.integration.embedded_cluster import docker, docker_container
 from tests.security.conftest import Site
 from tests.timing import DEADLINE
@@ -32,21 +31,20 @@ def victim() -> Iterator[subprocess.Popen[bytes]]:
     ("profile", "may"), [(FILE_SERVER, set()), (BROKER, {"socket"})], ids=["file server", "broker"]
 )
 @pytest.mark.parametrize("uid", [0, 1000])
+@pytest.mark.parametrize("way", WAYS)
 def test_ways_out(
-    site: Site, victim: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch,
-    uid: int, profile: Profile, may: set[str],
+    site: Site, victim: subprocess.Popen[bytes], way: str, uid: int, profile: Profile, may: set[str]
 ) -> None:
     """It starts nothing, signals and traces no process of the host's, and makes no device; the broker opens sockets."""
-    monkeypatch.setattr(start, "PACKAGES", str(Path(__file__).parents[2]))
     pid, name = docker("inspect", "-f", "{{.State.Pid}} {{.Id}}", docker_container(site.debian)).split()
     container = HostContainer(int(pid), bundle.find(name))
     account = Account("x", uid, uid, "/", None, str(uid), (uid,))
     arguments = [str(victim.pid)]
-    child = entry.enter(
-        container, account, "tests.security.taken_over", profile, arguments, stdout=subprocess.PIPE
-    )
-    output, _ = child.communicate(timeout=DEADLINE)
+    with begun(way):
+        child = entry.enter(container, account, "tests.security.taken_over", profile, arguments, pipes=True)
+    output, _ = communicate(child)
     container.close()
+    assert child.wait(DEADLINE) == 0
     outcomes = dict(line.split(": ") for line in output.decode().splitlines())
     assert len(outcomes) == 16
     assert {name for name, outcome in outcomes.items() if outcome == "done"} == may

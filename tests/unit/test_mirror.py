@@ -75,6 +75,7 @@ WITHOUT = {
     "crunch_sshd/ssh/link.py": "tests/unit/crunch_sshd/ssh/test_resumable_socket.py reads, writes and cuts links",
     "crunch_sshd/inside/broker/dial.py": "tests/integration/test_forwarding.py has it dial in a container",
     "crunch_sshd/inside/enter.py": "tests/conformance/test_inside.py enters containers with it",
+    "crunch_sshd/inside/fresh.py": "tests/unit/crunch_sshd/inside/test_start.py starts processes with it",
     "crunch_sshd/inside/linux.py": "tests/conformance/test_inside.py sees the effect of each system call",
     "crunch_sshd/inside/program.py": "tests/unit/crunch_sshd/inside/test_starter.py has it become programs",
     "crunch_sshd/inside/ready.py": "tests/unit/crunch_sshd/inside/test_starter.py has it fork",

@@ -12,10 +12,8 @@ import encodings.idna  # noqa: F401 - as socket.connect may
 import errno
 import json
 import os
-import secrets
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -118,7 +116,7 @@ class BrokerServer:
     def _listen_agent(self, request: dict[str, Any]) -> Answer:
         failure: OSError | None = None
         for place in (*AGENT_PLACES, self._home):
-            directory = f"{place.rstrip('/')}/ssh-{secrets.token_urlsafe(8)}"
+            directory = f"{place.rstrip('/')}/ssh-{os.urandom(8).hex()}"
             try:
                 os.mkdir(directory)
             except OSError as error:
@@ -172,23 +170,17 @@ def _report(gateway: socket.socket, failure: str) -> None:
             pass
 
 
-def main() -> None:
-    """Enter by the job in argument 1; serve on the descriptor in argument 2; argument 3 is the user's home."""
-    words, descriptor, home = sys.argv[1:]
-    job = enter.load(words)
+def main(job: dict[str, Any]) -> int:
+    """Enter the job's container; serve on its descriptor ``gateway``; its only argument is the user's home."""
+    (home,) = job["arguments"]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it ends with the gateway, not before
-    gateway = socket.socket(fileno=int(descriptor))
-    os.set_inheritable(int(descriptor), False)
+    gateway = socket.socket(fileno=job["gateway"])
     try:
         enter.enter(job)
     except OSError as error:
         _report(gateway, error.strerror or str(error))
-        return
+        return 1
     os.umask(UMASK)
     BrokerServer(gateway, home).serve()
     os._exit(0)  # threads that are still connecting no longer have a gateway to answer
-
-
-if __name__ == "__main__":
-    main()

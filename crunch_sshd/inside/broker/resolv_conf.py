@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 MAX_NAMESERVERS = 3
 """MAXNS of resolv.conf(5); further ones are ignored there too."""
@@ -14,8 +14,7 @@ BLANKS = dict.fromkeys(map(ord, "\t\v\f\r"), " ")
 """The characters that isspace(3) counts as space within a line."""
 
 
-@dataclass(frozen=True)
-class ResolvConf:
+class ResolvConf(NamedTuple):
     """How to look names up; the defaults are those of a missing file."""
 
     nameservers: tuple[str, ...] = ("127.0.0.1",)

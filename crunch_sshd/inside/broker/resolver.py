@@ -6,12 +6,12 @@ Owns the conversation with the servers. The C library's own resolver is unusable
 
 from __future__ import annotations
 
-import secrets
+import os
 import select
 import socket
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from crunch_sshd.inside import files
 from crunch_sshd.inside.broker import dns, resolv_conf
@@ -125,8 +125,7 @@ def _ask_servers(name: str, conf: ResolvConf) -> tuple[list[str], bool]:
     raise TimeoutError
 
 
-@dataclass
-class _Query:
+class _Query(NamedTuple):
     kind: int
     identifier: int
     sock: socket.socket
@@ -163,7 +162,7 @@ class _Questions:
 
     def _send(self, stack: ExitStack, kind: int) -> _Query | None:
         # A socket for each question: the socket's port is one more number that a forger would have to guess (RFC 5452).
-        identifier = secrets.randbelow(0x10000)
+        identifier = int.from_bytes(os.urandom(2), "big")
         message = dns.question(identifier, self._name, kind)
         sock = stack.enter_context(socket.socket(family(self._server), socket.SOCK_DGRAM | socket.SOCK_CLOEXEC))
         sock.setblocking(False)
@@ -193,7 +192,7 @@ class _Questions:
         return True
 
     def _ask_tcp(self, kind: int) -> None:
-        identifier = secrets.randbelow(0x10000)
+        identifier = int.from_bytes(os.urandom(2), "big")
         message = dns.question(identifier, self._name, kind)
         deadline = time.monotonic() + self._conf.timeout
         try:

@@ -1,14 +1,17 @@
-"""The process that serves one SFTP channel inside a container; its arguments: job, directory to begin in, home."""
+"""The process that serves one SFTP channel inside a container; its arguments: directory to begin in, home."""
 
 from __future__ import annotations
 
 import os
 import resource
-import sys
 
 from crunch_sshd.inside import enter
 from crunch_sshd.inside.sftp.server import serve
 from crunch_sshd.inside.sftp.wire import Malformed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 MAX_HANDLES = 1000
 """Files and directories open at once; OpenSSH's server has room for as many with the usual limit of 1,024 files."""
@@ -18,11 +21,11 @@ BAD_MESSAGE = 11
 """The exit status after a broken packet, as OpenSSH's sftp-server."""
 
 
-def main() -> int:
-    """Enter the container and serve; return the exit status."""
-    job, directory, home = sys.argv[1:]
+def main(job: dict[str, Any]) -> int:
+    """Enter the job's container and serve; return the exit status."""
+    directory, home = job["arguments"]
     try:
-        enter.enter(enter.load(job))
+        enter.enter(job)
     except OSError as error:
         return _fail(1, f"sftp cannot enter the container: {error.strerror or error}")
     return run(directory, home)

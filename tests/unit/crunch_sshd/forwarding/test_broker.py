@@ -35,6 +35,8 @@ class Child:
     def wait(self, timeout: float | None = None) -> int:
         return 0
 
+    end = kill
+
 
 class Hostile:
     """Starts "processes": threads that answer each request as the test says."""
@@ -46,11 +48,11 @@ class Hostile:
         self.requests: list[dict[str, Any]] = []
         self._threads: list[threading.Thread] = []
 
-    def enter(self, container: Any, account: Any, module: str, profile: Any, arguments: Sequence[str], *_: Any,
-              **__: Any) -> Child:  # fmt: skip
+    def enter(self, container: Any, account: Any, module: str, profile: Any, arguments: Sequence[str], *, gateway: int
+              ) -> Child:  # fmt: skip
         if self.failure is not None:
             raise self.failure
-        sock = socket.socket(fileno=os.dup(int(arguments[0])))
+        sock = socket.socket(fileno=os.dup(gateway))
         self.children.append(Child())
         self._threads.append(threading.Thread(target=self._serve, args=(sock,)))
         self._threads[-1].start()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,11 +15,13 @@ from typing import Any
 import pytest
 
 from arv_ssh.errors import Unavailable
+from crunch_sshd.inside import enter, start
 from crunch_sshd.inside.starter import Starter
 from tests.timing import wait_for
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root may change its root")
 
+PROGRAM = "crunch_sshd.inside.program"
 OWN = {
     name: int(value, 16)
     for name, _, value in (line.partition(":") for line in Path("/proc/self/status").read_text().splitlines())
@@ -49,7 +54,7 @@ def started(starter: Starter, *argv: str, groups: tuple[int, ...] = ()) -> Itera
     root = os.open("/", os.O_PATH)
     (reports, report), (reader, writer), null = os.pipe(), os.pipe(), os.open(os.devnull, os.O_RDWR)
     try:
-        child = starter.start(job(root, report, *argv), [root, report], [null, writer, writer], groups)
+        child = starter.start(PROGRAM, job(root, report, *argv), [root, report], [null, writer, writer], groups)
         for descriptor in (report, writer):
             os.close(descriptor)
         said = b"".join(iter(lambda: os.read(reports, 1000), b"")).decode()
@@ -152,3 +157,97 @@ def test_nothing_left_open(starter: Starter) -> None:
     assert os.listdir("/proc/self/fd") == before
     starter.close()
     assert len(os.listdir("/proc/self/fd")) == len(before) - 1
+
+
+CHILD = """
+import ctypes, gc, os, sys
+
+def main(job):
+    print(job["words"], gc.isenabled(), sorted(os.environ), sys.argv[1:], os.getsid(0) == os.getpid(), os.getppid())
+    there = [one for one in range(100) if os.path.exists(f"/proc/self/fd/{one}")]
+    print(there == sorted([0, 1, 2, job["joined"], job["root"]]) == sorted([0, 1, 2, *job["descriptors"]]))
+    print("dumpable" if ctypes.CDLL(None).prctl(3, 0, 0, 0, 0) else "hidden")  # PR_GET_DUMPABLE
+    sys.stdout.flush()
+    if job["words"] == "raise":
+        raise ValueError("nobody expected this")
+    if job["words"] == "crash":
+        os.kill(os.getpid(), 11)
+    return 3
+"""
+
+
+@pytest.fixture
+def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module that the ready process can import."""
+    (tmp_path / "a_child.py").write_text(CHILD, encoding="utf-8")
+    for package in ("crunch_sshd", "arv_ssh"):
+        (tmp_path / package).symlink_to(Path(start.PACKAGES) / package)
+    monkeypatch.setattr(start, "PACKAGES", str(tmp_path))
+    monkeypatch.setenv("SECRET", "of the gateway")
+    return "a_child"
+
+
+def ran(starter: Starter, module: str, words: str) -> tuple[list[str], int]:
+    """Return the lines that a fork wrote, and its exit status, or its signal as a negative number."""
+    (reader, writer), null = os.pipe(), os.open(os.devnull, os.O_RDWR)
+    try:
+        job = {"words": words, "namespaces": {}, "root": null}
+        pid = starter.start(module, job, [null], [null, writer, writer], [])
+        os.close(writer)
+        said = output(reader).decode().splitlines()
+        return said, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    finally:
+        os.close(reader)
+        os.close(null)
+
+
+def test_a_module(starter: Starter, child: str) -> None:
+    """Each fork of a module's is a process like a fresh one, with the job's descriptors only; its end is its own."""
+    for words, status in (("a", 3), ("raise", 1), ("b", 3)):
+        (first, second, third, *more), found = ran(starter, child, words)
+        assert first.startswith(f"{words} True ['LC_ALL', 'PATH', 'TZ'] ") and first.endswith(f"True {os.getpid()}")
+        assert (second, third, found) == ("True", "hidden", status)
+        assert more[-1:] == (["ValueError: nobody expected this"] if words == "raise" else [])
+
+
+def test_no_such_module(starter: Starter, child: str) -> None:
+    """What cannot be imported is an error, and the ready process goes on."""
+    with pytest.raises(OSError, match=os.strerror(errno.ENOEXEC)):
+        ran(starter, "no_such_module", "")
+    ready = starter._ready
+    assert ran(starter, child, "a")[1] == 3
+    assert starter._ready is ready
+
+
+def test_crash(starter: Starter, child: str) -> None:
+    """After a crash the next fork has other addresses; after any other end it need not."""
+    ran(starter, child, "a")
+    ready = starter._ready
+    starter.ended(signal.SIGKILL)
+    starter.ended(0)
+    assert starter._ready is ready
+    assert ran(starter, child, "crash")[1] == -signal.SIGSEGV
+    starter.ended(signal.SIGSEGV)
+    assert ran(starter, child, "a")[1] == 3
+    assert starter._ready is not None and starter._ready is not ready
+
+
+def test_nothing_random_is_shared() -> None:
+    """No module that the forks share makes random numbers by itself: two forks would make the same."""
+    modules = "crunch_sshd.inside.ready, crunch_sshd.inside.sftp.__main__, crunch_sshd.inside.broker.process"
+    program = f"import sys; sys.path.append({start.PACKAGES!r}); import {modules}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "crunch_sshd.inside.broker.process" in loaded
+    assert loaded & {"random", "_random", "secrets", "uuid", "tempfile", "ssl", "_ssl", "_hashlib"} == set()
+
+
+@pytest.mark.parametrize("word", [b"", b"1", b"%d" % (os.getpid() + 1), b"%d0" % os.getpid()])
+def test_joining_is_ones_own(word: bytes) -> None:
+    """The word that another process has joined, of a ready process that died over it, is not taken for one's own."""
+    reader, writer = os.pipe()
+    os.write(writer, word)
+    os.close(writer)
+    with pytest.raises(OSError, match="the gateway ended"):
+        enter.wait_until_joined({"joined": reader})
+    os.close(reader)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
-from crunch_sshd.runtimes import Output
-from crunch_sshd.runtimes.child_process import PIPES, ChildProcess
+from crunch_sshd.inside.starter import starter
+from crunch_sshd.runtimes import Output, child_process
+from crunch_sshd.runtimes.child_process import ChildProcess
+from tests.children import piped
 
 
-def started(script: str) -> tuple[ChildProcess, subprocess.Popen[bytes]]:
-    child = subprocess.Popen([sys.executable, "-I", "-S", "-c", script], **PIPES)
-    return ChildProcess(child, "the server"), child
+def started(script: str) -> ChildProcess:
+    return ChildProcess(piped(script), "the server")
 
 
 def heard(process: ChildProcess) -> bytes:
@@ -33,7 +32,7 @@ def heard(process: ChildProcess) -> bytes:
 ])  # fmt: skip
 def test_killed(number: signal.Signals, why: bytes) -> None:
     """A child that something else kills leaves a sentence for its user, once."""
-    process, _ = started(f"import os; os.kill(os.getpid(), {number:d})")
+    process = started(f"import os; os.kill(os.getpid(), {number:d})")
     assert heard(process) == b"arv-ssh: the server was ended by " + number.name.encode() + b"; " + why + b"\n"
     assert process.wait() == 128 + number
     assert process.death_signal() == ("SEGV" if number == signal.SIGSEGV else process.death_signal())
@@ -42,24 +41,32 @@ def test_killed(number: signal.Signals, why: bytes) -> None:
 
 def test_no_sentence_for_its_own_end() -> None:
     """A child that exits, or that the session itself ends, leaves none."""
-    process, _ = started("raise SystemExit(3)")
+    process = started("raise SystemExit(3)")
     assert (heard(process), process.wait()) == (b"", 3)
     process.close()
-    process, _ = started("import time; time.sleep(1000)")
+    process = started("import time; time.sleep(1000)")
     process.hang_up()
     assert (heard(process), process.wait(), process.death_signal()) == (b"", 129, "HUP")
     process.close()
 
 
-def test_nothing_else_waits_for_it() -> None:
-    """Popen, which waits by pid for whatever it has let go of, leaves this child alone: its pid stays its own."""
-    process, child = started("raise SystemExit(5)")
-    assert os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    pid = child.pid
-    assert child.poll() is not None
-    del child
-    subprocess._cleanup()  # type: ignore[attr-defined] # what each start of another child does
-    assert os.path.exists(f"/proc/{pid}")
-    assert process.wait() == 5
-    assert not os.path.exists(f"/proc/{pid}")
+def test_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that cannot be held is ended, and leaves neither a process nor a descriptor."""
+    before = os.listdir("/proc/self/fd")
+    child = piped("import time; time.sleep(1000)")
+    monkeypatch.setattr(child_process, "PIPE_SIZE", -1)
+    with pytest.raises(OSError):
+        ChildProcess(child)
+    assert os.listdir("/proc/self/fd") == before
+    assert not os.path.exists(f"/proc/{child.pid}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGHUP])
+def test_its_end_is_told(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The starter hears what ended it, to begin anew after a crash."""
+    told: list[int] = []
+    monkeypatch.setattr(starter, "ended", told.append)
+    process = started(f"import os; os.kill(os.getpid(), {number:d})")
+    process.wait()
     process.close()
+    assert told == [number]

@@ -12,6 +12,8 @@ import threading
 import pytest
 
 from crunch_sshd.runtimes import entry
+from crunch_sshd.runtimes.child import SIGNALLED
+from tests.children import piped
 from tests.timing import DEADLINE, wait_for
 
 SLEEP = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(1000)"]
@@ -20,10 +22,12 @@ SLEEP = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(1000)"]
 def test_it_ends_with_its_container() -> None:
     """The end of the container's first process kills it, and no descriptor is left of the watch."""
     before = os.listdir("/proc/self/fd")
-    with subprocess.Popen(SLEEP) as first, subprocess.Popen(SLEEP) as child:
+    with subprocess.Popen(SLEEP) as first:
+        child = piped(SLEEP[-1])
         entry._end_with(os.pidfd_open(first.pid), child)
         first.kill()
-        assert child.wait(DEADLINE) == -signal.SIGKILL
+        assert child.wait(DEADLINE) == SIGNALLED + signal.SIGKILL
+    child.close()
     wait_for(lambda: os.listdir("/proc/self/fd") == before, "the watch's end")
 
 
@@ -35,8 +39,8 @@ def test_what_cannot_be_watched_does_not_run(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(threading.Thread, "start", no_thread)
     before = os.listdir("/proc/self/fd")
-    with subprocess.Popen(SLEEP) as child:
-        with pytest.raises(OSError, match=os.strerror(errno.EAGAIN)):
-            entry._end_with(os.pidfd_open(os.getpid()), child)
-        assert child.returncode == -signal.SIGKILL
+    child = piped(SLEEP[-1])
+    with pytest.raises(OSError, match=os.strerror(errno.EAGAIN)):
+        entry._end_with(os.pidfd_open(os.getpid()), child)
+    assert not os.path.exists(f"/proc/{child.pid}")
     assert os.listdir("/proc/self/fd") == before

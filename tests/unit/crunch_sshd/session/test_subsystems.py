@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 
 from arv_ssh.config.session_options import INTERNAL_SFTP
 from crunch_sshd.runtimes import Command, Output, StartFailed
-from crunch_sshd.runtimes.child_process import PIPES, ChildProcess
+from crunch_sshd.runtimes.child_process import ChildProcess
 from crunch_sshd.session import subsystems
+from tests.children import piped
 from tests.timing import DEADLINE
 from tests.unit.crunch_sshd.double import ROOT, MemoryRuntime
 
@@ -55,7 +55,7 @@ def test_no_shell_to_look_with() -> None:
 
 def child(code: str) -> ChildProcess:
     """A child that runs Python ``code``."""
-    return ChildProcess(subprocess.Popen([sys.executable, "-I", "-S", "-c", code], **PIPES))
+    return ChildProcess(piped(code))
 
 
 class TestChildProcess:
