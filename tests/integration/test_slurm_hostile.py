@@ -39,13 +39,13 @@ def finish(slurm: SlurmCluster, request: dict[str, str]) -> None:
 
 
 @contextmanager
-def drained(slurm: SlurmCluster) -> Iterator[None]:
-    """Have no node start anything."""
-    slurm.ask("scontrol", "update", "nodename=ALL", "state=drain", "reason=test")
+def drained(slurm: SlurmCluster, nodes: str = "ALL") -> Iterator[None]:
+    """Have no node, or not those, start anything."""
+    slurm.ask("scontrol", "update", f"nodename={nodes}", "state=drain", "reason=test")
     try:
         yield
     finally:
-        slurm.ask("scontrol", "update", "nodename=ALL", "state=resume")
+        slurm.ask("scontrol", "update", f"nodename={nodes}", "state=resume")
 
 
 def test_another_users_jobs(slurm: SlurmCluster) -> None:
@@ -129,3 +129,22 @@ def test_an_administrators_hand(slurm: SlurmCluster) -> None:
     assert slurm.ssh(uuid, "echo on").stdout == "on\n"
     slurm.ask("scontrol", "resume", job)
     finish(slurm, request)
+
+
+def test_a_drained_node(slurm: SlurmCluster) -> None:
+    """What runs on a node that is drained goes on, with new sessions, and can be cancelled; others start elsewhere."""
+    requests = [slurm.submit()]
+    uuid = requests[0]["container_uuid"]
+    slurm.wait_for_state(uuid, "Running")
+    with drained(slurm, slurm.node_of(uuid)):
+        requests += [slurm.submit() for _ in slurm.slurm.names()[1:]]
+        for request in requests[1:]:
+            slurm.wait_for_state(request["container_uuid"], "Running")
+            assert slurm.node_of(request["container_uuid"]) != slurm.node_of(uuid)
+        assert slurm.ssh(uuid, "echo on").stdout == "on\n"
+        slurm.cancel(requests[0])
+        assert slurm.error(uuid) == ""
+    for request in requests[1:]:
+        slurm.cancel(request)
+        slurm.error(request["container_uuid"])
+    wait_for(slurm.is_settled)
