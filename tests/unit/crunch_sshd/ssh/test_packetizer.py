@@ -13,6 +13,7 @@ from paramiko.message import Message
 
 from crunch_sshd.session.resizes import Resizes
 from crunch_sshd.ssh.aes_gcm import MAX_PACKET
+from crunch_sshd.ssh.channel import GatewayChannel
 from crunch_sshd.ssh.packetizer import GatewayPacketizer
 from tests.timing import wait_for
 from tests.unit.crunch_sshd.conftest import Connect
@@ -212,3 +213,34 @@ def test_window_changes_in_a_row(link: Link, runtime: MemoryRuntime, monkeypatch
     link.client.global_request("keepalive@openssh.com")
     assert seen[-2:] == [1099, 7]
     assert len(seen) < 500
+
+
+def test_window_adjusts(link: Link, runtime: MemoryRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client's window adjusts let output go on, and do not go through paramiko's messages; odd ones do."""
+    slow: list[int] = []
+    real = GatewayChannel._window_adjust  # type: ignore[attr-defined]
+
+    def noting(channel: GatewayChannel, message: Message) -> None:
+        slow.append(channel.chanid)
+        real(channel, message)
+
+    monkeypatch.setattr(GatewayChannel, "_window_adjust", noting)
+    channel = link.open("big")
+    process = runtime.next()
+    data = bytes(range(251)) * 40_000  # five times the client's window
+    process.say(data)
+    process.end(0)
+    assert read_to_end(channel) == (data, b"", 0)
+    assert not slow
+    odd = link.open("cat")
+    server = link.transport._channels.get(odd.remote_chanid)
+    before = server.out_window_size
+    message = Message()
+    message.add_byte(common.cMSG_CHANNEL_WINDOW_ADJUST)
+    message.add_int(odd.remote_chanid)
+    message.add_int(1000)
+    message.add_bytes(b"more")
+    link.client._send_user_message(message)  # type: ignore[attr-defined]
+    wait_for(lambda: server.out_window_size == before + 1000, "the adjust")
+    assert slow
+    odd.close()
