@@ -55,10 +55,11 @@ class SlurmCluster(EmbeddedCluster):
             script.write_text(f'#!/bin/sh\n[ ! -e "$0.first" ] || . "$0.first"\nexec {real} "$@"\n')
             script.chmod(0o755)
         (root / "slurm").mkdir(parents=True, mode=0o700)
-        (root / "slurm" / "cgroup.conf").write_text(CGROUP_CONF)
         self.site = root / "slurm" / cluster_slurm.SITE
-        completed = root / "slurm" / "completed"
-        self.site.write_text(SITE.format(completed=completed) + (HOLDS_MEMORY if MEMORY_GROUPS.exists() else ""))
+        self.site.write_text(SITE.format(completed=root / "slurm" / "completed"))
+        if MEMORY_GROUPS.exists():
+            (root / "slurm" / "cgroup.conf").write_text(CGROUP_CONF)
+            self.site.write_text(self.site.read_text() + HOLDS_MEMORY)
         super().__init__(root, {"PATH": f"{self._played}:{os.environ['PATH']}"})
 
     def up(self) -> dict[str, Any]:
