@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
+import sys
 
 from tests.bench import cpu
 from tests.bench.resources import each_takes
+
+MB = 1 << 20
 
 
 def test_what_each_kind_takes() -> None:
@@ -22,6 +25,16 @@ def test_what_each_kind_takes() -> None:
 
 def test_proportional_memory() -> None:
     """What a process has for itself alone counts in full."""
-    before = cpu.proportional(os.getpid())
-    more = bytearray(os.urandom(1 << 20)) * 8
-    assert len(more) <= cpu.proportional(os.getpid()) - before < 2 * len(more)
+    more = _with(8 * MB) - _with(0)
+    assert 7 * MB < more < 9 * MB
+
+
+def _with(size: int) -> int:
+    """Return the memory of a Python with so many bytes."""
+    program = f"held = b'x' * {size}; print(flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program], **pipes) as process:  # type: ignore[call-overload]
+        process.stdout.readline()
+        found = cpu.proportional(process.pid)
+        process.communicate(b"\n")
+    return found
