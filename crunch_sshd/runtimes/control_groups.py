@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from arv_ssh.errors import Unavailable
 
-FROZEN = {
-    "freezer.state": {"FROZEN", "FREEZING"}, "cgroup.freeze": {"1"}, "cgroup.events": {"frozen 1"},
-}  # fmt: skip
-"""A frozen group's files and their lines: version 1's; version 2's for the group alone; and including its parents."""
+FREEZER = "freezer"
+"""Version 1's controller that can freeze; in version 2 every group can."""
+FROZEN_1 = {"freezer.state": {"FROZEN", "FREEZING"}}
+FROZEN_2 = {"cgroup.freeze": {"1"}, "cgroup.events": {"frozen 1"}}
+"""A frozen group's files and their lines; version 2's for the group alone, and including its parents."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def mounts(mountinfo: str) -> list[Mount]:
     """Return the hierarchies in the text of /proc/self/mountinfo (proc(5))."""
     found = []
     for line in mountinfo.split("\n"):  # splitlines would cut at characters that names may have
-        if not line:
+        if " - cgroup" not in line:  # no name has a space here
             continue
         left, _, right = line.partition(" - ")
         kind, _, options = right.split(" ", 2)
@@ -50,10 +51,12 @@ def mounts(mountinfo: str) -> list[Mount]:
 def is_frozen(theirs: Mapping[str, str], mounted: list[Mount]) -> bool:
     """Say whether one of the groups ``theirs`` is frozen, or about to be (cgroups(7), "freezer")."""
     for hierarchy, group in theirs.items():
+        if hierarchy and FREEZER not in hierarchy.split(","):
+            continue
         directory = group_directory(hierarchy, group, mounted)
         if directory is None:
             continue
-        for name, states in FROZEN.items():
+        for name, states in (FROZEN_1 if hierarchy else FROZEN_2).items():
             if states.intersection(_lines(f"{directory}/{name}")):
                 return True
     return False

@@ -75,5 +75,7 @@ def test_is_frozen(tmp_path: Path, name: str, content: str, frozen: bool) -> Non
     """A paused container is known by the files of either version's freezer; a hierarchy out of reach says nothing."""
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / name).write_text(content)
-    mounted = [Mount(frozenset({"freezer"}), "/", str(tmp_path))]
-    assert control_groups.is_frozen({"freezer": "/a", "memory": "/a"}, mounted) is frozen
+    hierarchy = "freezer" if name == "freezer.state" else ""
+    mounted = [Mount(frozenset({hierarchy} - {""}), "/", str(tmp_path))]
+    assert control_groups.is_frozen({hierarchy: "/a", "memory": "/a"}, mounted) is frozen
+    assert not control_groups.is_frozen({"memory": "/a"}, [Mount(frozenset({"memory"}), "/", str(tmp_path))])
