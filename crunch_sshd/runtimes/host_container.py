@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from arv_ssh.errors import Unavailable
-from crunch_sshd.runtimes import confinement, control_groups, directories, seccomp
+from crunch_sshd.runtimes import confinement, control_groups, directories
 from crunch_sshd.runtimes.confinement import CAPABILITY_SETS, Confinement, Limit
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ class HostContainer:
             confinement.limits(process, self.inherited_limits()),
             self.out_of_memory_score() if score is None else score,
             confinement.label(process),
-            (seccomp.compiled(self.bundle.seccomp),) if self.bundle.seccomp else (),
+            self.bundle.filters,
         )
 
     def _confinement_seen(self, account: Account) -> Confinement:

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from arv_ssh.errors import Unavailable
@@ -112,7 +112,7 @@ def _describe(
     """Return the job for the child, except for the descriptors of this one session."""
     held = program.confinement
     return {
-        **asdict(held),
+        **vars(held),
         "filters": [(one.program, one.flags) for one in held.filters],
         "argv": [os.fsencode(word) for word in program.argv],
         "environment": dict(program.environment),
