@@ -50,6 +50,7 @@ def enter(job: dict[str, Any]) -> None:
     Import everything needed before. Raises OSError, whose text says what could not be taken on.
     """
     linux.hide()
+    wait_until_joined(job)
     stay_within(job)
     label_file = linux.open_label() if job["label"] else None
     _forget_paths()
@@ -88,11 +89,10 @@ def wait_until_joined(job: dict[str, Any]) -> None:
 
 
 def stay_within(job: dict[str, Any]) -> None:
-    """Take on what needs the gateway's privileges and namespaces: limits, groups, once in the control groups.
+    """Take on what needs the gateway's privileges and namespaces: limits, groups.
 
-    The control groups come first: from then on everything that this process uses counts as the container's.
+    Comes once in the control groups: from then on everything that this process uses counts as the container's.
     """
-    wait_until_joined(job)
     for number, _, hard in job["limits"]:
         linux.set_limit(number, hard, hard)
     linux.set_out_of_memory_score(job["oom_score_adj"])

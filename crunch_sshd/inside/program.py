@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
 """The exit statuses that a shell gives (POSIX, 2.8.2)."""
+LOST = 255
+"""The exit status where it is not the program that failed."""
 DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 FIRST_AFTER_STDERR = 3
 
@@ -37,6 +39,7 @@ class Refused(Exception):
 def main(job: dict[str, Any]) -> NoReturn:
     """Do the job; write the program's pid to the report's pipe, and then nothing, or why it could not be started."""
     try:
+        _join(job)
         enter.stay_within(job)
         _become(job)
         pid = linux.fork_as_sibling()
@@ -56,6 +59,20 @@ def main(job: dict[str, Any]) -> NoReturn:
 def _fail(job: dict[str, Any], status: int, text: str) -> NoReturn:
     os.write(job["report"], f"failed {status} {text}\n".encode("utf-8", "surrogateescape"))
     os._exit(status)
+
+
+def _join(job: dict[str, Any]) -> None:
+    """Join the control groups. Each is one that only a process with one thread, moving itself, joins without a wait.
+
+    (Kernel: cgroup_procs_write_start takes no lock against all forks then; it would first wait for a grace period.)
+    """
+    try:
+        for door in job["doors"]:
+            os.write(door, b"0")
+        if job["unified"] is not None:  # it was not born there
+            os.write(os.open("cgroup.procs", os.O_WRONLY, dir_fd=job["unified"]), b"0")
+    except OSError as error:
+        raise Refused(LOST, f"the container's control group cannot be joined: {error.strerror}") from error
 
 
 def _become(job: dict[str, Any]) -> None:

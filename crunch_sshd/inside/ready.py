@@ -21,8 +21,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-MAX_DESCRIPTORS = 32
-"""In one packet: the job, three for the standard streams, up to seven namespaces and a few more."""
+MAX_DESCRIPTORS = 64
+"""In one packet: the job, three for the standard streams, up to seven namespaces, control groups and a few more."""
+PACKET = 8
+"""Bytes of a packet: the place among its descriptors of the control group to be born in, or :data:`NO_GROUP`."""
+NO_GROUP = b"-"
 STANDARD_STREAMS = 3
 
 
@@ -34,7 +37,7 @@ def main() -> int:
     gateway = _socket.socket(fileno=int(sys.argv[1]))
     while True:
         packet, ancillary, _, _ = gateway.recvmsg(
-            1, _socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize), _socket.MSG_CMSG_CLOEXEC
+            PACKET, _socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize), _socket.MSG_CMSG_CLOEXEC
         )
         if not packet:
             return 0
@@ -42,18 +45,28 @@ def main() -> int:
         for _, _, data in ancillary:
             descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
         try:
-            pid = linux.fork_as_sibling()
+            pid, is_joined = _fork(descriptors[int(packet)] if packet != NO_GROUP else None)
         except OSError as error:
-            pid = -(error.errno or 0)
+            pid, is_joined = -(error.errno or 0), False
         if pid == 0:
             gateway.close()
-            _do(descriptors.tolist())
+            _do(descriptors.tolist(), is_joined)
         for descriptor in descriptors:
             os.close(descriptor)
         gateway.send(str(pid).encode())
 
 
-def _do(descriptors: list[int]) -> NoReturn:
+def _fork(control_group: int | None) -> tuple[int, bool]:
+    """Fork a child of the gateway; return its pid, or 0 in it, and whether it was born in the control group."""
+    if control_group is not None:
+        try:
+            return linux.fork_into(control_group), True
+        except OSError:
+            pass  # an older kernel; or it cannot be joined at all, and the child's own try says why
+    return linux.fork_as_sibling(), False
+
+
+def _do(descriptors: list[int], is_joined: bool) -> NoReturn:
     """Do the job in the first descriptor, with the next three as standard streams."""
     with open(descriptors[0], "rb") as file:
         job: dict[str, Any] = marshal.loads(file.read())  # noqa: S302 - written by the gateway, into memory of its own
@@ -61,7 +74,9 @@ def _do(descriptors: list[int]) -> NoReturn:
         os.dup2(descriptor, number)
         os.close(descriptor)
     here = dict(zip(job["descriptors"], descriptors[1 + STANDARD_STREAMS :], strict=True))
-    for name in ("joined", "report", "root", "cwd"):
+    for name in ("report", "root", "cwd"):
         job[name] = here[job[name]]
+    job["doors"] = [here[number] for number in job["doors"]]
+    job["unified"] = None if is_joined or job["unified"] is None else here[job["unified"]]
     job["namespaces"] = {kind: here[number] for kind, number in job["namespaces"].items()}
     program.main(job)

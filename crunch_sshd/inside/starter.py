@@ -15,11 +15,12 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
-from crunch_sshd.inside.start import BOOTSTRAP, END_TIMEOUT, ENVIRONMENT, JOINED, PACKAGES, in_memory, join
+from crunch_sshd.inside.ready import NO_GROUP
+from crunch_sshd.inside.start import BOOTSTRAP, END_TIMEOUT, ENVIRONMENT, PACKAGES, in_memory
 
 READY = "crunch_sshd.inside.ready"
 ANSWER = 32
@@ -37,40 +38,25 @@ class Starter:
         self._lock = threading.Lock()
         self._ready: _Ready | None = None
 
-    def start(
-        self, job: Mapping[str, Any], descriptors: Sequence[int], streams: Sequence[int], control_groups: Iterable[int]
-    ) -> int:
+    def start(self, job: Mapping[str, Any], descriptors: Sequence[int], streams: Sequence[int]) -> int:
         """Start a process for ``job`` that has ``descriptors``, by which the job names them; return its pid.
 
         It is a child of this process, which must wait for it. ``streams`` become its standard input, output and error.
-        ``control_groups`` are the open ``cgroup.procs`` files of those that it joins. Raises OSError, or
-        :class:`arv_ssh.errors.Unavailable` when it cannot join.
+        It joins the control groups that the job names (:class:`crunch_sshd.runtimes.control_groups.Doors`) by itself.
+        Raises OSError.
         """
-        joined, tell = os.pipe()
-        try:
-            with in_memory(marshal.dumps({**job, "joined": joined, "descriptors": [joined, *descriptors]})) as words:
-                pid = self._fork([words, *streams, joined, *descriptors])
-            try:
-                join(pid, control_groups)
-                os.write(tell, JOINED)
-            except BaseException:
-                os.close(tell)
-                tell = -1  # it reads the end and ends itself, once it is not frozen
-                threading.Thread(target=os.waitpid, args=(pid, 0), name="start", daemon=True).start()
-                raise
-        finally:
-            os.close(joined)
-            if tell >= 0:
-                os.close(tell)
-        return pid
+        with in_memory(marshal.dumps({**job, "descriptors": list(descriptors)})) as words:
+            given = [words, *streams, *descriptors]
+            group = job["unified"]
+            return self._fork(given, NO_GROUP if group is None else str(given.index(group)).encode())
 
-    def _fork(self, descriptors: Sequence[int]) -> int:
+    def _fork(self, descriptors: Sequence[int], group: bytes) -> int:
         with self._lock:
             for last in (False, True):
                 if self._ready is None:
                     self._ready = _Ready(self._module)
                 try:
-                    return self._ready.fork(descriptors)
+                    return self._ready.fork(descriptors, group)
                 except (ConnectionError, EOFError):
                     self._ready.end()
                     self._ready = None
@@ -107,8 +93,8 @@ class _Ready:
                 start_new_session=True,
             )  # fmt: skip
 
-    def fork(self, descriptors: Sequence[int]) -> int:
-        socket.send_fds(self._link, [b"f"], descriptors)
+    def fork(self, descriptors: Sequence[int], group: bytes) -> int:
+        socket.send_fds(self._link, [group], descriptors)
         answer = self._link.recv(ANSWER)
         if not answer:
             raise EOFError

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from arv_ssh.errors import Unavailable
 from crunch_sshd.runtimes import confinement, control_groups, directories
 from crunch_sshd.runtimes.confinement import CAPABILITY_SETS, Confinement, Limit
+from crunch_sshd.runtimes.control_groups import Doors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -136,6 +137,13 @@ class HostContainer:
         Raises :class:`Unavailable` when one of them cannot be joined, or when the container is paused: a process that
         joined would stop with it, and could not even be killed.
         """
+        return control_groups.open_processes(self._other_control_groups().values())
+
+    def open_doors(self) -> Doors:
+        """Return the same groups' doors, for a process that joins by itself. Raises as above."""
+        return control_groups.open_doors(self._other_control_groups())
+
+    def _other_control_groups(self) -> dict[str, str]:
         with open("/proc/self/cgroup", encoding="utf-8", errors="replace") as file:
             ours = control_groups.memberships(file.read())
         with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
@@ -143,7 +151,7 @@ class HostContainer:
         theirs = control_groups.memberships(self.control_groups())
         if control_groups.is_frozen(theirs, mounted):
             raise Unavailable("the container is paused; unpause it first, then connect again")
-        return control_groups.open_others(theirs, ours, mounted)
+        return control_groups.others(theirs, ours, mounted)
 
     def control_groups(self) -> str:
         """Return the text of /proc/PID/cgroup."""

@@ -123,7 +123,15 @@ def _describe(
         "namespaces": opened.all_of(container.open_namespaces(NAMESPACES)),
         "root": opened.one(container.open_root()),
         "cwd": opened.one(container.open_process(program.cwd, os.O_PATH | os.O_DIRECTORY)),
+        **_doors(container, opened),
     }
+
+
+def _doors(container: HostContainer, opened: _Opened) -> dict[str, Any]:
+    found = container.open_doors()
+    for descriptor in found.tasks:
+        opened.one(descriptor)
+    return {"doors": found.tasks, "unified": None if found.unified is None else opened.one(found.unified)}
 
 
 def _start_with_pipes(
@@ -195,8 +203,7 @@ def _launch(
     """Start the child; return the pid of the program once it runs, a child of this process."""
     reader, writer = (opened.closing(descriptor) for descriptor in os.pipe())
     job["report"] = opened.pass_on(writer)
-    groups = [opened.closing(descriptor) for descriptor in container.open_control_groups()]
-    child = starter.start(job, opened.passed, streams, groups)
+    child = starter.start(job, opened.passed, streams)
     opened.close_writer(writer)
     try:
         report = _read_report(reader)

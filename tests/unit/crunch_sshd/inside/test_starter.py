@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from arv_ssh.errors import Unavailable
 from crunch_sshd.inside.starter import Starter
+from crunch_sshd.runtimes import control_groups
 from tests.timing import wait_for
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root may change its root")
@@ -37,19 +39,24 @@ def job(root: int, report: int, *argv: str) -> dict[str, Any]:
     return {
         "argv": [os.fsencode(word) for word in argv], "environment": {b"WHAT": b"a job's"}, "directory": None,
         "root_goes": False, "terminal": False, "no_new_privs": False, "namespaces": {}, "root": root, "cwd": root,
-        "report": report, "limits": [], "umask": 0o22, "uid": 0, "gid": 0, "groups": os.getgroups(), "filters": [],
+        "report": report, "doors": [], "unified": None,
+        "limits": [], "umask": 0o22, "uid": 0, "gid": 0, "groups": os.getgroups(), "filters": [],
         "oom_score_adj": int(Path("/proc/self/oom_score_adj").read_text()),
         "capabilities": OWN,
     }  # fmt: skip
 
 
 @contextmanager
-def started(starter: Starter, *argv: str, groups: tuple[int, ...] = ()) -> Iterator[tuple[int, int, str]]:
+def started(
+    starter: Starter, *argv: str, doors: tuple[int, ...] = (), unified: int | None = None
+) -> Iterator[tuple[int, int, str]]:
     """Yield the first child's pid, the reading end of the program's output, and the report."""
     root = os.open("/", os.O_PATH)
     (reports, report), (reader, writer), null = os.pipe(), os.pipe(), os.open(os.devnull, os.O_RDWR)
     try:
-        child = starter.start(job(root, report, *argv), [root, report], [null, writer, writer], groups)
+        wanted = job(root, report, *argv) | {"doors": list(doors), "unified": unified}
+        given = [root, report, *doors, *([] if unified is None else [unified])]
+        child = starter.start(wanted, given, [null, writer, writer])
         for descriptor in (report, writer):
             os.close(descriptor)
         said = b"".join(iter(lambda: os.read(reports, 1000), b"")).decode()
@@ -128,18 +135,76 @@ def test_killed(starter: Starter) -> None:
     assert children() - before <= {str(last)}
 
 
+@pytest.fixture
+def groups() -> Iterator[dict[str, str]]:
+    """Hierarchy → directory of a new control group in each hierarchy that has no rules for its members."""
+    mounted = control_groups.mounts(Path("/proc/self/mountinfo").read_text())
+    ours = control_groups.memberships(Path("/proc/self/cgroup").read_text())
+    found = {}
+    for hierarchy in {"", "pids", "freezer"} & ours.keys():
+        directory = control_groups.group_directory(hierarchy, ours[hierarchy], mounted)
+        if directory is not None:
+            found[hierarchy] = f"{directory}/arv-ssh-test-{os.getpid()}"
+            os.mkdir(found[hierarchy])
+    yield found
+    for directory in found.values():
+        procs = Path(directory, "cgroup.procs")
+        wait_for(lambda: not procs.read_text(), "the programs' ends")  # noqa: B023 - called at once
+        os.rmdir(directory)
+
+
+def test_control_groups(starter: Starter, groups: dict[str, str]) -> None:
+    """A program is in the groups of both versions, by the doors that need no wait, and has no door left open."""
+    doors = control_groups.open_doors(groups)
+    script = "cat /proc/self/cgroup; ls /proc/self/fd"
+    given, unified = tuple(doors.tasks), doors.unified
+    with started(starter, "/bin/sh", "-c", script, doors=given, unified=unified) as (_, reader, report):
+        said = output(reader).decode()
+        os.waitpid(int(report.split()[1]), 0)
+    member = control_groups.memberships(said)
+    assert groups
+    assert {hierarchy for hierarchy, group in member.items() if "/arv-ssh-test-" in group} == groups.keys()
+    assert said.endswith("\n0\n1\n2\n3\n")
+    close(doors)
+
+
+def test_born_in_a_group(groups: dict[str, str]) -> None:
+    """The kernel begins the process in a group of version 2; only where it cannot, the process moves by itself."""
+    code = (
+        "import os, sys; from crunch_sshd.inside import ready; pid, is_joined = ready._fork(int(sys.argv[1]));"
+        "is_there = '/arv-ssh-test-' in open('/proc/self/cgroup').read();"
+        "os.write(1, f'{pid} {is_joined} {is_there}\\n'.encode())"
+    )
+    doors = control_groups.open_doors(groups)
+    assert doors.unified is not None
+    for directory, is_joined in ((doors.unified, True), (doors.tasks[0] if doors.tasks else 0, False)):
+        command = [sys.executable, "-c", code, str(directory)]
+        said = subprocess.check_output(command, text=True, pass_fds=[directory]).splitlines()
+        (pid,) = (int(line.split()[0]) for line in said if not line.startswith("0 "))
+        os.waitpid(pid, 0)  # a sibling of the one that forked it
+        assert f"0 {is_joined} {is_joined}" in said
+    close(doors)
+
+
+def close(doors: control_groups.Doors) -> None:
+    for descriptor in (*doors.tasks, doors.unified):
+        if descriptor is not None:
+            os.close(descriptor)
+
+
 def test_a_group_that_cannot_be_joined(starter: Starter) -> None:
-    """The process ends by itself, and has not begun anything."""
+    """The reason is reported; the process ends by itself, and has not begun anything."""
     starter.prepare()
     before = children()
     group = os.open("/", os.O_RDONLY)
-    with (
-        pytest.raises(Unavailable, match="control group cannot be joined: Bad file descriptor"),
-        started(starter, "/bin/echo", "never", groups=(group,)),
-    ):
-        pass
+    for doors, unified, reason in (
+        ((group,), None, "Bad file descriptor"), ((), group, "No such file or directory"),
+    ):  # fmt: skip
+        with started(starter, "/bin/echo", "never", doors=doors, unified=unified) as (_, reader, report):
+            assert report == f"failed 255 the container's control group cannot be joined: {reason}\n"
+            assert output(reader) == b""
     os.close(group)
-    wait_for(lambda: children() == before, "its end")
+    assert children() == before
 
 
 def test_nothing_left_open(starter: Starter) -> None:
