@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from arv_ssh import __version__, extras, log, uuids
 from arv_ssh.config import session_options
 from arv_ssh.errors import ArvSshError, UsageError
-from arv_ssh.processes import core_dumps
+from arv_ssh.processes import core_dumps, garbage
 from crunch_sshd import gateway_options, process_title, secret_argument
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def _serve(options: argparse.Namespace) -> int:
         moved=lambda address: print(address, flush=True),
     )
     address = gateway.start()
+    garbage.spare_what_is_here()
     if not options.gateway_tunnel:
         print(address, flush=True)
     events.wait_for(lambda: False)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from arv_ssh import log
 from arv_ssh.errors import ArvSshError
-from arv_ssh.processes import core_dumps
+from arv_ssh.processes import core_dumps, garbage
 from crunch_sshd import gateway_options, process_title
 from crunch_sshd.gateway.control import Control, passed
 from crunch_sshd.gateway_options import GatewayOptions
@@ -91,7 +91,9 @@ def _serve(control: Control, begin: dict[str, Any]) -> int:
         memory=options.memory,
         log_directory=Path(options.log_directory) if options.log_directory else None,
     )
-    control.send("serving", address=gateway.start())
+    address = gateway.start()
+    garbage.spare_what_is_here()
+    control.send("serving", address=address)
     _until_told(control, events, gateway, uuid)
     return 0
 

@@ -12,7 +12,6 @@ Such a process is a fork of one that has its imports done (:mod:`crunch_sshd.ins
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found] # the module signal imports enum, which costs milliseconds
-import errno
 import os
 import sys
 
@@ -23,12 +22,25 @@ if TYPE_CHECKING:
     from typing import Any
 
 PACKAGE = "crunch_sshd.inside."
-HANDLES = {"joined", "report", "root", "cwd", "gateway"}
-"""The names in a job whose values are descriptors, with those in its ``namespaces``."""
-PID_LENGTH = 32
-"""Bytes enough for a pid in digits."""
+HANDLES = ("report", "root", "cwd", "gateway", "unified")
+"""The names in a job whose values are descriptors, or None; with those in its ``doors`` and ``namespaces``."""
 PYTHON_IGNORES = {_signal.SIGPIPE, _signal.SIGXFSZ}
 """Python learns of both from the call that fails."""
+
+
+def handles(job: dict[str, Any]) -> list[int]:
+    """Return the descriptors that a job names."""
+    named = [job[name] for name in HANDLES if job.get(name) is not None]
+    return [*named, *job.get("doors", ()), *job.get("namespaces", {}).values()]
+
+
+def renumber(job: dict[str, Any], here: dict[int, int]) -> None:
+    """Have a job name its descriptors as they are in this process, given as the gateway's → ours."""
+    for name in HANDLES:
+        if job.get(name) is not None:
+            job[name] = here[job[name]]
+    job["doors"] = [here[number] for number in job["doors"]]
+    job["namespaces"] = {kind: here[number] for kind, number in job["namespaces"].items()}
 
 
 def reset_signals() -> None:
@@ -45,6 +57,7 @@ def enter(job: dict[str, Any]) -> None:
     Import everything needed before. Raises OSError, whose text says what could not be taken on.
     """
     linux.hide()
+    join(job)
     stay_within(job)
     label_file = linux.open_label() if job["label"] else None
     _forget_paths()
@@ -75,19 +88,29 @@ def _forget_paths() -> None:
     sys.tracebacklimit = 0
 
 
-def wait_until_joined(job: dict[str, Any]) -> None:
-    """Block until the gateway has put this process, and no other, into the container's control groups."""
-    if os.read(job["joined"], PID_LENGTH) != b"%d" % os.getpid():
-        raise OSError(errno.ECANCELED, "the gateway ended")
-    os.close(job["joined"])
+def join(job: dict[str, Any]) -> None:
+    """Join the job's control groups, each in a way that a process with one thread, moving itself, does without a wait.
+
+    (Kernel: cgroup_procs_write_start takes no lock against all forks then; it would first wait for a grace period.)
+    """
+    doors, unified = job["doors"], job["unified"]
+    try:
+        for door in doors:
+            os.write(door, b"0")
+        if unified is not None:
+            doors = [*doors, unified, processes := os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=unified)]
+            os.write(processes, b"0")
+    except OSError as error:
+        raise OSError(error.errno, f"the container's control group cannot be joined: {error.strerror}") from None
+    for descriptor in doors:
+        os.close(descriptor)
 
 
 def stay_within(job: dict[str, Any]) -> None:
-    """Take on what needs the gateway's privileges and namespaces: limits, groups, once in the control groups.
+    """Take on what needs the gateway's privileges and namespaces: limits, groups.
 
-    The control groups come first: from then on everything that this process uses counts as the container's.
+    Comes once in the control groups: from then on everything that this process uses counts as the container's.
     """
-    wait_until_joined(job)
     for number, _, hard in job["limits"]:
         linux.set_limit(number, hard, hard)
     linux.set_out_of_memory_score(job["oom_score_adj"])

@@ -28,7 +28,7 @@ def _load(descriptor: int) -> dict[str, Any]:
     """Return the job, and keep its descriptors from being inherited any further."""
     with open(descriptor, "rb") as file:
         job: dict[str, Any] = marshal.loads(file.read())  # noqa: S302 - written by the gateway, into memory of its own
-    for number in job["descriptors"]:
+    for number in enter.handles(job):
         os.set_inheritable(number, False)
     enter.reset_signals()
     return job

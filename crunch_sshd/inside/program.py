@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
 """The exit statuses that a shell gives (POSIX, 2.8.2)."""
+LOST = 255
+"""The exit status where it is not the program that failed."""
 DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -36,6 +38,7 @@ class Refused(Exception):
 def main(job: dict[str, Any]) -> NoReturn:
     """Do the job; write the program's pid to the report's pipe, and then nothing, or why it could not be started."""
     try:
+        _join(job)
         enter.stay_within(job)
         _become(job)
         pid = linux.fork_as_sibling()
@@ -55,6 +58,13 @@ def main(job: dict[str, Any]) -> NoReturn:
 def _fail(job: dict[str, Any], status: int, text: str) -> NoReturn:
     os.write(job["report"], f"failed {status} {text}\n".encode("utf-8", "surrogateescape"))
     os._exit(status)
+
+
+def _join(job: dict[str, Any]) -> None:
+    try:
+        enter.join(job)
+    except OSError as error:
+        raise Refused(LOST, str(error.args[1])) from error
 
 
 def _become(job: dict[str, Any]) -> None:

@@ -30,10 +30,11 @@ if TYPE_CHECKING:
 
     Main = Callable[[dict[str, Any]], int]
 
-MAX_DESCRIPTORS = 32
-"""In one packet: the job, three for the standard streams, up to seven namespaces and a few more."""
-MAX_NAME = 256
-"""Bytes of a module's name."""
+MAX_DESCRIPTORS = 64
+"""In one packet: the job, three for the standard streams, up to seven namespaces, control groups and a few more."""
+MAX_PACKET = 256
+"""Bytes of a packet: a module's name, and the place among its descriptors of the control group to be born in."""
+NO_GROUP = "-"
 STANDARD_STREAMS = 3
 
 
@@ -47,49 +48,60 @@ def main() -> int:
     gateway = _socket.socket(fileno=int(sys.argv[1]))
     while True:
         packet, ancillary, _, _ = gateway.recvmsg(
-            MAX_NAME, _socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize), _socket.MSG_CMSG_CLOEXEC
+            MAX_PACKET, _socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize), _socket.MSG_CMSG_CLOEXEC
         )
         if not packet:
             return 0
         descriptors = array.array("i")
         for _, _, data in ancillary:
             descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-        module = packet.decode()
-        pid = _fork(module)
+        module, _, place = packet.decode().partition(" ")
+        pid, is_joined = _fork(module, None if place == NO_GROUP else descriptors[int(place)])
         if pid == 0:
             gateway.close()
             command_line.show(f"crunch-{module.removeprefix(enter.PACKAGE).partition('.')[0]}", module)
-            _do(sys.modules[module].main, descriptors.tolist())
+            _do(sys.modules[module].main, descriptors.tolist(), is_joined)
         for descriptor in descriptors:
             os.close(descriptor)
         gateway.send(str(pid).encode())
 
 
-def _fork(module: str) -> int:
-    """Import the module if it is not there yet, and fork; return the pid, 0 in the child, or minus an errno."""
+def _fork(module: str, control_group: int | None) -> tuple[int, bool]:
+    """Import the module if it is not there yet, and fork; return the pid, 0 in the child, or minus an errno.
+
+    And whether the child was born in the control group.
+    """
     try:
         if module not in sys.modules:
             __import__(module)
         gc.freeze()  # a fork's collector need not look at, and so copy, what they all have
-        return linux.fork_as_sibling()
+        return _born(control_group)
     except OSError as error:
-        return -(error.errno or errno.EIO)
+        return -(error.errno or errno.EIO), False
     except Exception:  # e.g. another version has been installed since
-        return -errno.ENOEXEC
+        return -errno.ENOEXEC, False
 
 
-def _do(main: Main, descriptors: list[int]) -> NoReturn:
+def _born(control_group: int | None) -> tuple[int, bool]:
+    if control_group is not None:
+        try:
+            return linux.fork_into(control_group), True
+        except OSError:
+            pass  # an older kernel; or it cannot be joined at all, and the child's own try says why
+    return linux.fork_as_sibling(), False
+
+
+def _do(main: Main, descriptors: list[int], is_joined: bool) -> NoReturn:
     """Do the job in the first descriptor, with the next three as standard streams; a process of its own session."""
     with open(descriptors[0], "rb") as file:
         job: dict[str, Any] = marshal.loads(file.read())  # noqa: S302 - written by the gateway, into memory of its own
     for number, descriptor in enumerate(descriptors[1 : 1 + STANDARD_STREAMS]):
         os.dup2(descriptor, number)
-    here = dict(zip(job["descriptors"], descriptors[1 + STANDARD_STREAMS :], strict=True))
-    for name in job.keys() & enter.HANDLES:
-        job[name] = here[job[name]]
-    job["namespaces"] = {kind: here[number] for kind, number in job["namespaces"].items()}
-    job["descriptors"] = list(here.values())
-    linux.close_all_but(here.values())
+    here = dict(zip(enter.handles(job), descriptors[1 + STANDARD_STREAMS :], strict=True))
+    enter.renumber(job, here)
+    if is_joined:
+        job["unified"] = None
+    linux.close_all_but(enter.handles(job))
     os.setsid()
     gc.enable()
     os._exit(main(job))

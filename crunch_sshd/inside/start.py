@@ -1,8 +1,8 @@
 """Starting a process that will run this package's code in a container's namespaces, with nothing that is ready for it.
 
-Owns how Python is started for it, the job that it reads first (:mod:`crunch_sshd.inside.fresh`), and putting it into
-control groups. :mod:`crunch_sshd.inside.starter` does the same in less time. Knows nothing of containers: the caller
-decides what is in the job.
+Owns how Python is started for it, and how it gets the job that it reads first (:mod:`crunch_sshd.inside.fresh`).
+:mod:`crunch_sshd.inside.starter` does the same in less time. Knows nothing of containers: the caller decides what is in
+the job.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import marshal
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from arv_ssh.errors import Unavailable
+from crunch_sshd.inside import enter
 
 PACKAGES = str(Path(__file__).resolve().parents[2])
 """Where the process finds this package: it runs without ``site``, which knows installed packages."""
@@ -35,56 +35,22 @@ END_TIMEOUT = 1.0
 """Seconds for a killed process to end; after that, subprocess reaps it when it starts another."""
 
 
-def start(
-    module: str, job: Mapping[str, Any], descriptors: Sequence[int], streams: Sequence[int],
-    control_groups: Iterable[int],
-) -> int:  # fmt: skip
+def start(module: str, job: dict[str, Any], streams: Sequence[int]) -> int:
     """Start ``module.main(job)`` in a fresh process; return its pid, as :meth:`Starter.start` does.
 
     The module may import the standard library and this package's own modules, no installed ones. The process is slow to
     begin (some 25 ms of processor time), but needs nothing to be there already.
     """
-    joined, tell = os.pipe()
-    try:
-        with in_memory(described(job, joined, descriptors)) as words:
-            child = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-I", "-S", "-c", BOOTSTRAP, PACKAGES, FRESH, module, str(words)],
-                stdin=streams[0], stdout=streams[1], stderr=streams[2],
-                pass_fds=[words, joined, *descriptors],
-                env=ENVIRONMENT,
-                start_new_session=True,
-            )  # fmt: skip
-        try:
-            join(child.pid, control_groups, tell)
-        except BaseException:
-            child.kill()
-            with suppress(subprocess.TimeoutExpired):  # one that was frozen meanwhile ends only once it thaws
-                child.wait(END_TIMEOUT)
-            raise
-    finally:
-        os.close(joined)
-        os.close(tell)
+    with in_memory(marshal.dumps(job)) as words:
+        child = subprocess.Popen(  # noqa: S603 - our own module
+            [sys.executable, "-I", "-S", "-c", BOOTSTRAP, PACKAGES, FRESH, module, str(words)],
+            stdin=streams[0], stdout=streams[1], stderr=streams[2],
+            pass_fds=[words, *enter.handles(job)],
+            env=ENVIRONMENT,
+            start_new_session=True,
+        )  # fmt: skip
     child.returncode = 0  # from now on only the caller waits: Popen waits by pid, any time, for what it has let go of
     return child.pid
-
-
-def described(job: Mapping[str, Any], joined: int, descriptors: Sequence[int]) -> bytes:
-    """Return the text of a job: with all descriptors, and the one among them that says when it is in its groups."""
-    return marshal.dumps({**job, "joined": joined, "descriptors": [joined, *descriptors]})
-
-
-def join(pid: int, control_groups: Iterable[int], tell: int) -> None:
-    """Move a process to control groups, given as their open ``cgroup.procs`` files (cgroups(7)), and tell it.
-
-    It reads its own pid then; the end of the pipe without it means that it never joins. Raises :class:`Unavailable`
-    when it cannot.
-    """
-    for descriptor in control_groups:
-        try:
-            os.write(descriptor, str(pid).encode())
-        except OSError as error:
-            raise Unavailable(f"the container's control group cannot be joined: {error.strerror}") from error
-    os.write(tell, b"%d" % pid)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import errno
 import fcntl
+import marshal
 import os
 import shutil
 import signal
@@ -16,12 +17,13 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import IO, Any
 
-from crunch_sshd.inside import start
-from crunch_sshd.inside.start import BOOTSTRAP, END_TIMEOUT, ENVIRONMENT, described, in_memory, join
+from crunch_sshd.inside import enter, start
+from crunch_sshd.inside.ready import NO_GROUP
+from crunch_sshd.inside.start import BOOTSTRAP, END_TIMEOUT, ENVIRONMENT, in_memory
 
 CRASHES = {
     signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGTRAP, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS,
@@ -43,43 +45,26 @@ class Starter:
         self._lock = threading.Lock()
         self._ready: _Ready | None = None
 
-    def start(
-        self, module: str, job: Mapping[str, Any], descriptors: Sequence[int], streams: Sequence[int],
-        control_groups: Iterable[int],
-    ) -> int:  # fmt: skip
+    def start(self, module: str, job: dict[str, Any], streams: Sequence[int]) -> int:
         """Start a process that runs ``module.main(job)``; return its pid.
 
-        It is a child of this process, which must wait for it, and leads a session of its own. It has the
-        ``descriptors`` that the job names (:data:`enter.HANDLES`, ``namespaces``), and no others but ``streams``, its
-        standard input, output and error. ``control_groups`` are the open ``cgroup.procs`` files of those that it joins:
-        the kernel makes the first move wait for some 10 ms (an RCU grace period), so it happens from here;
-        :func:`enter.wait_until_joined` waits for its end. Raises OSError when nothing has begun, or
-        :class:`arv_ssh.errors.Unavailable` when it cannot join.
+        It is a child of this process, which must wait for it, and leads a session of its own. It has the descriptors
+        that the job names (:func:`enter.handles`), and no others but ``streams``, its standard input, output and error.
+        It joins the job's control groups (:class:`crunch_sshd.runtimes.control_groups.Doors`) by itself. Raises OSError
+        when nothing has begun.
         """
-        joined, tell = os.pipe()
-        try:
-            with in_memory(described(job, joined, descriptors)) as words:
-                pid = self._fork(module, [words, *streams, joined, *descriptors])
-            try:
-                join(pid, control_groups, tell)
-            except BaseException:
-                os.close(tell)
-                tell = -1  # it reads the end and ends itself, once it is not frozen
-                threading.Thread(target=os.waitpid, args=(pid, 0), name="start", daemon=True).start()
-                raise
-        finally:
-            os.close(joined)
-            if tell >= 0:
-                os.close(tell)
-        return pid
+        with in_memory(marshal.dumps(job)) as words:
+            given = [words, *streams, *enter.handles(job)]
+            group = job.get("unified")
+            return self._fork(f"{module} {NO_GROUP if group is None else given.index(group)}", given)
 
-    def _fork(self, module: str, descriptors: Sequence[int]) -> int:
+    def _fork(self, packet: str, descriptors: Sequence[int]) -> int:
         with self._lock:
             for last in (False, True):
                 if self._ready is None:
                     self._ready = _Ready(self._module)
                 try:
-                    return self._ready.fork(module, descriptors)
+                    return self._ready.fork(packet, descriptors)
                 except (ConnectionError, EOFError):
                     self._ready.end()
                     self._ready = None
@@ -124,8 +109,8 @@ class _Ready:
                 start_new_session=True,
             )  # fmt: skip
 
-    def fork(self, module: str, descriptors: Sequence[int]) -> int:
-        socket.send_fds(self._link, [module.encode()], descriptors)
+    def fork(self, packet: str, descriptors: Sequence[int]) -> int:
+        socket.send_fds(self._link, [packet.encode()], descriptors)
         answer = self._link.recv(ANSWER)
         if not answer:
             raise EOFError

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from arv_ssh.errors import Forbidden
 from crunch_sshd.inside import nss_files
@@ -145,6 +146,7 @@ def with_groups(account: Account, passwd: str, group_file: str, bundle: Bundle) 
     return replace(account, groups=tuple(dict.fromkeys(found)))
 
 
+@lru_cache(maxsize=1)
 def has_numbers_as_names(group_file: str) -> bool:
     """Say whether a group's name is a number: runc before 1.2 then takes additional groups by number for names."""
     return any(_number(one.name) is not None for one in _groups(group_file))

@@ -12,8 +12,12 @@ import shutil
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from crunch_sshd.runtimes import seccomp
+from crunch_sshd.runtimes.seccomp import Filter
 
 STATE_ROOTS = (
     ("runc", "/run/docker/runtime-runc/moby"),
@@ -56,6 +60,11 @@ class Bundle:
     seccomp: dict[str, Any] | None
     is_dockers: bool = False
     is_plain: bool = False
+
+    @cached_property
+    def filters(self) -> tuple[Filter, ...]:
+        """The compiled ``seccomp``. Raises :class:`arv_ssh.errors.Unavailable` as :func:`seccomp.compiled` does."""
+        return (seccomp.compiled(self.seccomp),) if self.seccomp else ()
 
     @property
     def environment(self) -> dict[str, str]:

@@ -1,21 +1,23 @@
 """The control groups of a process (cgroups(7)), version 1 and 2, and how another process joins them.
 
-Owns the way from /proc/PID/cgroup to the ``cgroup.procs`` files under this host's mounts.
+Owns the way from /proc/PID/cgroup to the files under this host's mounts. A process with one thread moves itself by
+:class:`Doors`; to move another, the kernel has to stop all forks of this host first, and that takes some 10 ms.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from arv_ssh.errors import Unavailable
 
 FREEZER = "freezer"
-"""Version 1's controller that can freeze; in version 2 every group can."""
 FROZEN_1 = {"freezer.state": {"FROZEN", "FREEZING"}}
 FROZEN_2 = {"cgroup.freeze": {"1"}, "cgroup.events": {"frozen 1"}}
-"""A frozen group's files and their lines; version 2's for the group alone, and including its parents."""
+"""A frozen group's files and their lines, in the two versions. In version 2, the group's own and its parents' too."""
+PROCESSES, TASKS = "cgroup.procs", "tasks"
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ def memberships(cgroup: str) -> dict[str, str]:
     return {controllers: path for _, controllers, path in fields}
 
 
-def mounts(mountinfo: str) -> list[Mount]:
+@lru_cache(maxsize=1)
+def mounts(mountinfo: str) -> tuple[Mount, ...]:
     """Return the hierarchies in the text of /proc/self/mountinfo (proc(5))."""
     found = []
     for line in mountinfo.split("\n"):  # splitlines would cut at characters that names may have
@@ -45,14 +48,14 @@ def mounts(mountinfo: str) -> list[Mount]:
             controllers = frozenset(options.split(",")) if kind == "cgroup" else frozenset()
             root, point = (_unescaped(word) for word in left.split(" ")[3:5])
             found.append(Mount(controllers, root, point))
-    return found
+    return tuple(found)
 
 
-def is_frozen(theirs: Mapping[str, str], mounted: list[Mount]) -> bool:
+def is_frozen(theirs: Mapping[str, str], mounted: Sequence[Mount]) -> bool:
     """Say whether one of the groups ``theirs`` is frozen, or about to be (cgroups(7), "freezer")."""
     for hierarchy, group in theirs.items():
         if hierarchy and FREEZER not in hierarchy.split(","):
-            continue
+            continue  # what freezes is none of this hierarchy's
         directory = group_directory(hierarchy, group, mounted)
         if directory is None:
             continue
@@ -70,13 +73,7 @@ def _lines(path: str) -> list[str]:
         return []  # this hierarchy has no such file
 
 
-def procs_file(hierarchy: str, group: str, mounted: list[Mount]) -> str | None:
-    """Return the path of the file that moves a process into ``group``; None where the group cannot be reached."""
-    directory = group_directory(hierarchy, group, mounted)
-    return None if directory is None else f"{directory}/cgroup.procs"
-
-
-def group_directory(hierarchy: str, group: str, mounted: list[Mount]) -> str | None:
+def group_directory(hierarchy: str, group: str, mounted: Sequence[Mount]) -> str | None:
     """Return where ``group`` is mounted; None where it cannot be reached."""
     wanted = frozenset(hierarchy.split(",")) if hierarchy else frozenset()
     for mount in mounted:
@@ -87,31 +84,73 @@ def group_directory(hierarchy: str, group: str, mounted: list[Mount]) -> str | N
     return None
 
 
-def open_others(theirs: Mapping[str, str], ours: Mapping[str, str], mounted: list[Mount]) -> list[int]:
-    """Open the ``cgroup.procs`` of each group in ``theirs`` but not in ``ours``; writing "0" to one joins it.
+def others(theirs: Mapping[str, str], ours: Mapping[str, str], mounted: Sequence[Mount]) -> dict[str, str]:
+    """Return hierarchy → directory of each group in ``theirs`` but not in ``ours``.
 
-    Raises :class:`Unavailable` when one of them cannot be joined: a session outside it would have more than the
+    Raises :class:`Unavailable` when one of them is out of reach: a session outside it would have more than the
     container has.
     """
+    found = {}
+    for hierarchy, group in theirs.items():
+        if group == ours.get(hierarchy):
+            continue
+        directory = group_directory(hierarchy, group, mounted)
+        if directory is None:
+            raise Unavailable(f"the container's control group {group} is not mounted here; start the gateway where "
+                              "the whole hierarchy is under /sys/fs/cgroup")  # fmt: skip
+        found[hierarchy] = directory
+    return found
+
+
+@dataclass(frozen=True)
+class Doors:
+    """What a process with one thread needs to join groups without a wait.
+
+    ``doors`` are the open ``tasks`` files of version 1, to write "0" to; ``unified`` is the open directory of
+    version 2, where a process can be born (CLONE_INTO_CGROUP, clone(2)). Neither needs the lock that the kernel takes
+    to move a process by its pid, or by "0" in ``cgroup.procs``.
+    """
+
+    doors: list[int]
+    unified: int | None
+
+
+def open_doors(directories: Mapping[str, str]) -> Doors:
+    """Open the doors to groups, given as hierarchy → directory. Raises :class:`Unavailable` as the above."""
+    tasks = _all_opened(f"{directory}/{TASKS}" for hierarchy, directory in directories.items() if hierarchy)
+    if "" not in directories:
+        return Doors(tasks, None)
+    try:
+        os.close(_opened(f"{directories['']}/{PROCESSES}"))  # whoever may not write to this may not be born there
+        return Doors(tasks, os.open(directories[""], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    except BaseException:
+        _close(tasks)
+        raise
+
+
+def _all_opened(paths: Iterable[str]) -> list[int]:
     opened: list[int] = []
     try:
-        for hierarchy, group in theirs.items():
-            if group == ours.get(hierarchy):
-                continue
-            path = procs_file(hierarchy, group, mounted)
-            if path is None:
-                raise Unavailable(f"the container's control group {group} is not mounted here; start the gateway where "
-                                  "the whole hierarchy is under /sys/fs/cgroup")  # fmt: skip
-            try:
-                opened.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
-            except OSError as error:
-                raise Unavailable(f"the container's control group {group} cannot be joined: {error.strerror}; "
-                                  "start the gateway as root, or in that group")  from error  # fmt: skip
+        for path in paths:
+            opened.append(_opened(path))
     except BaseException:
-        for descriptor in opened:
-            os.close(descriptor)
+        _close(opened)
         raise
     return opened
+
+
+def _opened(path: str) -> int:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError as error:
+        group = os.path.dirname(path)
+        raise Unavailable(f"the container's control group {group} cannot be joined: {error.strerror}; "
+                          "start the gateway as root, or in that group") from error  # fmt: skip
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _unescaped(word: str) -> str:

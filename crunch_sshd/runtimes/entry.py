@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from arv_ssh.errors import Unavailable
-from crunch_sshd.inside.enter import HANDLES
+from crunch_sshd.inside.enter import handles
 from crunch_sshd.inside.start import start
 from crunch_sshd.inside.starter import starter
 from crunch_sshd.inside.system_calls import Profile
@@ -50,13 +50,13 @@ def enter(
     engine's exec is; OSError when this host has no room for another process.
     """
     try:
-        with _opened(container, account, profile) as (job, groups), _streams(pipes) as (theirs, ours):
+        with _opened(container, account, profile) as job, _streams(pipes) as (theirs, ours):
             job["arguments"] = list(arguments)
             if gateway is not None:
                 job["gateway"] = gateway
             watched = container.open_pidfd()
             try:
-                child = Child(_start(module, job, theirs, groups), ours)
+                child = Child(_start(module, job, theirs), ours)
             except BaseException:
                 os.close(watched)
                 raise
@@ -68,14 +68,13 @@ def enter(
     return child
 
 
-def _start(module: str, job: dict[str, Any], streams: Sequence[int], groups: Sequence[int]) -> int:
+def _start(module: str, job: dict[str, Any], streams: Sequence[int]) -> int:
     """Start the process from the ready one, or else in a way that takes longer; return its pid."""
-    descriptors = [*job["namespaces"].values(), *(job[name] for name in job.keys() & HANDLES)]
     try:
-        return starter.start(module, job, descriptors, streams, groups)
+        return starter.start(module, job, streams)
     except OSError as failure:  # nothing has begun yet
         logger.debug("%s does not begin from the ready process: %s", module, failure)
-    return start(module, job, descriptors, streams, groups)
+    return start(module, job, streams)
 
 
 @contextmanager
@@ -105,29 +104,22 @@ def _pipe(ours: ExitStack, theirs: ExitStack, reading: bool) -> tuple[int, int]:
 
 
 @contextmanager
-def _opened(container: HostContainer, account: Account, profile: Profile) -> Iterator[tuple[dict[str, Any], list[int]]]:
-    """Yield the job for :func:`crunch_sshd.inside.enter.enter`, and the control groups to join.
-
-    All their descriptors are closed at the end.
-    """
+def _opened(container: HostContainer, account: Account, profile: Profile) -> Iterator[dict[str, Any]]:
+    """Yield the job for :func:`crunch_sshd.inside.enter.enter`. All its descriptors are closed at the end."""
     held = container.confinement(account)
     own = seccomp.compiled(profile)
-    opened: list[int] = []
+    job: dict[str, Any] = {
+        **vars(held),
+        # Ours first: the container's filter might not allow another.
+        "filters": [(own.program, own.flags), *((one.program, one.flags) for one in held.filters)],
+    }
     try:
-        namespaces = container.open_namespaces(NAMESPACES)
-        opened += namespaces.values()
-        opened.append(root := container.open_root())
-        job = {
-            **vars(held),
-            # Ours first: the container's filter might not allow another.
-            "filters": [(own.program, own.flags), *((one.program, one.flags) for one in held.filters)],
-            "namespaces": namespaces,
-            "root": root,
-        }
-        opened += (groups := container.open_control_groups())
-        yield job, groups
+        job["namespaces"] = container.open_namespaces(NAMESPACES)
+        job["root"] = container.open_root()
+        job |= vars(container.open_doors())
+        yield job.copy()
     finally:
-        _close(opened)
+        _close(handles(job))
 
 
 def _close(descriptors: Iterable[int]) -> None:

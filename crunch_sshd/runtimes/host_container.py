@@ -18,8 +18,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from arv_ssh.errors import Unavailable
-from crunch_sshd.runtimes import confinement, control_groups, directories, seccomp
+from crunch_sshd.runtimes import confinement, control_groups, directories
 from crunch_sshd.runtimes.confinement import CAPABILITY_SETS, Confinement, Limit
+from crunch_sshd.runtimes.control_groups import Doors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,12 +131,15 @@ class HostContainer:
             raise
         return descriptor
 
-    def open_control_groups(self) -> list[int]:
-        """Return the ``cgroup.procs`` files of the container's control groups that we are not in ourselves.
+    def open_doors(self) -> Doors:
+        """Return the way into each control group of the container that is not ours too (cgroups(7)).
 
         Raises :class:`Unavailable` when one of them cannot be joined, or when the container is paused: a process that
         joined would stop with it, and could not even be killed.
         """
+        return control_groups.open_doors(self._other_control_groups())
+
+    def _other_control_groups(self) -> dict[str, str]:
         with open("/proc/self/cgroup", encoding="utf-8", errors="replace") as file:
             ours = control_groups.memberships(file.read())
         with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
@@ -143,7 +147,7 @@ class HostContainer:
         theirs = control_groups.memberships(self.control_groups())
         if control_groups.is_frozen(theirs, mounted):
             raise Unavailable("the container is paused; unpause it first, then connect again")
-        return control_groups.open_others(theirs, ours, mounted)
+        return control_groups.others(theirs, ours, mounted)
 
     def control_groups(self) -> str:
         """Return the text of /proc/PID/cgroup."""
@@ -190,7 +194,7 @@ class HostContainer:
             confinement.limits(process, self.inherited_limits()),
             self.out_of_memory_score() if score is None else score,
             confinement.label(process),
-            (seccomp.compiled(self.bundle.seccomp),) if self.bundle.seccomp else (),
+            self.bundle.filters,
         )
 
     def _confinement_seen(self, account: Account) -> Confinement:

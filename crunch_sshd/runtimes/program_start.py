@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from arv_ssh.errors import Unavailable
+from crunch_sshd.inside.enter import handles
 from crunch_sshd.inside.starter import starter
 from crunch_sshd.runtimes import Output, StartFailed, Terminal, terminal_modes, terminal_name
 from crunch_sshd.runtimes.confinement import Confinement
@@ -118,9 +119,17 @@ def _describe(
         "terminal": terminal is not None,
         "no_new_privs": program.no_new_privs,
         "namespaces": opened.all_of(container.open_namespaces(NAMESPACES)),
-        "root": opened.one(container.open_root()),
-        "cwd": opened.one(container.open_process(program.cwd, os.O_PATH | os.O_DIRECTORY)),
+        "root": opened.closing(container.open_root()),
+        "cwd": opened.closing(container.open_process(program.cwd, os.O_PATH | os.O_DIRECTORY)),
+        **_doors(container, opened),
     }
+
+
+def _doors(container: HostContainer, opened: _Opened) -> dict[str, Any]:
+    found = vars(container.open_doors())
+    for descriptor in handles(found):
+        opened.closing(descriptor)
+    return found
 
 
 def _start_with_pipes(
@@ -191,9 +200,8 @@ def _launch(
 ) -> int:  # fmt: skip
     """Start the child; return the pid of the program once it runs, a child of this process."""
     reader, writer = (opened.closing(descriptor) for descriptor in os.pipe())
-    job["report"] = opened.pass_on(writer)
-    groups = [opened.closing(descriptor) for descriptor in container.open_control_groups()]
-    child = starter.start(PROGRAM, job, opened.passed, streams, groups)
+    job["report"] = writer
+    child = starter.start(PROGRAM, job, streams)
     opened.close_writer(writer)
     try:
         report = _read_report(reader)
@@ -273,26 +281,18 @@ class _Descriptor:
 
 
 class _Opened:
-    """The descriptors of one start: all are closed here at its end, and some are passed on to the child."""
+    """The descriptors of one start: all are closed here at its end."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
         self._held: dict[int, _Descriptor] = {}
-        self.passed: list[int] = []
 
     def closing(self, descriptor: int) -> int:
         self._held[descriptor] = self._stack.enter_context(_Descriptor(descriptor))
         return descriptor
 
-    def pass_on(self, descriptor: int) -> int:
-        self.passed.append(descriptor)
-        return descriptor
-
-    def one(self, descriptor: int) -> int:
-        return self.pass_on(self.closing(descriptor))
-
     def all_of(self, descriptors: dict[str, int]) -> dict[str, int]:
-        return {name: self.one(descriptor) for name, descriptor in descriptors.items()}
+        return {name: self.closing(descriptor) for name, descriptor in descriptors.items()}
 
     def close_writer(self, descriptor: int) -> None:
         """Close one at once, so that its pipe ends with the child's copy."""

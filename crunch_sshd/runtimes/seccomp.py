@@ -1,7 +1,7 @@
 """Compiling seccomp profiles to the kernel's filters, by libseccomp, as the OCI runtimes do.
 
 Owns the calls to the library and the vocabulary of the OCI runtime-spec's ``linux.seccomp``. The library's Python
-binding is not on PyPI, and only six functions are needed, so they are called directly.
+binding is not on PyPI, and only a few functions are needed, so they are called directly.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ FLAGS = {"LOG": 1 << 1, "SPEC_ALLOW": 1 << 2}
 """SECCOMP_FILTER_FLAG_… of seccomp(2) that matter to a process with one thread."""
 UNKNOWN = -1
 """__NR_SCMP_ERROR: this library does not know the call's name, and neither does the kernel it was made for."""
+OPTIMIZE, BINARY_TREE = 8, 2
+"""SCMP_FLTATR_CTL_OPTIMIZE (seccomp_attr_set(3)), as runc sets it from 1.2 on: the kernel runs a filter for each system
+call there is before a process gets it, and a list of all takes 0.7 ms more than a tree."""
 LENIENT = ("ALLOW", "LOG", "TRACE")
 """Default actions that let calls pass, including calls newer than the profile."""
 MACHINES = {
@@ -78,6 +81,8 @@ def _compiled(text: str) -> Filter:
     library = _library()
     default = _action(profile["defaultAction"], profile.get("defaultErrnoRet"))
     with _context(library, default) as context:
+        # Before 2.5 the library does not know the attribute, and makes the slower list.
+        library.seccomp_attr_set(context, OPTIMIZE, ctypes.c_uint32(BINARY_TREE))
         for name in profile.get("architectures") or ():
             token = library.seccomp_arch_resolve_name(name.removeprefix("SCMP_ARCH_").lower().encode())
             if token and (result := library.seccomp_arch_add(context, token)) not in (0, -errno.EEXIST):

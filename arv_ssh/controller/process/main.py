@@ -27,6 +27,7 @@ from arv_ssh.controller.peers.peers import Peers, url_of
 from arv_ssh.controller.process import systemd
 from arv_ssh.controller.process.server import Controller
 from arv_ssh.errors import ArvSshError
+from arv_ssh.processes import garbage
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class _Life:
     async def run(self, private: socket.socket) -> None:
         self._watch_signals()
         await self._controller.start(self._process.listeners, private)
+        garbage.spare_what_is_here()
         reloading = asyncio.create_task(self._reload_when_asked())
         self._announce()
         await self._leave.wait()

@@ -18,11 +18,11 @@ def groups(data: bytes) -> None:
         kind = "cgroup cgroup memory,rw" if first else "cgroup2 cgroup rw"
         lines.append(f"30 20 0:1 {_escaped(root)} {_escaped(point)} rw shared:1 - {kind}")
     text = "\n".join(lines)
-    assert control_groups.mounts(text) == expected
+    assert control_groups.mounts(text) == tuple(expected)
     name = "/" + choices.string().decode("latin-1").replace("\n", "").replace("\0", "")
     assert control_groups.memberships(f"4:memory:{name}\n0::{name}\n") == {"memory": name, "": name}
     for mount in expected:
-        path = control_groups.procs_file("memory" if mount.controllers else "", name, [mount])
+        path = control_groups.group_directory("memory" if mount.controllers else "", name, [mount])
         assert path is None or path.startswith(mount.point)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from arv_ssh.errors import Unavailable
 from crunch_sshd.inside import start
 
 CHILD = """
@@ -20,14 +18,14 @@ import os, sys
 from crunch_sshd.inside import enter
 
 def main(job):
-    enter.wait_until_joined(job)
+    enter.join(job)
     print(job["words"], sorted(os.environ))
-    print([os.get_inheritable(one) for one in job["descriptors"][1:]], {"site", "json"} & set(sys.modules))
+    print([os.get_inheritable(one) for one in enter.handles(job)[:1]], {"site", "json"} & set(sys.modules))
     os.write(job["report"], b"open")
     print(os.getsid(0) == os.getpid())
     return 3
 """
-NOTHING: dict[str, Any] = {"namespaces": {}}
+NOTHING: dict[str, Any] = {}
 
 
 @pytest.fixture
@@ -52,7 +50,7 @@ def test_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, null: int)
     reader, writer = os.pipe()
     with open(reader, "rb") as report, open(tmp_path / "output", "w+") as output:
         streams = [null, output.fileno(), output.fileno()]
-        pid = start.start("child", {"words": ["a"], "report": writer}, [writer], streams, [])
+        pid = start.start("child", {"words": ["a"], "report": writer, "doors": [], "unified": None}, streams)
         os.close(writer)
         assert (report.read(), ended(pid)) == (b"open", 3)
         output.seek(0)
@@ -61,7 +59,7 @@ def test_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, null: int)
 
 def test_nothing_else_waits_for_it(null: int) -> None:
     """Popen, which waits by pid for whatever it has let go of, leaves this child alone: its pid stays its own."""
-    pid = start.start("crunch_sshd.inside.sftp.__main__", NOTHING, [], [null] * 3, [])
+    pid = start.start("crunch_sshd.inside.sftp.__main__", NOTHING, [null] * 3)
     assert os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     subprocess._cleanup()  # type: ignore[attr-defined] # what each start of another child does
     assert os.path.exists(f"/proc/{pid}")
@@ -69,33 +67,27 @@ def test_nothing_else_waits_for_it(null: int) -> None:
 
 
 def test_joining(tmp_path: Path, null: int) -> None:
-    """It is put into each control group, by its pid, before it goes on."""
-    group = tmp_path / "cgroup.procs"
-    descriptor = os.open(group, os.O_WRONLY | os.O_CREAT)
-    try:
-        pid = start.start("crunch_sshd.inside.sftp.__main__", NOTHING, [], [null] * 3, [descriptor])
-        ended(pid)
-        assert group.read_text() == str(pid)
-    finally:
+    """It puts itself into each control group before anything else, by each version's file."""
+    door, unified = os.open(tmp_path / "tasks", os.O_WRONLY | os.O_CREAT), os.open(tmp_path, os.O_RDONLY)
+    (tmp_path / "cgroup.procs").touch()
+    job = {"arguments": ["/", ""], "doors": [door], "unified": unified}
+    pid = start.start("crunch_sshd.inside.sftp.__main__", job, [null] * 3)
+    for descriptor in (door, unified):
         os.close(descriptor)
+    assert ended(pid) != 0  # the job says nothing of what to enter
+    assert [(tmp_path / name).read_text() for name in ("tasks", "cgroup.procs")] == ["0", "0"]
 
 
-def test_a_group_that_cannot_be_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, null: int) -> None:
-    """The process is ended and reaped, the error says why, and nothing is left open."""
-    before = os.listdir("/proc/self/fd")
-    started: list[subprocess.Popen[bytes]] = []
-    real = subprocess.Popen
-
-    def recorded(*words: Any, **more: Any) -> subprocess.Popen[bytes]:
-        started.append(real(*words, **more))
-        return started[-1]
-
-    monkeypatch.setattr(subprocess, "Popen", recorded)
-    descriptor = os.open(tmp_path, os.O_RDONLY)
-    with pytest.raises(Unavailable, match="control group cannot be joined: Bad file descriptor"):
-        start.start("crunch_sshd.inside.sftp.__main__", NOTHING, [], [null] * 3, [descriptor])
-    os.close(descriptor)
-    assert started[0].returncode == -signal.SIGKILL and os.listdir("/proc/self/fd") == before
+def test_a_group_that_cannot_be_joined(tmp_path: Path, null: int) -> None:
+    """The process ends, and says why."""
+    group = os.open(tmp_path, os.O_RDONLY)
+    with open(tmp_path / "said", "w+") as said:
+        job = {"arguments": ["/", ""], "doors": [group], "unified": None}
+        pid = start.start("crunch_sshd.inside.sftp.__main__", job, [null, null, said.fileno()])
+        os.close(group)
+        assert ended(pid) != 0
+        said.seek(0)
+        assert "the container's control group cannot be joined: Bad file descriptor" in said.read()
 
 
 def test_nothing_left_open(monkeypatch: pytest.MonkeyPatch, null: int) -> None:
@@ -103,5 +95,5 @@ def test_nothing_left_open(monkeypatch: pytest.MonkeyPatch, null: int) -> None:
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     before = os.listdir("/proc/self/fd")
     with pytest.raises(OSError, match="No such file"):
-        start.start("child", NOTHING, [], [null] * 3, [])
+        start.start("child", NOTHING, [null] * 3)
     assert os.listdir("/proc/self/fd") == before

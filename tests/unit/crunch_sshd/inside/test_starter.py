@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from arv_ssh.errors import Unavailable
-from crunch_sshd.inside import enter, start
+from crunch_sshd.inside import start
 from crunch_sshd.inside.starter import Starter
+from crunch_sshd.runtimes import control_groups
 from tests.timing import wait_for
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root may change its root")
@@ -42,19 +42,23 @@ def job(root: int, report: int, *argv: str) -> dict[str, Any]:
     return {
         "argv": [os.fsencode(word) for word in argv], "environment": {b"WHAT": b"a job's"}, "directory": None,
         "root_goes": False, "terminal": False, "no_new_privs": False, "namespaces": {}, "root": root, "cwd": root,
-        "report": report, "limits": [], "umask": 0o22, "uid": 0, "gid": 0, "groups": os.getgroups(), "filters": [],
+        "report": report, "doors": [], "unified": None,
+        "limits": [], "umask": 0o22, "uid": 0, "gid": 0, "groups": os.getgroups(), "filters": [],
         "oom_score_adj": int(Path("/proc/self/oom_score_adj").read_text()),
         "capabilities": OWN,
     }  # fmt: skip
 
 
 @contextmanager
-def started(starter: Starter, *argv: str, groups: tuple[int, ...] = ()) -> Iterator[tuple[int, int, str]]:
+def started(
+    starter: Starter, *argv: str, doors: tuple[int, ...] = (), unified: int | None = None
+) -> Iterator[tuple[int, int, str]]:
     """Yield the first child's pid, the reading end of the program's output, and the report."""
     root = os.open("/", os.O_PATH)
     (reports, report), (reader, writer), null = os.pipe(), os.pipe(), os.open(os.devnull, os.O_RDWR)
     try:
-        child = starter.start(PROGRAM, job(root, report, *argv), [root, report], [null, writer, writer], groups)
+        wanted = job(root, report, *argv) | {"doors": list(doors), "unified": unified}
+        child = starter.start(PROGRAM, wanted, [null, writer, writer])
         for descriptor in (report, writer):
             os.close(descriptor)
         said = b"".join(iter(lambda: os.read(reports, 1000), b"")).decode()
@@ -92,7 +96,7 @@ def test_a_program(starter: Starter) -> None:
 def test_no_program(starter: Starter) -> None:
     """What cannot be executed is reported in a shell's words, with its status."""
     with started(starter, "/nowhere") as (_, _, report):
-        pid_line, failure = report.splitlines()
+        failure, pid_line = sorted(report.splitlines())  # two processes write them, in any order
         assert failure == "failed 127 /nowhere: No such file or directory"
         os.waitpid(int(pid_line.split()[1]), 0)
 
@@ -100,7 +104,7 @@ def test_no_program(starter: Starter) -> None:
 def test_a_null_byte(starter: Starter) -> None:
     """What no program can be given is reported, and nothing is written to the session's outputs."""
     with started(starter, "/bin/echo", "a\0b") as (_, reader, report):
-        pid_line, failure = report.splitlines()
+        failure, pid_line = sorted(report.splitlines())  # two processes write them, in any order
         assert failure == "failed 126 embedded null byte"
         os.waitpid(int(pid_line.split()[1]), 0)
         assert output(reader) == b""
@@ -133,18 +137,76 @@ def test_killed(starter: Starter) -> None:
     assert children() - before <= {str(last)}
 
 
+@pytest.fixture
+def groups() -> Iterator[dict[str, str]]:
+    """Hierarchy → directory of a new control group in each hierarchy that has no rules for its members."""
+    mounted = control_groups.mounts(Path("/proc/self/mountinfo").read_text())
+    ours = control_groups.memberships(Path("/proc/self/cgroup").read_text())
+    found = {}
+    for hierarchy in {"", "pids", "freezer"} & ours.keys():
+        directory = control_groups.group_directory(hierarchy, ours[hierarchy], mounted)
+        if directory is not None:
+            found[hierarchy] = f"{directory}/arv-ssh-test-{os.getpid()}"
+            os.mkdir(found[hierarchy])
+    yield found
+    for directory in found.values():
+        procs = Path(directory, "cgroup.procs")
+        wait_for(lambda: not procs.read_text(), "the programs' ends")  # noqa: B023 - called at once
+        os.rmdir(directory)
+
+
+def test_control_groups(starter: Starter, groups: dict[str, str]) -> None:
+    """A program is in the groups of both versions, by the doors that need no wait, and has no door left open."""
+    doors = control_groups.open_doors(groups)
+    script = "cat /proc/self/cgroup; ls /proc/self/fd"
+    given, unified = tuple(doors.doors), doors.unified
+    with started(starter, "/bin/sh", "-c", script, doors=given, unified=unified) as (_, reader, report):
+        said = output(reader).decode()
+        os.waitpid(int(report.split()[1]), 0)
+    member = control_groups.memberships(said)
+    assert groups
+    assert {hierarchy for hierarchy, group in member.items() if "/arv-ssh-test-" in group} == groups.keys()
+    assert said.endswith("\n0\n1\n2\n3\n")
+    close(doors)
+
+
+def test_born_in_a_group(groups: dict[str, str]) -> None:
+    """The kernel begins the process in a group of version 2; only where it cannot, the process moves by itself."""
+    code = (
+        "import os, sys; from crunch_sshd.inside import ready; pid, is_joined = ready._born(int(sys.argv[1]));"
+        "is_there = '/arv-ssh-test-' in open('/proc/self/cgroup').read();"
+        "os.write(1, f'{pid} {is_joined} {is_there}\\n'.encode())"
+    )
+    doors = control_groups.open_doors(groups)
+    assert doors.unified is not None
+    for directory, is_joined in ((doors.unified, True), (doors.doors[0] if doors.doors else 0, False)):
+        command = [sys.executable, "-c", code, str(directory)]
+        said = subprocess.check_output(command, text=True, pass_fds=[directory]).splitlines()
+        (pid,) = (int(line.split()[0]) for line in said if not line.startswith("0 "))
+        os.waitpid(pid, 0)  # a sibling of the one that forked it
+        assert f"0 {is_joined} {is_joined}" in said
+    close(doors)
+
+
+def close(doors: control_groups.Doors) -> None:
+    for descriptor in (*doors.doors, doors.unified):
+        if descriptor is not None:
+            os.close(descriptor)
+
+
 def test_a_group_that_cannot_be_joined(starter: Starter) -> None:
-    """The process ends by itself, and has not begun anything."""
+    """The reason is reported; the process ends by itself, and has not begun anything."""
     starter.prepare()
     before = children()
     group = os.open("/", os.O_RDONLY)
-    with (
-        pytest.raises(Unavailable, match="control group cannot be joined: Bad file descriptor"),
-        started(starter, "/bin/echo", "never", groups=(group,)),
-    ):
-        pass
+    for doors, unified, reason in (
+        ((group,), None, "Bad file descriptor"), ((), group, "No such file or directory"),
+    ):  # fmt: skip
+        with started(starter, "/bin/echo", "never", doors=doors, unified=unified) as (_, reader, report):
+            assert report == f"failed 255 the container's control group cannot be joined: {reason}\n"
+            assert output(reader) == b""
     os.close(group)
-    wait_for(lambda: children() == before, "its end")
+    assert children() == before
 
 
 def test_nothing_left_open(starter: Starter) -> None:
@@ -165,7 +227,7 @@ import ctypes, gc, os, sys
 def main(job):
     print(job["words"], gc.isenabled(), sorted(os.environ), sys.argv[1:], os.getsid(0) == os.getpid(), os.getppid())
     there = [one for one in range(100) if os.path.exists(f"/proc/self/fd/{one}")]
-    print(there == sorted([0, 1, 2, job["joined"], job["root"]]) == sorted([0, 1, 2, *job["descriptors"]]))
+    print(there == sorted([0, 1, 2, job["root"], *job["doors"]]))
     print("dumpable" if ctypes.CDLL(None).prctl(3, 0, 0, 0, 0) else "hidden")  # PR_GET_DUMPABLE
     sys.stdout.flush()
     if job["words"] == "raise":
@@ -191,8 +253,8 @@ def ran(starter: Starter, module: str, words: str) -> tuple[list[str], int]:
     """Return the lines that a fork wrote, and its exit status, or its signal as a negative number."""
     (reader, writer), null = os.pipe(), os.open(os.devnull, os.O_RDWR)
     try:
-        job = {"words": words, "namespaces": {}, "root": null}
-        pid = starter.start(module, job, [null], [null, writer, writer], [])
+        job = {"words": words, "namespaces": {}, "root": null, "doors": [reader]}
+        pid = starter.start(module, job, [null, writer, writer])
         os.close(writer)
         said = output(reader).decode().splitlines()
         return said, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -240,14 +302,3 @@ def test_nothing_random_is_shared() -> None:
     loaded = set(done.stdout.split())
     assert "crunch_sshd.inside.broker.process" in loaded
     assert loaded & {"random", "_random", "secrets", "uuid", "tempfile", "ssl", "_ssl", "_hashlib"} == set()
-
-
-@pytest.mark.parametrize("word", [b"", b"1", b"%d" % (os.getpid() + 1), b"%d0" % os.getpid()])
-def test_joining_is_ones_own(word: bytes) -> None:
-    """The word that another process has joined, of a ready process that died over it, is not taken for one's own."""
-    reader, writer = os.pipe()
-    os.write(writer, word)
-    os.close(writer)
-    with pytest.raises(OSError, match="the gateway ended"):
-        enter.wait_until_joined({"joined": reader})
-    os.close(reader)

@@ -36,34 +36,48 @@ def test_mounts() -> None:
 
 
 @pytest.mark.parametrize(("hierarchy", "group", "path"), [
-    ("", "/docker/abc", "/sys/fs/cgroup/unified/docker/abc/cgroup.procs"),
-    ("", "/", "/sys/fs/cgroup/unified/cgroup.procs"),
-    ("name=systemd", "/docker/abc", "/sys/fs/cgroup/systemd/docker/abc/cgroup.procs"),
-    ("cpu,cpuacct", "/docker/abc", "/sys/fs/cgroup/cpu acct/abc/cgroup.procs"),
+    ("", "/docker/abc", "/sys/fs/cgroup/unified/docker/abc"),
+    ("", "/", "/sys/fs/cgroup/unified"),
+    ("name=systemd", "/docker/abc", "/sys/fs/cgroup/systemd/docker/abc"),
+    ("cpu,cpuacct", "/docker/abc", "/sys/fs/cgroup/cpu acct/abc"),
     ("cpu,cpuacct", "/dockers/abc", None),
     ("cpu,cpuacct", "/other", None),
     ("memory", "/docker/abc", None),
     ("", "/../outside", None),
 ])  # fmt: skip
-def test_procs_file(hierarchy: str, group: str, path: str | None) -> None:
+def test_group_directory(hierarchy: str, group: str, path: str | None) -> None:
     """A group is found below the mount that shows it, and nowhere when none does."""
-    assert control_groups.procs_file(hierarchy, group, control_groups.mounts(MOUNTINFO)) == path
+    assert control_groups.group_directory(hierarchy, group, control_groups.mounts(MOUNTINFO)) == path
 
 
-def test_open_others(tmp_path: Path) -> None:
-    """Only groups that differ are opened; one that cannot be joined is refused, and nothing stays open."""
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "cgroup.procs").touch()
-    mounted = [Mount(frozenset({"memory"}), "/", str(tmp_path))]
-    assert control_groups.open_others({"memory": "/a"}, {"memory": "/a"}, mounted) == []
-    before = os.listdir("/proc/self/fd")
-    with pytest.raises(Unavailable, match="/b cannot be joined"):
-        control_groups.open_others({"memory": "/a", "": "/x"} | {"memory": "/b"}, {"": "/x"}, mounted)
+def test_others() -> None:
+    """Only groups that differ count; one that is out of reach is refused."""
+    mounted = [Mount(frozenset({"memory"}), "/", "/groups")]
+    assert control_groups.others({"memory": "/a"}, {"memory": "/a"}, mounted) == {}
+    assert control_groups.others({"memory": "/a", "": "/x"}, {"memory": "/", "": "/x"}, mounted) == {
+        "memory": "/groups/a"
+    }
     with pytest.raises(Unavailable, match="/c is not mounted here"):
-        control_groups.open_others({"memory": "/a", "pids": "/c"}, {}, mounted)
+        control_groups.others({"memory": "/a", "pids": "/c"}, {}, mounted)
+
+
+def test_opening(tmp_path: Path) -> None:
+    """A group that cannot be joined is refused, and nothing stays open."""
+    for name in ("cgroup.procs", "tasks"):
+        (tmp_path / name).touch()
+    before = os.listdir("/proc/self/fd")
+    here, gone = str(tmp_path), str(tmp_path / "b")
+    for other in ("pids", ""):
+        with pytest.raises(Unavailable, match="/b cannot be joined: No such file"):
+            control_groups.open_doors({"memory": here, other: gone})
     assert os.listdir("/proc/self/fd") == before
-    (opened,) = control_groups.open_others({"memory": "/a"}, {"memory": "/"}, mounted)
-    os.close(opened)
+    doors = control_groups.open_doors({"memory": here, "": here})
+    opened = [*doors.doors, doors.unified]
+    names = [os.path.basename(os.readlink(f"/proc/self/fd/{one}")) for one in opened]
+    assert names == ["tasks", tmp_path.name]
+    for one in opened:
+        assert one is not None
+        os.close(one)
 
 
 @pytest.mark.parametrize(("name", "content", "frozen"), [
@@ -75,7 +89,6 @@ def test_is_frozen(tmp_path: Path, name: str, content: str, frozen: bool) -> Non
     """A paused container is known by the files of either version's freezer; a hierarchy out of reach says nothing."""
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / name).write_text(content)
-    hierarchy = "freezer" if name == "freezer.state" else ""
-    mounted = [Mount(frozenset({hierarchy} - {""}), "/", str(tmp_path))]
-    assert control_groups.is_frozen({hierarchy: "/a", "memory": "/a"}, mounted) is frozen
-    assert not control_groups.is_frozen({"memory": "/a"}, [Mount(frozenset({"memory"}), "/", str(tmp_path))])
+    hierarchy, other = ("cpu,freezer", "") if name == "freezer.state" else ("", "freezer")
+    mounted = [Mount(frozenset(hierarchy.split(",")) if hierarchy else frozenset(), "/", str(tmp_path))]
+    assert control_groups.is_frozen({hierarchy: "/a", "memory": "/a", other: "/a"}, mounted) is frozen
