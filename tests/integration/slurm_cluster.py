@@ -162,6 +162,6 @@ def slurm_cluster(root: Path) -> Iterator[SlurmCluster]:
     finally:
         result.down()
         for node in result.slurm.names():  # what slurmd leaves of its own
-            for group in Path("/sys/fs/cgroup").glob(f"*/slurm_{node}"):
+            for group in sorted(MEMORY_GROUPS.glob(f"slurm_{node}/**/"), reverse=True):
                 with suppress(OSError):
                     group.rmdir()
