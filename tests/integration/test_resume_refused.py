@@ -34,11 +34,12 @@ class TestRefused:
         return resumable(site)
 
     @pytest.fixture
-    def opened(self, client: ClientController, busybox: str) -> Iterator[tuple[AcceptedUpgrade, Grant]]:
+    def opened(self, site: Site, client: ClientController, busybox: str) -> Iterator[tuple[AcceptedUpgrade, Grant]]:
         session = client.open_session(busybox, "_", "")
         grant = read_grant(session.resume)
         assert grant is not None
         yield session, grant
+        site.first.root.kill_shell_session(grant.session, "its test is over")
         session.connection.close()
 
     @staticmethod
@@ -123,7 +124,6 @@ def test_their_time_is_over(site: Site, debian: str) -> None:
             stack.enter_context(site.user.session(debian, command="echo ready; exec sleep 4713")) for _ in range(10)
         ]
         with site.breaker.down():
-            wait_for(lambda: len(site.sessions("waiting")) == 10)
             wait_for(lambda: site.beside.ssh(debian, "pgrep -f 'sleep 471[3]'").returncode == 1, "the programs to end")
         for session in sessions:
             assert "can not go on: it had no connection for 2 s (Sessions.ResumeFor)" in ending(session)
