@@ -14,11 +14,12 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 from crunch_sshd.inside import enter, start
@@ -32,6 +33,8 @@ CRASHES = {
 READY = "crunch_sshd.inside.ready"
 ANSWER = 32
 """Bytes of an answer: a pid, or an error's number as a negative one."""
+ANSWER_TIMEOUT = 20
+"""Seconds for an answer, in which a module may have to be imported; a ready process that is stopped never gives one."""
 
 
 class Starter:
@@ -64,7 +67,10 @@ class Starter:
                 if self._ready is None:
                     self._ready = _Ready(self._module)
                 try:
-                    return self._ready.fork(packet, descriptors)
+                    with _gate() as (gate, key):
+                        pid = self._ready.fork(packet, [*descriptors, gate])
+                        os.write(key, b"x")  # not before: what this process does not know of must not act
+                        return pid
                 except (ConnectionError, EOFError):
                     self._ready.end()
                     self._ready = None
@@ -94,11 +100,24 @@ class Starter:
                 self._ready = None
 
 
+@contextmanager
+def _gate() -> Iterator[tuple[int, int]]:
+    """Yield both ends of a pipe, by which a fork is let go on; closed without that, it tells the fork to end."""
+    ends = os.pipe()
+    try:
+        yield ends
+    finally:
+        for end in ends:
+            os.close(end)
+
+
 class _Ready:
     """One ready process."""
 
     def __init__(self, module: str) -> None:
         self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            self._link.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", ANSWER_TIMEOUT, 0))
         with theirs, _sealed_copy(sys.executable) as program:
             self._process = subprocess.Popen(  # noqa: S603 - our own module
                 [sys.executable, "-I", "-S", "-c", BOOTSTRAP, start.PACKAGES, module, str(theirs.fileno())],
@@ -110,8 +129,12 @@ class _Ready:
             )  # fmt: skip
 
     def fork(self, packet: str, descriptors: Sequence[int]) -> int:
-        socket.send_fds(self._link, [packet.encode()], descriptors)
-        answer = self._link.recv(ANSWER)
+        """Return the fork's pid; raise EOFError or ConnectionError when the ready process is of no use any more."""
+        try:
+            socket.send_fds(self._link, [packet.encode()], descriptors)
+            answer = self._link.recv(ANSWER)
+        except BlockingIOError as error:  # how SO_RCVTIMEO reports it
+            raise EOFError from error
         if not answer:
             raise EOFError
         pid = int(answer)
@@ -125,7 +148,8 @@ class _Ready:
             self._process.wait(END_TIMEOUT)
             return
         self._process.kill()
-        self._process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(END_TIMEOUT)
 
 
 def _sealed_copy(path: str) -> IO[bytes]:
