@@ -51,7 +51,7 @@ def main(job: dict[str, Any]) -> NoReturn:
             os._exit(0)
         os.close(said)
         if not os.read(reported, 1):
-            os._exit(LOST)
+            raise Refused(LOST, "the process that starts it ended; is the container out of memory?")
         _execute(job)
     except Refused as refusal:
         status, text = refusal.args

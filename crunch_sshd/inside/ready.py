@@ -1,7 +1,7 @@
 """The process that stays ready: each process in a container begins as its fork, with everything imported.
 
 Owns the wire to the gateway (:mod:`crunch_sshd.inside.starter`): one packet with a module's name and descriptors in,
-one with a pid out; a fork does nothing before the gateway knows its pid. It enters nothing itself, holds nothing of any
+one with a pid out; a fork does nothing before that is said. It enters nothing itself, holds nothing of any
 container, and reads only what the gateway sends, so it is the same for all. It cannot be debugged, and its executable
 is a sealed copy in memory: what its forks leave within the container's reach as /proc/PID/exe cannot be written to
 (CVE-2019-5736).
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Main = Callable[[dict[str, Any]], int]
 
 MAX_DESCRIPTORS = 64
-"""In one packet: the job, three for the standard streams, up to seven namespaces, control groups, a gate and so on."""
+"""In one packet: the job, three for the standard streams, up to seven namespaces, control groups and a few more."""
 MAX_PACKET = 256
 """Bytes of a packet: a module's name, and the place among its descriptors of the control group to be born in."""
 NO_GROUP = "-"
@@ -59,17 +59,20 @@ def main() -> int:
         for _, _, data in ancillary:
             descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
         module, _, place = packet.decode().partition(" ")
+        answered, answer = os.pipe()
         if flags & _socket.MSG_CTRUNC:
             pid, is_joined = -errno.EMFILE, False
         else:
             pid, is_joined = _fork(module, None if place == NO_GROUP else descriptors[int(place)])
         if pid == 0:
             gateway.close()
+            os.close(answer)
             command_line.show(f"crunch-{module.removeprefix(enter.PACKAGE).partition('.')[0]}", module)
-            _do(sys.modules[module].main, descriptors.tolist(), is_joined)
-        for descriptor in descriptors:
-            os.close(descriptor)
+            _do(sys.modules[module].main, descriptors.tolist(), is_joined, answered)
         gateway.send(str(pid).encode())
+        os.write(answer, b"x")
+        for descriptor in (answered, answer, *descriptors):
+            os.close(descriptor)
 
 
 def _fork(module: str, control_group: int | None) -> tuple[int, bool]:
@@ -97,12 +100,12 @@ def _born(control_group: int | None) -> tuple[int, bool]:
     return linux.fork_as_sibling(), False
 
 
-def _do(main: Main, descriptors: list[int], is_joined: bool) -> NoReturn:
+def _do(main: Main, descriptors: list[int], is_joined: bool, answered: int) -> NoReturn:
     """Do the job in the first descriptor, with the next three as standard streams; a process of its own session.
 
-    The last one is a pipe from which a byte comes once the gateway knows of this process: else nobody would end it.
+    From ``answered`` comes a byte once the gateway has been told of this process: else nobody would end it.
     """
-    words, gate = descriptors[0], descriptors.pop()
+    words = descriptors[0]
     text = os.pread(words, os.fstat(words).st_size, 0)  # the place in it is shared with a fork that began before
     job: dict[str, Any] = marshal.loads(text)  # noqa: S302 - written by the gateway, into memory of its own
     for number, descriptor in enumerate(descriptors[1 : 1 + STANDARD_STREAMS]):
@@ -111,10 +114,10 @@ def _do(main: Main, descriptors: list[int], is_joined: bool) -> NoReturn:
     enter.renumber(job, here)
     if is_joined:
         job["unified"] = None
-    linux.close_all_but([gate, *enter.handles(job)])
+    linux.close_all_but([answered, *enter.handles(job)])
     os.setsid()
     gc.enable()
-    if not os.read(gate, 1):
+    if not os.read(answered, 1):
         os._exit(UNKNOWN)
-    os.close(gate)
+    os.close(answered)
     os._exit(main(job))

@@ -18,8 +18,8 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import IO, Any
 
 from crunch_sshd.inside import enter, start
@@ -67,10 +67,7 @@ class Starter:
                 if self._ready is None:
                     self._ready = _Ready(self._module)
                 try:
-                    with _gate() as (gate, key):
-                        pid = self._ready.fork(packet, [*descriptors, gate])
-                        os.write(key, b"x")  # not before: what this process does not know of must not act
-                        return pid
+                    return self._ready.fork(packet, descriptors)
                 except (ConnectionError, EOFError):
                     self._ready.end()
                     self._ready = None
@@ -100,17 +97,6 @@ class Starter:
                 self._ready = None
 
 
-@contextmanager
-def _gate() -> Iterator[tuple[int, int]]:
-    """Yield both ends of a pipe, by which a fork is let go on; closed without that, it tells the fork to end."""
-    ends = os.pipe()
-    try:
-        yield ends
-    finally:
-        for end in ends:
-            os.close(end)
-
-
 class _Ready:
     """One ready process."""
 
@@ -132,7 +118,7 @@ class _Ready:
         """Return the fork's pid; raise EOFError or ConnectionError when the ready process is of no use any more."""
         try:
             socket.send_fds(self._link, [packet.encode()], descriptors)
-            answer = self._link.recv(ANSWER)
+            answer = self._answer()
         except BlockingIOError as error:  # how SO_RCVTIMEO reports it
             raise EOFError from error
         if not answer:
@@ -141,6 +127,13 @@ class _Ready:
         if pid < 0:
             raise OSError(-pid, os.strerror(-pid))
         return pid
+
+    def _answer(self) -> bytes:
+        try:
+            return self._link.recv(ANSWER)
+        except BlockingIOError:
+            self._link.shutdown(socket.SHUT_RD)  # from now on no answer can be given any more
+            return self._link.recv(ANSWER, socket.MSG_DONTWAIT)
 
     def end(self) -> None:
         self._link.close()

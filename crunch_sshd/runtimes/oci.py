@@ -23,6 +23,7 @@ from typing import IO, Any
 
 from arv_ssh.errors import ArvSshError, Unavailable
 from arv_ssh.processes.child_exit import exit_status
+from crunch_sshd.inside.program import LOST
 from crunch_sshd.runtimes import (
     Account,
     Command,
@@ -141,7 +142,7 @@ class OciRuntime(Runtime):
         except (StartFailed, Unavailable, OSError) as failure:
             # The OCI runtime either can, or says in its own words why not.
             logger.debug("container %s: a program was not started directly: %s", self._name, failure)
-            if isinstance(failure, NotReported):
+            if isinstance(failure, NotReported) or (isinstance(failure, StartFailed) and failure.exit_status == LOST):
                 orphans.expect_one()
             return None
 

@@ -55,7 +55,10 @@ class TooLate(Unavailable):
 
 
 class NotReported(Unavailable):
-    """Nothing was executed, and perhaps a process was left that ends at once, and that nobody knows of."""
+    """Nothing was executed, and perhaps a process was left that ends at once, and that nobody knows of.
+
+    So too where the exit status of :class:`StartFailed` is LOST.
+    """
 
 
 @dataclass(frozen=True)
