@@ -95,15 +95,17 @@ def dial(
         raise ArvSshError("this platform has no poll(); run arvados-client on Linux, macOS, or in WSL on Windows")
     passed = passed or _ignore
     directory = _ca_directory(settings)
+    deadline = time.monotonic() + timeout
     if directory is None:
-        return _dial(settings, None, watch, passed, timeout)
+        return _dial(settings, None, watch, passed, deadline, timeout)
     try:
-        return _dial(settings, directory, watch, passed, timeout)
+        return _dial(settings, directory, watch, passed, deadline, timeout)
     except BadGateway as error:
         if not isinstance(error.__cause__, ssl.SSLCertVerificationError):
             raise
     # Perhaps it is trusted by a CA that somebody wrote into the file alone.
-    return _dial(settings, None, watch, lambda step, detail: passed(step, detail) if step == "TLS" else None, timeout)
+    again = lambda step, detail: passed(step, detail) if step == "TLS" else None  # noqa: E731
+    return _dial(settings, None, watch, again, deadline, timeout)
 
 
 def _ca_directory(settings: Settings) -> str | None:
@@ -128,11 +130,11 @@ def _dial(
     ca_directory: str | None,
     watch: int | None,
     passed: Callable[[str, str], None],
+    deadline: float,
     timeout: float,
 ) -> Connection:
     proxy = _proxy(settings)
     hop = _Hop(settings, proxy)
-    deadline = time.monotonic() + timeout
     addresses = _resolve(hop)
     passed("DNS", ", ".join(dict.fromkeys(address[0] for _, address in addresses)))
     context: ssl.SSLContext | None = None

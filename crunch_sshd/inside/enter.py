@@ -60,7 +60,7 @@ def enter(job: dict[str, Any]) -> None:
     join(job)
     stay_within(job)
     label_file = linux.open_label() if job["label"] else None
-    _forget_paths()
+    forget_paths()
     linux.join_namespaces(job["namespaces"])
     os.fchdir(job["root"])
     os.chroot(".")
@@ -80,7 +80,7 @@ def enter(job: dict[str, Any]) -> None:
         linux.filter_system_calls(program, flags)
 
 
-def _forget_paths() -> None:
+def forget_paths() -> None:
     """Stop the interpreter from opening any file by itself: neither to import it, nor to print a line of it."""
     sys.path.clear()
     sys.meta_path.clear()

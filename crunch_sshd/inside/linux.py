@@ -41,6 +41,8 @@ CAPABILITY_VERSION = 0x20080522
 """_LINUX_CAPABILITY_VERSION_3 of capset(2)."""
 LAST_CAPABILITY = 63
 FIRST_AFTER_STDERR = 3
+OPEN_MAX = os.sysconf("SC_OPEN_MAX")
+"""Descriptors are lower than this; as it was at the beginning, for a container's own limit does not close them."""
 
 libc = ctypes.PyDLL(None, use_errno=True)
 """Keeps the interpreter's lock during a call: there is no other thread, and a fork copies the lock's state."""
@@ -67,7 +69,7 @@ def close_all_but(kept: Iterable[int]) -> None:
     for descriptor in sorted(kept):
         os.closerange(first, descriptor)
         first = descriptor + 1
-    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+    os.closerange(first, OPEN_MAX)
 
 
 def leave_keyring() -> None:

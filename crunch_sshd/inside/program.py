@@ -5,9 +5,10 @@ and describes it in a job (:mod:`crunch_sshd.inside.ready`). Nothing may be impo
 as in :mod:`crunch_sshd.inside.enter`.
 
 The program must be born in the container's pid namespace, so this process forks once more, at the very end: from its
-birth on, what the container can see has no right and no descriptor that the container's own programs lack. It is a
-child of the gateway itself (CLONE_PARENT, as runc does), so that the exact exit status reaches the gateway and no
-process stays in between.
+birth on, what the container can see has no right that the container's own programs lack, and no descriptor but those of
+the report. It is a child of the gateway itself (CLONE_PARENT, as runc does), so that the exact exit status reaches the
+gateway and no process stays in between. It executes nothing before its pid is reported: where the container's memory
+runs out in between, the gateway would not know of it, and execute the program once more.
 """
 
 from __future__ import annotations
@@ -38,13 +39,19 @@ class Refused(Exception):
 def main(job: dict[str, Any]) -> NoReturn:
     """Do the job; write the program's pid to the report's pipe, and then nothing, or why it could not be started."""
     try:
+        reported, said = os.pipe()
         _join(job)
         enter.stay_within(job)
-        _become(job)
+        enter.forget_paths()
+        _become(job, [reported, said])
         pid = linux.fork_as_sibling()
         if pid:
             os.write(job["report"], b"pid %d\n" % pid)
+            os.write(said, b"x")
             os._exit(0)
+        os.close(said)
+        if not os.read(reported, 1):
+            raise Refused(LOST, "the process that starts it ended; is the container out of memory?")
         _execute(job)
     except Refused as refusal:
         status, text = refusal.args
@@ -53,6 +60,8 @@ def main(job: dict[str, Any]) -> NoReturn:
         _fail(job, NOT_EXECUTABLE, str(error.args[1]))
     except ValueError as error:  # a null byte in an argument or a variable: Python's own words, and no traceback
         _fail(job, NOT_EXECUTABLE, str(error))
+    except MemoryError:  # the container's own limits (RLIMIT_AS, RLIMIT_DATA)
+        _fail(job, NOT_EXECUTABLE, os.strerror(errno.ENOMEM))
 
 
 def _fail(job: dict[str, Any], status: int, text: str) -> NoReturn:
@@ -67,13 +76,13 @@ def _join(job: dict[str, Any]) -> None:
         raise Refused(LOST, str(error.args[1])) from error
 
 
-def _become(job: dict[str, Any]) -> None:
-    """Take on everything but what only the program itself can."""
+def _become(job: dict[str, Any], kept: list[int]) -> None:
+    """Take on everything but what only the program itself can; keep open the report and ``kept``."""
     linux.join_namespaces(job["namespaces"])
     os.fchdir(job["root"])
     os.chroot(".")
     os.fchdir(job["cwd"])
-    linux.close_all_but([job["report"]])
+    linux.close_all_but([job["report"], *kept])
     for number, soft, hard in job["limits"]:
         linux.set_limit(number, soft, hard)
     os.umask(job["umask"])

@@ -1,9 +1,10 @@
 """The process that stays ready: each process in a container begins as its fork, with everything imported.
 
 Owns the wire to the gateway (:mod:`crunch_sshd.inside.starter`): one packet with a module's name and descriptors in,
-one with a pid out. It enters nothing itself, holds nothing of any container, and reads only what the gateway sends, so
-it is the same for all. It cannot be debugged, and its executable is a sealed copy in memory: what its forks leave
-within the container's reach as /proc/PID/exe cannot be written to (CVE-2019-5736).
+one with a pid out; a fork does nothing before that is said. It enters nothing itself, holds nothing of any
+container, and reads only what the gateway sends, so it is the same for all. It cannot be debugged, and its executable
+is a sealed copy in memory: what its forks leave within the container's reach as /proc/PID/exe cannot be written to
+(CVE-2019-5736).
 
 The modules are imported here, outside of all containers, each when it is wanted for the first time. The fork is a bare
 system call, which no library notices: so no module may keep anything that two processes must not share, such as a
@@ -36,6 +37,8 @@ MAX_PACKET = 256
 """Bytes of a packet: a module's name, and the place among its descriptors of the control group to be born in."""
 NO_GROUP = "-"
 STANDARD_STREAMS = 3
+UNKNOWN = 1
+"""The exit status of a fork that the gateway does not know of; nobody asks for it."""
 
 
 def main() -> int:
@@ -47,7 +50,7 @@ def main() -> int:
     command_line = CommandLine()
     gateway = _socket.socket(fileno=int(sys.argv[1]))
     while True:
-        packet, ancillary, _, _ = gateway.recvmsg(
+        packet, ancillary, flags, _ = gateway.recvmsg(
             MAX_PACKET, _socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize), _socket.MSG_CMSG_CLOEXEC
         )
         if not packet:
@@ -56,14 +59,20 @@ def main() -> int:
         for _, _, data in ancillary:
             descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
         module, _, place = packet.decode().partition(" ")
-        pid, is_joined = _fork(module, None if place == NO_GROUP else descriptors[int(place)])
+        answered, answer = os.pipe()
+        if flags & _socket.MSG_CTRUNC:
+            pid, is_joined = -errno.EMFILE, False
+        else:
+            pid, is_joined = _fork(module, None if place == NO_GROUP else descriptors[int(place)])
         if pid == 0:
             gateway.close()
+            os.close(answer)
             command_line.show(f"crunch-{module.removeprefix(enter.PACKAGE).partition('.')[0]}", module)
-            _do(sys.modules[module].main, descriptors.tolist(), is_joined)
-        for descriptor in descriptors:
-            os.close(descriptor)
+            _do(sys.modules[module].main, descriptors.tolist(), is_joined, answered)
         gateway.send(str(pid).encode())
+        os.write(answer, b"x")
+        for descriptor in (answered, answer, *descriptors):
+            os.close(descriptor)
 
 
 def _fork(module: str, control_group: int | None) -> tuple[int, bool]:
@@ -91,17 +100,24 @@ def _born(control_group: int | None) -> tuple[int, bool]:
     return linux.fork_as_sibling(), False
 
 
-def _do(main: Main, descriptors: list[int], is_joined: bool) -> NoReturn:
-    """Do the job in the first descriptor, with the next three as standard streams; a process of its own session."""
-    with open(descriptors[0], "rb") as file:
-        job: dict[str, Any] = marshal.loads(file.read())  # noqa: S302 - written by the gateway, into memory of its own
+def _do(main: Main, descriptors: list[int], is_joined: bool, answered: int) -> NoReturn:
+    """Do the job in the first descriptor, with the next three as standard streams; a process of its own session.
+
+    From ``answered`` comes a byte once the gateway has been told of this process: else nobody would end it.
+    """
+    words = descriptors[0]
+    text = os.pread(words, os.fstat(words).st_size, 0)  # the place in it is shared with a fork that began before
+    job: dict[str, Any] = marshal.loads(text)  # noqa: S302 - written by the gateway, into memory of its own
     for number, descriptor in enumerate(descriptors[1 : 1 + STANDARD_STREAMS]):
         os.dup2(descriptor, number)
     here = dict(zip(enter.handles(job), descriptors[1 + STANDARD_STREAMS :], strict=True))
     enter.renumber(job, here)
     if is_joined:
         job["unified"] = None
-    linux.close_all_but(enter.handles(job))
+    linux.close_all_but([answered, *enter.handles(job)])
     os.setsid()
     gc.enable()
+    if not os.read(answered, 1):
+        os._exit(UNKNOWN)
+    os.close(answered)
     os._exit(main(job))

@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -32,6 +33,8 @@ CRASHES = {
 READY = "crunch_sshd.inside.ready"
 ANSWER = 32
 """Bytes of an answer: a pid, or an error's number as a negative one."""
+ANSWER_TIMEOUT = 20
+"""Seconds for an answer, in which a module may have to be imported; a ready process that is stopped never gives one."""
 
 
 class Starter:
@@ -99,6 +102,8 @@ class _Ready:
 
     def __init__(self, module: str) -> None:
         self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            self._link.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", ANSWER_TIMEOUT, 0))
         with theirs, _sealed_copy(sys.executable) as program:
             self._process = subprocess.Popen(  # noqa: S603 - our own module
                 [sys.executable, "-I", "-S", "-c", BOOTSTRAP, start.PACKAGES, module, str(theirs.fileno())],
@@ -110,8 +115,12 @@ class _Ready:
             )  # fmt: skip
 
     def fork(self, packet: str, descriptors: Sequence[int]) -> int:
-        socket.send_fds(self._link, [packet.encode()], descriptors)
-        answer = self._link.recv(ANSWER)
+        """Return the fork's pid; raise EOFError or ConnectionError when the ready process is of no use any more."""
+        try:
+            socket.send_fds(self._link, [packet.encode()], descriptors)
+            answer = self._answer()
+        except BlockingIOError as error:  # how SO_RCVTIMEO reports it
+            raise EOFError from error
         if not answer:
             raise EOFError
         pid = int(answer)
@@ -119,13 +128,21 @@ class _Ready:
             raise OSError(-pid, os.strerror(-pid))
         return pid
 
+    def _answer(self) -> bytes:
+        try:
+            return self._link.recv(ANSWER)
+        except BlockingIOError:
+            self._link.shutdown(socket.SHUT_RD)  # from now on no answer can be given any more
+            return self._link.recv(ANSWER, socket.MSG_DONTWAIT)
+
     def end(self) -> None:
         self._link.close()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(END_TIMEOUT)
             return
         self._process.kill()
-        self._process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(END_TIMEOUT)
 
 
 def _sealed_copy(path: str) -> IO[bytes]:

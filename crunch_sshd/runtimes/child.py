@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from crunch_sshd.inside.start import END_TIMEOUT
@@ -60,8 +61,11 @@ class Child:
     def end(self) -> None:
         """Kill it and wait, but not for one that is frozen, which ends once it thaws; close the pipes."""
         self.kill()
-        with suppress(TimeoutError):
+        try:
             self.wait(END_TIMEOUT)
+        except TimeoutError:
+            self.let_go()
+            reap(self.pid)
         self.close()
 
     def close(self) -> None:
@@ -73,3 +77,20 @@ class Child:
     def let_go(self) -> None:
         """Leave it to somebody else, who waits for it."""
         os.close(self._pidfd)
+
+
+def end(pid: int, descriptors: Iterable[int]) -> None:
+    """End a child that cannot be held, and close our ends of its streams."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    reap(pid)
+
+
+def reap(pid: int) -> None:
+    """Wait for a child that ends soon, unless it is frozen with its container; in a thread if it has not ended yet."""
+    with suppress(ChildProcessError):  # something else has waited for it
+        if os.waitpid(pid, os.WNOHANG) == (0, 0):
+            with suppress(RuntimeError):  # no room for a thread: better a zombie than a program that nobody ends
+                threading.Thread(target=os.waitpid, args=(pid, 0), name="reaper", daemon=True).start()

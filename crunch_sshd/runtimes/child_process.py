@@ -6,13 +6,12 @@ because something killed the child. Knows nothing of what the child does.
 
 from __future__ import annotations
 
-import fcntl
 import signal
 
 from crunch_sshd.inside.starter import starter
 from crunch_sshd.runtimes import Output
 from crunch_sshd.runtimes.child import Child
-from crunch_sshd.runtimes.host_process import PIPE_SIZE, HostProcess
+from crunch_sshd.runtimes.host_process import HostProcess, widen
 from crunch_sshd.runtimes.host_processes import HANG_UP_STEP
 
 WHY = {
@@ -29,13 +28,15 @@ class ChildProcess(HostProcess):
         self._is_ending = False
         try:
             for descriptor in (child.stdin, child.stdout):
-                fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
-            outputs = {child.stdout: Output.STDOUT, child.stderr: Output.STDERR}
-            super().__init__(child.pid, child.stdin, outputs, self._end, tty=False)
+                widen(descriptor)
         except BaseException:
             child.end()
             raise
-        child.let_go()
+        outputs = {child.stdout: Output.STDOUT, child.stderr: Output.STDERR}
+        try:
+            super().__init__(child.pid, child.stdin, outputs, self._end, tty=False)
+        finally:
+            child.let_go()
 
     def read(self) -> tuple[Output, bytes | memoryview] | None:
         output = super().read()

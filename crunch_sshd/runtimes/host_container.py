@@ -69,7 +69,11 @@ class HostContainer:
         self.pid = pid
         self.bundle = bundle
         self._proc = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        os.close(self.open_root())  # without the privilege, fails now and not at the first login
+        try:
+            os.close(self.open_root())  # without the privilege, fails now and not at the first login
+        except BaseException:
+            os.close(self._proc)
+            raise
 
     def open_root(self) -> int:
         """Return a descriptor of the container's root directory."""
@@ -77,10 +81,15 @@ class HostContainer:
 
     def open_namespaces(self, kinds: Sequence[str]) -> dict[str, int]:
         """Return descriptors of those namespaces (``mnt``, ``net``, …; namespaces(7)) that are not ours too."""
-        found = {}
-        for kind in kinds:
-            if os.stat(f"ns/{kind}", dir_fd=self._proc).st_ino != os.stat(f"/proc/self/ns/{kind}").st_ino:
-                found[kind] = os.open(f"ns/{kind}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
+        found: dict[str, int] = {}
+        try:
+            for kind in kinds:
+                if os.stat(f"ns/{kind}", dir_fd=self._proc).st_ino != os.stat(f"/proc/self/ns/{kind}").st_ino:
+                    found[kind] = os.open(f"ns/{kind}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
+        except BaseException:
+            for descriptor in found.values():
+                os.close(descriptor)
+            raise
         return found
 
     def status(self, field: str) -> str:

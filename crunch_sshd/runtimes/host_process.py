@@ -7,6 +7,7 @@ nothing meant for it can reach another process with the same pid. Knows nothing 
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import select
@@ -14,10 +15,10 @@ import signal
 import termios
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from arv_ssh.errors import ArvSshError
-from crunch_sshd.runtimes import Output, Process, Terminal, host_processes, terminal_modes
+from crunch_sshd.runtimes import Output, Process, Terminal, child, host_processes, terminal_modes
 from crunch_sshd.ssh.memory import Room
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,8 @@ class HostProcess(Process):
     """A child of this process: its pid, the descriptors of its input and outputs, and how to end its session.
 
     With a terminal, the master is both. The descriptors belong to this object from now on, and nothing else may wait
-    for the child. ``identity`` says what a signal may be sent to.
+    for the child. ``identity`` says what a signal may be sent to. Raises OSError where there is no room to hold the
+    child, which is then ended.
     """
 
     def __init__(
@@ -55,22 +57,27 @@ class HostProcess(Process):
         self._stdin_open = True
         self._outputs = outputs
         self._lock = threading.Lock()
-        # Reused for every read: a new object of this size would be made, faulted in and given back for each key.
-        self.output_room: Room = Room(READ_SIZE)
-        self._wake_reader, self._wake_writer = os.pipe()
         self._closed = False
         self._reading = False
         self._output_closed = False
-        self._poll = select.poll()
-        for descriptor in (*outputs, self._wake_reader):
-            self._poll.register(descriptor, select.POLLIN)
-        os.set_blocking(stdin, False)
         self._status: int | None = None
         self._killed_by: int | None = None
         self._dumped_core = False
-        self._pidfd = _pidfd(pid)
         self._holders = 0
         self._is_lost = False
+        with ExitStack() as failed:
+            failed.callback(child.end, pid, {stdin, *outputs})
+            self._wake_reader, self._wake_writer = os.pipe()
+            failed.callback(os.close, self._wake_reader)
+            failed.callback(os.close, self._wake_writer)
+            # Reused for every read: a new object of this size would be made, faulted in and given back for each key.
+            self.output_room: Room = Room(READ_SIZE)
+            self._poll = select.poll()
+            for descriptor in (*outputs, self._wake_reader):
+                self._poll.register(descriptor, select.POLLIN)
+            os.set_blocking(stdin, False)
+            self._pidfd = _pidfd(pid)
+            failed.pop_all()
 
     def read(self) -> tuple[Output, bytes | memoryview] | None:
         with self._lock:
@@ -273,6 +280,12 @@ class HostProcess(Process):
         self._outputs = {}
         os.close(self._wake_reader)
         os.close(self._wake_writer)
+
+
+def widen(pipe: int) -> None:
+    """Give a pipe PIPE_SIZE bytes, unless its user has no right to that many more (pipe(7), pipe-user-pages-soft)."""
+    with suppress(PermissionError):
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
 
 
 def _pidfd(pid: int) -> int | None:

@@ -79,13 +79,14 @@ class NamespaceRuntime(Runtime):
 
     def start(self, command: Command) -> Process:
         try:
-            started = program_start.start(self._contained, self._name, self._program(command), command.terminal)
+            program = self._program(command)
+            started = program_start.start(self._contained, self._name, program, command.terminal)
         except OSError as error:
             raise self._unavailable(error) from error
         tty = command.terminal is not None
         return HostProcess(
             started.pid, started.stdin, started.outputs, lambda: self._hang_up(started.pid),
-            tty=tty, identity=self._identity(),
+            tty=tty, identity=program.identity,  # the container may have ended meanwhile
         )  # fmt: skip
 
     def _program(self, command: Command) -> Program:

@@ -7,7 +7,6 @@ faster than the engine's API: the program's output comes straight from its pipe.
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import json
 import logging
 import os
@@ -24,6 +23,7 @@ from typing import IO, Any
 
 from arv_ssh.errors import ArvSshError, Unavailable
 from arv_ssh.processes.child_exit import exit_status
+from crunch_sshd.inside.program import LOST
 from crunch_sshd.runtimes import (
     Account,
     Command,
@@ -42,9 +42,9 @@ from crunch_sshd.runtimes import (
 )
 from crunch_sshd.runtimes.bundle import State
 from crunch_sshd.runtimes.host_container import HostContainer
-from crunch_sshd.runtimes.host_process import PIPE_SIZE, HostProcess
+from crunch_sshd.runtimes.host_process import HostProcess, widen
 from crunch_sshd.runtimes.orphans import Orphans
-from crunch_sshd.runtimes.program_start import Program, TooLate
+from crunch_sshd.runtimes.program_start import NotReported, Program, Started, TooLate
 from crunch_sshd.runtimes.start_failure import start_failed
 
 logger = logging.getLogger(__name__)
@@ -125,15 +125,26 @@ class OciRuntime(Runtime):
         program_start.get_ready()
 
     def start(self, command: Command) -> Process:
-        if self._is_plain(command):
-            try:
-                return self._start_directly(command)
-            except TooLate:
-                raise
-            except (StartFailed, Unavailable, OSError) as failure:
-                # Nothing was executed. The OCI runtime either can, or says in its own words why not.
-                logger.debug("container %s: a program was not started directly: %s", self._name, failure)
-        return self._start_by_runtime(command)
+        started = self._started_directly(command) if self._is_plain(command) else None
+        if started is None:
+            return self._start_by_runtime(command)
+        return HostProcess(
+            started.pid, started.stdin, started.outputs, self._hang_up(started.pid),
+            tty=command.terminal is not None, identity=self._identity,
+        )  # fmt: skip
+
+    def _started_directly(self, command: Command) -> Started | None:
+        """Return a program that was started without the OCI runtime; None when nothing was executed."""
+        try:
+            return self._start_directly(command)
+        except TooLate:
+            raise
+        except (StartFailed, Unavailable, OSError) as failure:
+            # The OCI runtime either can, or says in its own words why not.
+            logger.debug("container %s: a program was not started directly: %s", self._name, failure)
+            if isinstance(failure, NotReported) or (isinstance(failure, StartFailed) and failure.exit_status == LOST):
+                orphans.expect_one()
+            return None
 
     def _is_plain(self, command: Command) -> bool:
         """Say whether it is known here what the OCI runtime would make of a command, in every dimension."""
@@ -143,9 +154,9 @@ class OciRuntime(Runtime):
             and not accounts.has_numbers_as_names(self._host.read_text("/etc/group"))
         )
 
-    def _start_directly(self, command: Command) -> Process:
+    def _start_directly(self, command: Command) -> Started:
         """Start a program without the OCI runtime, held to all that it would be held to by it."""
-        account, terminal = command.account, command.terminal
+        account = command.account
         environment = self._environment(command)
         program = Program(
             command.argv,
@@ -158,12 +169,9 @@ class OciRuntime(Runtime):
             identity=self._identity,
         )  # fmt: skip
         with orphans.start():
-            started = program_start.start(self._host, self._name, program, terminal)
+            started = program_start.start(self._host, self._name, program, command.terminal)
             orphans.is_program(started.pid)
-        return HostProcess(
-            started.pid, started.stdin, started.outputs, self._hang_up(started.pid),
-            tty=terminal is not None, identity=self._identity,
-        )  # fmt: skip
+        return started
 
     def _environment(self, command: Command) -> dict[str, str]:
         return self._bundle.environment | {"HOME": command.account.home} | command.environment
@@ -216,7 +224,7 @@ class OciRuntime(Runtime):
                 reader, writer = os.pipe()
                 theirs.append(reader if reading else writer)
                 ours.append(writer if reading else reader)
-                fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+                widen(reader)
             pid = self._exec(place, [], *theirs)
         except BaseException:
             for descriptor in ours:

@@ -15,7 +15,6 @@ import select
 import signal
 import stat
 import struct
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -26,9 +25,10 @@ from arv_ssh.errors import Unavailable
 from crunch_sshd.inside.enter import handles
 from crunch_sshd.inside.starter import starter
 from crunch_sshd.runtimes import Output, StartFailed, Terminal, terminal_modes, terminal_name
+from crunch_sshd.runtimes.child import reap
 from crunch_sshd.runtimes.confinement import Confinement
 from crunch_sshd.runtimes.host_container import HostContainer
-from crunch_sshd.runtimes.host_process import PIPE_SIZE
+from crunch_sshd.runtimes.host_process import widen
 from crunch_sshd.runtimes.host_processes import ContainerIdentity
 
 NAMESPACES = ("cgroup", "ipc", "uts", "net", "pid", "mnt", "user")
@@ -52,6 +52,13 @@ PROGRAM = "crunch_sshd.inside.program"
 
 class TooLate(Unavailable):
     """A program did not start in time: its container is frozen, or somebody inside stops what begins there."""
+
+
+class NotReported(Unavailable):
+    """Nothing was executed, and perhaps a process was left that ends at once, and that nobody knows of.
+
+    So too where the exit status of :class:`StartFailed` is LOST.
+    """
 
 
 @dataclass(frozen=True)
@@ -141,7 +148,7 @@ def _start_with_pipes(
             reader, writer = os.pipe()
             theirs.append(opened.closing(reader if reading else writer))
             kept.append(ours.enter_context(_Descriptor(writer if reading else reader)).number)
-            fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+            widen(reader)
             _give(theirs[-1], program.owner)
         pid = _launch(container, name, job, program.identity, opened, theirs)
         ours.pop_all()
@@ -209,19 +216,13 @@ def _launch(
         os.kill(child, signal.SIGKILL)
         if (stopped := _pid(str(late), identity)) is not None:  # by somebody inside, before it became the program
             os.kill(stopped, signal.SIGKILL)
-            _reap(stopped)
+            reap(stopped)
         raise TooLate(
             f"container {name} did not start the program within {START_TIMEOUT:g} s; is it frozen?"
         ) from None
     finally:
-        _reap(child)  # it ends right after its report, unless it is frozen with its container
+        reap(child)  # it ends right after its report, unless it is frozen with its container
     return _started(name, report, identity)
-
-
-def _reap(child: int) -> None:
-    """Wait for the end of a process, in a thread of its own if that is not now."""
-    if os.waitpid(child, os.WNOHANG) == (0, 0):
-        threading.Thread(target=os.waitpid, args=(child, 0), name="start", daemon=True).start()
 
 
 def _pid(report: str, identity: ContainerIdentity) -> int | None:
@@ -252,10 +253,10 @@ def _started(name: str, report: str, identity: ContainerIdentity) -> int:
     failure = next(filter(None, map(REPORTED_FAILURE.fullmatch, report.splitlines())), None)
     if failure is not None:
         if pid is not None:
-            _reap(pid)
+            reap(pid)
         raise StartFailed(failure[2], int(failure[1]))
     if pid is None:
-        raise Unavailable(f"container {name} ended the session's program before it started; is it out of memory?")
+        raise NotReported(f"container {name} ended the session's program before it started; is it out of memory?")
     return pid
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from arv_ssh.config.session_options import INTERNAL_SFTP
 from arv_ssh.errors import ConfigError, Forbidden, Unavailable
 from crunch_sshd.inside.starter import READY, Starter
-from crunch_sshd.runtimes import Command, Terminal, program_start
+from crunch_sshd.runtimes import Command, Terminal, host_processes, program_start
 from crunch_sshd.runtimes.namespace import NamespaceRuntime
 from crunch_sshd.session import subsystems
 from tests.conformance import stopped_child
@@ -201,6 +204,29 @@ def test_ended(contain: Contain) -> None:
     wait_for(lambda: status(pid)["State"].startswith("Z"), "the end", DEADLINE)
     with pytest.raises(Unavailable):
         runtime.start(Command(["/bin/true"], account))
+
+
+def test_ended_at_once(contain: Contain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container that ends right after the start leaves no program that nobody waits for."""
+    pid = contain(*APPTAINER)
+    runtime = NamespaceRuntime(pid, NAME)
+    real, pids = program_start.start, []
+
+    def start(*arguments: Any) -> Any:
+        started = real(*arguments)
+        pids.append(started.pid)
+        os.kill(pid, signal.SIGKILL)  # the first of its pid namespace: the kernel kills the others
+        wait_for(lambda: not host_processes.is_alive(started.pid), "the program's end")
+        monkeypatch.setattr(NamespaceRuntime, "_identity", ended)
+        return started
+
+    def ended(self: NamespaceRuntime) -> Any:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+
+    monkeypatch.setattr(program_start, "start", start)
+    result = Running(runtime.start(Command(["/bin/sleep", "1000"], runtime.account("")))).result()
+    assert (result.status, result.signal) == (128 + signal.SIGKILL, "KILL")
+    assert not os.path.exists(f"/proc/{pids[0]}")
 
 
 def test_nothing_to_overwrite(contain: Contain) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,11 +12,11 @@ from typing import Any
 import pytest
 
 from arv_ssh.errors import Unavailable
-from crunch_sshd.runtimes import StartFailed, bundle, oci, program_start
+from crunch_sshd.runtimes import Command, StartFailed, bundle, oci, program_start
 from crunch_sshd.runtimes.oci import OciRuntime
 from tests.conformance.engines import Engine
 from tests.conformance.places import KINDS, Place, start_failure
-from tests.timing import DEADLINE
+from tests.timing import DEADLINE, wait_for
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -105,3 +107,27 @@ def test_a_host_that_refuses(place: Place, by_runtime: list[str], monkeypatch: p
     monkeypatch.setattr(program_start, "start", refuse)
     assert said(place, "/bin/echo", "on") == b"on\n"
     assert by_runtime == ["/bin/echo"]
+
+
+@pytest.mark.parametrize("name", ["pipe", "pidfd_open"])
+def test_no_room_to_hold_it(place: Place, by_runtime: list[str], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A program that has begun, but that this host has no room to hold, is ended, and never begun a second time."""
+    real, pids = program_start.start, []
+
+    def start(*arguments: Any) -> Any:
+        started = real(*arguments)
+        pids.append(started.pid)
+        monkeypatch.setattr(os, name, refuse)
+        return started
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(program_start, "start", start)
+    with pytest.raises(OSError, match="Too many open files"):
+        place.runtime.start(Command(["/bin/sleep", "1000"], place.runtime.account("")))
+    monkeypatch.undo()
+    assert by_runtime == []
+    wait_for(lambda: not os.path.exists(f"/proc/{pids[0]}"), "the program's end")
+    assert os.listdir("/proc/self/fd") == before

@@ -95,7 +95,6 @@ WITHOUT = {
     "crunch_sshd/runtimes/contained.py": "tests/conformance/test_inside.py starts helpers through it",
     "crunch_sshd/runtimes/docker.py": "tests/conformance/test_conformance.py runs against it",
     "crunch_sshd/runtimes/docker_engine.py": "tests/conformance/test_conformance.py asks a real engine with it",
-    "crunch_sshd/runtimes/host_container.py": "tests/conformance/test_hostile_files.py reads containers with it",
     "crunch_sshd/runtimes/host_processes.py": "tests/conformance/test_conformance.py ends sessions' processes with it",
     "crunch_sshd/runtimes/namespace.py": "tests/conformance/test_namespace.py runs in real namespaces",
     "crunch_sshd/runtimes/oci.py": "tests/conformance/test_conformance.py runs against it",

@@ -26,9 +26,11 @@ def main(job: dict[str, Any]) -> int:
     directory, home = job["arguments"]
     try:
         enter.enter(job)
+        return run(directory, home)
     except OSError as error:
         return _fail(1, f"sftp cannot enter the container: {error.strerror or error}")
-    return run(directory, home)
+    except MemoryError:
+        return _fail(1, "sftp needs more memory than a process may have in this container (RLIMIT_DATA, RLIMIT_AS)")
 
 
 def run(directory: str, home: str) -> int:

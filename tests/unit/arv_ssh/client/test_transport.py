@@ -6,6 +6,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,24 @@ def test_system_cas(
         transport.dial(settings, passed=lambda step, detail: steps.append(step)).close()
     assert len(begun) == handshakes
     assert steps == ["DNS", "TCP"] + ["TLS"] * (where != "nowhere")
+
+
+def test_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look at all CAs after the directory's takes none of the time again that the user was told."""
+    deadlines: list[float] = []
+    before = time.monotonic()
+
+    def refused(settings: Settings, ca_directory: str | None, watch: object, passed: object, *times: float) -> None:
+        deadlines.append(times[0])
+        raise BadGateway("not trusted") from ssl.SSLCertVerificationError()
+
+    monkeypatch.setattr(transport, "_ca_directory", lambda settings: "/certs")
+    monkeypatch.setattr(transport, "_dial", refused)
+    with pytest.raises(BadGateway):
+        transport.dial(Settings("h", 1, "t"))
+    first, second = deadlines
+    assert before <= first - transport.CONNECT_TIMEOUT <= time.monotonic()
+    assert second == first
 
 
 @pytest.mark.parametrize("spoiled", ["another directory", "no hashes", "own file", "insecure"])

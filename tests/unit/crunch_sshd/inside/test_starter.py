@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from crunch_sshd.inside import start
+from crunch_sshd.inside import starter as starters
+from crunch_sshd.inside.ready import MAX_DESCRIPTORS
 from crunch_sshd.inside.starter import Starter
 from crunch_sshd.runtimes import control_groups
 from tests.timing import wait_for
@@ -51,14 +53,14 @@ def job(root: int, report: int, *argv: str) -> dict[str, Any]:
 
 @contextmanager
 def started(
-    starter: Starter, *argv: str, doors: tuple[int, ...] = (), unified: int | None = None
+    starter: Starter, *argv: str, doors: tuple[int, ...] = (), unified: int | None = None, module: str = PROGRAM
 ) -> Iterator[tuple[int, int, str]]:
     """Yield the first child's pid, the reading end of the program's output, and the report."""
     root = os.open("/", os.O_PATH)
     (reports, report), (reader, writer), null = os.pipe(), os.pipe(), os.open(os.devnull, os.O_RDWR)
     try:
         wanted = job(root, report, *argv) | {"doors": list(doors), "unified": unified}
-        child = starter.start(PROGRAM, wanted, [null, writer, writer])
+        child = starter.start(module, wanted, [null, writer, writer])
         for descriptor in (report, writer):
             os.close(descriptor)
         said = b"".join(iter(lambda: os.read(reports, 1000), b"")).decode()
@@ -135,6 +137,20 @@ def test_killed(starter: Starter) -> None:
         os.kill(starter._ready._process.pid, signal.SIGKILL)
         last = starter._ready._process.pid
     assert children() - before <= {str(last)}
+
+
+def test_stopped(starter: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ready process that gives no answer is replaced; sessions do not wait for it for ever."""
+    monkeypatch.setattr(starters, "ANSWER_TIMEOUT", 1)
+    starter.prepare()
+    ready = starter._ready
+    assert ready is not None
+    os.kill(ready._process.pid, signal.SIGSTOP)
+    with started(starter, "/bin/echo", "on") as (_, reader, report):
+        assert output(reader) == b"on\n"
+        os.waitpid(int(report.split()[1]), 0)
+    assert starter._ready is not ready
+    assert ready._process.poll() == -signal.SIGKILL
 
 
 @pytest.fixture
@@ -270,6 +286,95 @@ def test_a_module(starter: Starter, child: str) -> None:
         assert first.startswith(f"{words} True ['LC_ALL', 'PATH', 'TZ'] ") and first.endswith(f"True {os.getpid()}")
         assert (second, third, found) == ("True", "hidden", status)
         assert more[-1:] == (["ValueError: nobody expected this"] if words == "raise" else [])
+
+
+def reaped(before: set[str]) -> list[int]:
+    """Wait for the children that are not in ``before``; return their exit statuses."""
+    return [os.waitstatus_to_exitcode(os.waitpid(int(pid), 0)[1]) for pid in children() - before]
+
+
+DYING_READY = """
+import os
+from crunch_sshd.inside import ready
+from crunch_sshd.inside.ready import main
+
+born = ready._born
+
+def dying(control_group):
+    pid, is_joined = born(control_group)
+    if pid and not os.path.exists({mark!r}):
+        open({mark!r}, "w").close()
+        os.kill(os.getpid(), 9)
+    return pid, is_joined
+
+ready._born = dying
+"""
+
+
+def test_killed_between_a_fork_and_its_answer(child: str, tmp_path: Path) -> None:
+    """A fork that the gateway has not heard of does nothing: another one does the job, once."""
+    (tmp_path / "dying_ready.py").write_text(DYING_READY.format(mark=str(tmp_path / "died")), encoding="utf-8")
+    starter = Starter("dying_ready")
+    before = children()
+    try:
+        lines, status = ran(starter, child, "a")
+        assert (len(lines), status) == (3, 3)
+        assert (tmp_path / "died").exists()
+        assert starter._ready is not None
+        assert reaped(before | {str(starter._ready._process.pid)}) == [1]
+    finally:
+        starter.close()
+
+
+DYING_PROGRAM = """
+import os
+from crunch_sshd.inside import linux, program
+
+fork = linux.fork_as_sibling
+
+def dying():
+    pid = fork()
+    if pid:
+        os.kill(os.getpid(), 9)
+    return pid
+
+def main(job):
+    linux.fork_as_sibling = dying
+    program.main(job)
+"""
+
+
+def test_a_program_that_was_not_reported(starter: Starter, child: str, tmp_path: Path) -> None:
+    """Nothing is executed that the gateway does not know of, and would have executed once more."""
+    (tmp_path / "dying_program.py").write_text(DYING_PROGRAM, encoding="utf-8")
+    starter.prepare()
+    before = children()
+    with started(starter, "/bin/echo", "never", module="dying_program") as (_, reader, report):
+        assert output(reader) == b""
+        assert report == "failed 255 the process that starts it ended; is the container out of memory?\n"
+    assert reaped(before) == [255]
+
+
+def test_more_descriptors_than_come_through(starter: Starter, child: str) -> None:
+    """A job whose descriptors the ready process cannot take does not begin; the next one does."""
+    null = os.open(os.devnull, os.O_RDWR)
+    job = {"words": "", "namespaces": {}, "root": null, "doors": [null] * MAX_DESCRIPTORS}
+    with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+        starter.start(child, job, [null, null, null])
+    ready = starter._ready
+    os.close(null)
+    assert ran(starter, child, "a")[1] == 3
+    assert starter._ready is ready
+
+
+def test_a_low_limit_closes_nothing_less() -> None:
+    """What is to be closed is closed, also where the container's own limit is lower than its number."""
+    code = (
+        "import os, resource; from crunch_sshd.inside import linux; os.dup2(0, 50);"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (10, 10)); linux.close_all_but([]); os.fstat(50)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.endswith("Bad file descriptor\n")
 
 
 def test_no_such_module(starter: Starter, child: str) -> None:

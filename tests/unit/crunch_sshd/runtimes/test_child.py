@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from crunch_sshd.inside.starter import starter
+from crunch_sshd.runtimes import child
 from crunch_sshd.runtimes.child import SIGNALLED, Child
 from tests.children import piped
-from tests.timing import DEADLINE
+from tests.timing import DEADLINE, wait_for
 
 SLEEP = "import time; time.sleep(1000)"
 
@@ -73,3 +74,13 @@ def test_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OSError, match="Too many open files"):
         Child(pid)
     assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not end at once, as in a frozen container, is waited for by a thread, and leaves no zombie."""
+    monkeypatch.setattr(child, "END_TIMEOUT", 0)
+    monkeypatch.setattr(Child, "kill", lambda self: None)
+    one = piped(SLEEP)
+    one.end()
+    os.kill(one.pid, signal.SIGKILL)
+    wait_for(lambda: not os.path.exists(f"/proc/{one.pid}"), "its end")

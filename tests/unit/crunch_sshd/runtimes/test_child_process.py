@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,7 @@ from crunch_sshd.inside.starter import starter
 from crunch_sshd.runtimes import Output, child_process
 from crunch_sshd.runtimes.child_process import ChildProcess
 from tests.children import piped
+from tests.timing import wait_for
 
 
 def started(script: str) -> ChildProcess:
@@ -50,15 +53,20 @@ def test_no_sentence_for_its_own_end() -> None:
     process.close()
 
 
-def test_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("where", "name"), [(child_process, "widen"), (os, "pipe"), (os, "pidfd_open")])
+def test_no_room(monkeypatch: pytest.MonkeyPatch, where: Any, name: str) -> None:
     """A child that cannot be held is ended, and leaves neither a process nor a descriptor."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
     before = os.listdir("/proc/self/fd")
     child = piped("import time; time.sleep(1000)")
-    monkeypatch.setattr(child_process, "PIPE_SIZE", -1)
-    with pytest.raises(OSError):
+    monkeypatch.setattr(where, name, refuse)
+    with pytest.raises(OSError, match="Too many open files"):
         ChildProcess(child)
     assert os.listdir("/proc/self/fd") == before
-    assert not os.path.exists(f"/proc/{child.pid}")
+    wait_for(lambda: not os.path.exists(f"/proc/{child.pid}"), "the child's end")
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGHUP])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import pty
 import select
@@ -10,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,8 +20,8 @@ from typing import Any
 
 import pytest
 
-from crunch_sshd.runtimes import Output, Terminal, host_processes
-from crunch_sshd.runtimes.host_process import HostProcess
+from crunch_sshd.runtimes import Output, Terminal, child, host_processes
+from crunch_sshd.runtimes.host_process import PIPE_SIZE, HostProcess, widen
 from tests.timing import DEADLINE, wait_for
 
 
@@ -268,12 +271,12 @@ def test_lost_status() -> None:
     """A status that something else has taken is an error, never a 0."""
     from arv_ssh.errors import ArvSshError
 
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
     (reader, writer), (in_reader, in_writer) = os.pipe(), os.pipe()
     os.close(writer)
     os.close(in_reader)
-    process = HostProcess(child.pid, in_writer, {reader: Output.STDOUT}, lambda: None, tty=False)
+    process = HostProcess(ended.pid, in_writer, {reader: Output.STDOUT}, lambda: None, tty=False)
     with pytest.raises(ArvSshError, match="exit status was lost"):
         process.wait()
     process.close()
@@ -288,3 +291,37 @@ def test_signal_by_pidfd(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (process.wait(), process.death_signal()) == (143, "TERM")
     process.signal("KILL")
     process.close()
+
+
+def test_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that cannot be held is ended, and leaves neither a process nor a descriptor."""
+    for spawned, name in ((with_pipes, "pidfd_open"), (with_terminal, "pidfd_open"), (with_pipes, "set_blocking")):
+        pids: list[int] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, _refuse)
+            patch.setattr(child, "end", lambda pid, ends, end=child.end, pids=pids: (pids.append(pid), end(pid, ends)))
+            with pytest.raises(OSError, match="Too many open files"):
+                spawned("exec sleep 1000")
+        wait_for(partial(lambda pid: not os.path.exists(f"/proc/{pid}"), *pids), "the process's end")
+
+
+def _refuse(*_: object) -> None:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
+def test_pipes_of_another_user() -> None:
+    """Where a user has no right to more large pipes, a pipe stays as it is; sessions go on."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        with suppress(BaseException):
+            os.setresuid(54321, 54321, 54321)
+            sizes = []
+            for _ in range(100):
+                reader, _writer = os.pipe()
+                widen(reader)
+                sizes.append(fcntl.fcntl(reader, fcntl.F_GETPIPE_SZ))
+            status = 0 if sizes[0] == PIPE_SIZE > sizes[-1] else 2
+        os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -12,6 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from crunch_sshd.inside import enter
+from crunch_sshd.inside.sftp import __main__ as sftp
 from crunch_sshd.inside.sftp import wire
 from crunch_sshd.inside.sftp.operations import Operations
 from crunch_sshd.inside.sftp.wire import Answers, Malformed, Packets
@@ -175,3 +177,20 @@ def test_imports_only_the_standard_library() -> None:
     loaded = set(done.stdout.split())
     assert "crunch_sshd.inside.sftp.operations" in loaded, done.stderr
     assert not loaded & {"paramiko", "json", "re", "typing", "dataclasses", "subprocess", "socket", "threading"}
+
+
+def test_no_memory(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Where the container's own limits leave no memory for it, the user reads that, and no more."""
+
+    def refuse(*_: object) -> None:
+        raise MemoryError
+
+    for where, name in ((enter, "enter"), (sftp, "serve")):
+        with monkeypatch.context() as patch:
+            patch.setattr(enter, "enter", lambda job: None)
+            patch.setattr(where, name, refuse)
+            patch.chdir("/")
+            assert sftp.main({"arguments": ["/", "/"]}) == 1
+        assert capfd.readouterr().err == (
+            "arv-ssh: sftp needs more memory than a process may have in this container (RLIMIT_DATA, RLIMIT_AS)\n"
+        )
