@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 """Seconds between two attempts: each pause doubles, and is spread by chance, as all clients of a controller lose it at
-the same moment."""
+the same moment. They grow on over connections that are accepted, but bring nothing and are soon lost again."""
 ATTEMPT_TIMEOUT = 5.0
 """Seconds to connect, and for the answer: an attempt that hangs in a dead network would miss the moment it is back."""
 ANSWER_TIMEOUT = 15.0
@@ -51,6 +51,9 @@ class Redial:
         self._patience = patience
         self._interrupted, self._restored = interrupted, restored
         self._attempt = 0
+        self._pause = 0.0
+        self._done = -1  # bytes that both ends had when the last connection was made
+        self._made = 0.0
 
     def resume(self, received: int, cut: Cut) -> tuple[AcceptedUpgrade, int]:
         """Return a new connection, and how many bytes the gateway has; the session here has ``received``.
@@ -62,9 +65,12 @@ class Redial:
         began = time.monotonic()
         took = None
         try:
-            found = self._dial_until(began + self._patience, received, cut)
-            took = time.monotonic() - began
-            return found
+            session, have = self._dial_until(began + self._patience, received, cut)
+            self._made = time.monotonic()
+            took = self._made - began
+            self._pause = 0.0 if received + have > self._done else _longer(self._pause)
+            self._done = received + have
+            return session, have
         finally:
             self._restored(took)
 
@@ -77,9 +83,11 @@ class Redial:
             return None
 
     def _dial_until(self, deadline: float, received: int, cut: Cut) -> tuple[AcceptedUpgrade, int]:
-        import random  # 3 ms, which no beginning of a session should cost
-
-        pause, last = FIRST_PAUSE, str(cut)
+        if time.monotonic() - self._made >= LONGEST_PAUSE:
+            self._pause = 0.0
+        pause, last = self._pause or FIRST_PAUSE, str(cut)
+        if self._pause:
+            self._sleep(_spread(pause))
         while True:
             try:
                 return self._dial(received)
@@ -89,14 +97,14 @@ class Redial:
                 raise BadGateway(f"the session in container {self._container} can not go on: {error}") from error
             except ArvSshError as error:
                 last = str(error)
-            spread = pause * random.uniform(0.5, 1.5)  # noqa: S311 - it spreads load and hides nothing
+            spread = _spread(pause)
             if time.monotonic() + spread > deadline:
                 raise BadGateway(
                     f"the session in container {self._container} had no connection for {self._patience:g} s "
                     f"(--resume-for): {last}"
                 )
             self._sleep(spread)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pause = _longer(pause)
 
     def _dial(self, received: int) -> tuple[AcceptedUpgrade, int]:
         self._attempt += 1
@@ -118,3 +126,13 @@ class Redial:
         poll.register(self._controller.watch, 0)  # errors and hang-ups are reported unasked
         if poll.poll(seconds * 1000):
             raise Abandoned("the program that started ssh-proxy has exited")
+
+
+def _spread(pause: float) -> float:
+    import random  # 3 ms, which no beginning of a session should cost
+
+    return pause * random.uniform(0.5, 1.5)  # noqa: S311 - it spreads load and hides nothing
+
+
+def _longer(pause: float) -> float:
+    return min(2 * pause, LONGEST_PAUSE) or FIRST_PAUSE

@@ -57,8 +57,7 @@ class ResumingRelay(PollRelay):
         self._borrowed = False  # _down is a part of _plain
         self._stuck_since: float | None = None
         self._looked = time.monotonic()
-        if self._early:
-            self._drain()
+        self._fresh = True  # nobody has looked at what came with the answer, nor sent what the far end lacks
 
     def close(self) -> None:
         """Do nothing: the goodbye was said at the end of :meth:`run`."""
@@ -99,6 +98,8 @@ class ResumingRelay(PollRelay):
     def _relay(self) -> None:
         while not self._finished():
             try:
+                if self._fresh:
+                    self._begin()
                 self._step()
                 if time.monotonic() - self._looked >= TICK:
                     self._look()
@@ -131,13 +132,26 @@ class ResumingRelay(PollRelay):
             self._engine.write(self._again.popleft())
             self._send()
 
+    def _begin(self) -> None:
+        """Begin to use a connection."""
+        self._fresh = False
+        self._send_again()
+        self._arrived()
+
     def _receive(self) -> None:
         try:
             size = self._sock.recv_into(self._taken)
-            self._engine.receive(self._taken[:size])
-            self._drain()
         except BlockingIOError:
             return
+        except OSError as error:
+            raise self._failure(error) from error
+        self._engine.receive(self._taken[:size])
+        self._arrived()
+
+    def _arrived(self) -> None:
+        """Take what has arrived, and answer; raise :class:`Cut` when that was damaged, or the end."""
+        try:
+            self._drain()
         except PeerError as error:
             raise Cut(f"the connection to {self._peer} is unusable: {error}") from error
         except OSError as error:
@@ -215,14 +229,7 @@ class ResumingRelay(PollRelay):
         except PeerError as wrong:
             raise BadGateway(f"the session can not go on: its two ends disagree ({wrong}); report this") from wrong
         self._sock.setblocking(False)
-        self._early, self._looked = session.first, time.monotonic()
-        try:
-            self._send_again()
-            if self._early:
-                self._drain()
-                self._write_stdout()
-        except Cut as again:
-            self._reconnect(again)
+        self._early, self._fresh, self._looked = session.first, True, time.monotonic()
 
     def _forget(self) -> None:
         """Close a lost connection, with all that was under way."""

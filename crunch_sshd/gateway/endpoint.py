@@ -216,9 +216,9 @@ class Endpoint:
         return Response(200, json.dumps({"sessions": states}).encode() + b"\n")
 
     def _end_session(self, request: Request, proof: str) -> Response:
-        """End the open session that the signed one in the request names: same user, same request id.
+        """End the open session that the signed one in the request names: same user, and same request id.
 
-        One that is held may have gone on with another request's id, so that it has one of its own.
+        One that is held may have gone on with another request's id, which its client chooses: it is known by its own.
         """
         asked = self._asked(request)
         session = self._session(request, proof, asked)
@@ -228,7 +228,7 @@ class Endpoint:
         held = found if found is not None and found.login.user_uuid == session.user_uuid else None
         reason = "".join(char if " " <= char <= "~" else "?" for char in request.form().get("reason", ""))
         reason = reason[:LONGEST_REASON]
-        if not self._end(session, reason) and not (held and held.end(reason)):
+        if not (held.end(reason) if held else self._end(session, reason)):
             raise NotFound(f"the user {session.user_uuid} has no session {session.request_id} open here")
         return Response(200, b"{}\n")
 
@@ -285,18 +285,17 @@ class Endpoint:
     def _use(self, text: str, asked: Asked | None, until: int) -> None:
         """Remember a session until it expires; raise if it is known already: recorded requests cannot be replayed.
 
-        One that goes on may have the text with which it began: there, each attempt is remembered, too. The text is in
-        any case, lest a session begin with what was recorded of an attempt.
+        One that goes on may have the text with which it began: there, the attempt's number tells what was recorded. The
+        text is remembered all the same, lest a session begin with it.
         """
-        used = f"{text} {asked.session} {asked.attempt} {asked.proof}" if asked and asked.resumes else text
-        if used in self._used:
+        if text in self._used and not (asked and asked.resumes):
             raise Unauthorized("the session was used before; connect again")
         if len(self._used) >= MAX_REMEMBERED:
             now = time.time()
             self._used = {used: end for used, end in self._used.items() if end >= now}
-        if len(self._used) >= MAX_REMEMBERED:
+        if len(self._used) >= MAX_REMEMBERED and text not in self._used:
             raise Unavailable("too many sessions were begun here within two minutes; try again")
-        self._used[text] = self._used[used] = until
+        self._used[text] = until
 
 
 def _named(request: Request) -> str:

@@ -23,6 +23,9 @@ from crunch_sshd.ssh.buffered_socket import IDLE_TICK, RECEIVE_SIZE, STORAGE, Bu
 from crunch_sshd.ssh.link import Link
 from crunch_sshd.ssh.memory import untouched
 
+PENDING = WINDOW + 2 * RECEIVE_SIZE
+"""Bytes read for the reader at most: more than the other end sends, which stops at WINDOW and one frame."""
+
 
 class ResumableSocket(BufferedSocket):
     """The stream of one session, which begins on ``link``.
@@ -43,7 +46,7 @@ class ResumableSocket(BufferedSocket):
         self._sending = threading.Lock()
         self._reading = threading.Lock()
         self._pending = bytearray()  # not in pieces: a peer that sends single bytes would have an object for each
-        self._unsaid = b""  # frames without a number, while somebody else was sending
+        self._unsaid = b""  # the last frame without a number, which says what those before it did
         self._waits = 0  # threads in _changed.wait()
         self._closed = False
 
@@ -92,9 +95,11 @@ class ResumableSocket(BufferedSocket):
             if self._fresh is not None:
                 with self._sending:
                     self._adopt()
+            if self._pending:
+                return self._take_pending(room)
             with self._state:
                 if self._pending:
-                    return self._take_pending(room)
+                    continue
                 if self._closed or self._stream.peer_ended:
                     return 0
                 link = self._link
@@ -120,9 +125,13 @@ class ResumableSocket(BufferedSocket):
             self._waits -= 1
 
     def _take_pending(self, room: memoryview) -> int:
-        size = min(len(self._pending), len(room))
-        room[:size] = self._pending[:size]
-        del self._pending[:size]
+        with self._state:
+            size = min(len(self._pending), len(room))
+            room[:size] = self._pending[:size]
+            del self._pending[:size]
+            if self._link is not None:
+                self._note(self._stream.due(time.monotonic(), len(self._pending)))
+        self._speak()
         return size
 
     def _read(self, link: Link, room: memoryview) -> int:
@@ -158,7 +167,8 @@ class ResumableSocket(BufferedSocket):
                 raise PeerError("it ended without a goodbye")
             if self._waits:
                 self._changed.notify_all()
-            self._unsaid += stream.answer(time.monotonic()) if arrived else stream.due(time.monotonic())
+            answer = stream.answer if arrived else stream.due
+            self._note(answer(time.monotonic(), len(self._pending)))
         if self._unsaid:
             self._speak()
         return size
@@ -167,11 +177,15 @@ class ResumableSocket(BufferedSocket):
         """Ask for a sign of life, if it is time; raises LinkLost."""
         with self._state:
             if self._link is link:
-                self._unsaid += self._stream.silent(time.monotonic())
+                self._note(self._stream.silent(time.monotonic(), len(self._pending)))
         self._speak()
 
+    def _note(self, frame: bytes) -> None:
+        """Have ``frame``, if it is one, said in the place of all that was not: a peer may ask without reading."""
+        self._unsaid = frame or self._unsaid
+
     def _speak(self) -> None:
-        """Send the frames that have no number, unless somebody is sending, who then calls this when done."""
+        """Send the frame that has no number, unless somebody is sending, who then calls this when done."""
         while self._unsaid and self._sending.acquire(blocking=False):
             try:
                 self._utter()
@@ -179,11 +193,11 @@ class ResumableSocket(BufferedSocket):
                 self._sending.release()
 
     def _utter(self) -> None:
-        """Send the frames that have no number. The caller holds ``_sending``."""
+        """Send the frame that has no number. The caller holds ``_sending``."""
         with self._state:
-            (frames, self._unsaid), link = (self._unsaid, b""), self._link
-        if frames and link is not None:
-            self._transmit(link, frames)
+            (frame, self._unsaid), link = (self._unsaid, b""), self._link
+        if frame and link is not None:
+            self._transmit(link, frame)
 
     # The senders' side.
 
@@ -212,7 +226,7 @@ class ResumableSocket(BufferedSocket):
             if stream.room <= 0:
                 self._wait_for_room()
             with self._state:
-                if self._closed or stream.peer_left:
+                if self._closed or stream.peer_left or stream.room <= 0:
                     raise BrokenPipeError(32, "the session is over")
                 frame, link = stream.data(pieces), self._link
                 sealed = self._seal(link, frame) if link is not None else b""
@@ -222,13 +236,19 @@ class ResumableSocket(BufferedSocket):
             self._speak()
 
     def _wait_for_room(self) -> None:
-        """Return once there is room, or no sense in waiting. The caller holds ``_sending``."""
-        while self._stream.room <= 0 and not self._closed and not self._stream.peer_left:
+        """Return once there is room, or no sense in waiting: nobody reads what comes after the other end's END.
+
+        What is read for the reader is not confirmed, so that the other end stops before it is too much, and the
+        confirmations that are behind it are read. The caller holds ``_sending``.
+        """
+        while self._stream.room <= 0 and not self._closed and not self._stream.peer_ended:
             self._adopt()
             self._utter()
             with self._state:
+                if self._stream.room > 0:
+                    return
                 link = self._link
-                full = len(self._pending) >= WINDOW
+                full = len(self._pending) >= PENDING
                 if link is None or full or not self._reading.acquire(blocking=False):
                     self._wait()
                     continue

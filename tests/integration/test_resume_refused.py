@@ -128,7 +128,7 @@ def test_their_time_is_over(site: Site, debian: str) -> None:
         for session in sessions:
             assert "can not go on: it had no connection for 2 s (Sessions.ResumeFor)" in ending(session)
         wait_for(lambda: held(gateway) == before, "the gateway to give everything back")
-        wait_for(lambda: not site.sessions("waiting"), "the sessions to leave")
+        wait_for(lambda: debian not in [one["container_uuid"] for one in site.sessions("waiting")], "them to leave")
 
 
 def held(pid: int) -> tuple[int, int]:

@@ -29,7 +29,6 @@ WITHOUT = {
     "arv_ssh/client/download.py": "tests/integration/test_logs.py reads logs with it",
     "arv_ssh/client/forward.py": "tests/integration/test_python.py forwards through it",
     "arv_ssh/client/interruption.py": "tests/integration/test_resume_screens.py looks at the terminal",
-    "arv_ssh/client/redial.py": "tests/integration/test_resume.py cuts connections in every way",
     "arv_ssh/client/stream.py": "tests/unit/arv_ssh/client/test_connect.py reads and writes through it",
     "arv_ssh/controller/api_calls.py":
         "tests/unit/arv_ssh/controller/shell/test_endpoint.py has the API answer, refuse and hang",

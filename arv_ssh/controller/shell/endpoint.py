@@ -115,8 +115,7 @@ class ShellEndpoint:
             raise BadRequest("the shell endpoint needs the header Upgrade: ssh; use arvados-client ssh-proxy")
         uuid = attempt.container_uuid
         asked = negotiation.read_request(request.headers.get(negotiation.HEADER.lower(), ""))
-        if asked is not None and asked.resumes and (denied := self._sessions.denied(asked.session)):
-            raise Forbidden(denied)
+        self._check_denied(asked)
         began = time.monotonic()
         grant = await self._calls.run(self._authorize, attempt, request.token(), asked)
         allowed = time.monotonic() - began
@@ -155,12 +154,17 @@ class ShellEndpoint:
         try:
             await self._sessions.opening(live)
             await self._calls.run(self._mark, grant.container, live)
+            self._check_denied(asked)  # it may have been ended meanwhile
         except BaseException:
             opened.transport.abort()
             raise
         if opened.transport.is_closing():
             raise BadGateway(f"the gateway of container {uuid} went away; try again")
         return Upgrade("ssh", opened.headers, partial(self._relay, opened, live))
+
+    def _check_denied(self, asked: Asked | None) -> None:
+        if asked is not None and asked.resumes and (denied := self._sessions.denied(asked.session)):
+            raise Forbidden(denied)
 
     async def _open(
         self, target: dial.Target, request: Request, asked: Asked | None, allowed: float, elsewhere: str

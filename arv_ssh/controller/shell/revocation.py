@@ -110,7 +110,7 @@ class Revocation:
         """Look once whether each session may go on; return when the looks are over, or late (:data:`STRAGGLER`)."""
         by_token: dict[str, list[LiveConnection]] = defaultdict(list)
         for session in self._sessions:
-            if session.bytes_from_client == 0 and session.seconds > SILENCE:
+            if session.bytes_from_client == 0 and session.seconds > SILENCE and not session.resumed:
                 self._end(session, CLIENT_LEFT, f"the client sent nothing for {SILENCE:g} s")
             elif not session.reason:
                 by_token[session.token].append(session)

@@ -16,6 +16,7 @@ import socket
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from arv_ssh.api.client import ApiClient
@@ -41,6 +42,8 @@ for "all", so that no two of them keep asking each other."""
 LIST_PATIENCE = 5.0
 KILL_PATIENCE = 20.0
 """Seconds for another controller's answer, which waits for a session's end."""
+TELL_PATIENCE = 5.0
+"""The same where the session is here: the others need only know that it must not come back through them."""
 
 Record = dict[str, Any]
 
@@ -109,16 +112,18 @@ class SessionAdmin:
         }
 
     async def _kill(self, session_id: str, reason: str, scope: str, caller: str) -> Record:
+        sentence = f"an administrator ended this session{f': {reason}' if reason else ''}"
+        self._sessions.deny(session_id, sentence)  # wherever it is: it may come here next
         session = self._sessions.get(session_id)
+        tell = partial(self._ask_others, "POST", f"{BASE}/{session_id}/kill", {"reason": reason}, scope)
         if session is not None:
             record = _record(session)
             event(logger, "session is killed", session_id=session_id, request_id=session.request_id, by=caller,
                   reason=reason)  # fmt: skip
-            sentence = f"an administrator ended this session{f': {reason}' if reason else ''}"
-            self._sessions.deny(session_id, sentence)
-            await endings.end(session, KILLED, sentence, self.config.system_root_token)
+            ending = endings.end(session, KILLED, sentence, self.config.system_root_token)
+            await asyncio.gather(ending, tell(TELL_PATIENCE))
             return record
-        others = await self._ask_others("POST", f"{BASE}/{session_id}/kill", {"reason": reason}, scope, KILL_PATIENCE)
+        others = await tell(KILL_PATIENCE)
         if others.records:
             return others.records[0]
         unasked = f" ({'; '.join(others.missing)})" if others.missing else ""

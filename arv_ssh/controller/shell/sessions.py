@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from arv_ssh.controller.gateways.dial import DIRECT, Dialer
-from arv_ssh.errors import HttpError
+from arv_ssh.errors import Forbidden, HttpError
 from arv_ssh.log import event
 from arv_ssh.net.relay import Relay
 
@@ -255,6 +255,9 @@ class Sessions:
 
         (client_transport, client_early), (gateway_transport, gateway_early) = client, gateway
         earlier = self._live.get(session.id)
+        if earlier is not None and earlier.attempt > session.attempt:
+            self._refuse_late(session, client_transport, gateway_transport)
+            return
         if earlier is not None:
             session.continues(earlier)
         self._live[session.id] = session
@@ -264,6 +267,14 @@ class Sessions:
         else:
             self._tell(lambda observer: observer.opened(session))
         session.relay.join(gateway_transport)
+
+    def _refuse_late(self, session: LiveConnection, *transports: asyncio.Transport) -> None:
+        """Drop a connection that a later one of the same session has overtaken; the gateway has cut it already."""
+        for transport in transports:
+            transport.abort()
+        attempt = Attempt(session.request_id, session.container_uuid, session.login_username, session.peer,
+                          session.started, session.user_uuid, session.id)  # fmt: skip
+        self.refused(attempt, Forbidden("a later request to go on with the session came first"))
 
     def _lose(self, session: LiveConnection, reason: str) -> None:
         """Keep a session in the registry that its gateway may hold; who watches it finishes it in the end."""

@@ -120,7 +120,9 @@ class _Watch:
         except HttpError as error:
             event(logger, "the gateway did not say what became of sessions", level=logging.DEBUG,
                   container_uuid=self._gateway.uuid, sessions=len(names), error=str(error))  # fmt: skip
-            return None
+        except Exception:  # one odd answer must not be the last
+            logger.exception("the answer of a gateway about its sessions cannot be used")
+        return None
 
 
 def _over(lost: _Lost, states: dict[str, HeldState] | None) -> str:

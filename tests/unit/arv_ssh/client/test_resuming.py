@@ -37,6 +37,9 @@ class Far:
     def __init__(self) -> None:
         self.stream = ResumableStream()
         self.got = bytearray()
+        self.resumed = 0
+        self.firsts: list[bytes] = []
+        """What comes with the answers to the next requests to go on."""
         self.session = self._connect()
 
     def _connect(self) -> AcceptedUpgrade:
@@ -48,8 +51,12 @@ class Far:
     def resume(self, received: int, cut: Exception) -> tuple[AcceptedUpgrade, int]:
         """Take the place of :class:`Redial`."""
         have = self.stream.received
+        self.sock.close()
         session = self._connect()
         self.out += b"".join(self.stream.resume(received))
+        if self.firsts:
+            cast(Session, session).first = self.firsts.pop(0)
+        self.resumed += 1
         return session, have
 
     def leave(self, received: int) -> AcceptedUpgrade:
@@ -85,8 +92,8 @@ class Far:
 class Relayed:
     """A relay in a thread, with the other ends of its pipes."""
 
-    def __init__(self) -> None:
-        self.far = Far()
+    def __init__(self, far: Far | None = None) -> None:
+        self.far = far or Far()
         stdin, self.stdin = os.pipe()
         self.stdout, stdout = os.pipe()
         self.relay = ResumingRelay(self.far.session, stdin, stdout, None, cast(Redial, self.far))
@@ -163,6 +170,32 @@ def test_a_cut_amid_input(relayed: Relayed) -> None:
     relayed.close()
 
 
+def test_damage_right_after_the_answer(relayed: Relayed) -> None:
+    """Connections that begin with nonsense, or break the protocol, are replaced, however many they are."""
+    far = relayed.far
+    frame = bytes(far.stream.data([b"whole"]))
+    far.firsts += [frame[:6] + b"\xff" * 12] * 2000
+    far.sock.close()
+    wait_for(lambda: far.resumed == 2001, "the relay to dial again and again")
+    wait_for(lambda: far.move() or not far.out)
+    assert os.read(relayed.stdout, 100) == b"whole"
+    relayed.close()
+
+
+def test_damage_at_the_beginning() -> None:
+    """So it is with the first connection of all."""
+    far = Far()
+    cast(Session, far.session).first = b"\xff" * 12
+    first = far.sock
+    relayed = Relayed(far)
+    wait_for(lambda: far.resumed, "another connection")
+    first.close()
+    far.out += far.stream.data([b"whole"])
+    wait_for(lambda: far.move() or not far.out)
+    assert os.read(relayed.stdout, 100) == b"whole"
+    relayed.close()
+
+
 def test_a_goodbye_behind_much_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who leaves while the connection takes no more says goodbye over another one."""
     monkeypatch.setattr(resuming, "LINGER", 0.1)
@@ -185,11 +218,6 @@ def test_what_came_with_the_answer() -> None:
     frame = bytes(far.stream.data([b"early"]))
     session.first = frame[:6]
     session.engine.receive(frame[6:])
-    stdin, typed = os.pipe()
-    shown, stdout = os.pipe()
-    ResumingRelay(far.session, stdin, stdout, None, cast(Redial, far))._write_stdout()
-    assert os.read(shown, 100) == b"early"
-    session.connection.sock.close()
-    far.sock.close()
-    for descriptor in (stdin, typed, shown, stdout):
-        os.close(descriptor)
+    relayed = Relayed(far)
+    assert os.read(relayed.stdout, 100) == b"early"
+    relayed.close()

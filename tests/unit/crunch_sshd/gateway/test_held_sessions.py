@@ -195,9 +195,41 @@ def test_recorded_requests(ask: Asker) -> None:
         for data in (recorded, stripped):
             answer, again = ask.send(connected(ask.address), data)
             again.close()
-            assert answer.status == 401 and b"used before" in answer.body
+            assert answer.status == (403 if data is resumed else 401) and b"used before" in answer.body
     connection.close()
     new.close()
+
+
+def test_going_on_again_and_again(ask: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session that goes on again and again takes no more of the memory against replays than one that begins."""
+    monkeypatch.setattr(endpoint, "MAX_REMEMBERED", 10)
+    grant, connection = ask.begin()
+    for attempt in range(1, 21):
+        connection.close()
+        answer, connection = ask.ask(grant.request(attempt, 0), request_id="req-01234567890123456789")
+        assert answer.status == 101
+    connection.close()
+
+
+def test_an_end_by_the_id(ask: Asker) -> None:
+    """A session that went on with the request id of another one is the one that ends, and not the other."""
+    (first, old), (second, other) = ask.begin(), ask.begin()
+    wait_for(lambda: ask.states(first, second) == ["connected"] * 2)
+    request_id = request_id_of(ask, second)
+    answer, new = ask.ask(first.request(1, 0), request_id=request_id)
+    assert answer.status == 101
+    answer, end = ask.ask(beginning(first.session), path="/end", request_id=request_id)
+    assert answer.status == 200
+    wait_for(lambda: ask.states(first, second) == ["gone", "connected"])
+    for one in (old, other, new, end):
+        one.close()
+
+
+def request_id_of(ask: Asker, grant: Grant) -> str:
+    """Return the request id with which a session began."""
+    held = ask.gateway._held.find(grant.session)
+    assert held is not None
+    return held.login.request_id
 
 
 def test_states(ask: Asker) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from arv_ssh.resume.core import WINDOW, PeerError, ResumableStream
 from crunch_sshd.ssh.link import Link, PlainEngine
-from crunch_sshd.ssh.resumable_socket import ResumableSocket
+from crunch_sshd.ssh.resumable_socket import PENDING, ResumableSocket
 from tests.timing import DEADLINE, wait_for
 
 BLOCK = 64 * 1024
@@ -214,6 +214,58 @@ def test_a_waiting_writer_gives_signs_of_life(far: Far) -> None:
     far.read_until(lambda: len(far.got) == 2 * WINDOW)
     writer.join(DEADLINE)
     assert not writer.is_alive()
+
+
+def test_confirmations_behind_much_data(far: Far) -> None:
+    """While a writer waits, the other end may send a window, but no more, before the confirmation it waits for."""
+    far.confirming = False
+    writer = threading.Thread(target=write_all, args=(far.socket, bytes(2 * WINDOW)))
+    writer.start()
+    far.read_until(lambda: len(far.got) >= WINDOW)
+    while far.stream.room > 0 and far.stream.sent < 3 * WINDOW:
+        far.say(far.stream.data([bytes(BLOCK)]))
+        far.read_until(lambda: len(far.out) < WINDOW)
+    far.confirming = True
+    far.say(far.stream.answer(time.monotonic()))
+    far.read_until(lambda: len(far.got) == 2 * WINDOW)
+    writer.join(DEADLINE)
+    assert len(far.socket._pending) <= PENDING
+    assert len(read_all(far.socket, far.stream.sent)) == far.stream.sent
+    far.read_until(lambda: far.stream.kept < WINDOW // 2)
+
+
+def test_an_end_ends_a_wait(far: Far) -> None:
+    """Who waits for room does so no more after the other end's END: nobody reads what comes after that."""
+    far.confirming = False
+    ends: list[str] = []
+
+    def write() -> None:
+        try:
+            write_all(far.socket, bytes(2 * WINDOW))
+        except OSError as error:
+            ends.append(str(error))
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    far.read_until(lambda: len(far.got) >= WINDOW)
+    far.say(far.stream.end())
+    far.sock.close()
+    writer.join(DEADLINE)
+    assert len(ends) == 1 and "over" in ends[0]
+    assert read_end(far.socket) == b""
+
+
+def test_questions_of_who_does_not_read(far: Far) -> None:
+    """However often it is asked for a sign of life while it cannot send, it has one frame to say."""
+    reader = threading.Thread(target=lambda: read_all(far.socket, 1))
+    reader.start()
+    with far.socket._sending:
+        for _ in range(20):
+            far.say(struct.pack(">IQ", 2 << 24 | 8, 0))
+            wait_for(lambda: far.socket._unsaid, "the question to come")
+        assert len(far.socket._unsaid) == 12
+    far.say(far.stream.data([b"x"]))
+    reader.join(DEADLINE)
 
 
 def test_single_bytes_are_bounded(far: Far) -> None:

@@ -180,6 +180,20 @@ def test_a_gateway_that_knows_nothing_of_going_on(scene: Scene) -> None:
     run(scenario())
 
 
+def test_killed_while_it_comes_back(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session that is ended while the gateway lets it go on does not come back."""
+    grant, gateway = Grant("ses-" + "1" * 20, "0" * 64, 600), Wire()
+
+    async def connect(target: dial.Target) -> dial.GatewayConnection:
+        scene.sessions.deny(grant.session, "an administrator ended this session")
+        return dial.GatewayConnection(gateway, b"", None, resume=grant.answer(1, 0))
+
+    monkeypatch.setattr(dial, "connect", connect)
+    with pytest.raises(Forbidden, match="an administrator ended this session"):
+        run(scene.ask(resume=grant.request(1, 0)))
+    assert gateway.is_closing() and not len(scene.sessions)
+
+
 def test_an_observer_refuses(scene: Scene) -> None:
     """An observer's refusal at opening is the client's answer, is told as one, and leaves the gateway."""
     scene.transcript.refusal = Unavailable("the audit cannot be written")

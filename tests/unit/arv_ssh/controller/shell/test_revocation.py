@@ -323,6 +323,11 @@ def test_a_silent_client(scene: Scene) -> None:
     assert scene.look(silent, early=b"") == [(CLIENT_LEFT, "the client sent nothing for 30 s")]
 
 
+def test_a_client_that_fell_asleep(scene: Scene) -> None:
+    """A session that came here by being resumed may be silent: its laptop was closed again."""
+    assert scene.look(session(started=time.time() - 31, attempt=2), early=b"") == []
+
+
 def test_a_thousand_sessions_cost_few_calls(scene: Scene) -> None:
     """The API is asked once for each token, and for many containers at once."""
     uuids = [f"zzzzz-dz642-{number:015d}" for number in range(200)]

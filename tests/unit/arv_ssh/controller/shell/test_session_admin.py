@@ -234,6 +234,25 @@ def test_all_processes_of_a_host(tmp_path: Path, ended: list[Any], monkeypatch: 
     asyncio.run(asyncio.wait_for(scenario(), DEADLINE))
 
 
+def test_a_killed_session_comes_back_nowhere(
+    tmp_path: Path, ended: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All controllers refuse a killed session, not only the one that has it: its gateway may not have been told."""
+    monkeypatch.setattr(Peers, "siblings", lambda peers: [tmp_path / "other.sock"])
+    own, live = Peers(tmp_path / "own.sock", "", ()), session()
+
+    async def scenario() -> None:
+        async with AsyncExitStack() as stack:
+            here, there = Process(own, live), Process(replace(own, own_socket=tmp_path / "other.sock"))
+            await serve(stack, tmp_path / "other.sock", there)
+            await here.ask("POST", f"{BASE}/{live.id}/kill", b'{"reason": "late"}')
+            for process in (here, there):
+                assert process.sessions.denied(live.id) == "an administrator ended this session: late"
+            assert len(ended) == 1
+
+    asyncio.run(asyncio.wait_for(scenario(), DEADLINE))
+
+
 def test_other_hosts_are_asked_once(alone: Peers, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other hosts' controllers are asked for their host's sessions, with a proof and without the caller's token."""
     there = session()

@@ -50,6 +50,20 @@ def test_who_left_first(first: str, eof: bool) -> None:
     assert transcript.lines[-1] == f"closed {first} left"
 
 
+def test_a_request_that_was_overtaken() -> None:
+    """Of two requests to go on with a session the later one has it, though the earlier one was answered last."""
+    sessions, transcript, _, _ = running()
+    (began,) = sessions
+    later, earlier = session(id=began.id, attempt=2), session(id=began.id, attempt=1)
+    sessions.run(later, (Wire(), b""), (Wire(), b""))
+    client, gateway = Wire(), Wire()
+    sessions.run(earlier, (client, b""), (gateway, b""))
+    assert list(sessions) == [later]
+    assert client.is_closing() and gateway.is_closing()
+    assert transcript.lines[-1].startswith("refused 403 a later request")
+    assert transcript.attempts[-1].session_id == began.id
+
+
 def test_our_own_reason_wins() -> None:
     """A session that was ended here has that reason, whichever side is gone first; a second reason changes nothing."""
     sessions, transcript, client, gateway = running()

@@ -32,11 +32,14 @@ class Site:
         self.states: dict[str, HeldState] | None = {}
         self.asked: list[list[str]] = []
         self.gateway: dial.Gateway | None = None
+        self.failure: Exception | None = None
 
     async def _states(self, gateway: dial.Gateway, sessions: Sequence[str]) -> dict[str, HeldState]:
         self.gateway = gateway
         self.asked.append(list(sessions))
         await asyncio.sleep(0)
+        if self.failure is not None:
+            raise self.failure
         if self.states is None:
             raise Unavailable("cut off")
         return {name: self.states[name] for name in sessions if name in self.states}
@@ -139,6 +142,21 @@ def test_a_gateway_that_is_cut_off(run: Scenario, monkeypatch: pytest.MonkeyPatc
         await site.asked_again(2)
         assert list(site.sessions) == [stays]
         assert "did not come back for 0.001 s" in late.reason
+
+    run(scenario)
+
+
+def test_an_odd_answer(run: Scenario) -> None:
+    """A gateway whose answer nobody foresaw is asked again, and a session leaves all the same."""
+
+    async def scenario(site: Site) -> None:
+        site.failure = OverflowError("an attempt without end")
+        live = site.begin(1, HeldState("waiting", 0))
+        await site.asked_again(2)
+        assert list(site.sessions) == [live]
+        site.failure, site.states = None, {}
+        await site.asked_again()
+        assert not len(site.sessions)
 
     run(scenario)
 
