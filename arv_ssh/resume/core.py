@@ -36,7 +36,7 @@ LOST_AFTER = 15.0
 LONGEST_LOOK = 2.0
 """Seconds between two looks that count as listening: who was stopped for an hour has not listened for an hour."""
 
-BLOCK = 18 * 16 * 1024
+BLOCK = 34 * 16 * 1024
 """Bytes of a block in which frames are kept: as much as is read or sent at once, in whole records of TLS. Blocks are
 used again: fresh memory for each frame would cost more than all else that is done here."""
 LONGEST_KEPT = BLOCK - 4
