@@ -198,7 +198,7 @@ def test_one_is_killed_and_one_is_cut_off(site: Site) -> None:
         other.link.cut(),
     ):  # fmt: skip
         assert [site.enters(direct) for _ in range(ATTEMPTS)] == [True] * ATTEMPTS
-        wait_for(lambda: holder.url in site.address(tunnelled), "the tunnel to move from the one cut off")
+        wait_for(lambda: holder.url in site.address(tunnelled), "the tunnel to move from the one cut off", 2 * DEADLINE)
         assert site.enters(tunnelled)
         answers(one, "after the cut")
         answers(another, "after the cut")

@@ -251,9 +251,10 @@ class TestLogin:
 
     def test_orphans_are_reaped(self, ssh: Ssh, container: str) -> None:
         """What a session leaves behind is gone when it ends, although the container's own program waits for nothing."""
-        text(ssh(container, "(sleep 0.1 </dev/null >/dev/null 2>&1 &)"))
-        count = "grep -l '^State:.Z' /proc/[0-9]*/status | wc -l; grep -l '^Name:.sleep' /proc/[0-9]*/status | wc -l"
-        wait_for(lambda: text(ssh(container, count)) == "0\n1", "nothing but the container's own sleep")
+        text(ssh(container, "(sleep 0.1234 </dev/null >/dev/null 2>&1 &)"))
+        zombies = "grep -l '^State:.Z' /proc/[0-9]*/status | wc -l"
+        sleeps = "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c 'ep 0.12[3]4'"
+        wait_for(lambda: text(ssh(container, f"{zombies}; {sleeps}; true")) == "0\n0", "the end of what was left")
 
     def test_environment_and_directory_of_the_container(self, ssh: Ssh, cluster: EmbeddedCluster) -> None:
         """The container's own environment and working directory are the session's."""
