@@ -103,7 +103,7 @@ def dial(
     except BadGateway as error:
         if not isinstance(error.__cause__, ssl.SSLCertVerificationError):
             raise
-    # Perhaps it is trusted by a CA that somebody wrote into the file alone.
+    # Perhaps it is trusted by a CA that somebody wrote into the file alone. The steps before TLS were told already.
     again = lambda step, detail: passed(step, detail) if step == "TLS" else None  # noqa: E731
     return _dial(settings, None, watch, again, deadline, timeout)
 
