@@ -18,6 +18,7 @@ import pytest
 from arv_ssh.trust import credentials
 from crunch_sshd.runtimes import host_processes
 from tests.conformance.engines import missing, podman
+from tests.integration import own_sshd
 from tests.integration.beside_site import Attempt, BesideSite, beside_site
 from tests.integration.embedded_cluster import EmbeddedCluster, docker
 from tests.stock.api import Failure
@@ -53,21 +54,7 @@ def shared(site: BesideSite) -> Iterator[Attempt]:
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The ssh command line by which the cloud dispatcher reaches a node: this machine's own sshd."""
-    if os.getuid() != 0 or not Path("/usr/sbin/sshd").exists():
-        pytest.skip("needs root, and sshd, which scripts/test installs")
-    directory = tmp_path_factory.mktemp("sshd")
-    for name in ("host", "user"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / name], check=True)
-    Path("/run/sshd").mkdir(exist_ok=True)
-    (directory / "config").write_text(
-        f"HostKey {directory}/host\nAuthorizedKeysFile {directory}/user.pub\nStrictModes no\nUsePAM no\n"
-        "PermitRootLogin yes\n"
-    )
-    settings = (
-        f"ProxyCommand=/usr/sbin/sshd -i -f {directory}/config", f"IdentityFile={directory}/user",
-        "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR",
-    )  # fmt: skip
-    return ["ssh", "-F", "none", *(word for setting in settings for word in ("-o", setting)), "root@node"]
+    return [*own_sshd.command(tmp_path_factory.mktemp("sshd")), "root@node"]
 
 
 @pytest.fixture

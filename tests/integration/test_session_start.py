@@ -15,6 +15,7 @@ from crunch_sshd.runtimes import Runtime
 from crunch_sshd.runtimes.docker import DockerRuntime
 from tests.conformance import engines
 from tests.conformance.places import KINDS
+from tests.integration import own_sshd
 from tests.integration.bare_sshd import CLIENT, BareSshd, serving
 from tests.integration.conftest import FOREVER
 from tests.integration.embedded_cluster import docker
@@ -75,21 +76,7 @@ def serve(start_container: StartContainer, runtime_of: Callable[[str], Runtime])
 @pytest.fixture(scope="module")
 def stock_sshd(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The ssh command line that ends in this machine's own sshd."""
-    if os.getuid() != 0 or not Path("/usr/sbin/sshd").exists():
-        pytest.skip("needs root, and sshd, which scripts/test installs")
-    directory = tmp_path_factory.mktemp("sshd")
-    for name in ("host", "user"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / name], check=True)
-    Path("/run/sshd").mkdir(exist_ok=True)
-    (directory / "config").write_text(
-        f"HostKey {directory}/host\nAuthorizedKeysFile {directory}/user.pub\nStrictModes no\nUsePAM no\n"
-        "PermitRootLogin yes\n"
-    )
-    settings = (
-        f"ProxyCommand=/usr/sbin/sshd -i -f {directory}/config", f"IdentityFile={directory}/user",
-        "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR",
-    )  # fmt: skip
-    return ["ssh", "-F", "none", *(word for setting in settings for word in ("-o", setting))]
+    return own_sshd.command(tmp_path_factory.mktemp("sshd"))
 
 
 def text(done: subprocess.CompletedProcess[bytes]) -> str:
