@@ -143,7 +143,7 @@ def test_close_wakes_a_sender_and_a_reader(ends: tuple[TlsSocket, ssl.SSLSocket]
         try:
             while True:
                 try:
-                    if not ours.fill(1):
+                    if not ours.fill():
                         break
                 except TimeoutError:
                     continue
