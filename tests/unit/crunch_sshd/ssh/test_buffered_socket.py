@@ -18,6 +18,31 @@ def test_early_bytes_come_first() -> None:
         assert buffered.recv(100) == b"early " and buffered.recv(100) == b"late"
 
 
+def test_many_early_bytes() -> None:
+    """However much was read before, it all comes first, and what waits is moved out of the way of what comes."""
+    near, far = socket.socketpair()
+    with near, far:
+        early = bytes(range(251)) * (STORAGE // 200)
+        buffered = BufferedSocket(near, early)
+        assert buffered.recv(len(early) - 5) == early[:-5]
+        far.sendall(b"late")
+        assert buffered.fill() == 4
+        assert buffered.storage[buffered.start : buffered.end] == early[-5:] + b"late" and not buffered.start
+
+
+def test_nothing_moves_when_nothing_comes() -> None:
+    """What waits is the same after a read that brought nothing, and can still be taken."""
+    near, far = socket.socketpair()
+    with near, far:
+        buffered = BufferedSocket(near, b"early")
+        assert buffered.recv(2) == b"ea"
+        near.setblocking(False)
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                buffered.fill()
+        assert buffered.recv(10) == b"rly"
+
+
 def test_more_than_the_storage_passes() -> None:
     """What waits is moved to the beginning when there is no room behind it, and stays what it was."""
     near, far = socket.socketpair()

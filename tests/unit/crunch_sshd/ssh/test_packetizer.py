@@ -84,6 +84,25 @@ def test_sizes(link: Link, runtime: MemoryRuntime, size: int) -> None:
     echo(link, runtime, bytes(index * 7 % 251 for index in range(size)))
 
 
+@pytest.mark.parametrize("piece", [1, 10, 50_001])
+def test_packets_in_pieces(link: Link, runtime: MemoryRuntime, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packets may arrive in any pieces: data, and what stands between, is as it was sent."""
+    channel = link.open("cat")
+    process = runtime.next()
+    packetizer: Any = link.client.packetizer
+    sent = bytearray()
+    with monkeypatch.context() as collecting:
+        collecting.setattr(packetizer, "write_all", sent.extend)
+        data = bytes(range(251)) * (8 if piece < 100 else 4000)
+        for start in range(0, len(data), 30_001):
+            channel.sendall(data[start : start + 30_001])
+            link.client.send_ignore(7)
+    for start in range(0, len(sent), piece):
+        packetizer.write_all(bytes(sent[start : start + piece]))
+    process.until(lambda: process.stdin == data)
+    channel.close()
+
+
 def test_client_that_takes_little_at_a_time(link: Link, runtime: MemoryRuntime) -> None:
     """What the socket takes only in part is sent to the end, in order."""
     sock = link.transport.sock
