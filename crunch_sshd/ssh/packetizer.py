@@ -100,8 +100,9 @@ class GatewayPacketizer(Packetizer):
             packet = opened.popleft()
             if isinstance(packet, tuple):
                 channel, data, packets = packet
-                number = self._count_in(packets)
-                if not self._sink(channel, data):
+                taken = self._sink(channel, data)
+                number = self._count_in(packets)  # not before: the program need not wait for it
+                if not taken:
                     return _message(common.MSG_CHANNEL_DATA, _DATA.pack(channel, len(data)) + data, number)
             elif packet[1] != common.MSG_CHANNEL_WINDOW_ADJUST or not self._adjusted(packet):
                 if packet[1] == common.MSG_CHANNEL_REQUEST and packet[_REQUEST_KIND:_RESIZE_END] == _RESIZE:

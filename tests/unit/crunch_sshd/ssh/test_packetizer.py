@@ -194,6 +194,24 @@ def test_impossible_length(link: Link, size: int) -> None:
     assert f"a packet of {size} bytes" in str(link.transport.saved_exception)
 
 
+@pytest.mark.parametrize("kind", [common.MSG_CHANNEL_DATA, common.MSG_CHANNEL_WINDOW_ADJUST])
+def test_data_where_a_key_exchange_goes_on(link: Link, runtime: MemoryRuntime, kind: int) -> None:
+    """Data and window adjusts out of order are no exception: they end the connection, and reach nothing."""
+    channel = link.open("cat")
+    process = runtime.next()
+    (server,) = link.transport._channels.values()
+    before = server.out_window_size
+    link.transport._expected_packet = (common.MSG_NEWKEYS,)
+    message = Message()
+    message.add_byte(bytes([kind]))
+    message.add_int(channel.remote_chanid)
+    message.add_bytes((4).to_bytes(4, "big") + (b"data" if kind == common.MSG_CHANNEL_DATA else b""))
+    link.client._send_user_message(message)  # type: ignore[attr-defined]
+    assert link.ended.wait(DEADLINE)
+    assert f"got {kind}" in str(link.transport.saved_exception)
+    assert process.stdin == b"" and server.out_window_size == before
+
+
 def test_client_that_ignores_a_key_exchange(link: Link, runtime: MemoryRuntime) -> None:
     """A client that sends on and on after it was asked for new keys is disconnected."""
     table = dict(link.client._handler_table)  # type: ignore[attr-defined]
