@@ -41,6 +41,8 @@ class TlsEngine:
         # Without one, each record of 16 KB would come in a new object of the full size asked for.
         self.buffer = buffer if buffer is not None else memoryview(bytearray(READ_SIZE))
         self._unread = b""
+        self.more = True
+        """Whether a read may find plaintext, the end or a failure before anything else is received."""
         self.handshaken = False
         self._peer_closed = False
         self._broken = False
@@ -48,6 +50,7 @@ class TlsEngine:
 
     def receive(self, ciphertext: bytes | bytearray | memoryview) -> None:
         """Store what arrived; empty means that the transport below ended."""
+        self.more = True
         if ciphertext:
             self._in.write(ciphertext)
         else:
@@ -77,6 +80,8 @@ class TlsEngine:
 
     def read_into(self, buffer: memoryview) -> int:
         """Put the available plaintext into ``buffer`` and return how many bytes; otherwise behave like :meth:`read`."""
+        if not self._unread:
+            return self._decrypt(buffer)
         size = min(len(self._unread), len(buffer))
         buffer[:size], self._unread = self._unread[:size], self._unread[size:]
         try:
@@ -88,6 +93,7 @@ class TlsEngine:
 
     def _decrypt(self, buffer: memoryview) -> int:
         tls, stored, limit, size = self._tls, self._in, len(buffer), 0
+        self.more = True
         # Asked only while there is something to go on with: the answer that more is needed is an exception each time.
         while size < limit and not self._peer_closed and (
             stored.pending or tls.pending() or stored.eof or self._broken
@@ -106,6 +112,7 @@ class TlsEngine:
             if not got:
                 self._peer_closed = True
             size += got
+        self.more = size == limit or self._peer_closed or self._broken or stored.eof
         return size
 
     def write(self, plaintext: bytes | bytearray | memoryview) -> None:
@@ -120,7 +127,7 @@ class TlsEngine:
         # OpenSSL takes unread application data for an error in its shutdown, so take that out first.
         while size := self._decrypt(self.buffer):
             self._unread += self.buffer[:size]
-        self.close_sent = True
+        self.more = self.close_sent = True
         try:
             self._tls.unwrap()
         except ssl.SSLWantReadError:

@@ -9,7 +9,7 @@ import itertools
 import threading
 import time
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Protocol
 
 from arv_ssh.audit.chain_file import timestamp
 from arv_ssh.audit.trail import OFF, NotRecorded, Trail, text
@@ -49,11 +49,18 @@ class OpenChannels:
             return list(self._open)
 
 
+class Counter(Protocol):
+    """What counts the bytes from the client: an SSH channel must do it anyway, for each packet."""
+
+    received: int
+
+
 class ChannelAudit:
     """One channel, or one place that a client listens at. Each of its records contains ``facts``.
 
-    ``received`` and ``sent`` are bytes from and to the client, counted by the code that moves them; ``reason`` is why
-    the channel ended, if it did not end by itself; only the last record contains ``outcome``.
+    ``received`` and ``sent`` are bytes from and to the client, counted by the code that moves them, ``received`` by
+    ``counter`` if there is one; ``reason`` is why the channel ended, if it did not end by itself; only the last record
+    contains ``outcome``.
     """
 
     def __init__(self, connection: ConnectionAudit, facts: dict[str, Any]) -> None:
@@ -62,6 +69,7 @@ class ChannelAudit:
         self._facts = facts
         self._lock = threading.Lock()
         self._started: float | None = None
+        self.counter: Counter | None = None
         self.received = 0
         self.sent = 0
         self.reason = ""
@@ -109,7 +117,7 @@ class ChannelAudit:
                 **self._facts,
                 started=timestamp(started),
                 seconds=round(time.time() - started, 3),
-                bytes_from_client=self.received,
+                bytes_from_client=(self.counter or self).received,
                 bytes_to_client=self.sent,
                 **self.outcome,
                 reason=self.reason,

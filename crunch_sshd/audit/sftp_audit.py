@@ -55,9 +55,10 @@ class SftpAudit:
         """Pass on data once it is recorded; take none before, nor while too many requests wait for answers."""
         if not self._seen:
             self._look(data[:LOOK])
-        if not (self._late or all(future.done() for future in self._asked)):
+        if self._asked and not (self._late or all(future.done() for future in self._asked)):
             return 0
-        self._check()
+        if self._asked or self._operations.lost:
+            self._check()
         taken = self._server.write(data[: self._seen])
         self._seen -= taken
         return taken

@@ -85,6 +85,8 @@ class ChannelRelay:
         self._input_over = threading.Event()
         self._sink = SocketSink(sock, self._input_over.set)
         self._stdin = ChannelInput(channel)
+        self.data_received = self._stdin.data_received
+        self.audit.counter = channel
         if sock.family != socket.AF_UNIX:
             with suppress(OSError):  # the far end has already gone
                 # As sshd: an interactive protocol may be inside.
@@ -139,10 +141,6 @@ class ChannelRelay:
         self._over(self)
 
     # The channel's handler.
-
-    def data_received(self, data: bytes | memoryview) -> None:
-        self.audit.received += len(data)
-        self._stdin.data_received(data)
 
     def eof_received(self) -> None:
         self._stdin.eof_received()

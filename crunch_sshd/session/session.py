@@ -56,10 +56,8 @@ class SessionChannel:
     ) -> None:
         self._variables, self._env_refused = variables, env_refused
         self._container_ended = container_ended
-        self._channel = channel
-        self._account = account
-        self._runtime = runtime
-        self._over = over
+        self._channel, self._over = channel, over
+        self._account, self._runtime = account, runtime
         self._options = options
         self._environment = Environment()
         self._directory = options.working_directory
@@ -76,12 +74,14 @@ class SessionChannel:
         self._death_signal: str | None = None
         self._dumped_core = False
         self._stdin = ChannelInput(channel)
+        self.data_received = self._typed if detach_keys else self._stdin.data_received
         self._resizes = Resizes(self._resize)
         self.redraw: Callable[[], None] = lambda: self._resizes.nudge(self._terminal)
         self._make_agent = make_agent
         self._agent: Agent | None = None
         self._detach_keys = DetachKeys(detach_keys) if detach_keys else None
         self._watch = watch or SessionWatch()
+        self._watch.audit.counter = channel
         self._requests: dict[str, Callable[[Message], bool]] = {
             "pty-req": self._pty_req,
             "env": self._env,
@@ -97,8 +97,8 @@ class SessionChannel:
 
     # The channel's handler.
 
-    def data_received(self, data: bytes | memoryview) -> None:
-        self._watch.audit.received += len(data)
+    def _typed(self, data: bytes | memoryview) -> None:
+        """Take data that may be the keys to detach with."""
         if self._detach_keys is not None and self._terminal is not None:
             data = self._detach_keys.feed(data)
             if self._detach_keys.complete and not self._gone.is_set():

@@ -8,11 +8,12 @@ sockets and sequence numbers.
 from __future__ import annotations
 
 import os
+from collections import deque
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import Any
 
 from cryptography.exceptions import InvalidTag
-from paramiko import common
+from paramiko.common import MSG_CHANNEL_DATA, MSG_NEWKEYS
 from paramiko.ssh_exception import SSHException
 
 from crunch_sshd.ssh.memory import Room, untouched
@@ -39,12 +40,9 @@ _DATA_HEAD = Struct(">BBII")
 """The beginning of a packet with a data message: the padding's length, the type, the channel, the data's length."""
 
 
-class Data(NamedTuple):
-    """The data of messages in a row for one channel, valid until more packets are opened."""
-
-    channel: int
-    data: memoryview
-    packets: int
+Data = tuple[int, memoryview, int]
+"""The data of messages in a row for one channel: its number; the data, valid until more packets are opened; and the
+number of packets that it came in. A plain tuple: one with names costs two more calls for each packet."""
 
 
 class Direction:
@@ -55,6 +53,7 @@ class Direction:
 
     def __init__(self, engine: Any, iv: bytes) -> None:
         self._engine = engine
+        self._decrypt = engine.decrypt_into
         self._fixed = iv[:4]
         self._counter = int.from_bytes(iv[4:], "big")
         self._buffer = memoryview(b"")
@@ -101,32 +100,35 @@ class Direction:
         self.bytes += out
         return sealed[:out], number, at - room.MARGIN
 
-    def open(self, arrived: memoryview) -> tuple[list[bytes | Data], int]:
-        """Return the packets that are complete in ``arrived``, and the bytes they took.
+    def open(self, arrived: memoryview, start: int, end: int, opened: deque[bytes | Data]) -> int:
+        """Append the packets that are complete in ``arrived`` from ``start`` to ``end``; return where to go on.
 
-        A packet is from its padding length on; those with data are :class:`Data`. Each is opened over the end of the
+        A packet is from its padding length on; those with data are :data:`Data`. Each is opened over the end of the
         data before it, which is then put back, and its own data lies just behind.
 
         Stops at a change of keys, because the packets behind it use other keys. One loop, since each packet passes
         here: calls take most of the time that Python spends on a packet. Raises SSHException.
         """
-        plain = self._room(OPENED)
-        decrypt, fixed, counter = self._engine.decrypt_into, self._fixed, self._counter
-        opened: list[bytes | Data] = []
-        start, last = 0, len(arrived) - _LENGTH.size
+        plain = self._buffer or self._room(OPENED)
+        decrypt, fixed, counter = self._decrypt, self._fixed, self._counter
+        begun, last, room = start, end - _LENGTH.size, AT_ONCE
         first = at = _DATA_HEAD.size
         gathered = channel = 0
-        while start <= last and len(opened) < AT_ONCE:
+        while start <= last and room:
             body = start + _LENGTH.size
-            size = packet_size(arrived, start)
+            (size,) = _LENGTH.unpack_from(arrived, start)
+            if size > MAX_PACKET or size % BLOCK or size < BLOCK:
+                raise SSHException(f"the client announced a packet of {size} bytes")
             stop = body + size + TAG
             begin = at - _DATA_HEAD.size
-            end = begin + size
-            if stop > len(arrived) or end > OPENED:
+            behind = begin + size
+            if stop > end or behind > OPENED:
                 break
-            kept = bytes(plain[begin:at])
+            if begin:
+                kept = bytes(plain[begin:at])
+            nonce, sealed, length = fixed + counter.to_bytes(8, "big"), arrived[body:stop], arrived[start:body]
             try:
-                decrypt(fixed + counter.to_bytes(8, "big"), arrived[body:stop], arrived[start:body], plain[begin:end])
+                decrypt(nonce, sealed, length, plain[begin:behind])
             except InvalidTag as error:
                 raise SSHException("a packet is not as it was sent") from error
             padding, kind, number, data_size = _DATA_HEAD.unpack_from(plain, begin)
@@ -134,39 +136,34 @@ class Direction:
                 raise SSHException("a packet's padding is longer than the packet, or too short")
             counter = counter + 1 & COUNTER_MASK
             start = stop
-            is_data = kind == common.MSG_CHANNEL_DATA
+            is_data = kind == MSG_CHANNEL_DATA
             if gathered and not (is_data and number == channel):
-                opened.append(Data(channel, plain[first:at], gathered))
+                opened.append((channel, plain[first:at], gathered))
+                room -= 1
                 gathered = 0
             if is_data:
-                if at + data_size != end - padding:
+                if at + data_size != behind - padding:
                     raise SSHException("a data message is not as long as it says")
                 if not gathered:
                     first, channel = at, number
                 gathered += 1
             else:
-                opened.append(bytes(plain[begin:end]))
-            plain[begin:at] = kept
+                opened.append(bytes(plain[begin:behind]))
+                room -= 1
+            if begin:
+                plain[begin:at] = kept
             if is_data:
                 at += data_size
-            elif kind == common.MSG_NEWKEYS:
+            elif kind == MSG_NEWKEYS:
                 break
         if gathered:
-            opened.append(Data(channel, plain[first:at], gathered))
+            opened.append((channel, plain[first:at], gathered))
         self._counter = counter
-        self.bytes += start
-        return opened, start
+        self.bytes += start - begun
+        return start
 
     def _room(self, size: int) -> memoryview:
         """Return this direction's one buffer, of at least ``size`` bytes."""
         if len(self._buffer) < size:
             self._buffer = untouched(size)
         return self._buffer
-
-
-def packet_size(arrived: memoryview, start: int) -> int:
-    """Return the packet's size that stands at ``start``, without its tag; raises SSHException for an impossible one."""
-    size: int = _LENGTH.unpack_from(arrived, start)[0]
-    if size > MAX_PACKET or size % BLOCK or size < BLOCK:
-        raise SSHException(f"the client announced a packet of {size} bytes")
-    return size

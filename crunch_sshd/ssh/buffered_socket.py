@@ -14,8 +14,10 @@ from crunch_sshd.ssh.memory import untouched
 
 RECEIVE_SIZE = 512 * 1024
 """Bytes asked for in one system call."""
-STORAGE = 4 * RECEIVE_SIZE
-"""Bytes of buffer. Waiting bytes move to its beginning when a whole piece no longer fits after them."""
+MOST_WAITING = 264 * 1024
+"""Bytes that may wait when more are asked for: an incomplete packet of SSH, the longest of which has 256 KiB."""
+STORAGE = MOST_WAITING + RECEIVE_SIZE
+"""Bytes of buffer: no more, so that the processor's own cache (of 1 or 2 MiB) holds them from one read to the next."""
 IDLE_TICK = 1.0
 """Seconds between the transport thread's checks of its timers while nothing arrives."""
 
@@ -24,59 +26,53 @@ _TIMEVAL = Struct("@ll")
 
 
 class BufferedSocket:
-    """A socket for one reading thread; all else is the wrapped socket's. ``early`` was read from it before."""
+    """A socket for one reading thread; all else is the wrapped socket's. ``early`` was read from it before.
+
+    ``storage`` from ``start`` to ``end`` is what is read but not yet taken. The reader takes bytes by moving ``start``.
+    """
 
     patience = 0.0
     """Seconds for which nothing may pass because a connection is lost, and comes back."""
 
     def __init__(self, sock: socket.socket, early: bytes = b"") -> None:
         self._sock = sock
-        self._storage = untouched(STORAGE)
-        self._storage[: len(early)] = early
-        self._start = 0
-        self._end = len(early)
+        self.storage = untouched(max(STORAGE, len(early) + RECEIVE_SIZE))
+        self.storage[: len(early)] = early
+        self.start = 0
+        self.end = len(early)
 
-    @property
-    def buffered(self) -> int:
-        """Return how many bytes can be taken at once."""
-        return self._end - self._start
-
-    def fill(self, wanted: int) -> int:
-        """Receive once, with room for ``wanted`` bytes in all; return how many came, 0 at the end.
+    def fill(self) -> int:
+        """Receive once; return how many bytes came, 0 at the end. What waits, at most MOST_WAITING, may be moved.
 
         Raises TimeoutError when nothing came for the poll interval.
         """
-        if self._start == self._end:
-            self._start = self._end = 0
-        elif STORAGE - self._end < max(wanted, RECEIVE_SIZE):
-            waiting = self._end - self._start
-            self._storage[:waiting] = self._storage[self._start : self._end]
-            self._start, self._end = 0, waiting
+        if self.start == self.end:
+            self.start = self.end = 0
+        elif self.start:
+            self._move()
         try:
-            received = self._receive_into(self._storage[self._end : self._end + RECEIVE_SIZE])
+            received = self._receive_into(self.storage[self.end : self.end + RECEIVE_SIZE])
         except BlockingIOError as error:  # how SO_RCVTIMEO reports it
             raise TimeoutError(error.errno, "nothing came") from error
-        self._end += received
+        self.end += received
         return received
 
     def _receive_into(self, room: memoryview) -> int:
         return self._sock.recv_into(room)
 
-    def peek(self, size: int) -> memoryview:
-        """Return the next ``size`` bytes, at most :attr:`buffered`, without taking them."""
-        return self._storage[self._start : self._start + size]
-
-    def take(self, size: int) -> memoryview:
-        """Return the next ``size`` bytes, at most :attr:`buffered`, in place: valid until the next :meth:`fill`."""
-        start = self._start
-        self._start = start + size
-        return self._storage[start : self._start]
+    def _move(self) -> None:
+        """Move what waits to the beginning of the storage."""
+        waiting = self.end - self.start
+        self.storage[:waiting] = self.storage[self.start : self.end]
+        self.start, self.end = 0, waiting
 
     def recv(self, size: int) -> bytes:
         """Return up to ``size`` bytes."""
-        if not self.buffered:
-            self.fill(size)
-        return bytes(self.take(min(size, self.buffered)))
+        if self.start == self.end:
+            self.fill()
+        start = self.start
+        self.start = min(start + size, self.end)
+        return bytes(self.storage[start : self.start])
 
     def sendmsg(self, pieces: Sequence[bytes | memoryview]) -> int:
         """Send some of ``pieces`` with one system call; return how many bytes."""

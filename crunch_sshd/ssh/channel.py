@@ -66,14 +66,16 @@ class GatewayChannel(paramiko.Channel):
     def __init__(self, chanid: int) -> None:
         super().__init__(chanid)
         self.handler: ChannelHandler
-        self._may_receive = WINDOW_SIZE
+        self.received = 0
+        """Bytes of data that have come from the client. Only the transport thread changes it."""
+        self._consumed = 0
         self._untold = 0
         self._data_unread = False
 
     def consumed(self, size: int) -> None:
         """Let the client send ``size`` more bytes. Any thread."""
         with self.lock:
-            self._may_receive += size
+            self._consumed += size
             self._untold += size
             if self._untold < WINDOW_STEP or self.closed or self.eof_received:
                 return
@@ -168,10 +170,9 @@ class GatewayChannel(paramiko.Channel):
 
     def feed(self, data: bytes | memoryview) -> None:
         """Take data from the client. Transport thread."""
-        with self.lock:
-            self._may_receive -= len(data)
-            exceeded = self._may_receive < 0
-        if exceeded:
+        self.received += len(data)
+        # Without the lock: what the client was told of, it was told after it was counted.
+        if self.received - self._consumed > WINDOW_SIZE:
             raise paramiko.SSHException("the client sent more than the channel's window allows")
         if not self.closed and not self.eof_received:
             self.handler.data_received(data)
@@ -180,8 +181,7 @@ class GatewayChannel(paramiko.Channel):
         # A client has no use for extended data (RFC 4254 §5.2 defines only stderr), but the data uses up the window.
         message.get_int()
         size = len(message.get_binary())
-        with self.lock:
-            self._may_receive -= size
+        self.received += size
         self.consumed(size)
 
     def _handle_eof(self, message: Message) -> None:

@@ -42,37 +42,34 @@ class Waiting:
     """Waiting bytes, in order. Small pieces are copied together, so that they take no more than their own size."""
 
     def __init__(self) -> None:
-        self._pieces: deque[bytearray | memoryview] = deque()
-
-    def __bool__(self) -> bool:
-        return bool(self._pieces)
+        self.pieces: deque[bytearray | memoryview] = deque()
 
     def append(self, data: bytes | memoryview) -> None:
         """Keep a copy of ``data``."""
         if len(data) >= SMALL_PIECE:
-            self._pieces.append(memoryview(bytes(data)))
-        elif self._pieces and isinstance(self._pieces[-1], bytearray):
-            self._pieces[-1] += data
+            self.pieces.append(memoryview(bytes(data)))
+        elif self.pieces and isinstance(self.pieces[-1], bytearray):
+            self.pieces[-1] += data
         else:
-            self._pieces.append(bytearray(data))
+            self.pieces.append(bytearray(data))
 
     def deliver(self, write: Callable[[memoryview], int]) -> int:
         """Let ``write`` take bytes from the oldest piece, which it must not keep; return how many it took."""
-        piece = self._pieces[0]
+        piece = self.pieces[0]
         with memoryview(piece) as view:
             taken = write(view)
         if taken == len(piece):
-            self._pieces.popleft()
+            self.pieces.popleft()
         elif isinstance(piece, bytearray):
             del piece[:taken]
         else:
-            self._pieces[0] = piece[taken:]
+            self.pieces[0] = piece[taken:]
         return taken
 
     def clear(self) -> int:
         """Discard everything; return how many bytes that was."""
-        size = sum(map(len, self._pieces))
-        self._pieces.clear()
+        size = sum(map(len, self.pieces))
+        self.pieces.clear()
         return size
 
 
@@ -81,7 +78,7 @@ class ChannelInput:
 
     def __init__(self, channel: GatewayChannel) -> None:
         self._channel = channel
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
         self._process: Sink | None = None
         self._waiting = Waiting()
         self._eof = False
@@ -90,22 +87,23 @@ class ChannelInput:
 
     def attach(self, process: Sink) -> None:
         """Begin to deliver to ``process``."""
-        with self._changed:
+        with self._lock:
             self._process = process
             self._continue()
 
     def data_received(self, data: bytes | memoryview) -> None:
         """Deliver or keep ``data``. Transport thread; never blocks."""
-        with self._changed:
-            if self._over:
-                taken = len(data)
-            elif self._waiting or self._process is None:
-                self._waiting.append(data)
-                self._changed.notify_all()
-                return
-            else:
-                taken = self._write(self._process, data)
-                if taken < len(data):
+        size = taken = len(data)
+        with self._lock:
+            if not self._over:
+                if self._process is None or self._waiting.pieces:
+                    self._waiting.append(data)
+                    return
+                try:
+                    taken = self._process.write(data)
+                except BrokenPipeError:
+                    self._over = True  # as in _write
+                if taken < size:
                     self._waiting.append(memoryview(data)[taken:])
                     self._continue()
         if taken:
@@ -113,22 +111,21 @@ class ChannelInput:
 
     def eof_received(self) -> None:
         """Close the process's stdin once everything is delivered. Transport thread."""
-        with self._changed:
+        with self._lock:
             self._eof = True
             self._continue()
 
     def close(self) -> None:
         """Discard waiting input; the process has ended or its client is gone."""
-        with self._changed:
+        with self._lock:
             self._over = True
             self._waiting.clear()
-            self._changed.notify_all()
 
     def _continue(self) -> None:
         """Go on delivering: at once if nothing waits, else in this channel's thread. The caller holds the lock."""
         if self._process is None or self._over:
             return
-        if not self._waiting:
+        if not self._waiting.pieces:
             if self._eof:
                 self._over = True
                 self._process.close_stdin()
@@ -155,11 +152,11 @@ class ChannelInput:
     def _deliver(self, process: Sink) -> None:
         while True:
             writable = process.wait_writable(WRITABLE_TICK)
-            with self._changed:
+            with self._lock:
                 taken = 0
-                if writable and self._waiting and not self._over:
+                if writable and self._waiting.pieces and not self._over:
                     taken = self._waiting.deliver(partial(self._write, process))
-                done = self._over or not self._waiting
+                done = self._over or not self._waiting.pieces
                 if done:
                     self._thread = None
                     if self._over:

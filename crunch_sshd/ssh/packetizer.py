@@ -2,9 +2,9 @@
 
 Owns the cost of a packet; that of its bytes is ``aes_gcm.py``'s. Paramiko's packetizer does the first key exchange and
 every cipher other than AES-GCM; its private counters are kept right, so that a later key exchange may switch to any
-other cipher. Opens these private doors of paramiko 5.1: the packetizer's sequence numbers, ``_trigger_rekey`` and
-``_read_timeout``. Knows nothing of channels except messages with data and window adjusts (RFC 4254 §5.2), and that only
-the newest window-change (§6.7) counts.
+other cipher. Opens these private doors of paramiko 5.1: the packetizer's sequence numbers, its wish for new keys,
+``_trigger_rekey`` and ``_read_timeout``. Knows nothing of channels except messages with data and window adjusts (RFC
+4254 §5.2), and that only the newest window-change (§6.7) counts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from paramiko import common
 from paramiko.message import Message
 from paramiko.packet import NeedRekeyException, Packetizer
 
-from crunch_sshd.ssh.aes_gcm import BATCH, BLOCK, LEAST_PADDING, TAG, Data, Direction, packet_size
+from crunch_sshd.ssh.aes_gcm import BATCH, BLOCK, LEAST_PADDING, Data, Direction
 from crunch_sshd.ssh.buffered_socket import BufferedSocket
 from crunch_sshd.ssh.limits import IDENTIFICATION_SIZE
 from crunch_sshd.ssh.memory import Room
@@ -40,7 +40,7 @@ _RESIZE = _LENGTH.pack(len("window-change")) + b"window-change" + b"\0"
 """The kind of a window-change that wants no reply (RFC 4254 §6.7)."""
 _RESIZE_END = _REQUEST_KIND + len(_RESIZE)
 
-_SEQUENCE_IN, _SEQUENCE_OUT = "_Packetizer__sequence_number_in", "_Packetizer__sequence_number_out"
+_SEQUENCE_OUT = "_Packetizer__sequence_number_out"
 
 Sink = Callable[[int, memoryview], bool]
 """Takes a channel's number and data, which it must not keep; False has paramiko handle the message instead."""
@@ -93,18 +93,22 @@ class GatewayPacketizer(Packetizer):
 
         Raises NeedRekeyException to start a key exchange, EOFError, and SSHException for a broken packet.
         """
+        opened = self._opened
         while (direction := self._in) is not None:
-            packet = self._next_packet(direction)
-            if isinstance(packet, Data):
-                number = self._count_in(packet.packets)
-                if not self._sink(packet.channel, packet.data):
-                    content = _DATA.pack(packet.channel, len(packet.data)) + packet.data
-                    return _message(common.MSG_CHANNEL_DATA, content, number)
+            if not opened:
+                self._receive(direction)
+            packet = opened.popleft()
+            if isinstance(packet, tuple):
+                channel, data, packets = packet
+                taken = self._sink(channel, data)
+                number = self._count_in(packets)  # not before: the program need not wait for it
+                if not taken:
+                    return _message(common.MSG_CHANNEL_DATA, _DATA.pack(channel, len(data)) + data, number)
             elif packet[1] != common.MSG_CHANNEL_WINDOW_ADJUST or not self._adjusted(packet):
                 if packet[1] == common.MSG_CHANNEL_REQUEST and packet[_REQUEST_KIND:_RESIZE_END] == _RESIZE:
                     packet = self._newest(packet)
                 return _message(packet[1], packet[2 : len(packet) - packet[0]], self._count_in(1))
-            if self.need_rekey():
+            if self._Packetizer__need_rekey:  # type: ignore[attr-defined] # which need_rekey() returns
                 raise NeedRekeyException()
         return super().read_message()
 
@@ -127,32 +131,26 @@ class GatewayPacketizer(Packetizer):
             self._count_in(1)
         return packet
 
-    def _next_packet(self, direction: Direction) -> bytes | Data:
-        """Return the next packet, decrypted, from its padding length on, or the data of some."""
-        if not self._opened:
-            sock = self._sock
-            self._wait_for(_LENGTH.size)
-            self._wait_for(_LENGTH.size + packet_size(sock.peek(_LENGTH.size), 0) + TAG)
-            packets, size = direction.open(sock.peek(sock.buffered))
-            sock.take(size)
-            self._opened.extend(packets)
-            self._watch_volume(direction)
-        return self._opened.popleft()
-
-    def _wait_for(self, size: int) -> None:
-        """Return once ``size`` bytes have arrived."""
-        sock = self._sock
-        while sock.buffered < size:
+    def _receive(self, direction: Direction) -> None:
+        """Open the packets that have come, at least one."""
+        sock, opened = self._sock, self._opened
+        while True:
+            if sock.start < sock.end:
+                sock.start = direction.open(sock.storage, sock.start, sock.end, opened)
+                if opened:
+                    break
             try:
-                if not sock.fill(size):
+                if not sock.fill():
                     raise EOFError
             except TimeoutError:
                 # Nothing of a packet has come: a moment to change keys, or to show that we are alive.
-                self._idle(waiting=not sock.buffered)
+                self._idle(waiting=sock.start == sock.end)
             except OSError:
                 if self.closed:
                     raise EOFError from None
                 raise
+        if direction.bytes >= self.REKEY_BYTES:
+            self._watch_volume(direction)
 
     def _idle(self, *, waiting: bool) -> None:
         if self.closed or self.handshake_timed_out():
@@ -172,7 +170,16 @@ class GatewayPacketizer(Packetizer):
             raise paramiko.SSHException("the client does not take part in changing keys")
 
     def _count_in(self, packets: int) -> int:
-        return self._next_number(_SEQUENCE_IN, packets)
+        """Count packets in paramiko's sequence number; return the first one's."""
+        number: int = self._Packetizer__sequence_number_in  # type: ignore[has-type]
+        self._Packetizer__sequence_number_in = number + packets & 0xFFFFFFFF
+        if self._Packetizer__sequence_number_in < number:
+            self._rolled_over()
+        return number
+
+    def _rolled_over(self) -> None:
+        if not self._initial_kex_done:  # type: ignore[attr-defined]
+            raise paramiko.SSHException("the sequence number rolled over during the first key exchange")
 
     def _next_number(self, name: str, packets: int = 1) -> int:
         """Count packets in one of paramiko's sequence numbers; return the first one's."""

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from pkgutil import resolve_name
 from typing import Any
+from weakref import WeakValueDictionary
 
 import paramiko
 
@@ -24,6 +25,7 @@ SUPPORTED = "paramiko>=5.1,<5.2"
 TRANSPORT = "paramiko.transport:Transport"
 CHANNEL = "paramiko.channel:Channel"
 PACKETIZER = "paramiko.packet:Packetizer"
+CHANNEL_MAP = "paramiko.transport:ChannelMap"
 
 METHODS: dict[str, dict[str, tuple[str, ...]]] = {
     TRANSPORT: {
@@ -43,7 +45,7 @@ METHODS: dict[str, dict[str, tuple[str, ...]]] = {
         "_unlink_channel": ("chanid",),
         "run": (),
     },
-    "paramiko.transport:ChannelMap": {"get": ("chanid",), "put": ("chanid", "chan")},
+    CHANNEL_MAP: {"get": ("chanid",), "put": ("chanid", "chan")},
     "paramiko.kex_curve25519:KexCurve25519": {"parse_next": ("ptype", "m")},
     "paramiko.kex_group14:KexGroup14SHA256": {"_generate_x": (), "_parse_kexdh_init": ("m",)},
     "paramiko.kex_group16:KexGroup16SHA512": {"_generate_x": (), "_parse_kexdh_init": ("m",)},
@@ -103,6 +105,7 @@ ATTRIBUTES: dict[str, dict[str, tuple[type, ...]]] = {
         "server_key_dict": (dict,),
         "server_object": (object,),
     },
+    CHANNEL_MAP: {"_map": (WeakValueDictionary,)},
     CHANNEL: {
         "chanid": (int,),
         "closed": (bool,),
@@ -117,6 +120,7 @@ ATTRIBUTES: dict[str, dict[str, tuple[type, ...]]] = {
     },
     PACKETIZER: {
         "REKEY_BYTES_OVERFLOW_MAX": (int,),
+        "_Packetizer__need_rekey": (bool,),
         "_Packetizer__sequence_number_in": (int,),
         "_Packetizer__sequence_number_out": (int,),
         "_Packetizer__write_lock": (_RLOCK,),
@@ -150,6 +154,7 @@ def differences() -> Iterator[str]:
     with ours, theirs:
         transport = paramiko.Transport(ours)
         new = {TRANSPORT: transport, CHANNEL: paramiko.Channel(0), PACKETIZER: transport.packetizer}
+        new[CHANNEL_MAP] = getattr(transport, "_channels", None)
     for path, attributes in ATTRIBUTES.items():
         for name, types in attributes.items():
             yield from _attribute(new[path], name, types)

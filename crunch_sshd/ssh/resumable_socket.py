@@ -35,8 +35,8 @@ class ResumableSocket(BufferedSocket):
     """
 
     def __init__(self, link: Link, lost: Callable[[str], Any] = lambda reason: None) -> None:
-        self._storage = untouched(STORAGE)
-        self._start = self._end = 0
+        self.storage = untouched(STORAGE)
+        self.start = self.end = 0
         self._lost = lost
         self._stream = ResumableStream(untouched)
         self._link: Link | None = link

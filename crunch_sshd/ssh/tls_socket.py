@@ -36,11 +36,12 @@ class TlsSocket(BufferedSocket):
 
     def _receive_into(self, room: memoryview) -> int:
         """Return 0 for a cut too: SSH authenticates its own packets, so it treats both as the end."""
+        engine = self._engine
         try:
-            while not (size := self._decrypt_into(room)) and not self._engine.eof:
-                received = self._sock.recv_into(self._received)
-                with self._using_engine:
-                    self._engine.receive(self._received[:received])
+            if engine.more and ((size := self._decrypt(room)) or engine.eof):
+                return size
+            while not ((size := self._decrypt(room, self._sock.recv_into(self._received))) or engine.eof):
+                pass  # not a whole record yet
             return size
         except BlockingIOError:
             raise  # nothing has come for the poll interval
@@ -49,8 +50,10 @@ class TlsSocket(BufferedSocket):
                 self.failure = self.failure or error
             return 0
 
-    def _decrypt_into(self, room: memoryview) -> int:
+    def _decrypt(self, room: memoryview, received: int | None = None) -> int:
         with self._using_engine:
+            if received is not None:
+                self._engine.receive(self._received[:received])
             return self._engine.read_into(room)
 
     def send(self, data: bytes | memoryview) -> int:

@@ -40,6 +40,7 @@ from crunch_sshd.ssh.buffered_socket import BufferedSocket
 from crunch_sshd.ssh.channel import PACKET_SIZE, ChannelHandler, GatewayChannel
 from crunch_sshd.ssh.diffie_hellman import Group14, Group16
 from crunch_sshd.ssh.limits import REPLIES_WAITING, REQUEST_SIZE, WINDOW_SIZE
+from crunch_sshd.ssh.open_channels import ChannelNumbers, finder, no_channel
 from crunch_sshd.ssh.packetizer import GatewayPacketizer, Packet
 from crunch_sshd.ssh.replies import (
     OPEN_CONNECT_FAILED,
@@ -121,7 +122,8 @@ class GatewayTransport(paramiko.Transport):
         self._replies = Replies(self._send_user_message)
         self._opening: dict[int, tuple[GatewayChannel, OpenAnswered]] = {}
         self.server_object: GatewayServer
-        self.channels_seen = _ChannelNumbers()
+        self.channels_seen = ChannelNumbers()
+        self._find_channel = finder(self._channels)  # type: ignore[attr-defined]
 
     def run(self) -> None:
         try:
@@ -200,7 +202,7 @@ class GatewayTransport(paramiko.Transport):
 
     def _data_received(self, number: int, data: memoryview) -> bool:
         """Pass a channel's data on; False if :meth:`run` must judge the message: out of order, or for no channel."""
-        channel = None if self._expected_packet else self._channels.get(number)  # type: ignore[attr-defined]
+        channel = None if self._expected_packet else self._find_channel(number, no_channel)()  # type: ignore[attr-defined]
         if channel is None:
             return False
         channel.feed(data)
@@ -208,7 +210,7 @@ class GatewayTransport(paramiko.Transport):
 
     def _window_adjusted(self, number: int, size: int) -> bool:
         """Make a channel's window larger; False as for :meth:`_data_received`."""
-        channel = None if self._expected_packet else self._channels.get(number)  # type: ignore[attr-defined]
+        channel = None if self._expected_packet else self._find_channel(number, no_channel)()  # type: ignore[attr-defined]
         if channel is None:
             return False
         channel.window_adjusted(size)
@@ -383,17 +385,3 @@ class GatewayTransport(paramiko.Transport):
         if found is None:
             raise paramiko.SSHException(f"the client answered for channel {number}, which was not being opened")
         return found
-
-
-class _ChannelNumbers(dict[int, bool]):
-    """The numbers of all channels so far, kept as one: paramiko keeps each of them, and counts upwards."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._highest = -1
-
-    def __setitem__(self, number: int, seen: bool) -> None:
-        self._highest = max(self._highest, number)
-
-    def __contains__(self, number: object) -> bool:
-        return isinstance(number, int) and 0 <= number <= self._highest

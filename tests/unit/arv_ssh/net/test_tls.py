@@ -138,6 +138,25 @@ def test_read_into_takes_all_that_there_is() -> None:
     assert bytes(buffer[: server.read_into(buffer)]) == b"before and after"
 
 
+def test_more() -> None:
+    """It is known whether a read may find something before more comes: data, half a record, a failure or the end."""
+    client, server = pair()
+    server.read()
+    assert not server.more
+    client.write(b"0123456789")
+    carry(client, server)
+    assert server.more
+    buffer = memoryview(bytearray(10))
+    assert server.read_into(buffer) == 10 and server.more and server.read_into(buffer) == 0 and not server.more
+    client.write(b"cut")
+    said = client.outgoing()
+    server.receive(said[:-1])
+    assert server.more and server.read() == b"" and not server.more
+    client.write_eof()
+    server.receive(said[-1:] + client.outgoing())
+    assert server.read() == b"cut" and server.more and server.read() == b"" and server.eof and server.more
+
+
 def test_second_eof_says_nothing() -> None:
     """A direction ends once."""
     client, _ = pair()
@@ -182,6 +201,7 @@ def test_corrupted_record(before: bytes) -> None:
     server.receive(ciphertext)
     if before:
         assert server.read() == before
+    assert server.more
     with pytest.raises(ssl.SSLError):
         server.read()
     assert server.outgoing()

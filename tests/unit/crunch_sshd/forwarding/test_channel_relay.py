@@ -50,6 +50,7 @@ class Channel:
     """Keeps what it should send."""
 
     def __init__(self) -> None:
+        self.received = 0
         self.sent = bytearray()
         self.ends: list[str] = []
 

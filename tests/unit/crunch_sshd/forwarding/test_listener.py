@@ -30,6 +30,7 @@ class Transport:
 
 class _Channel:
     transport = cast(Any, None)
+    received = 0
 
     def close(self) -> None:
         pass

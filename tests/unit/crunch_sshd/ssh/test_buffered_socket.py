@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from crunch_sshd.ssh.buffered_socket import RECEIVE_SIZE, STORAGE, BufferedSocket
+from crunch_sshd.ssh.buffered_socket import STORAGE, BufferedSocket
 
 
 def test_early_bytes_come_first() -> None:
@@ -16,6 +16,31 @@ def test_early_bytes_come_first() -> None:
         buffered = BufferedSocket(near, b"early ")
         far.sendall(b"late")
         assert buffered.recv(100) == b"early " and buffered.recv(100) == b"late"
+
+
+def test_many_early_bytes() -> None:
+    """However much was read before, it all comes first, and what waits is moved out of the way of what comes."""
+    near, far = socket.socketpair()
+    with near, far:
+        early = bytes(range(251)) * (STORAGE // 200)
+        buffered = BufferedSocket(near, early)
+        assert buffered.recv(len(early) - 5) == early[:-5]
+        far.sendall(b"late")
+        assert buffered.fill() == 4
+        assert buffered.storage[buffered.start : buffered.end] == early[-5:] + b"late" and not buffered.start
+
+
+def test_nothing_moves_when_nothing_comes() -> None:
+    """What waits is the same after a read that brought nothing, and can still be taken."""
+    near, far = socket.socketpair()
+    with near, far:
+        buffered = BufferedSocket(near, b"early")
+        assert buffered.recv(2) == b"ea"
+        near.setblocking(False)
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                buffered.fill()
+        assert buffered.recv(10) == b"rly"
 
 
 def test_more_than_the_storage_passes() -> None:
@@ -28,8 +53,10 @@ def test_more_than_the_storage_passes() -> None:
         while len(sent) < 3 * STORAGE:
             far.sendall(block)
             sent += block
-            buffered.fill(RECEIVE_SIZE)
-            passed += buffered.take(buffered.buffered - 17 if buffered.buffered > 17 else 0)
+            buffered.fill()
+            stop = max(buffered.start, buffered.end - 17)
+            passed += buffered.storage[buffered.start : stop]
+            buffered.start = stop
         while len(passed) < len(sent):
             passed += buffered.recv(4096)
         assert passed == sent
@@ -42,6 +69,6 @@ def test_end_and_nothing_yet() -> None:
         buffered = BufferedSocket(near)
         near.setblocking(False)
         with pytest.raises(TimeoutError):
-            buffered.fill(1)
+            buffered.fill()
         far.close()
-        assert buffered.fill(1) == 0
+        assert buffered.fill() == 0

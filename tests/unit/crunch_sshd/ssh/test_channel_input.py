@@ -165,9 +165,9 @@ def test_waiting_keeps_the_order(sizes: list[int], takes: list[int]) -> None:
         sent += data
         if data:
             waiting.append(data)
-        if waiting:
+        if waiting.pieces:
             _deliver(waiting, taken, takes[number % len(takes)])
-    while waiting:
+    while waiting.pieces:
         _deliver(waiting, taken, SMALL_PIECE)
     assert taken == sent
 

@@ -84,6 +84,25 @@ def test_sizes(link: Link, runtime: MemoryRuntime, size: int) -> None:
     echo(link, runtime, bytes(index * 7 % 251 for index in range(size)))
 
 
+@pytest.mark.parametrize("piece", [1, 10, 50_001])
+def test_packets_in_pieces(link: Link, runtime: MemoryRuntime, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packets may arrive in any pieces: data, and what stands between, is as it was sent."""
+    channel = link.open("cat")
+    process = runtime.next()
+    packetizer: Any = link.client.packetizer
+    sent = bytearray()
+    with monkeypatch.context() as collecting:
+        collecting.setattr(packetizer, "write_all", sent.extend)
+        data = bytes(range(251)) * (8 if piece < 100 else 4000)
+        for start in range(0, len(data), 30_001):
+            channel.sendall(data[start : start + 30_001])
+            link.client.send_ignore(7)
+    for start in range(0, len(sent), piece):
+        packetizer.write_all(bytes(sent[start : start + piece]))
+    process.until(lambda: process.stdin == data)
+    channel.close()
+
+
 def test_client_that_takes_little_at_a_time(link: Link, runtime: MemoryRuntime) -> None:
     """What the socket takes only in part is sent to the end, in order."""
     sock = link.transport.sock
@@ -173,6 +192,24 @@ def test_impossible_length(link: Link, size: int) -> None:
     """A length that no packet has ends the connection at once: nothing is waited for, and no memory taken."""
     _send_raw(link, size.to_bytes(4, "big"))
     assert f"a packet of {size} bytes" in str(link.transport.saved_exception)
+
+
+@pytest.mark.parametrize("kind", [common.MSG_CHANNEL_DATA, common.MSG_CHANNEL_WINDOW_ADJUST])
+def test_data_where_a_key_exchange_goes_on(link: Link, runtime: MemoryRuntime, kind: int) -> None:
+    """Data and window adjusts out of order are no exception: they end the connection, and reach nothing."""
+    channel = link.open("cat")
+    process = runtime.next()
+    (server,) = link.transport._channels.values()
+    before = server.out_window_size
+    link.transport._expected_packet = (common.MSG_NEWKEYS,)
+    message = Message()
+    message.add_byte(bytes([kind]))
+    message.add_int(channel.remote_chanid)
+    message.add_bytes((4).to_bytes(4, "big") + (b"data" if kind == common.MSG_CHANNEL_DATA else b""))
+    link.client._send_user_message(message)  # type: ignore[attr-defined]
+    assert link.ended.wait(DEADLINE)
+    assert f"got {kind}" in str(link.transport.saved_exception)
+    assert process.stdin == b"" and server.out_window_size == before
 
 
 def test_client_that_ignores_a_key_exchange(link: Link, runtime: MemoryRuntime) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from arv_ssh.net.tls import TlsEngine, client_context
 from crunch_sshd.gateway import certificate
+from crunch_sshd.ssh.buffered_socket import RECEIVE_SIZE
 from crunch_sshd.ssh.tls_socket import TlsSocket
 from tests.unit.crunch_sshd.double import DEADLINE
 
@@ -125,6 +126,45 @@ def test_the_peers_end(orderly: bool) -> None:
     ours.close()
 
 
+@pytest.mark.parametrize("orderly", [True, False])
+def test_what_comes_together_with_data(orderly: bool) -> None:
+    """An end, or a record that was changed, right behind data is noticed though nothing more comes and all is open."""
+    (near, server), (far, client) = handshaken()
+    ours = TlsSocket(near, server)
+    with far:
+        client.write(b"all")
+        said = client.outgoing()
+        if orderly:
+            client.write_eof()
+            said += client.outgoing()
+        else:
+            client.write(b"changed")
+            said += client.outgoing()[:-1] + b"?"
+        far.sendall(said)
+        near.settimeout(DEADLINE)
+        assert received(ours, 100) == b"all" and ours.recv(100) == b""
+    assert (ours.failure is None) == orderly
+    ours.close()
+
+
+def test_records_in_pieces() -> None:
+    """A record that comes byte by byte is read once it is whole, and a room that is filled is not the end of it."""
+    (near, server), (far, client) = handshaken()
+    ours = TlsSocket(near, server)
+    with far:
+        client.write(b"first")
+        for one in client.outgoing():
+            far.sendall(bytes([one]))
+        assert received(ours, 5) == b"first"
+        data = os.urandom(3 * RECEIVE_SIZE)
+        client.write(data)
+        sender = threading.Thread(target=far.sendall, args=(client.outgoing(),))
+        sender.start()
+        assert received(ours, len(data)) == data
+        sender.join()
+    ours.close()
+
+
 def test_close_wakes_a_sender_and_a_reader(ends: tuple[TlsSocket, ssl.SSLSocket]) -> None:
     """A sender whose peer takes nothing, and a reader to whom nothing comes, go on at once when it is closed."""
     ours, _ = ends
@@ -143,7 +183,7 @@ def test_close_wakes_a_sender_and_a_reader(ends: tuple[TlsSocket, ssl.SSLSocket]
         try:
             while True:
                 try:
-                    if not ours.fill(1):
+                    if not ours.fill():
                         break
                 except TimeoutError:
                     continue
