@@ -10,8 +10,10 @@ from crunch_sshd.inside.sftp.wire import Fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
+
+    Target = bytes | int
+    """A path, or the descriptor of an open file."""
 
 SIZE, UIDGID, PERMISSIONS, ACMODTIME = 1, 2, 4, 8
 EXTENDED = 0x80000000
@@ -45,47 +47,44 @@ class Attributes:
             for _ in range(2 * fields.u32()):
                 fields.view()
 
-    def apply(self, target: bytes | int, *, follow: bool = True) -> None:
+    def apply(self, target: Target, *, follow: bool = True) -> None:
         """Set these on a path or an open file; ``follow`` False means a symbolic link itself, without a size.
 
         What fails does not keep the rest from being set, as in OpenSSH; the last failure is raised.
         """
         failure: OSError | None = None
-        for step in self._steps(target, follow):
-            try:
-                step()
-            except OSError as error:
-                failure = error
+        for change, wanted in (  # in OpenSSH's order
+            (_truncate, self.size), (_change_mode, self.permissions), (_change_times, self.times),
+            (_change_owner, self.owner),
+        ):  # fmt: skip
+            if wanted is not None:
+                try:
+                    change(target, wanted, follow)
+                except OSError as error:
+                    failure = error
         if failure is not None:
             raise failure
 
-    def _steps(self, target: bytes | int, follow: bool) -> list[Callable[[], None]]:
-        # The order is OpenSSH's.
-        steps: list[Callable[[], None]] = []
-        if (size := self.size) is not None:
-            steps.append(lambda: os.truncate(target, size))
-        if (permissions := self.permissions) is not None:
-            steps.append(lambda: _change_mode(target, permissions, follow))
-        if (times := self.times) is not None:
-            steps.append(lambda: os.utime(target, times, follow_symlinks=follow))
-        if (owner := self.owner) is not None:
-            steps.append(lambda: os.chown(target, *owner, follow_symlinks=follow))
-        return steps
+
+def _truncate(target: Target, size: Any, follow: bool) -> None:
+    os.truncate(target, size)
 
 
-def _change_mode(target: bytes | int, mode: int, follow: bool) -> None:
+def _change_mode(target: Target, mode: Any, follow: bool) -> None:
     if not follow and os.path.islink(target):
         raise OSError(errno.EOPNOTSUPP, "The permissions of a symbolic link cannot be set")  # Linux has none
     os.chmod(target, mode)
 
 
-def encode(facts: os.stat_result) -> bytes:
-    """Return a file's attributes."""
-    whole: Any = facts  # as a tuple, a stat_result has its times in whole seconds
-    mode, _, _, _, uid, gid, size, accessed, changed, _ = whole
-    return encode_values(size, uid, gid, mode, accessed, changed)
+def _change_times(target: Target, times: Any, follow: bool) -> None:
+    os.utime(target, times, follow_symlinks=follow)
 
 
-def encode_values(size: int, uid: int, gid: int, mode: int, accessed: int, changed: int) -> bytes:
-    """Return these attributes; times are in whole seconds, cut to 32 bits."""
+def _change_owner(target: Target, owner: Any, follow: bool) -> None:
+    os.chown(target, *owner, follow_symlinks=follow)
+
+
+def encode(facts: Any) -> bytes:
+    """Return a file's attributes; ``facts`` is its stat_result, as the tuple in which times are whole seconds."""
+    mode, _, _, _, uid, gid, size, accessed, changed, _ = facts
     return _pack(_GIVEN, size, uid, gid, mode, accessed & _TIME_MASK, changed & _TIME_MASK)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from struct import Struct
 
+from crunch_sshd.inside import files
 from crunch_sshd.inside.sftp import paths, wire
 from crunch_sshd.inside.sftp.attributes import Attributes
 from crunch_sshd.inside.sftp.errors import Refused
@@ -48,13 +49,13 @@ def posix_rename(session: Session, request_id: int, fields: Fields) -> None:
 
 def statvfs(session: Session, request_id: int, fields: Fields) -> None:
     """Describe the file system that holds a path."""
-    session.answers.extended(request_id, _file_system(os.statvfs(fields.string())))
+    session.answers.add(wire.EXTENDED_REPLY, request_id, _file_system(os.statvfs(fields.string())))
 
 
 def fstatvfs(session: Session, request_id: int, fields: Fields) -> None:
     """Describe the file system that holds an open file."""
-    file = session.handles.file(fields.string())
-    session.answers.extended(request_id, _file_system(os.fstatvfs(file.descriptor)))
+    descriptor, _ = session.handles.named_file(fields.string())
+    session.answers.add(wire.EXTENDED_REPLY, request_id, _file_system(os.fstatvfs(descriptor)))
 
 
 def _file_system(facts: os.statvfs_result) -> bytes:
@@ -75,7 +76,8 @@ def hardlink(session: Session, request_id: int, fields: Fields) -> None:
 
 def fsync(session: Session, request_id: int, fields: Fields) -> None:
     """Wait until an open file is on the disk."""
-    os.fsync(session.handles.file(fields.string(), wire.NO_SUCH_FILE).descriptor)
+    descriptor, _ = session.handles.named_file(fields.string(), wire.NO_SUCH_FILE)
+    os.fsync(descriptor)
     session.done(request_id)
 
 
@@ -91,7 +93,7 @@ def lsetstat(session: Session, request_id: int, fields: Fields) -> None:
 def limits(session: Session, request_id: int, fields: Fields) -> None:
     """Say how much one packet may carry, so that the client uses large packets."""
     values = (wire.MAX_PACKET, wire.MAX_DATA, wire.MAX_DATA, session.handles.limit)
-    session.answers.extended(request_id, b"".join(map(wire.long_number, values)))
+    session.answers.add(wire.EXTENDED_REPLY, request_id, b"".join(map(wire.long_number, values)))
 
 
 def expand_path(session: Session, request_id: int, fields: Fields) -> None:
@@ -106,13 +108,13 @@ def home_directory(session: Session, request_id: int, fields: Fields) -> None:
 
 def copy_data(session: Session, request_id: int, fields: Fields) -> None:
     """Copy from one open file to another without sending the data; length 0 means everything up to the end."""
-    source, offset, length = session.handles.file(fields.string()), fields.u64(), fields.u64()
-    target, target_offset = session.handles.file(fields.string()), fields.u64()
-    if source is target or source.path == target.path:
+    (source, path), offset, length = session.handles.named_file(fields.string()), fields.u64(), fields.u64()
+    (target, other_path), target_offset = session.handles.named_file(fields.string()), fields.u64()
+    if source == target or path == other_path:
         raise Refused(wire.FAILURE, "A file cannot be copied onto itself")
     end = offset + (length or FILE_SIZE_LIMIT)
-    while data := os.pread(source.descriptor, min(end - offset, COPY_SIZE), offset):
-        target.write(data, target_offset)
+    while data := os.pread(source, min(end - offset, COPY_SIZE), offset):
+        files.write(target, data, target_offset)
         offset += len(data)
         target_offset += len(data)
     session.done(request_id)  # as OpenSSH, also when the file ended before ``length`` did
@@ -121,7 +123,7 @@ def copy_data(session: Session, request_id: int, fields: Fields) -> None:
 def users_groups_by_id(session: Session, request_id: int, fields: Fields) -> None:
     """Answer with the names of users and groups in the container; an unknown id has an empty name."""
     lists = (("/etc/passwd", fields.view()), ("/etc/group", fields.view()))
-    session.answers.extended(request_id, b"".join(wire.text(_names(database, ids)) for database, ids in lists))
+    session.answers.add(wire.EXTENDED_REPLY, request_id, b"".join(wire.text(_names(database, ids)) for database, ids in lists))
 
 
 def _names(database: str, ids: memoryview) -> bytes:

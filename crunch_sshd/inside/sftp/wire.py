@@ -2,6 +2,9 @@
 
 Owns the two buffers of a session, so both are bounded: requests are taken out of one in place, answers are built in the
 other in place, and data passes through neither of them twice.
+
+A small file is four requests, and a client waits for each of them, while other processes empty the processor's caches:
+what counts is how many functions a request goes through. So what every request needs has few.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from struct import error as StructError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 VERSION = 3
 MAX_PACKET = 256 * 1024
@@ -32,61 +35,97 @@ EXTENDED_REPLY = 201
 OK, EOF, NO_SUCH_FILE, PERMISSION_DENIED, FAILURE, BAD_MESSAGE = range(6)
 OP_UNSUPPORTED = 8
 
-_U32 = Struct(">I")
-_U64 = Struct(">Q")
-_size = _U32.pack
-_HEAD = Struct(">IBI")
-_DATA_HEAD = Struct(">IBII")
-DATA_HEAD_SIZE = _DATA_HEAD.size
+CONTENT = 5
+"""Bytes of a packet before its own fields: its kind, and the request's id."""
+HANDLE_SIZE = 8
+"""Bytes of a handle of ours with its length, as it stands in packets."""
+_LENGTH, _LONG = 4, 8
+"""Bytes of a packet's or a string's length, and of a uint64."""
+_ENDS_TOO_EARLY = "a packet ends too early"
+
+_u32 = Struct(">I").unpack_from
+_u64 = Struct(">Q").unpack_from
+_head = Struct(">BI").unpack_from
+_place = Struct(">QI").unpack_from
+_two = Struct(">II").pack
+_ANSWER = Struct(">IBI")
+_DATA_ANSWER = Struct(">IBII")
+_pack_answer, ANSWER_HEAD = _ANSWER.pack_into, _ANSWER.size
+_pack_data, DATA_HEAD = _DATA_ANSWER.pack_into, _DATA_ANSWER.size
 
 
 class Malformed(Exception):
     """The client broke the protocol; the session ends, since nothing after this can be understood."""
 
 
+number: Callable[[int], bytes] = Struct(">I").pack
+"""Return a uint32."""
+long_number: Callable[[int], bytes] = Struct(">Q").pack
+"""Return a uint64."""
+
+
 def text(value: bytes) -> bytes:
     """Return ``value`` as an SSH string (RFC 4251 §5)."""
-    return _U32.pack(len(value)) + value
+    return number(len(value)) + value
 
 
-def number(value: int) -> bytes:
-    """Return ``value`` as a uint32."""
-    return _U32.pack(value)
+def status(code: int, sentence: str) -> bytes:
+    """Return the content of a STATUS: ``code``, ``sentence``, and no language."""
+    words = sentence.encode()
+    return b"".join((_two(code, len(words)), words, bytes(_LENGTH)))
 
 
-def long_number(value: int) -> bytes:
-    """Return ``value`` as a uint64."""
-    return _U64.pack(value)
+SUCCESS, END_OF_FILE = status(OK, "Success"), status(EOF, "End of file")
+
+
+def head(packet: memoryview) -> tuple[int, int]:
+    """Return a request's kind and its id (of INIT: the client's version); raises :class:`Malformed`."""
+    try:
+        found: tuple[int, int] = _head(packet)
+    except StructError:
+        raise Malformed(_ENDS_TOO_EARLY) from None
+    return found
+
+
+def place(packet: memoryview) -> tuple[int, int]:
+    """Return the offset and the size that READ and WRITE have after a handle of ours; raises :class:`Malformed`."""
+    try:
+        found: tuple[int, int] = _place(packet, CONTENT + HANDLE_SIZE)
+    except StructError:
+        raise Malformed(_ENDS_TOO_EARLY) from None
+    return found
 
 
 class Fields:
-    """Reads the fields of one packet, in order; each method raises :class:`Malformed` if the packet ends too early."""
+    """Reads the fields of one packet from ``at`` on; each method raises :class:`Malformed` if the packet ends too early."""
 
-    def __init__(self, packet: memoryview) -> None:
+    def __init__(self, packet: memoryview, at: int = 0) -> None:
         self._packet = packet
-        self._at = 0
+        self._at = at
 
     def byte(self) -> int:
         """Return a byte."""
         if self._at >= len(self._packet):
-            raise Malformed("a packet ends too early")
+            raise Malformed(_ENDS_TOO_EARLY)
         self._at += 1
         return self._packet[self._at - 1]
 
     def u32(self) -> int:
         """Return a uint32."""
-        return self._integer(_U32)
+        try:
+            value: int = _u32(self._packet, self._at)[0]
+        except StructError:
+            raise Malformed(_ENDS_TOO_EARLY) from None
+        self._at += _LENGTH
+        return value
 
     def u64(self) -> int:
         """Return a uint64."""
-        return self._integer(_U64)
-
-    def _integer(self, form: Struct) -> int:
         try:
-            value: int = form.unpack_from(self._packet, self._at)[0]
+            value: int = _u64(self._packet, self._at)[0]
         except StructError:
-            raise Malformed("a packet ends too early") from None
-        self._at += form.size
+            raise Malformed(_ENDS_TOO_EARLY) from None
+        self._at += _LONG
         return value
 
     def view(self) -> memoryview:
@@ -109,102 +148,90 @@ class Fields:
 
 
 class Packets:
-    """The requests in what has been received. Fill :meth:`space`, say how much to :meth:`received`, and iterate."""
+    """The requests in what has been received: read into :attr:`space`, and say how much to :meth:`received`."""
 
     def __init__(self) -> None:
         self._buffer = memoryview(bytearray(BUFFER))
         self._start = 0
         self._end = 0
+        self._all = [self._buffer]
+        self.space = self._all
+        """Where to read into (readv(2)): one buffer, with room for the rest of any packet that has begun."""
 
-    def space(self) -> memoryview:
-        """Return where to read into: room for the rest of any packet that has begun."""
-        waiting = self._end - self._start
-        if self._start and (not waiting or len(self._buffer) - self._start < LARGEST_ANSWER):
-            self._buffer[:waiting] = self._buffer[self._start : self._end]
-            self._start, self._end = 0, waiting
-        return self._buffer[self._end :]
+    def received(self, size: int) -> Iterator[memoryview]:
+        """Yield each packet that is complete with ``size`` more bytes in :attr:`space`, without its length.
 
-    def received(self, size: int) -> None:
-        """Take note of ``size`` bytes in :meth:`space`."""
-        self._end += size
+        Each is valid until the next, and all must be asked for. Raises :class:`Malformed` for an impossible one.
+        """
+        buffer, start, end = self._buffer, self._start, self._end + size
+        while end - start >= _LENGTH:
+            length = _u32(buffer, start)[0]
+            if not 0 < length <= MAX_PACKET:
+                raise Malformed(f"a packet of {length} bytes was announced; the limits are 1 and {MAX_PACKET}")
+            after = start + _LENGTH + length
+            if after > end:
+                break
+            yield buffer[start + _LENGTH : after]
+            start = after
+        self._make_space(start, end)
 
-    def __iter__(self) -> Iterator[memoryview]:
-        """Yield each complete packet without its length; raises :class:`Malformed` for an impossible one."""
-        while self._end - self._start >= _U32.size:
-            size: int = _U32.unpack_from(self._buffer, self._start)[0]
-            if not 0 < size <= MAX_PACKET:
-                raise Malformed(f"a packet of {size} bytes was announced; the limits are 1 and {MAX_PACKET}")
-            first = self._start + _U32.size
-            if self._end - first < size:
-                return
-            self._start = first + size
-            yield self._buffer[first : self._start]
+    def _make_space(self, start: int, end: int) -> None:
+        """Keep the beginning of a packet, from ``start`` to ``end``, and have room for its rest."""
+        if start and (start == end or BUFFER - start < LARGEST_ANSWER):
+            self._buffer[: end - start] = self._buffer[start:end]
+            start, end = 0, end - start
+        self._start, self._end = start, end
+        self.space = [self._buffer[end:]] if end else self._all
 
 
 class Answers:
-    """The answers that wait to be sent. The caller sends :meth:`waiting` whenever :attr:`full`, and when idle."""
+    """The answers that wait to be sent. The caller sends what :meth:`take` returns whenever :attr:`full`, and when idle."""
 
     def __init__(self) -> None:
         self._buffer = memoryview(bytearray(BUFFER))
         self._end = 0
+        self.full = False
+        """Whether there is no room for the largest answer."""
 
-    @property
-    def full(self) -> bool:
-        """Say whether there is no room for the largest answer."""
-        return len(self._buffer) - self._end < LARGEST_ANSWER
-
-    def waiting(self) -> memoryview:
-        """Return the bytes to send, valid until :meth:`sent`."""
-        return self._buffer[: self._end]
-
-    def sent(self) -> None:
-        """Forget the bytes that were waiting."""
+    def take(self) -> memoryview:
+        """Return the bytes to send, which wait no longer; they are valid until the next answer."""
+        taken = self._buffer[: self._end]
         self._end = 0
+        self.full = False
+        return taken
 
-    def _add(self, kind: int, request_id: int, content: bytes) -> None:
-        if len(content) > MAX_PACKET - 5:
+    def add(self, kind: int, request_id: int, content: bytes) -> None:
+        """Answer with a packet of this kind and content."""
+        size = len(content)
+        if size > MAX_PACKET - CONTENT:
             raise ValueError("the answer would be longer than a packet")
-        start = self._end + _HEAD.size
-        end = start + len(content)
-        _HEAD.pack_into(self._buffer, self._end, 5 + len(content), kind, request_id)
+        start = self._end + ANSWER_HEAD
+        self._end = end = start + size
+        _pack_answer(self._buffer, start - ANSWER_HEAD, CONTENT + size, kind, request_id)
         self._buffer[start:end] = content
-        self._end = end
+        self.full = end > BUFFER - LARGEST_ANSWER
 
     def version(self, extensions: Iterable[tuple[bytes, bytes]]) -> None:
         """Answer INIT. The version takes the place of other packets' request id."""
-        self._add(VERSION_ANSWER, VERSION, b"".join(text(word) for pair in extensions for word in pair))
-
-    def status(self, request_id: int, code: int, sentence: str) -> None:
-        """Answer with a status and its text."""
-        self._add(STATUS, request_id, number(code) + text(sentence.encode()) + text(b""))
-
-    def handle(self, request_id: int, handle: bytes) -> None:
-        """Answer with a new handle."""
-        self._add(HANDLE, request_id, text(handle))
+        self.add(VERSION_ANSWER, VERSION, b"".join(text(word) for pair in extensions for word in pair))
 
     def names(self, request_id: int, entries: list[bytes]) -> None:
         """Answer with entries made by :func:`entry`, which must fit a packet."""
-        self._add(NAME, request_id, number(len(entries)) + b"".join(entries))
-
-    def attributes(self, request_id: int, encoded: bytes) -> None:
-        """Answer with a file's attributes."""
-        self._add(ATTRS, request_id, encoded)
-
-    def extended(self, request_id: int, content: bytes) -> None:
-        """Answer an extension's request with the content that the extension defines."""
-        self._add(EXTENDED_REPLY, request_id, content)
+        self.add(NAME, request_id, number(len(entries)) + b"".join(entries))
 
     def data_space(self, size: int) -> memoryview:
         """Return where to put up to ``size`` bytes of a file before :meth:`data`."""
-        start = self._end + DATA_HEAD_SIZE
+        start = self._end + DATA_HEAD
         return self._buffer[start : start + size]
 
     def data(self, request_id: int, size: int) -> None:
         """Answer READ with the first ``size`` bytes of :meth:`data_space`."""
-        _DATA_HEAD.pack_into(self._buffer, self._end, 9 + size, DATA, request_id, size)
-        self._end += DATA_HEAD_SIZE + size
+        start = self._end
+        _pack_data(self._buffer, start, CONTENT + _LENGTH + size, DATA, request_id, size)
+        self._end = end = start + DATA_HEAD + size
+        self.full = end > BUFFER - LARGEST_ANSWER
 
 
 def entry(name: bytes, long_name: bytes, attributes: bytes) -> bytes:
     """Return one entry of a NAME answer."""
-    return b"".join((_size(len(name)), name, _size(len(long_name)), long_name, attributes))
+    return b"".join((number(len(name)), name, number(len(long_name)), long_name, attributes))

@@ -40,8 +40,7 @@ class Session:
         for data in self._pieces(request):
             self.take(data)
         self._server.handle(memoryview(request)[4:])
-        answer = bytes(self._answers.waiting())
-        self._answers.sent()
+        answer = bytes(self._answers.take())
         for data in self._pieces(answer):
             self.audit.answers(data)
         return answer[9:]

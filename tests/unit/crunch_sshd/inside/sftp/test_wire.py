@@ -15,11 +15,10 @@ def fed(data: bytes, size: int) -> list[bytes]:
     """The packets in ``data`` that arrives ``size`` bytes at a time."""
     packets, found = Packets(), []
     while data:
-        space = packets.space()
+        space = packets.space[0]
         piece, data = data[: min(size, len(space))], data[min(size, len(space)) :]
         space[: len(piece)] = piece
-        packets.received(len(piece))
-        found += [bytes(one) for one in packets]
+        found += [bytes(one) for one in packets.received(len(piece))]
     return found
 
 
@@ -50,16 +49,14 @@ class TestPackets:
         for _ in range(5):
             data = wire.text(bytes(wire.MAX_PACKET)) + wire.text(bytes(100_000))[:50_000]
             while data:
-                space = packets.space()
+                space = packets.space[0]
                 assert space
                 piece, data = data[: len(space)], data[len(space) :]
                 space[: len(piece)] = piece
-                packets.received(len(piece))
-                list(packets)
+                list(packets.received(len(piece)))
             rest = bytes(50_004)
-            packets.space()[: len(rest)] = rest
-            packets.received(len(rest))
-            list(packets)
+            packets.space[0][: len(rest)] = rest
+            list(packets.received(len(rest)))
 
 
 class TestFields:
@@ -93,14 +90,14 @@ class TestAnswers:
         """Each kind of answer is a packet of its own."""
         made = Answers()
         made.version([(b"a", b"1")])
-        made.status(1, wire.FAILURE, "No space left on device")
-        made.handle(2, b"h")
+        made.add(wire.STATUS, 1, wire.status(wire.FAILURE, "No space left on device"))
+        made.add(wire.HANDLE, 2, wire.text(b"h"))
         made.names(3, [wire.entry(b"n", b"long n", bytes(4))])
-        made.attributes(4, bytes(4))
-        made.extended(5, b"any")
+        made.add(wire.ATTRS, 4, bytes(4))
+        made.add(wire.EXTENDED_REPLY, 5, b"any")
         made.data_space(4)[:4] = b"data"
         made.data(6, 4)
-        found = answers(bytes(made.waiting()))
+        found = answers(bytes(made.take()))
         assert [one.request_id for one in found] == [3, 1, 2, 3, 4, 5, 6]
         assert (found[1].code, found[1].text) == (wire.FAILURE, b"No space left on device")
         assert found[3].names() == [(b"n", b"long n", b"")]
@@ -112,13 +109,13 @@ class TestAnswers:
         while not made.full:
             assert len(made.data_space(wire.MAX_DATA)) == wire.MAX_DATA
             made.data(1, wire.MAX_DATA)
-        made.sent()
+        made.take()
         assert not made.full
 
     def test_too_long(self) -> None:
         """An answer longer than a packet is never made."""
         with pytest.raises(ValueError, match="longer than a packet"):
-            Answers().extended(1, bytes(wire.MAX_PACKET))
+            Answers().add(wire.EXTENDED_REPLY, 1, bytes(wire.MAX_PACKET))
 
 
 def test_packets_of_the_tests() -> None:
