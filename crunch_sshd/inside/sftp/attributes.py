@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 from struct import Struct
+from struct import error as StructError
 
-from crunch_sshd.inside.sftp.wire import Fields
+from crunch_sshd.inside.sftp.wire import ENDS_TOO_EARLY, Fields, Malformed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ NONE = bytes(4)
 """The encoding of no attributes at all."""
 
 _GIVEN = SIZE | UIDGID | PERMISSIONS | ACMODTIME
+_u32, _u64, _two = Struct(">I").unpack_from, Struct(">Q").unpack_from, Struct(">II").unpack_from
 _pack = Struct(">IQIIIII").pack
 _TIME_MASK = 0xFFFFFFFF
 
@@ -34,15 +36,25 @@ class Attributes:
     times: tuple[int, int] | None = None
 
     def __init__(self, fields: Fields) -> None:
-        flags = fields.u32()
-        if flags & SIZE:
-            self.size = fields.u64()
-        if flags & UIDGID:
-            self.owner = (fields.u32(), fields.u32())
-        if flags & PERMISSIONS:
-            self.permissions = fields.u32() & 0o7777
-        if flags & ACMODTIME:
-            self.times = (fields.u32(), fields.u32())
+        packet, at = fields.packet, fields.at
+        try:
+            flags = _u32(packet, at)[0]
+            at += 4
+            if flags & SIZE:
+                self.size = _u64(packet, at)[0]
+                at += 8
+            if flags & UIDGID:
+                self.owner = _two(packet, at)
+                at += 8
+            if flags & PERMISSIONS:
+                self.permissions = _u32(packet, at)[0] & 0o7777
+                at += 4
+            if flags & ACMODTIME:
+                self.times = _two(packet, at)
+                at += 8
+        except StructError:
+            raise Malformed(ENDS_TOO_EARLY) from None
+        fields.at = at
         if flags & EXTENDED:
             for _ in range(2 * fields.u32()):
                 fields.view()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from struct import Struct
 
 from crunch_sshd.inside.sftp import wire
 from crunch_sshd.inside.sftp.errors import Refused
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     File = tuple[int, bytes]
     """An open file: its descriptor, and the path it was opened by."""
 
+_pack, _SIZE = Struct(">II").pack, 4
 _HANDLE = slice(CONTENT, CONTENT + HANDLE_SIZE)
 """Where a request has a handle of ours, with its length: another one's bytes there are those of none."""
 
@@ -40,19 +42,17 @@ class Handles:
 
     def add_file(self, descriptor: int, path: bytes) -> bytes:
         """Return a handle, with its length, for an open file, and the path it was opened by."""
-        handle = self._new()
+        self._last = last = (self._last + 1) & 0xFFFFFFFF
+        handle = _pack(_SIZE, last)
         self._files[handle] = descriptor, path
         return handle
 
     def add_directory(self, opened: Directory) -> bytes:
         """Return a handle, with its length, for an open directory."""
-        handle = self._new()
+        self._last = last = (self._last + 1) & 0xFFFFFFFF
+        handle = _pack(_SIZE, last)
         self._directories[handle] = opened
         return handle
-
-    def _new(self) -> bytes:
-        self._last = (self._last + 1) & 0xFFFFFFFF
-        return wire.text(wire.number(self._last))
 
     def file(self, request: memoryview) -> File:
         """Return the open file whose handle is a request's first field.

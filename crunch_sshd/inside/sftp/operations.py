@@ -48,10 +48,9 @@ class Operations:
         self._requests = 0
         self._ahead: Directory | None = None
 
-    def handle(self, packet: memoryview) -> None:
-        """Do what a request asks, and answer it. Raises :class:`wire.Malformed`."""
+    def handle(self, kind: int, request_id: int, packet: memoryview) -> None:
+        """Do what a request asks, and answer it. ``packet`` is all of it. Raises :class:`wire.Malformed`."""
         self._requests += 1
-        kind, request_id = wire.head(packet)
         try:
             self._operations[kind](self, request_id, packet)
         except OSError as error:
@@ -112,7 +111,7 @@ class Operations:
         offset, size = wire.place(packet)
         data = packet[WRITTEN : WRITTEN + size]
         if len(data) < size:
-            raise Malformed("a string is longer than its packet")
+            raise Malformed(wire.TOO_LONG)
         files.write(descriptor, data, offset)
         self.answers.add(wire.STATUS, request_id, wire.SUCCESS)
 

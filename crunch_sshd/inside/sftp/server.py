@@ -21,10 +21,10 @@ def serve(stdin: int, stdout: int, home: bytes, limit: int) -> None:
     operations = Operations(answers, home, limit)
     while size := os.readv(stdin, packets.space):
         try:
-            for packet in packets.received(size):
+            for kind, request_id, packet in packets.received(size):
                 if answers.full:
                     _send(stdout, answers)
-                operations.handle(packet)
+                operations.handle(kind, request_id, packet)
         finally:
             _send(stdout, answers)
         if operations.listed is not None:

@@ -41,11 +41,13 @@ HANDLE_SIZE = 8
 """Bytes of a handle of ours with its length, as it stands in packets."""
 _LENGTH, _LONG = 4, 8
 """Bytes of a packet's or a string's length, and of a uint64."""
-_ENDS_TOO_EARLY = "a packet ends too early"
+LEAST = _LENGTH + CONTENT
+"""Bytes of the shortest packet, with its length."""
+ENDS_TOO_EARLY, TOO_LONG = "a packet ends too early", "a string is longer than its packet"
 
 _u32 = Struct(">I").unpack_from
 _u64 = Struct(">Q").unpack_from
-_head = Struct(">BI").unpack_from
+_begin = Struct(">IBI").unpack_from
 _place = Struct(">QI").unpack_from
 _two = Struct(">II").pack
 _ANSWER = Struct(">IBI")
@@ -78,21 +80,12 @@ def status(code: int, sentence: str) -> bytes:
 SUCCESS, END_OF_FILE = status(OK, "Success"), status(EOF, "End of file")
 
 
-def head(packet: memoryview) -> tuple[int, int]:
-    """Return a request's kind and its id (of INIT: the client's version); raises :class:`Malformed`."""
-    try:
-        found: tuple[int, int] = _head(packet)
-    except StructError:
-        raise Malformed(_ENDS_TOO_EARLY) from None
-    return found
-
-
 def place(packet: memoryview) -> tuple[int, int]:
     """Return the offset and the size that READ and WRITE have after a handle of ours; raises :class:`Malformed`."""
     try:
         found: tuple[int, int] = _place(packet, CONTENT + HANDLE_SIZE)
     except StructError:
-        raise Malformed(_ENDS_TOO_EARLY) from None
+        raise Malformed(ENDS_TOO_EARLY) from None
     return found
 
 
@@ -100,42 +93,44 @@ class Fields:
     """Reads the fields of one packet from ``at`` on; each method raises :class:`Malformed` if the packet ends too early."""
 
     def __init__(self, packet: memoryview, at: int = 0) -> None:
-        self._packet = packet
-        self._at = at
+        self.packet = packet
+        self.at = at
 
     def byte(self) -> int:
         """Return a byte."""
-        if self._at >= len(self._packet):
-            raise Malformed(_ENDS_TOO_EARLY)
-        self._at += 1
-        return self._packet[self._at - 1]
+        if self.empty:
+            raise Malformed(ENDS_TOO_EARLY)
+        self.at += 1
+        return self.packet[self.at - 1]
 
     def u32(self) -> int:
         """Return a uint32."""
         try:
-            value: int = _u32(self._packet, self._at)[0]
+            value: int = _u32(self.packet, self.at)[0]
         except StructError:
-            raise Malformed(_ENDS_TOO_EARLY) from None
-        self._at += _LENGTH
+            raise Malformed(ENDS_TOO_EARLY) from None
+        self.at += _LENGTH
         return value
 
     def u64(self) -> int:
         """Return a uint64."""
         try:
-            value: int = _u64(self._packet, self._at)[0]
+            value: int = _u64(self.packet, self.at)[0]
         except StructError:
-            raise Malformed(_ENDS_TOO_EARLY) from None
-        self._at += _LONG
+            raise Malformed(ENDS_TOO_EARLY) from None
+        self.at += _LONG
         return value
 
     def view(self) -> memoryview:
         """Return a string in place, valid until the next packet is asked for."""
-        size = self.u32()
-        start = self._at
-        if size > len(self._packet) - start:
-            raise Malformed("a string is longer than its packet")
-        self._at = start + size
-        return self._packet[start : self._at]
+        packet, start = self.packet, self.at + _LENGTH
+        try:
+            self.at = end = start + _u32(packet, self.at)[0]
+        except StructError:
+            raise Malformed(ENDS_TOO_EARLY) from None
+        if end > len(packet):
+            raise Malformed(TOO_LONG)
+        return packet[start:end]
 
     def string(self) -> bytes:
         """Return a string."""
@@ -144,7 +139,7 @@ class Fields:
     @property
     def empty(self) -> bool:
         """Say whether all fields have been read."""
-        return self._at == len(self._packet)
+        return self.at >= len(self.packet)
 
 
 class Packets:
@@ -158,30 +153,44 @@ class Packets:
         self.space = self._all
         """Where to read into (readv(2)): one buffer, with room for the rest of any packet that has begun."""
 
-    def received(self, size: int) -> Iterator[memoryview]:
-        """Yield each packet that is complete with ``size`` more bytes in :attr:`space`, without its length.
+    def received(self, size: int) -> Iterator[tuple[int, int, memoryview]]:
+        """Yield each packet that is complete with ``size`` more bytes in :attr:`space`: kind, request id, and all of it.
 
-        Each is valid until the next, and all must be asked for. Raises :class:`Malformed` for an impossible one.
+        It is without its length, and valid until the next. INIT has the client's version in place of an id. All must be
+        asked for. Raises :class:`Malformed` for an impossible one.
         """
         buffer, start, end = self._buffer, self._start, self._end + size
-        while end - start >= _LENGTH:
-            length = _u32(buffer, start)[0]
-            if not 0 < length <= MAX_PACKET:
-                raise Malformed(f"a packet of {length} bytes was announced; the limits are 1 and {MAX_PACKET}")
+        while end - start >= LEAST:
+            length, kind, request_id = _begin(buffer, start)
+            if not CONTENT <= length <= MAX_PACKET:
+                raise _impossible(length)
             after = start + _LENGTH + length
             if after > end:
                 break
-            yield buffer[start + _LENGTH : after]
+            yield kind, request_id, buffer[start + _LENGTH : after]
             start = after
-        self._make_space(start, end)
+        if start == end:
+            self._start = self._end = 0
+            self.space = self._all
+        else:
+            self._keep(start, end)
 
-    def _make_space(self, start: int, end: int) -> None:
+    def _keep(self, start: int, end: int) -> None:
         """Keep the beginning of a packet, from ``start`` to ``end``, and have room for its rest."""
-        if start and (start == end or BUFFER - start < LARGEST_ANSWER):
-            self._buffer[: end - start] = self._buffer[start:end]
+        buffer = self._buffer
+        if end - start >= _LENGTH and not CONTENT <= (length := _u32(buffer, start)[0]) <= MAX_PACKET:
+            raise _impossible(length)
+        if BUFFER - start < LARGEST_ANSWER:
+            buffer[: end - start] = buffer[start:end]
             start, end = 0, end - start
         self._start, self._end = start, end
-        self.space = [self._buffer[end:]] if end else self._all
+        self.space = [buffer[end:]]
+
+
+def _impossible(length: int) -> Malformed:
+    if 0 < length < CONTENT:
+        return Malformed(ENDS_TOO_EARLY)
+    return Malformed(f"a packet of {length} bytes was announced; the limits are 1 and {MAX_PACKET}")
 
 
 class Answers:
