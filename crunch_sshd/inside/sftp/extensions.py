@@ -6,8 +6,7 @@ import os
 from struct import Struct
 
 from crunch_sshd.inside import files
-from crunch_sshd.inside.sftp import paths, wire
-from crunch_sshd.inside.sftp.attributes import Attributes
+from crunch_sshd.inside.sftp import attributes, paths, wire
 from crunch_sshd.inside.sftp.errors import Refused
 from crunch_sshd.inside.sftp.wire import Fields
 
@@ -49,13 +48,13 @@ def posix_rename(session: Session, request_id: int, fields: Fields) -> None:
 
 def statvfs(session: Session, request_id: int, fields: Fields) -> None:
     """Describe the file system that holds a path."""
-    session.answers.add(wire.EXTENDED_REPLY, request_id, _file_system(os.statvfs(fields.string())))
+    session.answers.extended(request_id, _file_system(os.statvfs(fields.string())))
 
 
 def fstatvfs(session: Session, request_id: int, fields: Fields) -> None:
     """Describe the file system that holds an open file."""
     descriptor, _ = session.handles.named_file(fields.string())
-    session.answers.add(wire.EXTENDED_REPLY, request_id, _file_system(os.fstatvfs(descriptor)))
+    session.answers.extended(request_id, _file_system(os.fstatvfs(descriptor)))
 
 
 def _file_system(facts: os.statvfs_result) -> bytes:
@@ -83,17 +82,17 @@ def fsync(session: Session, request_id: int, fields: Fields) -> None:
 
 def lsetstat(session: Session, request_id: int, fields: Fields) -> None:
     """Set attributes of a symbolic link itself."""
-    path, wanted = fields.string(), Attributes(fields)
-    if wanted.size is not None:
+    path, wanted = fields.string(), attributes.read(fields.packet, fields.at)
+    if wanted[0] is not None:
         raise Refused(wire.BAD_MESSAGE, "A symbolic link has no size to set")
-    wanted.apply(path, follow=False)
+    attributes.apply(wanted, path, follow=False)
     session.done(request_id)
 
 
 def limits(session: Session, request_id: int, fields: Fields) -> None:
     """Say how much one packet may carry, so that the client uses large packets."""
     values = (wire.MAX_PACKET, wire.MAX_DATA, wire.MAX_DATA, session.handles.limit)
-    session.answers.add(wire.EXTENDED_REPLY, request_id, b"".join(map(wire.long_number, values)))
+    session.answers.extended(request_id, b"".join(map(wire.long_number, values)))
 
 
 def expand_path(session: Session, request_id: int, fields: Fields) -> None:
@@ -123,7 +122,7 @@ def copy_data(session: Session, request_id: int, fields: Fields) -> None:
 def users_groups_by_id(session: Session, request_id: int, fields: Fields) -> None:
     """Answer with the names of users and groups in the container; an unknown id has an empty name."""
     lists = (("/etc/passwd", fields.view()), ("/etc/group", fields.view()))
-    session.answers.add(wire.EXTENDED_REPLY, request_id, b"".join(wire.text(_names(database, ids)) for database, ids in lists))
+    session.answers.extended(request_id, b"".join(wire.text(_names(database, ids)) for database, ids in lists))
 
 
 def _names(database: str, ids: memoryview) -> bytes:

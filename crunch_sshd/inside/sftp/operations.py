@@ -12,7 +12,6 @@ from stat import S_ISREG
 
 from crunch_sshd.inside import files
 from crunch_sshd.inside.sftp import attributes, extensions, paths, wire
-from crunch_sshd.inside.sftp.attributes import Attributes
 from crunch_sshd.inside.sftp.errors import Refused, code
 from crunch_sshd.inside.sftp.handles import Handles
 from crunch_sshd.inside.sftp.listing import Directory
@@ -27,12 +26,11 @@ NO_LINKS = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EPERM)
 # The bits of pflags, §6.3.
 PFLAG_READ, PFLAG_WRITE, PFLAG_APPEND, PFLAG_CREAT, PFLAG_TRUNC, PFLAG_EXCL = (1 << bit for bit in range(6))
 ALL_PFLAGS = (1 << 6) - 1
-KINDS = 256
-"""A request's kind is a byte."""
+ALL_KINDS = range(256)
 AFTER_HANDLE = CONTENT + HANDLE_SIZE
-"""Where the fields after a handle of ours begin."""
-WRITTEN = AFTER_HANDLE + 12
-"""Where the data in WRITE begins."""
+"""Where in a request the fields after a handle of ours begin."""
+AFTER_PLACE = AFTER_HANDLE + 8 + 4
+"""Where in WRITE the data begins: after offset and size."""
 
 
 class Operations:
@@ -69,7 +67,7 @@ class Operations:
 
     def done(self, request_id: int) -> None:
         """Answer that the request succeeded."""
-        self.answers.add(wire.STATUS, request_id, wire.SUCCESS)
+        self.answers.done(request_id)
 
     def _fail(self, request_id: int, code: int, sentence: str) -> None:
         self.answers.add(wire.STATUS, request_id, wire.status(code, sentence))
@@ -85,16 +83,17 @@ class Operations:
         raise Refused(wire.OP_UNSUPPORTED, f"Request {packet[0]} is not supported")
 
     def open(self, request_id: int, packet: memoryview) -> None:
-        fields = Fields(packet, CONTENT)
-        path, pflags, wanted = fields.string(), fields.u32(), Attributes(fields)
+        path, at = wire.string(packet)
+        pflags = wire.u32(packet, at)
+        _, mode, _, _ = attributes.read(packet, at + 4)
         self.handles.check_room()
-        mode = 0o666 if wanted.permissions is None else wanted.permissions
+        mode = 0o666 if mode is None else mode
         handle = self.handles.add_file(files.open_file(path, OPEN_FLAGS[pflags & ALL_PFLAGS], mode), path)
-        self.answers.add(wire.HANDLE, request_id, handle)
+        self.answers.handle(request_id, handle)
 
     def close(self, request_id: int, packet: memoryview) -> None:
         self.handles.close(packet)
-        self.answers.add(wire.STATUS, request_id, wire.SUCCESS)
+        self.answers.done(request_id)
 
     def read(self, request_id: int, packet: memoryview) -> None:
         descriptor, _ = self.handles.file(packet)
@@ -109,39 +108,38 @@ class Operations:
     def write(self, request_id: int, packet: memoryview) -> None:
         descriptor, _ = self.handles.file(packet)
         offset, size = wire.place(packet)
-        data = packet[WRITTEN : WRITTEN + size]
+        data = packet[AFTER_PLACE : AFTER_PLACE + size]
         if len(data) < size:
             raise Malformed(wire.TOO_LONG)
         files.write(descriptor, data, offset)
-        self.answers.add(wire.STATUS, request_id, wire.SUCCESS)
+        self.answers.done(request_id)
 
     def stat(self, request_id: int, packet: memoryview) -> None:
-        path = Fields(packet, CONTENT).string()
-        self.answers.add(wire.ATTRS, request_id, attributes.encode(os.stat(path)))
+        path, _ = wire.string(packet)
+        self.answers.attributes(request_id, os.stat(path))
 
     def lstat(self, request_id: int, packet: memoryview) -> None:
-        path = Fields(packet, CONTENT).string()
-        self.answers.add(wire.ATTRS, request_id, attributes.encode(os.lstat(path)))
+        path, _ = wire.string(packet)
+        self.answers.attributes(request_id, os.lstat(path))
 
     def fstat(self, request_id: int, packet: memoryview) -> None:
         descriptor, _ = self.handles.file(packet)
-        self.answers.add(wire.ATTRS, request_id, attributes.encode(os.fstat(descriptor)))
+        self.answers.attributes(request_id, os.fstat(descriptor))
 
     def setstat(self, request_id: int, packet: memoryview) -> None:
-        fields = Fields(packet, CONTENT)
-        path, wanted = fields.string(), Attributes(fields)
-        wanted.apply(path)
+        path, at = wire.string(packet)
+        attributes.apply(attributes.read(packet, at), path)
         self.done(request_id)
 
     def fsetstat(self, request_id: int, packet: memoryview) -> None:
-        (descriptor, _), wanted = self.handles.file(packet), Attributes(Fields(packet, AFTER_HANDLE))
-        wanted.apply(descriptor)
-        self.answers.add(wire.STATUS, request_id, wire.SUCCESS)
+        descriptor, _ = self.handles.file(packet)
+        attributes.apply(attributes.read(packet, AFTER_HANDLE), descriptor)
+        self.answers.done(request_id)
 
     def opendir(self, request_id: int, packet: memoryview) -> None:
         self.handles.check_room()
         handle = self.handles.add_directory(Directory(Fields(packet, CONTENT).string()))
-        self.answers.add(wire.HANDLE, request_id, handle)
+        self.answers.handle(request_id, handle)
 
     def readdir(self, request_id: int, packet: memoryview) -> None:
         self.listed = directory = self.handles.directory(packet)
@@ -156,9 +154,9 @@ class Operations:
         self.done(request_id)
 
     def mkdir(self, request_id: int, packet: memoryview) -> None:
-        fields = Fields(packet, CONTENT)
-        path, wanted = fields.string(), Attributes(fields)
-        os.mkdir(path, 0o777 if wanted.permissions is None else wanted.permissions)
+        path, at = wire.string(packet)
+        _, mode, _, _ = attributes.read(packet, at)
+        os.mkdir(path, 0o777 if mode is None else mode)
         self.done(request_id)
 
     def rmdir(self, request_id: int, packet: memoryview) -> None:
@@ -206,7 +204,7 @@ def _table(
     other: Callable[[Operations, int, memoryview], None],
 ) -> Sequence[Callable[[Operations, int, memoryview], None]]:
     """Return the operation of each kind of request; of those not in ``operations`` it is ``other``."""
-    return [operations.get(kind, other) for kind in range(KINDS)]
+    return [operations.get(kind, other) for kind in ALL_KINDS]
 
 
 BEFORE_INIT = _table({wire.INIT: Operations.init}, Operations.not_begun)

@@ -22,7 +22,7 @@ def serve(stdin: int, stdout: int, home: bytes, limit: int) -> None:
     while size := os.readv(stdin, packets.space):
         try:
             for kind, request_id, packet in packets.received(size):
-                if answers.full:
+                if answers.size > Answers.FULL:
                     _send(stdout, answers)
                 operations.handle(kind, request_id, packet)
         finally:

@@ -15,6 +15,7 @@ from struct import error as StructError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
 
 VERSION = 3
 MAX_PACKET = 256 * 1024
@@ -36,24 +37,21 @@ OK, EOF, NO_SUCH_FILE, PERMISSION_DENIED, FAILURE, BAD_MESSAGE = range(6)
 OP_UNSUPPORTED = 8
 
 CONTENT = 5
-"""Bytes of a packet before its own fields: its kind, and the request's id."""
+"""Where in a packet its own fields begin: after its kind and the request's id."""
 HANDLE_SIZE = 8
 """Bytes of a handle of ours with its length, as it stands in packets."""
+ALL_ATTRIBUTES = 1 | 2 | 4 | 8
+"""The flags of size, owner, permissions and times: what is known of every file."""
+TIME_MASK = 0xFFFFFFFF
+ENDS_TOO_EARLY, TOO_LONG = "a packet ends too early", "a string is longer than its packet"
 _LENGTH, _LONG = 4, 8
 """Bytes of a packet's or a string's length, and of a uint64."""
-LEAST = _LENGTH + CONTENT
+_LEAST = _LENGTH + CONTENT
 """Bytes of the shortest packet, with its length."""
-ENDS_TOO_EARLY, TOO_LONG = "a packet ends too early", "a string is longer than its packet"
 
-_u32 = Struct(">I").unpack_from
-_u64 = Struct(">Q").unpack_from
-_begin = Struct(">IBI").unpack_from
-_place = Struct(">QI").unpack_from
+_u32, _u64 = Struct(">I").unpack_from, Struct(">Q").unpack_from
+_begin, _place = Struct(">IBI").unpack_from, Struct(">QI").unpack_from
 _two = Struct(">II").pack
-_ANSWER = Struct(">IBI")
-_DATA_ANSWER = Struct(">IBII")
-_pack_answer, ANSWER_HEAD = _ANSWER.pack_into, _ANSWER.size
-_pack_data, DATA_HEAD = _DATA_ANSWER.pack_into, _DATA_ANSWER.size
 
 
 class Malformed(Exception):
@@ -79,6 +77,36 @@ def status(code: int, sentence: str) -> bytes:
 
 SUCCESS, END_OF_FILE = status(OK, "Success"), status(EOF, "End of file")
 
+# The forms of answers; all but _ANY are packed whole, in one call.
+_ANY, _DATA = Struct(">IBI"), Struct(">IBII")
+_DONE, _HANDLE, _ATTRIBUTES = Struct(f">IBI{len(SUCCESS)}s"), Struct(f">IBI{HANDLE_SIZE}s"), Struct(">IBIIQIIIII")
+_pack_any, _ANY_SIZE = _ANY.pack_into, _ANY.size
+_pack_data, _DATA_SIZE = _DATA.pack_into, _DATA.size
+_pack_done, _DONE_SIZE = _DONE.pack_into, _DONE.size
+_pack_handle, _HANDLE_SIZE = _HANDLE.pack_into, _HANDLE.size
+_pack_attributes, _ATTRIBUTES_SIZE = _ATTRIBUTES.pack_into, _ATTRIBUTES.size
+
+
+def string(packet: memoryview, at: int = CONTENT) -> tuple[bytes, int]:
+    """Return the string at ``at``, and where the next field begins; raises :class:`Malformed`."""
+    start = at + _LENGTH
+    try:
+        end = start + _u32(packet, at)[0]
+    except StructError:
+        raise Malformed(ENDS_TOO_EARLY) from None
+    if end > len(packet):
+        raise Malformed(TOO_LONG)
+    return bytes(packet[start:end]), end
+
+
+def u32(packet: memoryview, at: int) -> int:
+    """Return the uint32 at ``at``; raises :class:`Malformed`."""
+    try:
+        value: int = _u32(packet, at)[0]
+    except StructError:
+        raise Malformed(ENDS_TOO_EARLY) from None
+    return value
+
 
 def place(packet: memoryview) -> tuple[int, int]:
     """Return the offset and the size that READ and WRITE have after a handle of ours; raises :class:`Malformed`."""
@@ -90,11 +118,15 @@ def place(packet: memoryview) -> tuple[int, int]:
 
 
 class Fields:
-    """Reads the fields of one packet from ``at`` on; each method raises :class:`Malformed` if the packet ends too early."""
+    """Reads the fields of a packet from ``at`` on; each method raises :class:`Malformed` if the packet ends too early.
+
+    For requests that are not frequent: those above cost less.
+    """
 
     def __init__(self, packet: memoryview, at: int = 0) -> None:
         self.packet = packet
         self.at = at
+        """Where the next field begins."""
 
     def byte(self) -> int:
         """Return a byte."""
@@ -105,10 +137,7 @@ class Fields:
 
     def u32(self) -> int:
         """Return a uint32."""
-        try:
-            value: int = _u32(self.packet, self.at)[0]
-        except StructError:
-            raise Malformed(ENDS_TOO_EARLY) from None
+        value = u32(self.packet, self.at)
         self.at += _LENGTH
         return value
 
@@ -123,23 +152,22 @@ class Fields:
 
     def view(self) -> memoryview:
         """Return a string in place, valid until the next packet is asked for."""
-        packet, start = self.packet, self.at + _LENGTH
-        try:
-            self.at = end = start + _u32(packet, self.at)[0]
-        except StructError:
-            raise Malformed(ENDS_TOO_EARLY) from None
-        if end > len(packet):
+        size = self.u32()
+        start = self.at
+        if size > len(self.packet) - start:
             raise Malformed(TOO_LONG)
-        return packet[start:end]
+        self.at = start + size
+        return self.packet[start : self.at]
 
     def string(self) -> bytes:
         """Return a string."""
-        return bytes(self.view())
+        value, self.at = string(self.packet, self.at)
+        return value
 
     @property
     def empty(self) -> bool:
         """Say whether all fields have been read."""
-        return self.at >= len(self.packet)
+        return self.at == len(self.packet)
 
 
 class Packets:
@@ -154,13 +182,13 @@ class Packets:
         """Where to read into (readv(2)): one buffer, with room for the rest of any packet that has begun."""
 
     def received(self, size: int) -> Iterator[tuple[int, int, memoryview]]:
-        """Yield each packet that is complete with ``size`` more bytes in :attr:`space`: kind, request id, and all of it.
+        """Yield the kind, the id and the whole of each packet that ``size`` more bytes in :attr:`space` complete.
 
-        It is without its length, and valid until the next. INIT has the client's version in place of an id. All must be
-        asked for. Raises :class:`Malformed` for an impossible one.
+        The whole is without its length, and valid until the next. INIT has the client's version in place of an id. All
+        must be asked for. Raises :class:`Malformed` for an impossible one.
         """
         buffer, start, end = self._buffer, self._start, self._end + size
-        while end - start >= LEAST:
+        while end - start >= _LEAST:
             length, kind, request_id = _begin(buffer, start)
             if not CONTENT <= length <= MAX_PACKET:
                 raise _impossible(length)
@@ -194,31 +222,53 @@ def _impossible(length: int) -> Malformed:
 
 
 class Answers:
-    """The answers that wait to be sent. The caller sends what :meth:`take` returns whenever :attr:`full`, and when idle."""
+    """The answers that wait to be sent. The caller sends what :meth:`take` returns once FULL, and when idle."""
+
+    FULL = BUFFER - LARGEST_ANSWER
+    """With more waiting, the largest answer may have no room."""
 
     def __init__(self) -> None:
         self._buffer = memoryview(bytearray(BUFFER))
-        self._end = 0
-        self.full = False
-        """Whether there is no room for the largest answer."""
+        self.size = 0
+        """Bytes that wait."""
 
     def take(self) -> memoryview:
         """Return the bytes to send, which wait no longer; they are valid until the next answer."""
-        taken = self._buffer[: self._end]
-        self._end = 0
-        self.full = False
+        taken = self._buffer[: self.size]
+        self.size = 0
         return taken
 
+    def done(self, request_id: int) -> None:
+        """Answer that the request succeeded."""
+        start = self.size
+        _pack_done(self._buffer, start, _DONE_SIZE - _LENGTH, STATUS, request_id, SUCCESS)
+        self.size = start + _DONE_SIZE
+
+    def handle(self, request_id: int, handle: bytes) -> None:
+        """Answer with a new handle, given with its length."""
+        start = self.size
+        _pack_handle(self._buffer, start, _HANDLE_SIZE - _LENGTH, HANDLE, request_id, handle)
+        self.size = start + _HANDLE_SIZE
+
+    def attributes(self, request_id: int, facts: Any) -> None:
+        """Answer with a file's attributes; ``facts`` is its stat_result, as the tuple with times in whole seconds."""
+        mode, _, _, _, uid, gid, size, accessed, changed, _ = facts
+        start = self.size
+        _pack_attributes(
+            self._buffer, start, _ATTRIBUTES_SIZE - _LENGTH, ATTRS, request_id, ALL_ATTRIBUTES, size, uid, gid,
+            mode, accessed & TIME_MASK, changed & TIME_MASK,
+        )  # fmt: skip
+        self.size = start + _ATTRIBUTES_SIZE
+
     def add(self, kind: int, request_id: int, content: bytes) -> None:
-        """Answer with a packet of this kind and content."""
+        """Answer with a packet of any kind and content."""
         size = len(content)
         if size > MAX_PACKET - CONTENT:
             raise ValueError("the answer would be longer than a packet")
-        start = self._end + ANSWER_HEAD
-        self._end = end = start + size
-        _pack_answer(self._buffer, start - ANSWER_HEAD, CONTENT + size, kind, request_id)
-        self._buffer[start:end] = content
-        self.full = end > BUFFER - LARGEST_ANSWER
+        start = self.size + _ANY_SIZE
+        _pack_any(self._buffer, self.size, CONTENT + size, kind, request_id)
+        self._buffer[start : start + size] = content
+        self.size = start + size
 
     def version(self, extensions: Iterable[tuple[bytes, bytes]]) -> None:
         """Answer INIT. The version takes the place of other packets' request id."""
@@ -228,17 +278,20 @@ class Answers:
         """Answer with entries made by :func:`entry`, which must fit a packet."""
         self.add(NAME, request_id, number(len(entries)) + b"".join(entries))
 
+    def extended(self, request_id: int, content: bytes) -> None:
+        """Answer an extension's request with the content that the extension defines."""
+        self.add(EXTENDED_REPLY, request_id, content)
+
     def data_space(self, size: int) -> memoryview:
         """Return where to put up to ``size`` bytes of a file before :meth:`data`."""
-        start = self._end + DATA_HEAD
+        start = self.size + _DATA_SIZE
         return self._buffer[start : start + size]
 
     def data(self, request_id: int, size: int) -> None:
         """Answer READ with the first ``size`` bytes of :meth:`data_space`."""
-        start = self._end
-        _pack_data(self._buffer, start, CONTENT + _LENGTH + size, DATA, request_id, size)
-        self._end = end = start + DATA_HEAD + size
-        self.full = end > BUFFER - LARGEST_ANSWER
+        start = self.size
+        _pack_data(self._buffer, start, _DATA_SIZE - _LENGTH + size, DATA, request_id, size)
+        self.size = start + _DATA_SIZE + size
 
 
 def entry(name: bytes, long_name: bytes, attributes: bytes) -> bytes:

@@ -72,9 +72,9 @@ def requests(data: bytes) -> None:
             for piece in pieces(data, 4096):
                 audit.requests(piece)
                 packets.space[0][: len(piece)] = piece
-                for packet in packets.received(len(piece)):
-                    asked.append(unpack_from(">I", packet, 1)[0] if len(packet) >= 5 and packet[0] != wire.INIT else -1)
-                    operations.handle(packet)
+                for kind, number, packet in packets.received(len(piece)):
+                    asked.append(-1 if kind == wire.INIT else number)
+                    operations.handle(kind, number, packet)
                     said += _said(answers, audit)
         except Malformed:
             asked.pop() if asked and len(asked) > len(_ids(said)) else None

@@ -12,7 +12,7 @@ import pytest
 from crunch_sshd.inside.sftp import listing, wire
 from crunch_sshd.inside.sftp.listing import Directory, Entries
 from crunch_sshd.inside.sftp.operations import Operations
-from tests.unit.crunch_sshd.inside.sftp.client import OURS, Answer, Client, packet
+from tests.unit.crunch_sshd.inside.sftp.client import OURS, Answer, Client, do, packet
 
 NOW = 1_700_000_000
 LATE = 1 << 62
@@ -75,7 +75,7 @@ def test_one_ahead(large: Path) -> None:
     operations = Operations(answers, b"/", 10)
 
     def ask(kind: int, *fields: int | bytes) -> bytes:
-        operations.handle(memoryview(packet(kind, *fields))[4:])
+        do(operations, packet(kind, *fields))
         said = bytes(answers.take())
         if operations.listed is not None:
             operations.use_pause(operations.listed)

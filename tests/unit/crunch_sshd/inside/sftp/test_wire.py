@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +20,7 @@ def fed(data: bytes, size: int) -> list[bytes]:
         space = packets.space[0]
         piece, data = data[: min(size, len(space))], data[min(size, len(space)) :]
         space[: len(piece)] = piece
-        found += [bytes(one) for one in packets.received(len(piece))]
+        found += [bytes(one) for _, _, one in packets.received(len(piece))]
     return found
 
 
@@ -26,7 +28,7 @@ class TestPackets:
     """Requests in what was received."""
 
     @pytest.mark.parametrize("size", [1, 10, 1 << 20])
-    @given(bodies=st.lists(st.binary(min_size=1, max_size=300), max_size=20))
+    @given(bodies=st.lists(st.binary(min_size=wire.CONTENT, max_size=300), max_size=20))
     def test_any_pieces(self, bodies: list[bytes], size: int) -> None:
         """Packets come out as they were, whatever pieces they came in."""
         assert fed(b"".join(map(wire.text, bodies)), size) == bodies
@@ -42,6 +44,20 @@ class TestPackets:
         """A length that no packet has is told by the first four bytes."""
         with pytest.raises(Malformed, match=str(size)):
             fed(wire.number(size), 1)
+
+    @pytest.mark.parametrize("size", [1, 2, 3, 4])
+    @pytest.mark.parametrize("piece", [1, 100])
+    def test_too_short(self, size: int, piece: int) -> None:
+        """A packet without room for a kind and an id is none."""
+        with pytest.raises(Malformed, match="too early"):
+            fed(wire.text(bytes(size)), piece)
+
+    def test_kind_and_id(self) -> None:
+        """Each comes with its kind and its id."""
+        packets, data = Packets(), packet(wire.STAT, 7, b"a") + packet(wire.REMOVE, 0xFFFFFFFF, b"b")
+        packets.space[0][: len(data)] = data
+        heads = [(kind, number) for kind, number, _ in packets.received(len(data))]
+        assert heads == [(wire.STAT, 7), (wire.REMOVE, 0xFFFFFFFF)]
 
     def test_there_is_always_space(self) -> None:
         """However a packet begins, there is room to read the rest of it."""
@@ -91,26 +107,30 @@ class TestAnswers:
         made = Answers()
         made.version([(b"a", b"1")])
         made.add(wire.STATUS, 1, wire.status(wire.FAILURE, "No space left on device"))
-        made.add(wire.HANDLE, 2, wire.text(b"h"))
+        made.handle(2, wire.text(b"hand"))
         made.names(3, [wire.entry(b"n", b"long n", bytes(4))])
-        made.add(wire.ATTRS, 4, bytes(4))
-        made.add(wire.EXTENDED_REPLY, 5, b"any")
+        made.attributes(4, (0o644, 1, 1, 1, 2, 3, 1 << 40, -1, 1 << 33, 0))
+        made.extended(5, b"any")
         made.data_space(4)[:4] = b"data"
         made.data(6, 4)
+        made.done(7)
         found = answers(bytes(made.take()))
-        assert [one.request_id for one in found] == [3, 1, 2, 3, 4, 5, 6]
+        assert [one.request_id for one in found] == [3, 1, 2, 3, 4, 5, 6, 7]
         assert (found[1].code, found[1].text) == (wire.FAILURE, b"No space left on device")
+        assert found[2].text == b"hand"
         assert found[3].names() == [(b"n", b"long n", b"")]
+        assert found[4].content == struct.pack(">IQ5I", 15, 1 << 40, 2, 3, 0o644, 0xFFFFFFFF, 0)
         assert found[6].text == b"data"
+        assert (found[7].code, found[7].text) == (wire.OK, b"Success")
 
     def test_full(self) -> None:
-        """It says that it is full while the largest answer still fits."""
+        """As long as it is not full, the largest answer still fits."""
         made = Answers()
-        while not made.full:
+        while made.size <= made.FULL:
             assert len(made.data_space(wire.MAX_DATA)) == wire.MAX_DATA
             made.data(1, wire.MAX_DATA)
-        made.take()
-        assert not made.full
+        assert len(made.take()) <= wire.BUFFER
+        assert made.size == 0
 
     def test_too_long(self) -> None:
         """An answer longer than a packet is never made."""
