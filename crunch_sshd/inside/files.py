@@ -20,23 +20,31 @@ def open_file(path: bytes, flags: int, mode: int = 0o666) -> int:
     The file is checked before, since merely opening some devices has an effect, and after, when it cannot be replaced.
     """
     try:
-        before = os.stat(path)
+        is_block_device = S_ISBLK(os.stat(path).st_mode)
     except OSError:
-        before = None  # missing, or may not be looked at: open(2) says so
-    if before is not None:
-        _refuse_block_device(before, path)
+        is_block_device = False  # missing, or may not be looked at: open(2) says so
+    if is_block_device:
+        raise _refusal(path)
     descriptor = os.open(path, flags, mode)
     try:
-        _refuse_block_device(os.fstat(descriptor), path)
+        if S_ISBLK(os.fstat(descriptor).st_mode):
+            raise _refusal(path)
     except OSError:
         os.close(descriptor)
         raise
     return descriptor
 
 
-def _refuse_block_device(facts: os.stat_result, path: bytes) -> None:
-    if S_ISBLK(facts.st_mode):
-        raise PermissionError(errno.EPERM, "Block devices are not opened", path)
+def _refusal(path: bytes) -> PermissionError:
+    return PermissionError(errno.EPERM, "Block devices are not opened", path)
+
+
+def write(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of ``data``; if the kernel takes only a part, writing the rest fails with the reason."""
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data = data[written:]
+        offset += written
 
 
 def read(path: str | bytes) -> bytes:

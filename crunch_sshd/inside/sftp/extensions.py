@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from struct import Struct
 
-from crunch_sshd.inside.sftp import paths, wire
-from crunch_sshd.inside.sftp.attributes import Attributes
+from crunch_sshd.inside import files
+from crunch_sshd.inside.sftp import attributes, paths, wire
 from crunch_sshd.inside.sftp.errors import Refused
 from crunch_sshd.inside.sftp.wire import Fields
 
@@ -53,8 +53,8 @@ def statvfs(session: Session, request_id: int, fields: Fields) -> None:
 
 def fstatvfs(session: Session, request_id: int, fields: Fields) -> None:
     """Describe the file system that holds an open file."""
-    file = session.handles.file(fields.string())
-    session.answers.extended(request_id, _file_system(os.fstatvfs(file.descriptor)))
+    descriptor, _ = session.handles.named_file(fields.string())
+    session.answers.extended(request_id, _file_system(os.fstatvfs(descriptor)))
 
 
 def _file_system(facts: os.statvfs_result) -> bytes:
@@ -75,16 +75,17 @@ def hardlink(session: Session, request_id: int, fields: Fields) -> None:
 
 def fsync(session: Session, request_id: int, fields: Fields) -> None:
     """Wait until an open file is on the disk."""
-    os.fsync(session.handles.file(fields.string(), wire.NO_SUCH_FILE).descriptor)
+    descriptor, _ = session.handles.named_file(fields.string(), wire.NO_SUCH_FILE)
+    os.fsync(descriptor)
     session.done(request_id)
 
 
 def lsetstat(session: Session, request_id: int, fields: Fields) -> None:
     """Set attributes of a symbolic link itself."""
-    path, wanted = fields.string(), Attributes(fields)
-    if wanted.size is not None:
+    path, wanted = fields.string(), attributes.read(fields.packet, fields.at)
+    if wanted[0] is not None:
         raise Refused(wire.BAD_MESSAGE, "A symbolic link has no size to set")
-    wanted.apply(path, follow=False)
+    attributes.apply(wanted, path, follow=False)
     session.done(request_id)
 
 
@@ -106,13 +107,13 @@ def home_directory(session: Session, request_id: int, fields: Fields) -> None:
 
 def copy_data(session: Session, request_id: int, fields: Fields) -> None:
     """Copy from one open file to another without sending the data; length 0 means everything up to the end."""
-    source, offset, length = session.handles.file(fields.string()), fields.u64(), fields.u64()
-    target, target_offset = session.handles.file(fields.string()), fields.u64()
-    if source is target or source.path == target.path:
+    (source, path), offset, length = session.handles.named_file(fields.string()), fields.u64(), fields.u64()
+    (target, other_path), target_offset = session.handles.named_file(fields.string()), fields.u64()
+    if source == target or path == other_path:
         raise Refused(wire.FAILURE, "A file cannot be copied onto itself")
     end = offset + (length or FILE_SIZE_LIMIT)
-    while data := os.pread(source.descriptor, min(end - offset, COPY_SIZE), offset):
-        target.write(data, target_offset)
+    while data := os.pread(source, min(end - offset, COPY_SIZE), offset):
+        files.write(target, data, target_offset)
         offset += len(data)
         target_offset += len(data)
     session.done(request_id)  # as OpenSSH, also when the file ended before ``length`` did

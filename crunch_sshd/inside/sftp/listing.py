@@ -12,7 +12,7 @@ from itertools import chain
 from stat import filemode
 
 from crunch_sshd.inside.sftp import paths, wire
-from crunch_sshd.inside.sftp.attributes import encode_values
+from crunch_sshd.inside.sftp.attributes import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Entries:
 
         ``facts`` is its stat_result, as the tuple in which times are whole seconds.
         """
-        mode, _, _, links, uid, gid, size, accessed, changed, _ = facts
+        mode, _, _, links, uid, gid, size, _, changed, _ = facts
         owners = self._owners.get((mode, links, uid, gid)) or self._make_owners(mode, links, uid, gid)
         day, second = divmod(changed, DAY)
         date, year = _dates.get(day) or _make_date(day)
@@ -141,8 +141,7 @@ class Entries:
             line = b"%s%8d %s %02d:%02d %s" % (owners, size, date, second // 3600, second // 60 % 60, name)
         else:
             line = b"%s%8d %s%s %s" % (owners, size, date, year, name)
-        values = encode_values(size, uid, gid, mode, accessed, changed)
-        return wire.entry(name, line, values)
+        return wire.entry(name, line, encode(facts))
 
     def _make_owners(self, mode: int, links: int, uid: int, gid: int) -> bytes:
         user, group = b"%d" % uid, b"%d" % gid

@@ -12,20 +12,25 @@ from stat import S_ISREG
 
 from crunch_sshd.inside import files
 from crunch_sshd.inside.sftp import attributes, extensions, paths, wire
-from crunch_sshd.inside.sftp.attributes import Attributes
 from crunch_sshd.inside.sftp.errors import Refused, code
-from crunch_sshd.inside.sftp.handles import File, Handles
+from crunch_sshd.inside.sftp.handles import Handles
 from crunch_sshd.inside.sftp.listing import Directory
-from crunch_sshd.inside.sftp.wire import Answers, Fields, Malformed
+from crunch_sshd.inside.sftp.wire import CONTENT, HANDLE_SIZE, Answers, Fields, Malformed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 NO_LINKS = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EPERM)
 """link(2)'s errors on a file system without hard links, or where the kernel protects them."""
 # The bits of pflags, §6.3.
 PFLAG_READ, PFLAG_WRITE, PFLAG_APPEND, PFLAG_CREAT, PFLAG_TRUNC, PFLAG_EXCL = (1 << bit for bit in range(6))
+ALL_PFLAGS = (1 << 6) - 1
+ALL_KINDS = range(256)
+AFTER_HANDLE = CONTENT + HANDLE_SIZE
+"""Where in a request the fields after a handle of ours begin."""
+AFTER_PLACE = AFTER_HANDLE + 8 + 4
+"""Where in WRITE the data begins: after offset and size."""
 
 
 class Operations:
@@ -35,127 +40,139 @@ class Operations:
         self.answers = answers
         self.handles = Handles(limit)
         self.home = home
-        self._begun = False
+        self.listed: Directory | None = None
+        """The directory that the last requests listed; :meth:`use_pause` wants it."""
+        self._operations = BEFORE_INIT
         self._requests = 0
-        self._listed: Directory | None = None
         self._ahead: Directory | None = None
 
-    def handle(self, packet: memoryview) -> None:
-        """Do what a request asks, and answer it. Raises :class:`wire.Malformed`."""
+    def handle(self, kind: int, request_id: int, packet: memoryview) -> None:
+        """Do what a request asks, and answer it. ``packet`` is all of it. Raises :class:`wire.Malformed`."""
         self._requests += 1
-        fields = Fields(packet)
-        kind = fields.byte()
-        if kind == wire.INIT:
-            fields.u32()  # a newer client's version: both sides then speak the lower one
-            self._begun = True
-            self.answers.version(extensions.ADVERTISED)
-            return
-        if not self._begun:
-            raise Malformed(f"request {kind} came before the client's version")
-        request_id = fields.u32()
-        operation = OPERATIONS.get(kind)
         try:
-            if operation is None:
-                raise Refused(wire.OP_UNSUPPORTED, f"Request {kind} is not supported")
-            operation(self, request_id, fields)
+            self._operations[kind](self, request_id, packet)
         except OSError as error:
-            self.answers.status(request_id, code(error), error.strerror or "Failure")
+            self._fail(request_id, code(error), error.strerror or "Failure")
         except Refused as refusal:
-            self.answers.status(request_id, refusal.code, str(refusal))
+            self._fail(request_id, refusal.code, str(refusal))
         except (ValueError, OverflowError) as error:  # NUL in a path, an offset beyond what the kernel counts
-            self.answers.status(request_id, wire.BAD_MESSAGE, f"Invalid argument: {error}")
+            self._fail(request_id, wire.BAD_MESSAGE, f"Invalid argument: {error}")
 
-    def use_pause(self) -> None:
+    def use_pause(self, listed: Directory) -> None:
         """Prepare the answer to what the client probably asks next, now that it has all answers."""
-        if self._listed is None:
-            return
-        if self._ahead is not None and self._ahead is not self._listed:
+        if self._ahead is not None and self._ahead is not listed:
             self._ahead.forget()  # of a thousand open directories, one has an answer in memory
-        self._listed.read_ahead(self._requests)
-        self._ahead, self._listed = self._listed, None
+        listed.read_ahead(self._requests)
+        self._ahead, self.listed = listed, None
 
     def done(self, request_id: int) -> None:
         """Answer that the request succeeded."""
-        self.answers.status(request_id, wire.OK, "Success")
+        self.answers.done(request_id)
 
-    def open(self, request_id: int, fields: Fields) -> None:
-        path, pflags, wanted = fields.string(), fields.u32(), Attributes(fields)
+    def _fail(self, request_id: int, code: int, sentence: str) -> None:
+        self.answers.add(wire.STATUS, request_id, wire.status(code, sentence))
+
+    def init(self, _version: int, packet: memoryview) -> None:
+        self._operations = OPERATIONS  # a newer client's version: both sides then speak the lower one
+        self.answers.version(extensions.ADVERTISED)
+
+    def not_begun(self, request_id: int, packet: memoryview) -> None:
+        raise Malformed(f"request {packet[0]} came before the client's version")
+
+    def unsupported(self, request_id: int, packet: memoryview) -> None:
+        raise Refused(wire.OP_UNSUPPORTED, f"Request {packet[0]} is not supported")
+
+    def open(self, request_id: int, packet: memoryview) -> None:
+        path, at = wire.string(packet)
+        pflags = wire.u32(packet, at)
+        _, mode, _, _ = attributes.read(packet, at + 4)
         self.handles.check_room()
-        mode = 0o666 if wanted.permissions is None else wanted.permissions
-        self.answers.handle(request_id, self.handles.add(File(files.open_file(path, _open_flags(pflags), mode), path)))
+        mode = 0o666 if mode is None else mode
+        handle = self.handles.add_file(files.open_file(path, OPEN_FLAGS[pflags & ALL_PFLAGS], mode), path)
+        self.answers.handle(request_id, handle)
 
-    def close(self, request_id: int, fields: Fields) -> None:
-        self.handles.close(fields.string())
-        self.done(request_id)
+    def close(self, request_id: int, packet: memoryview) -> None:
+        self.handles.close(packet)
+        self.answers.done(request_id)
 
-    def read(self, request_id: int, fields: Fields) -> None:
-        file, offset, size = self.handles.file(fields.string()), fields.u64(), fields.u32()
-        space = self.answers.data_space(min(size, wire.MAX_DATA))
-        got = os.preadv(file.descriptor, [space], offset)
+    def read(self, request_id: int, packet: memoryview) -> None:
+        descriptor, _ = self.handles.file(packet)
+        offset, size = wire.place(packet)
+        space = self.answers.data_space(size if size < wire.MAX_DATA else wire.MAX_DATA)
+        got = os.preadv(descriptor, [space], offset)
         if got or not size:
             self.answers.data(request_id, got)
         else:
-            self.answers.status(request_id, wire.EOF, "End of file")
+            self.answers.add(wire.STATUS, request_id, wire.END_OF_FILE)
 
-    def write(self, request_id: int, fields: Fields) -> None:
-        file, offset, data = self.handles.file(fields.string()), fields.u64(), fields.view()
-        file.write(data, offset)
+    def write(self, request_id: int, packet: memoryview) -> None:
+        descriptor, _ = self.handles.file(packet)
+        offset, size = wire.place(packet)
+        data = packet[AFTER_PLACE : AFTER_PLACE + size]
+        if len(data) < size:
+            raise Malformed(wire.TOO_LONG)
+        files.write(descriptor, data, offset)
+        self.answers.done(request_id)
+
+    def stat(self, request_id: int, packet: memoryview) -> None:
+        path, _ = wire.string(packet)
+        self.answers.attributes(request_id, os.stat(path))
+
+    def lstat(self, request_id: int, packet: memoryview) -> None:
+        path, _ = wire.string(packet)
+        self.answers.attributes(request_id, os.lstat(path))
+
+    def fstat(self, request_id: int, packet: memoryview) -> None:
+        descriptor, _ = self.handles.file(packet)
+        self.answers.attributes(request_id, os.fstat(descriptor))
+
+    def setstat(self, request_id: int, packet: memoryview) -> None:
+        path, at = wire.string(packet)
+        attributes.apply(attributes.read(packet, at), path)
         self.done(request_id)
 
-    def stat(self, request_id: int, fields: Fields) -> None:
-        self.answers.attributes(request_id, attributes.encode(os.stat(fields.string())))
+    def fsetstat(self, request_id: int, packet: memoryview) -> None:
+        descriptor, _ = self.handles.file(packet)
+        attributes.apply(attributes.read(packet, AFTER_HANDLE), descriptor)
+        self.answers.done(request_id)
 
-    def lstat(self, request_id: int, fields: Fields) -> None:
-        self.answers.attributes(request_id, attributes.encode(os.lstat(fields.string())))
-
-    def fstat(self, request_id: int, fields: Fields) -> None:
-        file = self.handles.file(fields.string())
-        self.answers.attributes(request_id, attributes.encode(os.fstat(file.descriptor)))
-
-    def setstat(self, request_id: int, fields: Fields) -> None:
-        path, wanted = fields.string(), Attributes(fields)
-        wanted.apply(path)
-        self.done(request_id)
-
-    def fsetstat(self, request_id: int, fields: Fields) -> None:
-        file, wanted = self.handles.file(fields.string()), Attributes(fields)
-        wanted.apply(file.descriptor)
-        self.done(request_id)
-
-    def opendir(self, request_id: int, fields: Fields) -> None:
+    def opendir(self, request_id: int, packet: memoryview) -> None:
         self.handles.check_room()
-        self.answers.handle(request_id, self.handles.add(Directory(fields.string())))
+        handle = self.handles.add_directory(Directory(Fields(packet, CONTENT).string()))
+        self.answers.handle(request_id, handle)
 
-    def readdir(self, request_id: int, fields: Fields) -> None:
-        self._listed = directory = self.handles.directory(fields.string())
+    def readdir(self, request_id: int, packet: memoryview) -> None:
+        self.listed = directory = self.handles.directory(packet)
         entries = directory.next_entries(self._requests)
         if entries:
             self.answers.names(request_id, entries)
         else:
-            self.answers.status(request_id, wire.EOF, "End of file")
+            self.answers.add(wire.STATUS, request_id, wire.END_OF_FILE)
 
-    def remove(self, request_id: int, fields: Fields) -> None:
-        os.unlink(fields.string())
+    def remove(self, request_id: int, packet: memoryview) -> None:
+        os.unlink(Fields(packet, CONTENT).string())
         self.done(request_id)
 
-    def mkdir(self, request_id: int, fields: Fields) -> None:
-        path, wanted = fields.string(), Attributes(fields)
-        os.mkdir(path, 0o777 if wanted.permissions is None else wanted.permissions)
+    def mkdir(self, request_id: int, packet: memoryview) -> None:
+        path, at = wire.string(packet)
+        _, mode, _, _ = attributes.read(packet, at)
+        os.mkdir(path, 0o777 if mode is None else mode)
         self.done(request_id)
 
-    def rmdir(self, request_id: int, fields: Fields) -> None:
-        os.rmdir(fields.string())
+    def rmdir(self, request_id: int, packet: memoryview) -> None:
+        os.rmdir(Fields(packet, CONTENT).string())
         self.done(request_id)
 
-    def realpath(self, request_id: int, fields: Fields) -> None:
-        self.path(request_id, paths.real_path(fields.string()))
+    def realpath(self, request_id: int, packet: memoryview) -> None:
+        self.path(request_id, paths.real_path(Fields(packet, CONTENT).string()))
 
     def path(self, request_id: int, path: bytes) -> None:
         """Answer with one path and no attributes."""
         self.answers.names(request_id, [wire.entry(path, path, attributes.NONE)])
 
-    def rename(self, request_id: int, fields: Fields) -> None:
+    def rename(self, request_id: int, packet: memoryview) -> None:
         """Rename, never onto something that exists (§6.5)."""
+        fields = Fields(packet, CONTENT)
         old, new = fields.string(), fields.string()
         if S_ISREG(os.lstat(old).st_mode):
             _rename_file(old, new)
@@ -163,16 +180,18 @@ class Operations:
             _rename_if_free(old, new)
         self.done(request_id)
 
-    def readlink(self, request_id: int, fields: Fields) -> None:
-        self.path(request_id, os.readlink(fields.string()))
+    def readlink(self, request_id: int, packet: memoryview) -> None:
+        self.path(request_id, os.readlink(Fields(packet, CONTENT).string()))
 
-    def symlink(self, request_id: int, fields: Fields) -> None:
+    def symlink(self, request_id: int, packet: memoryview) -> None:
         # The draft puts the link first. OpenSSH has always put the target first, and every client follows OpenSSH.
+        fields = Fields(packet, CONTENT)
         target, link = fields.string(), fields.string()
         os.symlink(target, link)
         self.done(request_id)
 
-    def extended(self, request_id: int, fields: Fields) -> None:
+    def extended(self, request_id: int, packet: memoryview) -> None:
+        fields = Fields(packet, CONTENT)
         name = fields.string()
         extension = extensions.TABLE.get(name)
         if extension is None:
@@ -180,7 +199,17 @@ class Operations:
         extension(self, request_id, fields)
 
 
-OPERATIONS: dict[int, Callable[[Operations, int, Fields], None]] = {
+def _table(
+    operations: dict[int, Callable[[Operations, int, memoryview], None]],
+    other: Callable[[Operations, int, memoryview], None],
+) -> Sequence[Callable[[Operations, int, memoryview], None]]:
+    """Return the operation of each kind of request; of those not in ``operations`` it is ``other``."""
+    return [operations.get(kind, other) for kind in ALL_KINDS]
+
+
+BEFORE_INIT = _table({wire.INIT: Operations.init}, Operations.not_begun)
+OPERATIONS = _table({
+    wire.INIT: Operations.init,
     wire.OPEN: Operations.open,
     wire.CLOSE: Operations.close,
     wire.READ: Operations.read,
@@ -200,7 +229,7 @@ OPERATIONS: dict[int, Callable[[Operations, int, Fields], None]] = {
     wire.READLINK: Operations.readlink,
     wire.SYMLINK: Operations.symlink,
     wire.EXTENDED: Operations.extended,
-}
+}, Operations.unsupported)  # fmt: skip
 
 
 def _open_flags(pflags: int) -> int:
@@ -215,6 +244,10 @@ def _open_flags(pflags: int) -> int:
     ):
         flags |= flag if pflags & wanted else 0
     return flags | os.O_CLOEXEC | os.O_NOCTTY
+
+
+OPEN_FLAGS = [_open_flags(pflags) for pflags in range(ALL_PFLAGS + 1)]
+"""open(2)'s flags for each combination of pflags."""
 
 
 def _rename_file(old: bytes, new: bytes) -> None:

@@ -19,20 +19,19 @@ def serve(stdin: int, stdout: int, home: bytes, limit: int) -> None:
     """
     packets, answers = Packets(), Answers()
     operations = Operations(answers, home, limit)
-    while size := os.readv(stdin, [packets.space()]):
-        packets.received(size)
+    while size := os.readv(stdin, packets.space):
         try:
-            for packet in packets:
-                if answers.full:
+            for kind, request_id, packet in packets.received(size):
+                if answers.size > Answers.FULL:
                     _send(stdout, answers)
-                operations.handle(packet)
+                operations.handle(kind, request_id, packet)
         finally:
             _send(stdout, answers)
-        operations.use_pause()
+        if operations.listed is not None:
+            operations.use_pause(operations.listed)
 
 
 def _send(stdout: int, answers: Answers) -> None:
-    rest = answers.waiting()
+    rest = answers.take()
     while rest:
         rest = rest[os.write(stdout, rest) :]
-    answers.sent()

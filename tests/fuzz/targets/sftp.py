@@ -71,17 +71,16 @@ def requests(data: bytes) -> None:
         try:
             for piece in pieces(data, 4096):
                 audit.requests(piece)
-                packets.space()[: len(piece)] = piece
-                packets.received(len(piece))
-                for packet in packets:
-                    asked.append(unpack_from(">I", packet, 1)[0] if len(packet) >= 5 and packet[0] != wire.INIT else -1)
-                    operations.handle(packet)
+                packets.space[0][: len(piece)] = piece
+                for kind, number, packet in packets.received(len(piece)):
+                    asked.append(-1 if kind == wire.INIT else number)
+                    operations.handle(kind, number, packet)
                     said += _said(answers, audit)
         except Malformed:
             asked.pop() if asked and len(asked) > len(_ids(said)) else None
         finally:
-            for handle in list(operations.handles._open):
-                operations.handles.close(handle)
+            for handle in (*operations.handles._files, *operations.handles._directories):
+                operations.handles.close(memoryview(bytes(wire.CONTENT) + handle))
             audit.end()
     assert _ids(said) == asked
     assert _descriptors() == before
@@ -91,8 +90,7 @@ def requests(data: bytes) -> None:
 
 
 def _said(answers: Answers, audit: FileOperations) -> bytes:
-    data = bytes(answers.waiting())
-    answers.sent()
+    data = bytes(answers.take())
     audit.answers(data)
     return data
 

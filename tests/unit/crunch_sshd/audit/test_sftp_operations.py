@@ -15,7 +15,7 @@ from crunch_sshd.inside.sftp import wire
 from crunch_sshd.inside.sftp.operations import Operations
 from crunch_sshd.inside.sftp.wire import Answers
 from tests.timing import DEADLINE
-from tests.unit.crunch_sshd.inside.sftp.client import packet
+from tests.unit.crunch_sshd.inside.sftp.client import do, packet
 
 Noted = list[tuple[str, dict[str, Any]]]
 
@@ -39,9 +39,8 @@ class Session:
         request = packet(kind, self._number if number is None else number, *fields)
         for data in self._pieces(request):
             self.take(data)
-        self._server.handle(memoryview(request)[4:])
-        answer = bytes(self._answers.waiting())
-        self._answers.sent()
+        do(self._server, request)
+        answer = bytes(self._answers.take())
         for data in self._pieces(answer):
             self.audit.answers(data)
         return answer[9:]

@@ -11,6 +11,7 @@ from typing import Any
 
 import crunch_sshd
 from crunch_sshd.inside.sftp import wire
+from crunch_sshd.inside.sftp.operations import Operations
 
 PACKAGES = str(Path(crunch_sshd.__file__).parent.parent)
 OURS = [
@@ -34,6 +35,14 @@ def _field(value: int | bytes | tuple[int]) -> bytes:
     if isinstance(value, bytes):
         return wire.text(value)
     return wire.long_number(value[0]) if isinstance(value, tuple) else wire.number(value)
+
+
+def do(operations: Operations, requests: bytes) -> None:
+    """Have a server without a process do these requests."""
+    packets = wire.Packets()
+    packets.space[0][: len(requests)] = requests
+    for request in packets.received(len(requests)):
+        operations.handle(*request)
 
 
 class Answer:

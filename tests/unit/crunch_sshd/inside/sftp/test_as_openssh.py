@@ -112,6 +112,9 @@ SCENARIOS: dict[str, Scenario] = {
     "an open file's requests": lambda client: handle_requests(client, client.open(b"file", READ | WRITE)),
     "a read-only file's requests": lambda client: handle_requests(client, client.open(b"file", READ)),
     "no handle's requests": lambda client: handle_requests(client, b"nope"),
+    "an empty handle's requests": lambda client: handle_requests(client, b""),
+    "a short handle's requests": lambda client: handle_requests(client, client.open(b"file")[:3]),
+    "a long handle's requests": lambda client: handle_requests(client, client.open(b"file") + b"x"),
     "a directory's handle": lambda client: handle_requests(client, client.open(b"dir")),
     "read": reading,
     "write": writing,
@@ -132,6 +135,14 @@ SCENARIOS: dict[str, Scenario] = {
     ],
     "setstat owner": lambda client: [
         client.ask(wire.SETSTAT, b"file", UIDGID, os.getuid(), os.getgid()),
+        client.ask(wire.STAT, b"file"),
+    ],
+    "fsetstat": lambda client: [
+        client.ask(wire.FSETSTAT, client.open(b"file", WRITE), SIZE | PERMISSIONS | ACMODTIME, (5,), 0o640, 1, 2),
+        client.ask(wire.STAT, b"file"),
+    ],
+    "fsetstat one fails": lambda client: [
+        client.ask(wire.FSETSTAT, client.open(b"file", READ), SIZE | PERMISSIONS, (5,), 0o600),
         client.ask(wire.STAT, b"file"),
     ],
     "setstat missing": one(wire.SETSTAT, b"missing", PERMISSIONS, 0o600),

@@ -12,7 +12,7 @@ import pytest
 from crunch_sshd.inside.sftp import listing, wire
 from crunch_sshd.inside.sftp.listing import Directory, Entries
 from crunch_sshd.inside.sftp.operations import Operations
-from tests.unit.crunch_sshd.inside.sftp.client import OURS, Answer, Client, packet
+from tests.unit.crunch_sshd.inside.sftp.client import OURS, Answer, Client, do, packet
 
 NOW = 1_700_000_000
 LATE = 1 << 62
@@ -75,10 +75,10 @@ def test_one_ahead(large: Path) -> None:
     operations = Operations(answers, b"/", 10)
 
     def ask(kind: int, *fields: int | bytes) -> bytes:
-        operations.handle(memoryview(packet(kind, *fields))[4:])
-        said = bytes(answers.waiting())
-        answers.sent()
-        operations.use_pause()
+        do(operations, packet(kind, *fields))
+        said = bytes(answers.take())
+        if operations.listed is not None:
+            operations.use_pause(operations.listed)
         return said
 
     ask(wire.INIT, wire.VERSION)
@@ -88,7 +88,7 @@ def test_one_ahead(large: Path) -> None:
         for handle in handles:
             said = Answer(ask(wire.READDIR, 1, handle)[4:])
             heard[handle] += [name for name, _, _ in said.names()] if said.kind == wire.NAME else []
-            open_now = [operations.handles.directory(handle) for handle in handles]
+            open_now = list(operations.handles._directories.values())
             assert sum(directory._ahead is not None for directory in open_now) == 1
     for names in heard.values():
         assert sorted(names) == sorted([b".", b"..", *map(os.fsencode, os.listdir(large))])

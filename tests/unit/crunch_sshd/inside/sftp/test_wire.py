@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,11 +17,10 @@ def fed(data: bytes, size: int) -> list[bytes]:
     """The packets in ``data`` that arrives ``size`` bytes at a time."""
     packets, found = Packets(), []
     while data:
-        space = packets.space()
+        space = packets.space[0]
         piece, data = data[: min(size, len(space))], data[min(size, len(space)) :]
         space[: len(piece)] = piece
-        packets.received(len(piece))
-        found += [bytes(one) for one in packets]
+        found += [bytes(one) for _, _, one in packets.received(len(piece))]
     return found
 
 
@@ -27,7 +28,7 @@ class TestPackets:
     """Requests in what was received."""
 
     @pytest.mark.parametrize("size", [1, 10, 1 << 20])
-    @given(bodies=st.lists(st.binary(min_size=1, max_size=300), max_size=20))
+    @given(bodies=st.lists(st.binary(min_size=wire.CONTENT, max_size=300), max_size=20))
     def test_any_pieces(self, bodies: list[bytes], size: int) -> None:
         """Packets come out as they were, whatever pieces they came in."""
         assert fed(b"".join(map(wire.text, bodies)), size) == bodies
@@ -44,22 +45,34 @@ class TestPackets:
         with pytest.raises(Malformed, match=str(size)):
             fed(wire.number(size), 1)
 
+    @pytest.mark.parametrize("size", [1, 2, 3, 4])
+    @pytest.mark.parametrize("piece", [1, 100])
+    def test_too_short(self, size: int, piece: int) -> None:
+        """A packet without room for a kind and an id is none."""
+        with pytest.raises(Malformed, match="too early"):
+            fed(wire.text(bytes(size)), piece)
+
+    def test_kind_and_id(self) -> None:
+        """Each comes with its kind and its id."""
+        packets, data = Packets(), packet(wire.STAT, 7, b"a") + packet(wire.REMOVE, 0xFFFFFFFF, b"b")
+        packets.space[0][: len(data)] = data
+        heads = [(kind, number) for kind, number, _ in packets.received(len(data))]
+        assert heads == [(wire.STAT, 7), (wire.REMOVE, 0xFFFFFFFF)]
+
     def test_there_is_always_space(self) -> None:
         """However a packet begins, there is room to read the rest of it."""
         packets = Packets()
         for _ in range(5):
             data = wire.text(bytes(wire.MAX_PACKET)) + wire.text(bytes(100_000))[:50_000]
             while data:
-                space = packets.space()
+                space = packets.space[0]
                 assert space
                 piece, data = data[: len(space)], data[len(space) :]
                 space[: len(piece)] = piece
-                packets.received(len(piece))
-                list(packets)
+                list(packets.received(len(piece)))
             rest = bytes(50_004)
-            packets.space()[: len(rest)] = rest
-            packets.received(len(rest))
-            list(packets)
+            packets.space[0][: len(rest)] = rest
+            list(packets.received(len(rest)))
 
 
 class TestFields:
@@ -93,32 +106,36 @@ class TestAnswers:
         """Each kind of answer is a packet of its own."""
         made = Answers()
         made.version([(b"a", b"1")])
-        made.status(1, wire.FAILURE, "No space left on device")
-        made.handle(2, b"h")
+        made.add(wire.STATUS, 1, wire.status(wire.FAILURE, "No space left on device"))
+        made.handle(2, wire.text(b"hand"))
         made.names(3, [wire.entry(b"n", b"long n", bytes(4))])
-        made.attributes(4, bytes(4))
+        made.attributes(4, (0o644, 1, 1, 1, 2, 3, 1 << 40, -1, 1 << 33, 0))
         made.extended(5, b"any")
         made.data_space(4)[:4] = b"data"
         made.data(6, 4)
-        found = answers(bytes(made.waiting()))
-        assert [one.request_id for one in found] == [3, 1, 2, 3, 4, 5, 6]
+        made.done(7)
+        found = answers(bytes(made.take()))
+        assert [one.request_id for one in found] == [3, 1, 2, 3, 4, 5, 6, 7]
         assert (found[1].code, found[1].text) == (wire.FAILURE, b"No space left on device")
+        assert found[2].text == b"hand"
         assert found[3].names() == [(b"n", b"long n", b"")]
+        assert found[4].content == struct.pack(">IQ5I", 15, 1 << 40, 2, 3, 0o644, 0xFFFFFFFF, 0)
         assert found[6].text == b"data"
+        assert (found[7].code, found[7].text) == (wire.OK, b"Success")
 
     def test_full(self) -> None:
-        """It says that it is full while the largest answer still fits."""
+        """As long as it is not full, the largest answer still fits."""
         made = Answers()
-        while not made.full:
+        while made.size <= made.FULL:
             assert len(made.data_space(wire.MAX_DATA)) == wire.MAX_DATA
             made.data(1, wire.MAX_DATA)
-        made.sent()
-        assert not made.full
+        assert len(made.take()) <= wire.BUFFER
+        assert made.size == 0
 
     def test_too_long(self) -> None:
         """An answer longer than a packet is never made."""
         with pytest.raises(ValueError, match="longer than a packet"):
-            Answers().extended(1, bytes(wire.MAX_PACKET))
+            Answers().add(wire.EXTENDED_REPLY, 1, bytes(wire.MAX_PACKET))
 
 
 def test_packets_of_the_tests() -> None:
