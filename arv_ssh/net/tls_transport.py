@@ -19,7 +19,7 @@ from arv_ssh.net.dead_peers import DeadPeerWatch
 from arv_ssh.net.tls import READ_SIZE, TlsEngine
 from arv_ssh.net.unproven import Place
 
-RECEIVE_SIZE = 256 * 1024
+RECEIVE_SIZE = READ_SIZE
 """Bytes taken from a socket at a time. One buffer serves all connections of a thread: each read empties it."""
 
 HIGH_WATER = 512 * 1024
