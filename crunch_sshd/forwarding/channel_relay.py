@@ -119,8 +119,10 @@ class ChannelRelay:
     def _relay(self) -> None:
         self._stdin.attach(self._sink)
         room = self._channel.room(READ_PACKETS)
+        areas = room.first
         try:
-            while size := self._sock.recvmsg_into(room.areas)[0]:
+            while size := self._sock.recvmsg_into(areas)[0]:
+                areas = room.areas if size >= room.size else room.first  # as in HostProcess
                 self.audit.sent += size
                 self._channel.send_room(room, size)
         except OSError:

@@ -60,7 +60,7 @@ class HostProcess(Process):
         self._released = False
         self._output_closed = False
         self._last = -1
-        self._flows = False
+        self._flows = False  # whether the last read filled one area; for less, one is quicker read into than all
         self._status: int | None = None
         self._killed_by: int | None = None
         self._dumped_core = False

@@ -12,9 +12,11 @@ from struct import Struct
 from typing import Any, NamedTuple
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from paramiko import common
 from paramiko.ssh_exception import SSHException
 
+from arv_ssh.errors import ConfigError
 from crunch_sshd.ssh.memory import Room, untouched
 
 MAX_PACKET = 256 * 1024
@@ -33,6 +35,10 @@ MOST_PADDING = LEAST_PADDING + BLOCK - 1
 PADDING_POOL = 4096
 """Random bytes drawn at a time; each packet's padding is a piece of them."""
 LENGTH_SIZE = 4
+CANNOT_SEAL = (
+    "the gateway cannot run with this version of the package cryptography, which encrypts no data in place; "
+    "run: pip install 'cryptography==50.*'"
+)
 COUNTER_MASK = (1 << 64) - 1
 
 _LENGTH = Struct(">I")
@@ -202,3 +208,17 @@ def packet_size(arrived: memoryview, start: int) -> int:
     if size > MAX_PACKET or size % BLOCK or size < BLOCK:
         raise SSHException(f"the client announced a packet of {size} bytes")
     return size
+
+
+def check_in_place(engine: Any) -> None:
+    """Raise :class:`ConfigError` unless ``engine`` encrypts data right where it lies, which nobody promises."""
+    nonce, plain, memory = bytes(12), bytes(4000), memoryview(bytearray(4000 + TAG))
+    try:
+        engine.encrypt_into(nonce, memory[:-TAG], None, memory)
+    except ValueError as error:
+        raise ConfigError(f"{CANNOT_SEAL} ({error})") from error
+    if memory != engine.encrypt(nonce, plain, None):
+        raise ConfigError(CANNOT_SEAL)
+
+
+check_in_place(AESGCM(bytes(16)))

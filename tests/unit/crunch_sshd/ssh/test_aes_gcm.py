@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from paramiko import common
 from paramiko.ssh_exception import SSHException
 
-from crunch_sshd.ssh.aes_gcm import AT_ONCE, BATCH, OPENED, Data, Direction, data_head, packet_room
+from arv_ssh.errors import ConfigError
+from crunch_sshd.ssh.aes_gcm import AT_ONCE, BATCH, OPENED, Data, Direction, check_in_place, data_head, packet_room
 from crunch_sshd.ssh.memory import Room
 
 KEY = bytes(range(16))
@@ -71,6 +73,20 @@ def test_cipher_in_place() -> None:
         memory = memoryview(bytearray(b"before" + data + bytes(16) + b"behind"))
         engine.encrypt_into(b"n" * 12, memory[6 : 6 + size], b"head", memory[6 : 22 + size])
         assert memory.tobytes() == b"before" + engine.encrypt(b"n" * 12, data, b"head") + b"behind", size
+
+
+@pytest.mark.parametrize("wrong", ["nothing", "refused"])
+def test_cipher_that_cannot_work_in_place(wrong: str) -> None:
+    """Another cryptography, whose cipher cannot, ends the gateway's start with one sentence; nothing wrong is sent."""
+
+    def encrypt_into(*_: object) -> int:
+        if wrong == "refused":
+            raise ValueError("the buffers overlap")
+        return 0
+
+    with pytest.raises(ConfigError, match="encrypts no data in place; run: pip install"):
+        check_in_place(SimpleNamespace(encrypt=AESGCM(KEY).encrypt, encrypt_into=encrypt_into))
+    check_in_place(AESGCM(KEY))
 
 
 @pytest.mark.parametrize("most", [16, 1000, 4099, 32 * 1024])
