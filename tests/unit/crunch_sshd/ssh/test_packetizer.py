@@ -11,6 +11,7 @@ import pytest
 from paramiko import common
 from paramiko.message import Message
 
+from crunch_sshd.runtimes import Output
 from crunch_sshd.session.resizes import Resizes
 from crunch_sshd.ssh.aes_gcm import GAP, MAX_PACKET
 from crunch_sshd.ssh.channel import GatewayChannel
@@ -82,6 +83,37 @@ def test_ciphers_change_in_mid_connection(link: Link, runtime: MemoryRuntime) ->
 def test_sizes(link: Link, runtime: MemoryRuntime, size: int) -> None:
     """Data of any size arrives as it was, whatever padding its packets need."""
     echo(link, runtime, bytes(index * 7 % 251 for index in range(size)))
+
+
+@pytest.mark.parametrize("cipher", [GCM, CTR])
+def test_extended_data(link: Link, runtime: MemoryRuntime, cipher: str) -> None:
+    """Stderr of any size arrives as it was, by our code and by paramiko's."""
+    exchange_keys(link, cipher)
+    channel = link.open("big")
+    process = runtime.next()
+    data = bytes(index * 7 % 251 for index in range(600_001))
+    process.say(data, Output.STDERR)
+    process.say(b"out")
+    process.end(0)
+    assert read_to_end(channel) == (b"out", data, 0)
+
+
+@pytest.mark.parametrize("stream", Output)
+@pytest.mark.parametrize("cipher", [GCM, CTR])
+def test_window_that_ends_anywhere(link: Link, runtime: MemoryRuntime, cipher: str, stream: Output) -> None:
+    """However little the client takes at a time, what follows is sent as it was read."""
+    exchange_keys(link, cipher)
+    channel = link.open("cat")
+    process = runtime.next()
+    (server,) = link.transport._channels.values()
+    data = bytes(index * 7 % 251 for index in range(150_000))
+    server.out_window_size = 5
+    process.say(data, stream)
+    for size in (1, 20, 40, 32_760, 3, 70_000, 1, 100_000):
+        wait_for(lambda: server.out_window_size == 0, "the window to be full")
+        server.window_adjusted(size)
+    process.end(3)
+    assert read_to_end(channel) == ((data, b"", 3) if stream is Output.STDOUT else (b"", data, 3))
 
 
 def test_client_that_takes_little_at_a_time(link: Link, runtime: MemoryRuntime) -> None:
