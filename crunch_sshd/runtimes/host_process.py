@@ -72,7 +72,7 @@ class HostProcess(Process):
             failed.callback(os.close, self._wake_reader)
             failed.callback(os.close, self._wake_writer)
             self._poll = select.poll()
-            for descriptor in (*outputs, self._wake_reader):
+            for descriptor in (self._wake_reader, *outputs):  # poll(2) reports them in this order
                 self._poll.register(descriptor, select.POLLIN)
             os.set_blocking(stdin, False)
             self._pidfd = _pidfd(pid)
@@ -88,8 +88,8 @@ class HostProcess(Process):
                 if not self._outputs:
                     break
                 (descriptor, _), *others = self._poll.poll()
-                if others:
-                    descriptor = self._next_of(descriptor, *(one for one, _ in others))
+                if others and descriptor == self._last:
+                    descriptor = others[0][0]
                 if descriptor == self._wake_reader:
                     os.read(descriptor, 1)
                     continue
@@ -113,12 +113,6 @@ class HostProcess(Process):
     def _last_words(self, room: Room) -> tuple[Output, int] | None:
         """Return what :meth:`read` says once there is no output any more."""
         return None
-
-    def _next_of(self, *ready: int) -> int:
-        """Return which of two or more descriptors is next: one that wakes, or else not the one that was read last."""
-        if self._wake_reader in ready:
-            return self._wake_reader
-        return next(one for one in ready if one != self._last)
 
     def _end_stdout(self) -> None:
         for descriptor in [one for one, stream in self._outputs.items() if stream is Output.STDOUT]:
