@@ -15,7 +15,7 @@ from crunch_sshd.runtimes import Output
 from crunch_sshd.session.resizes import Resizes
 from crunch_sshd.ssh.aes_gcm import GAP, MAX_PACKET
 from crunch_sshd.ssh.channel import GatewayChannel
-from crunch_sshd.ssh.packetizer import GatewayPacketizer
+from crunch_sshd.ssh.packetizer import LAST_NUMBER, GatewayPacketizer, Packet
 from tests.timing import wait_for
 from tests.unit.crunch_sshd.conftest import Connect
 from tests.unit.crunch_sshd.double import DEADLINE, Link, MemoryRuntime, read_to_end
@@ -68,6 +68,19 @@ def test_sequence_numbers_are_paramikos(link: Link, runtime: MemoryRuntime) -> N
     ours, theirs = link.transport.packetizer, link.client.packetizer
     for name, mirrored in (SEQUENCES, reversed(SEQUENCES)):
         assert getattr(ours, name) == getattr(theirs, mirrored) > 30
+
+
+def test_sequence_number_begins_again(link: Link, runtime: MemoryRuntime) -> None:
+    """0 follows the last sequence number, of data and of messages; in the first key exchange, that is an attack."""
+    packetizer: Any = link.transport.packetizer
+    for size in (1, 1_000_000):
+        packetizer._Packetizer__sequence_number_out = LAST_NUMBER
+        echo(link, runtime, bytes(size))
+        assert packetizer._Packetizer__sequence_number_out < 1000
+    packetizer._initial_kex_done = False
+    packetizer._Packetizer__sequence_number_out = LAST_NUMBER
+    with pytest.raises(paramiko.SSHException, match="rolled over"):
+        packetizer.send_message(Packet(common.cMSG_IGNORE + bytes(4)))
 
 
 def test_ciphers_change_in_mid_connection(link: Link, runtime: MemoryRuntime) -> None:
