@@ -13,8 +13,8 @@ from arv_ssh.net import bare
 from arv_ssh.net.bare import ssl
 
 READ_SIZE = 112 * 1024
-"""Bytes of plaintext handed on at a time: seven full TLS records, as many as are less than 128 KB when they are encrypted
-again. Larger pieces the C library maps anew each time."""
+"""Bytes of plaintext handed on at a time: seven full TLS records. Encrypted again they have less than 128 KB; larger
+pieces the C library maps anew each time."""
 TLS_1_2 = 0x0303
 """``ssl.TLSVersion.TLSv1_2``, which is in its Python half."""
 

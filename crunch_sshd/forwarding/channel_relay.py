@@ -19,10 +19,10 @@ from arv_ssh.errors import Unavailable
 from crunch_sshd.audit.channel_audit import ChannelAudit, ConnectionAudit
 from crunch_sshd.ssh import descriptors, threads
 from crunch_sshd.ssh.channel_input import ChannelInput
-from crunch_sshd.ssh.memory import Room
 from crunch_sshd.ssh.transport import GatewayChannel
 
-READ_SIZE = 256 * 1024
+READ_PACKETS = 8
+"""Full packets of data read at a time: 256 KB."""
 
 
 class SocketSink:
@@ -120,12 +120,13 @@ class ChannelRelay:
 
     def _relay(self) -> None:
         self._stdin.attach(self._sink)
-        # One buffer for all reads, as in HostProcess: a new object of that size would be made and freed each time.
-        room = Room(READ_SIZE)
+        room = self._channel.room(READ_PACKETS)
+        areas = room.first
         try:
-            while size := self._sock.recv_into(room.data):
+            while size := self._sock.recvmsg_into(areas)[0]:
+                areas = room.areas if size >= room.size else room.first  # as in HostProcess
                 self.audit.sent += size
-                self._channel.send_data(room.data[:size], room=room)
+                self._channel.send_room(room, size)
         except OSError:
             pass  # the far end reset the connection, or the client closed the channel: either way nothing more comes
         with suppress(OSError):  # the connection is lost

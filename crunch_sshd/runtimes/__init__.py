@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ SH = "/bin/sh"
 """The shell that every image with a shell has (POSIX's sh)."""
 
 
-class Output(Enum):
+class Output(IntEnum):
     """Where output came from; the value is the SSH extended data type (RFC 4254 §5.2), 0 for plain data."""
 
     STDOUT = 0
@@ -78,14 +78,11 @@ class Command:
 class Process(ABC):
     """A process running in the container. ``read`` belongs to one thread, ``write`` to another; the rest to any."""
 
-    output_room: Room | None = None
-    """Where :meth:`read` puts output from the beginning on, each time, if it does; who sends it may write over it."""
-
     @abstractmethod
-    def read(self) -> tuple[Output, bytes | memoryview] | None:
-        """Block for the next output; None once all output has ended (the process has ended or closed its outputs).
+    def read(self, room: Room) -> tuple[Output, int] | None:
+        """Block for the next output, put it into ``room`` and return how many bytes it is.
 
-        A memoryview is valid until the next call.
+        None once all output has ended (the process has ended or closed its outputs).
         Raises :class:`arv_ssh.errors.ArvSshError` when output was lost, :class:`StartFailed` when the runtime learns
         only now that the process never started.
         """

@@ -13,6 +13,7 @@ from crunch_sshd.runtimes import Output
 from crunch_sshd.runtimes.child import Child
 from crunch_sshd.runtimes.host_process import HostProcess, widen
 from crunch_sshd.runtimes.host_processes import HANG_UP_STEP
+from crunch_sshd.ssh.memory import Room
 
 WHY = {
     signal.SIGKILL: "has the container ended, or did it run out of memory?",
@@ -38,20 +39,17 @@ class ChildProcess(HostProcess):
         finally:
             child.let_go()
 
-    def read(self) -> tuple[Output, bytes | memoryview] | None:
-        output = super().read()
-        if output is None and not self._is_ending and not self._closed and not self._output_closed:
-            self._is_ending = True
-            self.wait()
-            return self._last_words()
-        return output
-
-    def _last_words(self) -> tuple[Output, bytes] | None:
+    def _last_words(self, room: Room) -> tuple[Output, int] | None:
+        if self._is_ending or self._closed or self._output_closed:
+            return None
+        self._is_ending = True
+        self.wait()
         if self._killed_by is None:
             return None  # it has said all there was to say itself
         number = signal.Signals(self._killed_by)
         why = WHY.get(number, "connect again")
-        return Output.STDERR, f"arv-ssh: {self._name} was ended by {number.name}; {why}\n".encode()
+        sentence = f"arv-ssh: {self._name} was ended by {number.name}; {why}\n"
+        return Output.STDERR, room.fill(sentence.encode())
 
     def _reap(self, pidfd: int) -> None:
         super()._reap(pidfd)

@@ -13,7 +13,6 @@ import logging
 import os
 import select
 import socket
-import struct
 import tarfile
 import threading
 import time
@@ -35,10 +34,11 @@ from crunch_sshd.runtimes import (
 )
 from crunch_sshd.runtimes.control_thread import ControlThread
 from crunch_sshd.runtimes.docker_engine import DockerClient, engine_errors, is_program, open_stream, path_exists
+from crunch_sshd.runtimes.docker_frames import DockerFrames
 from crunch_sshd.runtimes.host_container import LIMIT, HostContainer
 from crunch_sshd.runtimes.start_failure import start_failed
 from crunch_sshd.runtimes.terminal_name import NAME_TERMINAL
-from crunch_sshd.ssh.memory import untouched
+from crunch_sshd.ssh.memory import Room, untouched
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,6 @@ FAILED_STARTS = (b"OCI runtime exec failed", b"cannot exec", b"failed to create"
 """How the output begins when an exec never started; the last two are Podman's."""
 FAILED_START_PATIENCE = 1.0
 """Seconds for an engine to learn that an exec has ended, once its output says that it did not start."""
-_FRAME = struct.Struct(">BxxxL")
 
 
 class DockerRuntime(Runtime):
@@ -189,10 +188,12 @@ class DockerProcess(Process):
         self._exec = exec_id
         self._program = program
         self._stream = stream
-        self._buffer = bytearray(early)
-        # Reused for every read: a new object of this size would be made, faulted in and given back for each key.
-        self._room = untouched(READ_SIZE)
         self._tty = terminal is not None
+        self._frames = DockerFrames(tty=self._tty)
+        self._frames.feed(early)
+        self._stream_read, self._unread = Output.STDOUT, b""
+        # Reused for every read: a new object of this size would be made, faulted in and given back for each key.
+        self._received = untouched(READ_SIZE)
         self._controls = ControlThread()
         self._heard = False
         self._output_closed = False
@@ -202,7 +203,16 @@ class DockerProcess(Process):
 
     # Output.
 
-    def read(self) -> tuple[Output, bytes] | None:
+    def read(self, room: Room) -> tuple[Output, int] | None:
+        if not self._unread:
+            if (output := self._wanted_output()) is None:
+                return None
+            self._stream_read, self._unread = output
+        size = room.fill(self._unread)
+        self._unread = self._unread[size:]
+        return self._stream_read, size
+
+    def _wanted_output(self) -> tuple[Output, bytes] | None:
         while (output := self._next_output()) is not None:
             if not self._heard:
                 self._heard = True
@@ -224,39 +234,23 @@ class DockerProcess(Process):
         self._next_break = time.monotonic() + host_processes.HANG_UP_STEP
 
     def _next_output(self) -> tuple[Output, bytes] | None:
-        if self._tty:
-            if not self._buffer and not self._receive():
-                return None
-            data, self._buffer = bytes(self._buffer), bytearray()
-            return Output.STDOUT, data
-        if not self._fill(_FRAME.size):
-            return None
-        kind, size = _FRAME.unpack_from(self._buffer)
-        if not self._fill(_FRAME.size + size):
-            return None
-        data = bytes(memoryview(self._buffer)[_FRAME.size : _FRAME.size + size])
-        del self._buffer[: _FRAME.size + size]
-        return (Output.STDERR if kind == 2 else Output.STDOUT), data
-
-    def _fill(self, size: int) -> bool:
-        """Read until ``size`` bytes are buffered; False at the stream's end."""
-        while len(self._buffer) < size:
+        while (output := self._frames.next_output()) is None:
             if not self._receive():
-                if self._buffer and not self._closed.is_set():
+                if self._frames.is_cut and not self._closed.is_set():
                     raise ArvSshError("the Docker engine cut the output short; the command may still run")
-                return False
-        return True
+                return None
+        return output
 
     def _receive(self) -> bool:
         try:
-            size = self._stream.recv_into(self._room)
+            size = self._stream.recv_into(self._received)
         except OSError as error:
             # A unix socket is reset only after everything sent has been read: Podman closes it with input unread.
             unread_input = isinstance(error, ConnectionResetError) and self._stream.family == socket.AF_UNIX
             if self._closed.is_set() or unread_input:
                 return False
             raise ArvSshError(f"the connection to the Docker engine was lost ({error.strerror or error})") from error
-        self._buffer += self._room[:size]
+        self._frames.feed(self._received[:size])
         return bool(size)
 
     def _raise_if_never_started(self, text: bytes) -> None:
@@ -357,7 +351,7 @@ class DockerProcess(Process):
 
     def _discard_output(self) -> None:
         while self._receive():
-            self._buffer.clear()
+            self._frames.next_output()
 
     def _inspect(self) -> dict[str, Any]:
         with engine_errors("the command's state"):

@@ -23,8 +23,6 @@ from crunch_sshd.ssh.memory import Room
 
 logger = logging.getLogger(__name__)
 
-READ_SIZE = 512 * 1024
-"""Bytes read at a time: as many as are then sealed and sent together."""
 PIPE_SIZE = 1024 * 1024
 """Bytes of kernel buffer in each pipe (fcntl(2) F_SETPIPE_SZ); fewer switches between the program and us."""
 EVERYTHING = host_processes.ContainerIdentity("")
@@ -59,7 +57,10 @@ class HostProcess(Process):
         self._lock = threading.Lock()
         self._closed = False
         self._reading = False
+        self._released = False
         self._output_closed = False
+        self._last = -1
+        self._flows = False  # whether the last read filled one area; for less, one is quicker read into than all
         self._status: int | None = None
         self._killed_by: int | None = None
         self._dumped_core = False
@@ -70,59 +71,52 @@ class HostProcess(Process):
             self._wake_reader, self._wake_writer = os.pipe()
             failed.callback(os.close, self._wake_reader)
             failed.callback(os.close, self._wake_writer)
-            # Reused for every read: a new object of this size would be made, faulted in and given back for each key.
-            self.output_room: Room = Room(READ_SIZE)
             self._poll = select.poll()
-            for descriptor in (*outputs, self._wake_reader):
+            for descriptor in (self._wake_reader, *outputs):  # poll(2) reports them in this order
                 self._poll.register(descriptor, select.POLLIN)
             os.set_blocking(stdin, False)
             self._pidfd = _pidfd(pid)
             failed.pop_all()
 
-    def read(self) -> tuple[Output, bytes | memoryview] | None:
-        with self._lock:
-            if self._closed:
-                return None
-            self._reading = True
+    def read(self, room: Room) -> tuple[Output, int] | None:
+        # Set before _closed is looked at, while close() does the two the other way round: one sees the other's.
+        self._reading = True
         try:
-            return self._next_output()
+            while not self._closed:
+                if self._output_closed:
+                    self._end_stdout()
+                if not self._outputs:
+                    break
+                (descriptor, _), *others = self._poll.poll()
+                if others and descriptor == self._last:
+                    descriptor = others[0][0]
+                if descriptor == self._wake_reader:
+                    os.read(descriptor, 1)
+                    continue
+                try:
+                    size = os.readv(descriptor, room.areas if self._flows else room.first)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    size = 0  # EIO: the last program on the terminal has ended
+                if size:
+                    self._flows, self._last = size >= room.size, descriptor
+                    return self._outputs[descriptor], size
+                self._end_output(descriptor)
         finally:
-            with self._lock:
-                self._reading = False
-                if self._closed:
+            self._reading = False
+            if self._closed:
+                with self._lock:
                     self._release()
+        return self._last_words(room)
 
-    def _next_output(self) -> tuple[Output, memoryview] | None:
-        while self._remaining_outputs():
-            ready = {descriptor for descriptor, _ in self._poll.poll()}
-            if self._wake_reader in ready:
-                os.read(self._wake_reader, 1)
-                if self._closed:
-                    return None
-                continue
-            for descriptor in [one for one in self._outputs if one in ready]:
-                data = self._read_one(descriptor)
-                if data:
-                    stream = self._outputs[descriptor] = self._outputs.pop(descriptor)  # the other's turn comes next
-                    return stream, data
-                if data is not None:
-                    self._end_output(descriptor)
+    def _last_words(self, room: Room) -> tuple[Output, int] | None:
+        """Return what :meth:`read` says once there is no output any more."""
         return None
 
-    def _remaining_outputs(self) -> bool:
-        if self._output_closed:
-            for descriptor in [one for one, stream in self._outputs.items() if stream is Output.STDOUT]:
-                self._end_output(descriptor)
-        return bool(self._outputs)
-
-    def _read_one(self, descriptor: int) -> memoryview | None:
-        data = self.output_room.data
-        try:
-            return data[: os.readv(descriptor, [data])]
-        except BlockingIOError:
-            return None
-        except OSError:
-            return data[:0]  # EIO: the last program on the terminal has ended
+    def _end_stdout(self) -> None:
+        for descriptor in [one for one, stream in self._outputs.items() if stream is Output.STDOUT]:
+            self._end_output(descriptor)
 
     def _end_output(self, descriptor: int) -> None:
         self._poll.unregister(descriptor)
@@ -271,7 +265,10 @@ class HostProcess(Process):
             logger.debug("the exit status was lost; no one had asked for it")
 
     def _release(self) -> None:
-        """Close all descriptors. Holds the lock."""
+        """Close all descriptors, once. Holds the lock."""
+        if self._released:
+            return
+        self._released = True
         if self._stdin_open:
             self._stdin_open = False
             os.close(self._stdin)

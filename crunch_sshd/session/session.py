@@ -27,6 +27,7 @@ from crunch_sshd.session.watch import SessionWatch
 from crunch_sshd.ssh import threads
 from crunch_sshd.ssh.channel_input import ChannelInput
 from crunch_sshd.ssh.limits import COMMAND_SIZE
+from crunch_sshd.ssh.memory import Room
 from crunch_sshd.ssh.transport import GatewayChannel
 
 logger = logging.getLogger(__name__)
@@ -56,17 +57,15 @@ class SessionChannel:
     ) -> None:
         self._variables, self._env_refused = variables, env_refused
         self._container_ended = container_ended
-        self._channel, self._over = channel, over
-        self._account, self._runtime = account, runtime
-        self._options = options
+        self._channel, self._account, self._runtime = channel, account, runtime
+        self._over, self._options = over, options
         self._environment = Environment()
         self._directory = options.working_directory
         self._terminal: Terminal | None = None
         self._command: Command | None = None
         self._start: Callable[[Command], Process] = runtime.start
         self._refusal: StartFailed | None = None
-        self._notice = ""
-        self._started = False
+        self._notice, self._started = "", False
         self._gone = threading.Event()
         self._lock = threading.Lock()
         self._process: Process | None = None
@@ -282,7 +281,7 @@ class SessionChannel:
             if self._notice:
                 self._say(self._notice)
             command = self._in_directory(self._with_agent(self._command))
-            status = self._pump(self._started_program(command))
+            status = self._pump(*self._started_program(command))
             self._watch.check()
         except StartFailed as error:
             status = error.exit_status
@@ -293,9 +292,10 @@ class SessionChannel:
         self._watch.audit.outcome = {"exit_status": status, "signal": self._death_signal}
         return status
 
-    def _started_program(self, command: Command) -> Process:
+    def _started_program(self, command: Command) -> tuple[Process, Room]:
         try:
-            return self._start(command)
+            room = self._channel.room()
+            return self._start(command), room
         except threads.NO_ROOM as error:  # not the channel's error: the client is there, and reads it
             raise Unavailable(f"the gateway cannot start the program: {threads.reason(error)}") from error
 
@@ -320,13 +320,13 @@ class SessionChannel:
             self._say(sentence)
         return settled
 
-    def _pump(self, process: Process) -> int:
+    def _pump(self, process: Process, room: Room) -> int:
         with self._lock:
             self._process, unread = process, self._output_unread
         if unread:
             process.close_output()
         try:
-            return self._relay(process)
+            return self._relay(process, room)
         except OSError:
             self._abandon()  # the channel closed; closed() may look for the process only after this
             raise
@@ -343,17 +343,17 @@ class SessionChannel:
             # Not a daemon: when the gateway itself must end, it still ends the programs of its sessions.
             threading.Thread(target=self._hang_up, args=(process,), name="hang-up", daemon=False).start()
 
-    def _relay(self, process: Process) -> int:
+    def _relay(self, process: Process, room: Room) -> int:
         if self._gone.is_set():  # the client left while the program started
             self._hang_up(process)
         if self._terminal is not None and self._command is not None and self._terminal != self._command.terminal:
             process.resize(self._terminal)  # it changed while the program started
         self._stdin.attach(self._watch.sink(process))
-        while (output := process.read()) is not None:
-            stream, data = output
-            self._watch.output(stream, data)
+        while (output := process.read(room)) is not None:
+            stream, size = output
+            self._watch.output(stream, room, size)
             try:
-                self._channel.send_data(data, stream.value, process.output_room)
+                self._channel.send_room(room, size, stream)
             except OSError:
                 if self._detach_keys is None or not self._detach_keys.complete:
                     raise
@@ -384,7 +384,7 @@ class SessionChannel:
             logger.debug("the channel is closed already")
 
     def _say(self, sentence: str) -> None:
-        self._channel.send_data(f"arv-ssh: {sentence}\r\n".encode(), Output.STDERR.value)
+        self._channel.send_data(f"arv-ssh: {sentence}\r\n".encode(), Output.STDERR)
 
     def _hang_up(self, process: Process) -> None:
         try:

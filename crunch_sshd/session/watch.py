@@ -13,6 +13,7 @@ from crunch_sshd.audit.recording import Recording, Recordings
 from crunch_sshd.audit.sftp_audit import SftpAudit
 from crunch_sshd.runtimes import Output, Process, Terminal
 from crunch_sshd.ssh.channel_input import Sink
+from crunch_sshd.ssh.memory import Room
 
 SFTP = b"sftp"
 """The subsystem whose packets are read."""
@@ -57,13 +58,14 @@ class SessionWatch:
         """Return what takes the client's data for ``process``."""
         return self._sftp.attach(process) if self._sftp is not None else process
 
-    def output(self, stream: Output, data: bytes | memoryview) -> None:
-        """Look at the program's output before it is sent, and keep none of it."""
-        self.audit.sent += len(data)
+    def output(self, stream: Output, room: Room, size: int) -> None:
+        """Look at the first ``size`` bytes in ``room``, the program's output before it is sent; keep none of it."""
+        self.audit.sent += size
         if self._recording is not None:
-            self._recording.output(bytes(data))
+            self._recording.output(b"".join(room.pieces(size)))
         if self._sftp is not None and stream is Output.STDOUT:
-            self._sftp.answers(data)
+            for piece in room.pieces(size):
+                self._sftp.answers(piece)
 
     def check(self) -> None:
         """Raise :class:`arv_ssh.audit.trail.NotRecorded` when the program was ended for lack of a record."""

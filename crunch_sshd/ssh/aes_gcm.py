@@ -13,9 +13,11 @@ from struct import Struct
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
-from paramiko.common import MSG_CHANNEL_DATA, MSG_NEWKEYS
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from paramiko.common import MSG_CHANNEL_DATA, MSG_CHANNEL_EXTENDED_DATA, MSG_NEWKEYS
 from paramiko.ssh_exception import SSHException
 
+from arv_ssh.errors import ConfigError
 from crunch_sshd.ssh.memory import Room, untouched
 
 MAX_PACKET = 256 * 1024
@@ -31,13 +33,28 @@ TAG = 16
 BLOCK = 16
 LEAST_PADDING = 4
 MOST_PADDING = LEAST_PADDING + BLOCK - 1
-OVERHEAD = 64
-"""Bytes that a packet has at most beside its data; a margin of :class:`Room` has as many."""
+PADDING_POOL = 4096
+"""Random bytes drawn at a time; each packet's padding is a piece of them."""
+LENGTH_SIZE = 4
+CANNOT_SEAL = (
+    "the gateway cannot run with this version of the package cryptography, which encrypts no data in place; "
+    "run: pip install 'cryptography==50.*'"
+)
 COUNTER_MASK = (1 << 64) - 1
 
 _LENGTH = Struct(">I")
 _DATA_HEAD = Struct(">BBII")
 """The beginning of a packet with a data message: the padding's length, the type, the channel, the data's length."""
+_PLAIN_HEAD, _EXTENDED_HEAD = Struct(">IBBII"), Struct(">IBBIII")
+"""The same with the packet's own length before it; of extended data, with its type before the data's length."""
+GAP = LEAST_PADDING + -(_PLAIN_HEAD.size + LEAST_PADDING - LENGTH_SIZE) % BLOCK + TAG + _PLAIN_HEAD.size
+"""Bytes between the data of two packets in a row, if it is plain and whole blocks. Enough for any other packet's parts
+on one side of its data: the longest padding and the tag, or the longest beginning."""
+
+
+def packet_room(most: int, packets: int = BATCH) -> Room:
+    """Return a room for the data of ``packets`` packets with up to ``most`` bytes each, at least a block."""
+    return Room(most - most % BLOCK, GAP, packets)
 
 
 Data = tuple[int, memoryview, int]
@@ -57,6 +74,7 @@ class Direction:
         self._fixed = iv[:4]
         self._counter = int.from_bytes(iv[4:], "big")
         self._buffer = memoryview(b"")
+        self._random, self._drawn = b"", PADDING_POOL
         self.bytes = 0
 
     def seal(self, length: bytes, plain: bytes) -> bytes:
@@ -67,38 +85,50 @@ class Direction:
         self.bytes += len(length) + len(sealed)
         return sealed
 
-    def seal_in(self, room: Room, start: int, stop: int, head: bytes, most: int) -> tuple[memoryview, int, int]:
-        """Seal the data in ``room`` from ``start`` on, until ``stop`` or for BATCH packets of up to ``most`` bytes.
+    def seal_message(self, message: bytes) -> bytes:
+        """Return the next packet, with ``message``."""
+        padding = LEAST_PADDING + -(LENGTH_SIZE + 1 + len(message)) % BLOCK
+        length = _LENGTH.pack(1 + len(message) + padding)
+        return length + self.seal(length, b"".join((padding.to_bytes(1, "big"), message, self.padding(padding))))
 
-        Return the packets, valid until the next call, their number, and where to go on. For the cipher a packet must be
-        one piece, so that its beginning, ``head`` and the data's length, is written over data already sealed, and its
-        padding for a moment over data still to be.
+    def padding(self, size: int) -> bytes:
+        """Return ``size`` random bytes, at most MOST_PADDING (RFC 4253 §6)."""
+        if self._drawn > PADDING_POOL - MOST_PADDING:
+            self._random, self._drawn = os.urandom(PADDING_POOL), 0
+        start = self._drawn
+        self._drawn = start + size
+        return self._random[start : self._drawn]
+
+    def seal_in(self, room: Room, start: int, stop: int, channel: int, data_type: int) -> tuple[memoryview, int, int]:
+        """Seal the data in ``room`` from ``start`` to ``stop`` where it lies, as messages for the client's ``channel``.
+
+        ``data_type`` is that of extended data, 0 for plain data. Return the packets, their number, and where to go on:
+        they end early where the next would not lie directly behind. One loop, as in :meth:`open`.
         """
-        whole, sealed = room.whole, self._room(BATCH * (most + OVERHEAD))
-        at, end = room.MARGIN + start, room.MARGIN + stop
+        head = _EXTENDED_HEAD if data_type else _PLAIN_HEAD
+        fields = (MSG_CHANNEL_EXTENDED_DATA, channel, data_type) if data_type else (MSG_CHANNEL_DATA, channel)
+        whole, area, gap, stride, before = room.whole, room.size, room.gap, room.stride, head.size
         encrypt, fixed, counter = self._engine.encrypt_into, self._fixed, self._counter
-        random = memoryview(os.urandom(BATCH * MOST_PADDING))
-        number = size = out = 0
-        while at < end and number < BATCH:
-            if size != min(most, end - at):
-                size = min(most, end - at)
-                padding = LEAST_PADDING + -(1 + len(head) + _LENGTH.size + size + LEAST_PADDING) % BLOCK
-                before = padding.to_bytes(1, "big") + head + _LENGTH.pack(size)
-                length = _LENGTH.pack(len(before) + size + padding)
-                sealed_size = len(before) + size + padding + TAG
-            behind = at + size
-            tail = behind + padding
-            kept = bytes(whole[behind:tail])
-            whole[at - len(before) : at], whole[behind:tail], random = before, random[:padding], random[padding:]
-            body = out + _LENGTH.size
-            sealed[out:body], out = length, body + sealed_size
-            encrypt(fixed + counter.to_bytes(8, "big"), whole[at - len(before) : tail], length, sealed[body:out])
-            whole[behind:tail], at = kept, behind
+        first = begin = end = gap + start // area * stride + start % area - before
+        packets = 0
+        while start < stop and begin == end:
+            size = area - start % area
+            if size > stop - start:
+                size = stop - start
+            padding = LEAST_PADDING + -(before + size) % BLOCK
+            body, behind = begin + LENGTH_SIZE, begin + before + size
+            tag = behind + padding
+            end = tag + TAG
+            head.pack_into(whole, begin, tag - body, padding, *fields, size)
+            whole[behind:tag] = self.padding(padding)
+            encrypt(fixed + counter.to_bytes(8, "big"), whole[body:tag], whole[begin:body], whole[body:end])
             counter = counter + 1 & COUNTER_MASK
-            number += 1
+            packets += 1
+            start += size
+            begin = gap + start // area * stride + start % area - before
         self._counter = counter
-        self.bytes += out
-        return sealed[:out], number, at - room.MARGIN
+        self.bytes += end - first
+        return whole[first:end], packets, start
 
     def open(self, arrived: memoryview, start: int, end: int, opened: deque[bytes | Data]) -> int:
         """Append the packets that are complete in ``arrived`` from ``start`` to ``end``; return where to go on.
@@ -167,3 +197,24 @@ class Direction:
         if len(self._buffer) < size:
             self._buffer = untouched(size)
         return self._buffer
+
+
+def data_head(channel: int, data_type: int, size: int) -> bytes:
+    """Return what is before the ``size`` bytes of data in a message, ``data_type`` as for :meth:`Direction.seal_in`."""
+    if data_type:
+        return _EXTENDED_HEAD.pack(0, 0, MSG_CHANNEL_EXTENDED_DATA, channel, data_type, size)[LENGTH_SIZE + 1 :]
+    return _PLAIN_HEAD.pack(0, 0, MSG_CHANNEL_DATA, channel, size)[LENGTH_SIZE + 1 :]
+
+
+def check_in_place(engine: Any) -> None:
+    """Raise :class:`ConfigError` unless ``engine`` encrypts data right where it lies, which nobody promises."""
+    nonce, plain, memory = bytes(12), bytes(4000), memoryview(bytearray(4000 + TAG))
+    try:
+        engine.encrypt_into(nonce, memory[:-TAG], None, memory)
+    except ValueError as error:
+        raise ConfigError(f"{CANNOT_SEAL} ({error})") from error
+    if memory != engine.encrypt(nonce, plain, None):
+        raise ConfigError(CANNOT_SEAL)
+
+
+check_in_place(AESGCM(bytes(16)))

@@ -6,7 +6,6 @@ Owns the bytes that are read but not yet taken. Knows nothing of SSH.
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
 from struct import Struct
 from typing import Any
 
@@ -74,9 +73,9 @@ class BufferedSocket:
         self.start = min(start + size, self.end)
         return bytes(self.storage[start : self.start])
 
-    def sendmsg(self, pieces: Sequence[bytes | memoryview]) -> int:
-        """Send some of ``pieces`` with one system call; return how many bytes."""
-        return self._sock.sendmsg(pieces)
+    def send(self, data: bytes | memoryview) -> int:
+        """Send some of ``data`` with one system call; return how many bytes."""
+        return self._sock.send(data)
 
     def settimeout(self, timeout: float | None) -> None:
         """Set the poll interval; paramiko's own 0.1 s would wake an idle connection ten times a second.

@@ -10,13 +10,13 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable
-from functools import partial
-from typing import Protocol, cast
+from typing import Protocol, TypeVarTuple, cast
 
 import paramiko
 from paramiko import common
 from paramiko.message import Message
 
+from crunch_sshd.ssh.aes_gcm import BATCH, packet_room
 from crunch_sshd.ssh.limits import WINDOW_SIZE
 from crunch_sshd.ssh.memory import Room
 from crunch_sshd.ssh.packetizer import GatewayPacketizer, Packet
@@ -25,6 +25,8 @@ WINDOW_STEP = WINDOW_SIZE // 4
 """Bytes consumed before the client may send more: seldom, since that wakes it, but long before it has to wait."""
 PACKET_SIZE = 32 * 1024
 """Bytes of data in one packet, as in OpenSSH."""
+
+Values = TypeVarTuple("Values")
 
 
 class ChannelHandler(Protocol):
@@ -49,8 +51,10 @@ class ChannelHandler(Protocol):
 class Connection(Protocol):
     """What a channel needs from its transport, :class:`crunch_sshd.ssh.transport.GatewayTransport`."""
 
-    def send_on(self, channel: GatewayChannel, send: Callable[[GatewayPacketizer], None]) -> None:
-        """Call ``send``, which sends something on ``channel``, when its turn comes."""
+    packetizer: GatewayPacketizer
+
+    def send_on(self, channel: GatewayChannel, send: Callable[[*Values], None], *values: *Values) -> None:
+        """Call ``send``, which sends something on ``channel``, with ``values`` when its turn comes."""
 
     def _send_user_message(self, data: Message | Packet) -> None: ...
 
@@ -83,48 +87,52 @@ class GatewayChannel(paramiko.Channel):
         head = common.cMSG_CHANNEL_WINDOW_ADJUST + self.remote_chanid.to_bytes(4, "big")
         self.transport._send_user_message(Packet(head + more.to_bytes(4, "big")))
 
-    def send_data(self, data: bytes | memoryview, data_type: int = 0, room: Room | None = None) -> None:
-        """Send all of ``data``, waiting for the client's window; ``data_type`` 1 is stderr (RFC 4254 §5.2).
+    def room(self, packets: int = BATCH) -> Room:
+        """Return a room for :meth:`send_room`, with the data of ``packets`` full packets."""
+        return packet_room(min(self.out_max_packet_size, PACKET_SIZE), packets)
 
-        ``room`` is where the data lies, from its beginning on, and may be written over, if it lies there. After
-        :meth:`stop_data`, plain data is dropped. Raises OSError when the channel is closed. Any thread, but not the
-        transport's.
+    def send_data(self, data: bytes, data_type: int = 0) -> None:
+        """Send all of ``data`` as :meth:`send_room` does."""
+        room, rest = self.room(), memoryview(data)
+        while rest:
+            size = room.fill(rest)
+            self.send_room(room, size, data_type)
+            rest = rest[size:]
+
+    def send_room(self, room: Room, size: int, data_type: int = 0) -> None:
+        """Send the first ``size`` bytes in ``room``, which are then written over, waiting for the client's window.
+
+        The room is one of :meth:`room`; ``data_type`` 1 is stderr (RFC 4254 §5.2). After :meth:`stop_data`, plain data
+        is dropped. Raises OSError when the channel is closed. Any thread, but not the transport's.
         """
-        start, stop = 0, len(data)
-        kind = common.cMSG_CHANNEL_EXTENDED_DATA if data_type else common.cMSG_CHANNEL_DATA
-        head = kind + self.remote_chanid.to_bytes(4, "big") + (data_type.to_bytes(4, "big") if data_type else b"")
-        while start < stop:
-            size = self._take_window(stop - start, is_plain=not data_type)
-            if not size:
+        start, transport = 0, self.transport
+        while start < size:
+            stop = start + self._take_window(size - start, data_type)
+            if stop == start:
                 return
-            if room is not None and room.holds(data):
-                send = partial(_send_room, head, room, start, start + size, self._packet_size)
-            else:
-                send = partial(_send_data, head, memoryview(data)[start : start + size], self._packet_size)
-            self.transport.send_on(self, send)
-            start += size
+            if stop < size:
+                behind = room.behind(stop)
+                kept = bytes(behind)
+            transport.send_on(self, transport.packetizer.send_room, room, start, stop, self.remote_chanid, data_type)
+            if stop < size:
+                behind[:] = kept
+            start = stop
 
-    @property
-    def _packet_size(self) -> int:
-        return min(self.out_max_packet_size, PACKET_SIZE)
-
-    def _take_window(self, wanted: int, is_plain: bool) -> int:
+    def _take_window(self, wanted: int, data_type: int) -> int:
         """Return how much of ``wanted`` may be sent now, perhaps several packets; waits for at least one byte.
 
         0 means that the client reads no more of it.
         """
         with self.lock:
-            while not (self.out_window_size or self._is_over or (is_plain and self._data_unread)):
+            while True:
+                if self.closed or self.eof_sent:
+                    raise BrokenPipeError(errno.EPIPE, "the channel is closed")
+                if self._data_unread and not data_type:
+                    return 0
+                if size := self.out_window_size if self.out_window_size < wanted else wanted:
+                    self.out_window_size -= size
+                    return size
                 self.out_buffer_cv.wait()
-            if self._is_over:
-                raise BrokenPipeError(errno.EPIPE, "the channel is closed")
-            size = 0 if is_plain and self._data_unread else min(self.out_window_size, wanted)
-            self.out_window_size -= size
-            return size
-
-    @property
-    def _is_over(self) -> bool:
-        return bool(self.closed or self.eof_sent)
 
     def stop_data(self) -> None:
         """Drop all plain data that is not sent yet: the client reads no more of it. Any thread."""
@@ -159,7 +167,7 @@ class GatewayChannel(paramiko.Channel):
         if cast(object, self.transport) is threading.current_thread():
             self.transport._send_user_message(message)  # before the close, which this thread sends in the same way
         else:
-            self.transport.send_on(self, lambda packetizer: packetizer.send_message(message))
+            self.transport.send_on(self, self.transport.packetizer.send_message, message)
 
     def window_adjusted(self, size: int) -> None:
         """Note that the client takes ``size`` more bytes. Transport thread."""
@@ -206,11 +214,3 @@ class GatewayChannel(paramiko.Channel):
             reply.add_int(self.remote_chanid)
             self.transport._send_user_message(reply)
         self.handler.replied()
-
-
-def _send_data(head: bytes, data: memoryview, packet_size: int, packetizer: GatewayPacketizer) -> None:
-    packetizer.send_data(head, data, packet_size)
-
-
-def _send_room(head: bytes, room: Room, start: int, stop: int, packet_size: int, packetizer: GatewayPacketizer) -> None:
-    packetizer.send_room(head, room, start, stop, packet_size)

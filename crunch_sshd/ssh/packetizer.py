@@ -9,9 +9,8 @@ other cipher. Opens these private doors of paramiko 5.1: the packetizer's sequen
 
 from __future__ import annotations
 
-import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from struct import Struct
 from typing import Any
 
@@ -20,15 +19,15 @@ from paramiko import common
 from paramiko.message import Message
 from paramiko.packet import NeedRekeyException, Packetizer
 
-from crunch_sshd.ssh.aes_gcm import BATCH, BLOCK, LEAST_PADDING, Data, Direction
+from crunch_sshd.ssh.aes_gcm import Data, Direction, data_head
 from crunch_sshd.ssh.buffered_socket import BufferedSocket
 from crunch_sshd.ssh.limits import IDENTIFICATION_SIZE
 from crunch_sshd.ssh.memory import Room
 
 REKEY_BYTES = 1 << 35
 """Bytes in one direction after which keys are changed. RFC 4344 §3.2 allows 2^32 blocks of 16 bytes, twice as much."""
-PADDING_POOL = 4096
-"""Random bytes drawn at a time; each packet's padding is a piece of them (RFC 4253 §6 asks for random bytes)."""
+LAST_NUMBER = 0xFFFFFFFF
+"""The last sequence number; 0 follows (RFC 4253 §6.4)."""
 
 _LENGTH = Struct(">I")
 _DATA = Struct(">II")
@@ -39,8 +38,6 @@ _REQUEST_KIND = 1 + 1 + 4
 _RESIZE = _LENGTH.pack(len("window-change")) + b"window-change" + b"\0"
 """The kind of a window-change that wants no reply (RFC 4254 §6.7)."""
 _RESIZE_END = _REQUEST_KIND + len(_RESIZE)
-
-_SEQUENCE_OUT = "_Packetizer__sequence_number_out"
 
 Sink = Callable[[int, memoryview], bool]
 """Takes a channel's number and data, which it must not keep; False has paramiko handle the message instead."""
@@ -63,7 +60,6 @@ class GatewayPacketizer(Packetizer):
         self._adjust = adjust
         self._in: Direction | None = None
         self._out: Direction | None = None
-        self._padding = b""
         self._asked_at = 0
         self._opened: deque[bytes | Data] = deque()
         self._greeting = 0
@@ -172,23 +168,16 @@ class GatewayPacketizer(Packetizer):
     def _count_in(self, packets: int) -> int:
         """Count packets in paramiko's sequence number; return the first one's."""
         number: int = self._Packetizer__sequence_number_in  # type: ignore[has-type]
-        self._Packetizer__sequence_number_in = number + packets & 0xFFFFFFFF
-        if self._Packetizer__sequence_number_in < number:
-            self._rolled_over()
+        following = number + packets
+        if following > LAST_NUMBER:
+            self._check_rollover()
+        self._Packetizer__sequence_number_in = following & LAST_NUMBER
         return number
 
-    def _rolled_over(self) -> None:
+    def _check_rollover(self) -> None:
+        """Raise SSHException when a sequence number begins again too early."""
         if not self._initial_kex_done:  # type: ignore[attr-defined]
             raise paramiko.SSHException("the sequence number rolled over during the first key exchange")
-
-    def _next_number(self, name: str, packets: int = 1) -> int:
-        """Count packets in one of paramiko's sequence numbers; return the first one's."""
-        number: int = getattr(self, name)
-        following = number + packets & 0xFFFFFFFF
-        if following < number and not self._initial_kex_done:  # type: ignore[attr-defined]
-            raise paramiko.SSHException("the sequence number rolled over during the first key exchange")
-        setattr(self, name, following)
-        return number
 
     # Outbound: any thread, one at a time.
 
@@ -198,60 +187,41 @@ class GatewayPacketizer(Packetizer):
             if self._out is None:
                 super().send_message(data)
             else:
-                self._send(self._seal(self._out, (data.asbytes(),)))
+                packet = self._out.seal_message(data.asbytes())
+                self._send(self._out, packet, 1)
 
-    def send_data(self, head: bytes, data: memoryview, packet_size: int) -> None:
-        """Send ``data`` in messages that begin with ``head`` and carry up to ``packet_size`` bytes of it."""
+    def send_room(self, room: Room, start: int, stop: int, channel: int, data_type: int) -> None:
+        """Send a room's data from ``start`` to ``stop`` as messages for the client's ``channel``.
+
+        ``data_type`` is that of extended data (RFC 4254 §5.2), 0 for plain data. Raises EOFError when the connection is
+        gone.
+        """
         with self._Packetizer__write_lock:  # type: ignore[attr-defined]
-            pieces: list[bytes] = []
-            for start in range(0, len(data), packet_size):
-                piece = data[start : start + packet_size]
-                content = (head, _LENGTH.pack(len(piece)), piece)
-                if self._out is None:
-                    super().send_message(Packet(b"".join(content)))  # type: ignore[arg-type]
-                    continue
-                pieces += self._seal(self._out, content)
-                if len(pieces) >= 2 * BATCH:
-                    self._send(pieces)
-                    pieces = []
-            if pieces:
-                self._send(pieces)
+            while start < stop:
+                if (direction := self._out) is not None:
+                    sealed, packets, start = direction.seal_in(room, start, stop, channel, data_type)
+                    self._send(direction, sealed, packets)
+                else:
+                    piece = room.piece(start, stop)
+                    super().send_message(Packet(data_head(channel, data_type, len(piece)) + piece))  # type: ignore[arg-type]
+                    start += len(piece)
 
-    def send_room(self, head: bytes, room: Room, start: int, stop: int, packet_size: int) -> None:
-        """Send a room's data from ``start`` to ``stop`` as :meth:`send_data` does, without copying it."""
-        with self._Packetizer__write_lock:  # type: ignore[attr-defined]
-            while start < stop and (direction := self._out) is not None:
-                sealed, packets, start = direction.seal_in(room, start, stop, head, packet_size)
-                self._next_number(_SEQUENCE_OUT, packets)
-                self._send([sealed])
-                self._watch_volume(direction)
-            if start < stop:
-                self.send_data(head, room.data[start:stop], packet_size)
-
-    def _seal(self, direction: Direction, content: tuple[bytes | memoryview, ...]) -> list[bytes]:
-        """Return a message as an encrypted packet, in two pieces."""
-        size = 1 + sum(map(len, content))
-        padding = LEAST_PADDING + -(size + LEAST_PADDING) % BLOCK
-        if len(self._padding) < padding:
-            self._padding = os.urandom(PADDING_POOL)
-        random, self._padding = self._padding[:padding], self._padding[padding:]
-        self._next_number(_SEQUENCE_OUT)
-        length, padding_length = _LENGTH.pack(size + padding), padding.to_bytes(1, "big")
-        sealed = direction.seal(length, b"".join((padding_length, *content, random)))
-        self._watch_volume(direction)
-        return [length, sealed]
-
-    def _send(self, pieces: Sequence[bytes | memoryview]) -> None:
-        """Send all pieces, ideally in one system call."""
+    def _send(self, direction: Direction, sealed: bytes | memoryview, packets: int) -> None:
+        """Count and send packets, ideally with one system call."""
+        number: int = self._Packetizer__sequence_number_out + packets  # type: ignore[has-type]
+        if number > LAST_NUMBER:
+            self._check_rollover()
+        self._Packetizer__sequence_number_out = number & LAST_NUMBER
         try:
-            sent = self._sock.sendmsg(pieces)
+            sent = self._sock.send(sealed)
         except BlockingIOError:
             sent = 0
         except OSError as error:
             raise EOFError from error
-        if sent < sum(map(len, pieces)):
-            rest = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            self.write_all(memoryview(rest)[sent:])
+        if sent < len(sealed):
+            self.write_all(memoryview(sealed)[sent:])
+        if direction.bytes >= self.REKEY_BYTES:
+            self._watch_volume(direction)
 
 
 def _message(kind: int, content: bytes, number: int) -> tuple[int, Message]:

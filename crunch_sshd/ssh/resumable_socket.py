@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from arv_ssh.resume.core import LONGEST_KEPT, LOST_AFTER, WINDOW, LinkLost, PeerError, ResumableStream
@@ -202,25 +202,21 @@ class ResumableSocket(BufferedSocket):
     # The senders' side.
 
     def send(self, data: bytes | memoryview) -> int:
-        """Send all of ``data``; return how many bytes."""
-        return self.sendmsg([data])
-
-    def sendmsg(self, pieces: Sequence[bytes | memoryview]) -> int:
-        """Send all of ``pieces``, now or after a resume; return how many bytes.
+        """Send all of ``data``, now or after a resume; return how many bytes.
 
         Blocks while the other end has too much to confirm; :meth:`close` wakes it. Raises OSError once closed.
         """
-        size = sum(map(len, pieces))
+        size = len(data)
         if size <= LONGEST_KEPT:
-            self._send_frame(pieces)
+            self._send_frame(data)
         else:
-            whole = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            whole = memoryview(data)
             share = -(-size // -(-size // LONGEST_KEPT))
             for start in range(0, size, share):
-                self._send_frame([whole[start : start + share]])
+                self._send_frame(whole[start : start + share])
         return size
 
-    def _send_frame(self, pieces: Sequence[bytes | memoryview]) -> None:
+    def _send_frame(self, data: bytes | memoryview) -> None:
         stream = self._stream
         with self._sending:
             if stream.room <= 0:
@@ -228,7 +224,7 @@ class ResumableSocket(BufferedSocket):
             with self._state:
                 if self._closed or stream.peer_left or stream.room <= 0:
                     raise BrokenPipeError(32, "the session is over")
-                frame, link = stream.data(pieces), self._link
+                frame, link = stream.data((data,)), self._link
                 sealed = self._seal(link, frame) if link is not None else b""
             if link is not None:
                 self._push(link, sealed)

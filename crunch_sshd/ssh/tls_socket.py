@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Sequence
 from contextlib import suppress
 
 from arv_ssh.net.tls import TlsEngine
@@ -57,12 +56,8 @@ class TlsSocket(BufferedSocket):
             return self._engine.read_into(room)
 
     def send(self, data: bytes | memoryview) -> int:
-        """Send all of ``data``; return how many bytes."""
-        return self.sendmsg([data])
-
-    def sendmsg(self, pieces: Sequence[bytes | memoryview]) -> int:
-        """Send all of ``pieces``; return how many bytes. Blocks while the peer takes none; :meth:`close` wakes it."""
-        plain = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        """Send all of ``data``; return how many bytes. Blocks while the peer takes none; :meth:`close` wakes it."""
+        plain = memoryview(data)
         with self._sending:
             for start in range(0, len(plain), SEALED_AT_ONCE):
                 self._send_sealed(plain[start : start + SEALED_AT_ONCE])

@@ -37,7 +37,7 @@ from paramiko.kex_curve25519 import KexCurve25519
 from paramiko.message import Message
 
 from crunch_sshd.ssh.buffered_socket import BufferedSocket
-from crunch_sshd.ssh.channel import PACKET_SIZE, ChannelHandler, GatewayChannel
+from crunch_sshd.ssh.channel import PACKET_SIZE, ChannelHandler, GatewayChannel, Values
 from crunch_sshd.ssh.diffie_hellman import Group14, Group16
 from crunch_sshd.ssh.limits import REPLIES_WAITING, REQUEST_SIZE, WINDOW_SIZE
 from crunch_sshd.ssh.open_channels import ChannelNumbers, finder, no_channel
@@ -189,16 +189,28 @@ class GatewayTransport(paramiko.Transport):
                 raise paramiko.SSHException("the client asks more than it reads answers")
             self._send_deferred()
             return
-        self._send_in_turn(lambda: self.packetizer.send_message(data))
+        self.send_on(None, self.packetizer.send_message, data)
 
-    def send_on(self, channel: GatewayChannel, send: Callable[[GatewayPacketizer], None]) -> None:
+    def send_on(self, channel: GatewayChannel | None, send: Callable[[*Values], None], *values: *Values) -> None:
         """Call ``send``, which sends on ``channel``, when its turn comes, unless the channel is closed by then.
 
         A client that closes a channel gets our close from the transport thread, and stock ssh ends the connection if
         anything arrives for the channel after that. So the check happens within the turn, which our close waits for.
         Any thread but the transport's. Raises OSError when the connection is gone.
         """
-        self._send_in_turn(lambda: None if channel.closed else send(self.packetizer))
+        if not self._take_turn():
+            return  # the connection is over; its channels learn that by themselves
+        try:
+            while self._deferred:
+                self.packetizer.send_message(self._deferred.popleft())
+            if channel is None or not channel.closed:
+                send(*values)
+        except EOFError as error:  # paramiko's word for a connection that is gone
+            raise BrokenPipeError(errno.EPIPE, "the connection is closed") from error
+        finally:
+            self.clear_to_send_lock.release()
+        if self._deferred:
+            self._send_deferred()
 
     def _data_received(self, number: int, data: memoryview) -> bool:
         """Pass a channel's data on; False if :meth:`run` must judge the message: out of order, or for no channel."""
@@ -215,20 +227,6 @@ class GatewayTransport(paramiko.Transport):
             return False
         channel.window_adjusted(size)
         return True
-
-    def _send_in_turn(self, send: Callable[[], None]) -> None:
-        if not self._take_turn():
-            return  # the connection is over; its channels learn that by themselves
-        try:
-            while self._deferred:
-                self.packetizer.send_message(self._deferred.popleft())
-            send()
-        except EOFError as error:  # paramiko's word for a connection that is gone
-            raise BrokenPipeError(errno.EPIPE, "the connection is closed") from error
-        finally:
-            self.clear_to_send_lock.release()
-        if self._deferred:
-            self._send_deferred()
 
     def _check_banner(self) -> None:
         super()._check_banner()  # type: ignore[misc]
@@ -260,12 +258,13 @@ class GatewayTransport(paramiko.Transport):
 
     def _take_turn(self) -> bool:
         """Acquire the senders' lock once no key exchange is under way; return False when the connection is over."""
-        deadline = time.monotonic() + self.clear_to_send_timeout
+        deadline = 0.0  # none until a key exchange is in the way
         while self.active:  # type: ignore[attr-defined]
             self.clear_to_send_lock.acquire()
             if self.clear_to_send.is_set():
                 return True
             self.clear_to_send_lock.release()
+            deadline = deadline or time.monotonic() + self.clear_to_send_timeout
             if time.monotonic() > deadline:
                 raise TimeoutError("the key exchange took too long")
             self.clear_to_send.wait(0.1)

@@ -10,6 +10,7 @@ from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, Sta
 from crunch_sshd.runtimes.docker import DockerRuntime
 from crunch_sshd.runtimes.namespace import NamespaceRuntime
 from tests.conformance.engines import Engine
+from tests.reading import read
 from tests.timing import DEADLINE
 
 NAME = "zzzzz-dz642-conformance0001"
@@ -104,7 +105,7 @@ class Running:
 
     def _read(self) -> None:
         try:
-            while (output := self.process.read()) is not None:
+            while (output := read(self.process)) is not None:
                 with self._changed:
                     self._output[output[0]] += output[1]
                     self._changed.notify_all()

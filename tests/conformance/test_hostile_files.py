@@ -18,6 +18,7 @@ from crunch_sshd.runtimes import Command, Output
 from crunch_sshd.session import subsystems
 from tests.conformance.conftest import StartPlace
 from tests.conformance.places import Place
+from tests.reading import read
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -121,7 +122,7 @@ def opened(place: Place, path: str, flags: int) -> tuple[int, str]:
         for packet in (b"\1\0\0\0\3", request):
             process.write(struct.pack(">I", len(packet)) + packet)
         heard = bytearray()
-        while (output := process.read()) is not None:
+        while (output := read(process)) is not None:
             assert output[0] is Output.STDOUT, output
             heard += output[1]
             (size,) = struct.unpack_from(">I", heard)

@@ -25,6 +25,7 @@ from tests.children import FRESH, READY, WAYS, begun
 from tests.conformance.conftest import StartPlace
 from tests.conformance.places import Place
 from tests.conformance.test_identity import VARIANTS
+from tests.reading import read
 from tests.timing import wait_for
 
 pytestmark = pytest.mark.timeout(300)
@@ -102,7 +103,7 @@ def file_server(place: Place, account: Account) -> Iterator[int]:
     process = subsystems.start(INTERNAL_SFTP, Command([], account), place.runtime)
     try:
         assert process.write(INIT) == len(INIT)
-        output = process.read()
+        output = read(process)
         assert output is not None and output[0] is Output.STDOUT, output
         yield child(FILE_SERVER)
     finally:

@@ -23,6 +23,7 @@ from tests.conformance import inside_probe
 from tests.conformance.engines import FOREVER, IMAGE, Engine
 from tests.conformance.places import KINDS, Place
 from tests.conformance.test_inside import INIT, broker, engines_exec, facts, file_server
+from tests.reading import read
 from tests.timing import DEADLINE, wait_for
 
 pytestmark = pytest.mark.timeout(300)
@@ -199,7 +200,7 @@ def heard(process: Process) -> tuple[bytes, str, int, str | None]:
         except BrokenPipeError:
             pass
         process.close_stdin()
-        while (output := process.read()) is not None:
+        while (output := read(process)) is not None:
             found[output[0]] += output[1]
         return found[Output.STDOUT], found[Output.STDERR].decode(), process.wait(), process.death_signal()
     finally:
@@ -287,10 +288,10 @@ def test_the_container_ends(start: StartDocker, how: tuple[str, ...]) -> None:
     host = place.runtime.host()
     assert host is not None
     process, asked = sftp(place), BrokerClient(host, place.runtime.account(""))
-    assert process.write(INIT) == len(INIT) and process.read() is not None
+    assert process.write(INIT) == len(INIT) and read(process) is not None
     assert asked.resolve("127.0.0.1")
     place.engine(*how, place.container)
-    assert process.read() == (Output.STDERR, KILLED.encode())
+    assert read(process) == (Output.STDERR, KILLED.encode())
     with pytest.raises(BrokerError, match="the container has ended"):
         asked.resolve("127.0.0.1")
     asked.close()

@@ -92,7 +92,6 @@ WITHOUT = {
     "crunch_sshd/runtimes/__init__.py": "tests/conformance/test_conformance.py holds every runtime to the interface",
     "crunch_sshd/runtimes/choose.py": "tests/integration/test_ssh_session.py logs in through what it chose",
     "crunch_sshd/runtimes/contained.py": "tests/conformance/test_inside.py starts helpers through it",
-    "crunch_sshd/runtimes/docker.py": "tests/conformance/test_conformance.py runs against it",
     "crunch_sshd/runtimes/docker_engine.py": "tests/conformance/test_conformance.py asks a real engine with it",
     "crunch_sshd/runtimes/host_processes.py": "tests/conformance/test_conformance.py ends sessions' processes with it",
     "crunch_sshd/runtimes/namespace.py": "tests/conformance/test_namespace.py runs in real namespaces",

@@ -15,6 +15,7 @@ from crunch_sshd.runtimes import Output, StartFailed, Terminal, bundle, confinem
 from crunch_sshd.runtimes.docker import DockerProcess
 from crunch_sshd.runtimes.host_processes import ContainerIdentity
 from tests.fuzz.harness import Choices, Target, pieces
+from tests.reading import read
 
 _client: Any = SimpleNamespace(
     api=SimpleNamespace(exec_inspect=lambda number: {"Running": False, "Pid": 0, "ExitCode": 126})
@@ -30,7 +31,7 @@ def frames(data: bytes) -> None:
         with theirs:
             for piece in pieces(data, 1000):
                 theirs.sendall(piece)
-        while (output := process.read()) is not None:
+        while (output := read(process)) is not None:
             found[output[0]] += output[1]
         assert whole, "cut, and not said"
     except ArvSshError:

@@ -62,7 +62,7 @@ def channels(data: bytes) -> None:
         sent: list[bytes] = []
         transport._send_user_message = lambda message: sent.append(message.asbytes()[:1])
         transport._replies._send = transport._send_user_message
-        transport.send_on = lambda channel, send: None
+        transport.send_on = lambda *_: None
         due = dict.fromkeys(("open", "global", "channel"), 0)
         choices = Choices(data)
         try:

@@ -16,6 +16,7 @@ from crunch_sshd.audit.channel_audit import ConnectionAudit
 from crunch_sshd.forwarding.broker import BrokerError, Found, Listening
 from crunch_sshd.gateway.connection import Connection, Login
 from crunch_sshd.runtimes import Account, Command, Output, Process, Runtime, Terminal
+from crunch_sshd.ssh.memory import Room
 
 SECRET = "18318f9250e79d8c20e74b6f44987190e8edabd0d9d8052c6d99b9d10de317a9"
 CREDENTIAL = "the session's credential"
@@ -40,6 +41,7 @@ class ScriptedProcess(Process):
         self.closed = threading.Event()
         self.changed = threading.Condition()
         self._output: queue.Queue[tuple[Output, bytes] | None | Exception] = queue.Queue()
+        self._unread: tuple[Output, bytes] | None = None
         self._status: queue.Queue[int | Exception] = queue.Queue()
 
     # The test's side.
@@ -67,11 +69,18 @@ class ScriptedProcess(Process):
 
     # The gateway's side.
 
-    def read(self) -> tuple[Output, bytes] | None:
-        output = self._output.get()
-        if isinstance(output, Exception):
-            raise output
-        return output
+    def read(self, room: Room) -> tuple[Output, int] | None:
+        if self._unread is None:
+            output = self._output.get()
+            if isinstance(output, Exception):
+                raise output
+            if output is None:
+                return None
+            self._unread = output
+        stream, data = self._unread
+        size = room.fill(data)
+        self._unread = (stream, data[size:]) if size < len(data) else None
+        return stream, size
 
     def write(self, data: bytes | memoryview) -> int:
         with self.changed:

@@ -54,9 +54,12 @@ class Channel:
         self.sent = bytearray()
         self.ends: list[str] = []
 
-    def send_data(self, data: bytes | memoryview, data_type: int = 0, room: Room | None = None) -> None:
-        assert room is not None and room.holds(data)
-        self.sent += data
+    def room(self, packets: int) -> Room:
+        return Room(100, 0, packets)
+
+    def send_room(self, room: Room, size: int) -> None:
+        self.sent += b"".join(room.pieces(size))
+        room.whole[:] = bytes(len(room.whole))
 
     def consumed(self, size: int) -> None:
         pass

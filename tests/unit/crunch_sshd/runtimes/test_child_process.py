@@ -13,6 +13,7 @@ from crunch_sshd.inside.starter import starter
 from crunch_sshd.runtimes import Output, child_process
 from crunch_sshd.runtimes.child_process import ChildProcess
 from tests.children import piped
+from tests.reading import read
 from tests.timing import wait_for
 
 
@@ -22,7 +23,7 @@ def started(script: str) -> ChildProcess:
 
 def heard(process: ChildProcess) -> bytes:
     found = b""
-    while (output := process.read()) is not None:
+    while (output := read(process)) is not None:
         assert output[0] is Output.STDERR
         found += output[1]
     return found

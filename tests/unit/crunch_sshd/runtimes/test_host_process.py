@@ -22,6 +22,7 @@ import pytest
 
 from crunch_sshd.runtimes import Output, Terminal, child, host_processes
 from crunch_sshd.runtimes.host_process import PIPE_SIZE, HostProcess, widen
+from tests.reading import read
 from tests.timing import DEADLINE, wait_for
 
 
@@ -64,7 +65,7 @@ def with_terminal(script: str) -> tuple[HostProcess, int]:
 
 def read_all(process: HostProcess) -> tuple[bytes, bytes]:
     found = {Output.STDOUT: b"", Output.STDERR: b""}
-    while (output := process.read()) is not None:
+    while (output := read(process)) is not None:
         found[output[0]] += output[1]
     return found[Output.STDOUT], found[Output.STDERR]
 
@@ -97,13 +98,13 @@ def test_neither_output_waits_for_the_end_of_the_other() -> None:
     for other, flooded in ((Output.STDERR, Output.STDOUT), (Output.STDOUT, Output.STDERR)):
         process, _ = with_pipes(f"echo early >&{other.value + 1}; exec cat /dev/zero >&{flooded.value + 1}")
         flood = next(descriptor for descriptor, one in process._outputs.items() if one is flooded)
-        read = []
+        pieces = []
         for _ in range(2):
             wait_for(partial(select.select, [flood], [], [], DEADLINE), "the flood")
-            read.append((output[0], bytes(output[1][:6])) if (output := process.read()) else None)
+            pieces.append((output[0], bytes(output[1][:6])) if (output := read(process)) else None)
         process.signal("KILL")
         process.close()
-        assert (other, b"early\n") in read, flooded
+        assert (other, b"early\n") in pieces, flooded
 
 
 @pytest.mark.parametrize("reading", [False, True], ids=["before a read", "during a read"])
@@ -130,9 +131,9 @@ def test_close_output(reading: bool) -> None:
 def test_close_output_of_a_terminal() -> None:
     """Nothing more is read from the terminal, which takes input and a hang-up as before."""
     process, _ = with_terminal("echo ready; read line; exit 4")
-    assert process.read() == (Output.STDOUT, b"ready\r\n")
+    assert read(process) == (Output.STDOUT, b"ready\r\n")
     process.close_output()
-    assert process.read() is None
+    assert read(process) is None
     process.write(b"go\n")
     assert process.wait() == 4
     process.close()
@@ -171,14 +172,14 @@ def test_close_wakes_a_reader() -> None:
     """A blocked read returns None once another thread closes; the process goes on."""
     process, pid = with_pipes("read line; exit 3")
     seen: list[object] = []
-    reader = threading.Thread(target=lambda: seen.append(process.read()))
+    reader = threading.Thread(target=lambda: seen.append(read(process)))
     reader.start()
     wait_for(lambda: process._reading, "the reader")
     process.close()
     process.close()
     reader.join(DEADLINE)
     assert seen == [None]
-    assert process.read() is None
+    assert read(process) is None
     wait_for(lambda: not os.path.exists(f"/proc/{pid}"), "the end of the process, whose stdin was closed")
 
 

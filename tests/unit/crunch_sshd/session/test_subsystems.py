@@ -13,6 +13,7 @@ from crunch_sshd.runtimes import Command, Output, StartFailed
 from crunch_sshd.runtimes.child_process import ChildProcess
 from crunch_sshd.session import subsystems
 from tests.children import piped
+from tests.reading import read
 from tests.timing import DEADLINE
 from tests.unit.crunch_sshd.double import ROOT, MemoryRuntime
 
@@ -67,7 +68,7 @@ class TestChildProcess:
         assert process.write(b"in") == 2
         process.close_stdin()
         heard: dict[Output, bytes] = {}
-        while (output := process.read()) is not None:
+        while (output := read(process)) is not None:
             heard[output[0]] = heard.get(output[0], b"") + output[1]
         assert (heard, process.wait()) == ({Output.STDOUT: b"in", Output.STDERR: b"err"}, 3)
         process.close()
@@ -75,7 +76,7 @@ class TestChildProcess:
     def test_hang_up(self) -> None:
         """Hanging up ends it, and the status tells by what."""
         process = child("import sys; print(flush=True); sys.stdin.read()")
-        assert process.read() == (Output.STDOUT, b"\n")
+        assert read(process) == (Output.STDOUT, b"\n")
         process.hang_up()
         assert process.wait() == 128 + signal.SIGHUP
         assert process.death_signal() == "HUP"
@@ -84,7 +85,7 @@ class TestChildProcess:
     def test_signal(self) -> None:
         """A client's signal reaches it, and not the gateway."""
         process = child("import sys; print(flush=True); sys.stdin.read()")
-        assert process.read() == (Output.STDOUT, b"\n")
+        assert read(process) == (Output.STDOUT, b"\n")
         process.signal("TERM")
         assert process.wait() == 128 + signal.SIGTERM
         process.close()

@@ -9,8 +9,15 @@ from typing import Any, cast
 from crunch_sshd.audit.recording import Recordings
 from crunch_sshd.runtimes import Output, Terminal
 from crunch_sshd.session.watch import SessionWatch
+from crunch_sshd.ssh.memory import Room
 
 TERMINAL = Terminal("xterm", 80, 24)
+
+
+def filled(data: bytes) -> tuple[Room, int]:
+    """Return a room with ``data``, and how much that is."""
+    room = Room(3, 1, 3)
+    return room, room.fill(data)
 
 
 def test_without_anything() -> None:
@@ -19,7 +26,7 @@ def test_without_anything() -> None:
     process = cast(Any, object())
     watch.asked("subsystem", b"sftp", None, False)
     watch.begin()
-    watch.output(Output.STDOUT, b"12345")
+    watch.output(Output.STDOUT, *filled(b"12345"))
     assert watch.sink(process) is process
     watch.check()
     watch.end()
@@ -33,7 +40,7 @@ def test_terminal(tmp_path: Path) -> None:
     watch.asked("shell", b"", TERMINAL, False)
     watch.resized(Terminal("xterm", 90, 30))
     watch.begin()
-    watch.output(Output.STDOUT, b"hello")
+    watch.output(Output.STDOUT, *filled(b"hello"))
     watch.resized(Terminal("xterm", 100, 40))
     watch.end()
     recordings.close()
@@ -50,7 +57,7 @@ def test_no_terminal(tmp_path: Path) -> None:
     watch = SessionWatch(recordings=recordings)
     watch.asked("exec", b"true", None, False)
     watch.begin()
-    watch.output(Output.STDOUT, b"hello")
+    watch.output(Output.STDOUT, *filled(b"hello"))
     watch.end()
     recordings.close()
     assert not list(tmp_path.iterdir())

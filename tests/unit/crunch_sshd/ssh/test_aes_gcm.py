@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from collections import deque
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from paramiko import common
 from paramiko.ssh_exception import SSHException
 
-from crunch_sshd.ssh.aes_gcm import AT_ONCE, BATCH, OPENED, Data, Direction
+from arv_ssh.errors import ConfigError
+from crunch_sshd.ssh.aes_gcm import AT_ONCE, BATCH, OPENED, Data, Direction, check_in_place, data_head, packet_room
 from crunch_sshd.ssh.memory import Room
 
 KEY = bytes(range(16))
@@ -33,7 +37,7 @@ def message(channel: int, data: bytes) -> bytes:
     return common.cMSG_CHANNEL_DATA + channel.to_bytes(4, "big") + len(data).to_bytes(4, "big") + data
 
 
-def opened(opening: Direction, arrived: bytes) -> list[tuple[int, bytes] | int]:
+def opened(opening: Direction, arrived: bytes) -> list[Any]:
     """Open packets; return (channel, data) or the type of each."""
     found, taken = open_some(opening, arrived)
     assert taken == len(arrived)
@@ -47,38 +51,120 @@ def open_some(opening: Direction, arrived: bytes | memoryview) -> tuple[list[byt
     return list(found), taken
 
 
-@pytest.mark.parametrize("most", [4, 9, 32, 1000, 32 * 1024])
-def test_sealed_in_place(most: int) -> None:
-    """Packets sealed in a room are those that another end opens; the data not sealed yet stays as it was."""
-    room = Room(BATCH * most + 5 * most + 3)
-    data = bytes(index * 7 % 251 for index in range(len(room.data)))
-    room.data[:] = data
-    sealing, opening = direction(), direction()
-    for start, stop, packets in ((0, 3 * most, 3), (3 * most, len(data), BATCH), ((3 + BATCH) * most, len(data), 3)):
-        sealed, number, end = sealing.seal_in(room, start, stop, HEAD, most)
-        assert number == packets
-        assert end == stop or end == start + BATCH * most
-        assert opened(opening, bytes(sealed)) == [(7, data[start:end])]
-        assert bytes(room.data[end:]) == data[end:]
-    assert sealing.bytes == opening.bytes
-    assert end == len(data)
+def filled(most: int, size: int) -> tuple[Room, bytes]:
+    """Return a room for packets of ``most`` bytes that has ``size`` bytes of data, and the data."""
+    room = packet_room(most)
+    data = bytes(index * 7 % 251 for index in range(size))
+    assert room.fill(data) == size
+    return room, data
 
 
-def test_sealed_in_place_is_what_everybody_seals() -> None:
-    """A packet is well-formed: whole blocks, at least four bytes of padding, the counter's end passed (RFC 5647 §7)."""
-    room = Room(93)
-    room.data[:] = bytes(93)
-    sealed, number, end = direction().seal_in(room, 0, 93, HEAD, 20)
-    assert (number, end) == (5, 93)
-    plain, rest = AESGCM(KEY), bytes(sealed)
-    for number in range(5):
-        size = int.from_bytes(rest[:4], "big")
-        counter = (2**64 - 3 + number) % 2**64
-        content = plain.decrypt(b"salt" + counter.to_bytes(8, "big"), rest[4 : size + 20], rest[:4])
+def unpacked(sealed: bytes, first: int) -> list[bytes]:
+    """Return the messages of packets, opened as everybody does (RFC 5647 §7); the first has the number ``first``."""
+    plain = AESGCM(KEY)
+    messages: list[bytes] = []
+    while sealed:
+        size = int.from_bytes(sealed[:4], "big")
+        nonce = b"salt" + ((2**64 - 3 + first + len(messages)) % 2**64).to_bytes(8, "big")
+        content = plain.decrypt(nonce, sealed[4 : size + 20], sealed[:4])
         assert size % 16 == 0 and 4 <= content[0] < 20
-        assert content[1 : size - content[0]] == message(7, bytes(20 if number < 4 else 13))
-        rest = rest[size + 20 :]
-    assert not rest
+        messages.append(content[1 : size - content[0]])
+        sealed = sealed[size + 20 :]
+    return messages
+
+
+def test_cipher_in_place() -> None:
+    """What is encrypted into its own memory is what is encrypted elsewhere, for any size up to a whole packet's."""
+    engine = AESGCM(KEY)
+    for size in (*range(300), *range(1000, 33_000, 997), *range(32_700, 33_001)):
+        data = random.randbytes(size)
+        memory = memoryview(bytearray(b"before" + data + bytes(16) + b"behind"))
+        engine.encrypt_into(b"n" * 12, memory[6 : 6 + size], b"head", memory[6 : 22 + size])
+        assert memory.tobytes() == b"before" + engine.encrypt(b"n" * 12, data, b"head") + b"behind", size
+
+
+@pytest.mark.parametrize("wrong", ["nothing", "refused"])
+def test_cipher_that_cannot_work_in_place(wrong: str) -> None:
+    """Another cryptography, whose cipher cannot, ends the gateway's start with one sentence; nothing wrong is sent."""
+
+    def encrypt_into(*_: object) -> int:
+        if wrong == "refused":
+            raise ValueError("the buffers overlap")
+        return 0
+
+    with pytest.raises(ConfigError, match="encrypts no data in place; run: pip install"):
+        check_in_place(SimpleNamespace(encrypt=AESGCM(KEY).encrypt, encrypt_into=encrypt_into))
+    check_in_place(AESGCM(KEY))
+
+
+@pytest.mark.parametrize("most", [16, 1000, 4099, 32 * 1024])
+def test_sealed_in_place(most: int) -> None:
+    """Full packets lie one behind the other, with what is left as the last; other ends open them."""
+    full = most - most % 16
+    for size in (1, full - 1, full, full + 1, 2 * full, 5 * full + 7, BATCH * full):
+        (room, data), sealing, opening = filled(most, size), direction(), direction()
+        sealed, packets, end = sealing.seal_in(room, 0, size, 7, 0)
+        assert (packets, end) == (-(-size // full), size)
+        assert opened(opening, bytes(sealed)) == [(7, data)]
+        assert unpacked(bytes(sealed), 0)[-1] == message(7, data[(packets - 1) * full :])
+        assert sealing.bytes == opening.bytes == len(sealed)
+
+
+def test_sealed_from_any_place_to_any() -> None:
+    """Data leaves in any steps: what is still to be sealed stays as it was, up to what is kept for the moment."""
+    room, data = filled(48, 700)
+    sealing, opening = direction(), direction()
+    start, got = 0, b""
+    for step in (1, 46, 1, 47, 49, 95, 15, 200, 46, 50, 150):
+        stop = start + step
+        behind = room.behind(stop)
+        kept = bytes(behind)
+        while start < stop:
+            sealed, _, start = sealing.seal_in(room, start, stop, 7, 0)
+            (piece,) = (one for _, one in opened(opening, bytes(sealed)))
+            got += piece
+        behind[:] = kept
+        assert (start, got) == (stop, data[:stop])
+    assert got == data
+
+
+def test_extended_data_sealed_in_place() -> None:
+    """Extended data leaves packet by packet, as its longer beginning has no room in the row (RFC 4254 §5.2)."""
+    room, data = filled(48, 130)
+    sealing, start = direction(), 0
+    got: list[bytes] = []
+    while start < 130:
+        sealed, packets, start = sealing.seal_in(room, start, 130, 7, 1)
+        assert packets == 1
+        got += unpacked(bytes(sealed), len(got))
+    head = common.cMSG_CHANNEL_EXTENDED_DATA + (7).to_bytes(4, "big") + (1).to_bytes(4, "big")
+    assert got == [head + len(one).to_bytes(4, "big") + one for one in (data[:48], data[48:96], data[96:])]
+    assert [one[:13] for one in got] == [data_head(7, 1, size) for size in (48, 48, 34)]
+    assert message(7, data) == data_head(7, 0, 130) + data
+
+
+def test_gaps_are_wide_enough() -> None:
+    """A packet's parts on either side of its data never reach the data of the next area."""
+    for size in range(1, 49):
+        for data_type in (0, 1):
+            room, _ = filled(48, 3 * 48)
+            others = bytes(room.areas[0]), bytes(room.areas[2])
+            direction().seal_in(room, 48 + 48 - size, 96, 7, data_type)
+            assert (bytes(room.areas[0]), bytes(room.areas[2])) == others
+
+
+def test_padding_is_random() -> None:
+    """No two packets have the same padding, also when the pool was drawn again."""
+    sealing = direction()
+    drawn = [sealing.padding(19) for _ in range(1000)]
+    assert {len(one) for one in drawn} == {19} and len(set(drawn)) == 1000
+
+
+def test_sealed_message() -> None:
+    """A message is a whole packet: any size of it."""
+    sealing = direction()
+    for number, size in enumerate(range(1, 40)):
+        assert unpacked(sealing.seal_message(bytes(range(size))), number) == [bytes(range(size))]
 
 
 def test_data_of_messages_in_a_row() -> None:

@@ -48,11 +48,11 @@ def test_memory_that_is_used_again(link: Link, runtime: MemoryRuntime) -> None:
     channel = link.open("cat")
     process = runtime.next()
     (server,) = link.transport._channels.values()
-    room = memoryview(bytearray(100_000))
+    room = server.room()
     expected = bytearray()
     for number in range(20):
-        room[:] = bytes([number]) * len(room)
-        expected += room
-        server.send_data(room)
+        data = bytes([number]) * 100_000
+        expected += data
+        server.send_room(room, room.fill(data))
     process.end(3)
     assert read_to_end(channel) == (bytes(expected), b"", 3)

@@ -22,13 +22,29 @@ def test_untouched() -> None:
 
 
 def test_room() -> None:
-    """A room knows its own data, wherever in it, and has margins on both sides."""
-    room = Room(100)
-    assert room.holds(room.data) and room.holds(room.data[7:9])
-    assert not room.holds(bytes(100)) and not room.holds(Room(100).data) and not room.holds(memoryview(b""))
-    room.whole[:] = b"m" * len(room.whole)
-    room.data[:] = b"d" * 100
-    assert bytes(room.whole) == b"m" * room.MARGIN + b"d" * 100 + b"m" * room.MARGIN
+    """Data comes out of a room as it was filled in, from any place on; the gaps are between its pieces."""
+    room = Room(10, 4, 3)
+    assert [len(area) for area in room.areas] == [10] * 3 and len(room.whole) == 4 + 3 * 14
+    room.whole[:] = b"." * len(room.whole)
+    assert room.fill(bytes(range(26))) == 26
+    assert list(map(bytes, room.pieces(26))) == [bytes(range(10)), bytes(range(10, 20)), bytes(range(20, 26))]
+    assert bytes(room.piece(7, 26)) == bytes((7, 8, 9)) and bytes(room.piece(12, 14)) == bytes((12, 13))
+    assert bytes(room.whole) == b"...." + bytes(range(10)) + b"...." + bytes(range(10, 20)) + b"...." + bytes(
+        range(20, 26)) + b"........"  # fmt: skip
+    assert bytes(room.behind(20)) == bytes((20, 21, 22, 23)) and bytes(room.behind(8)) == b"\x08\x09.."
+    assert room.fill(bytes(31)) == 30
+    assert not list(room.pieces(0))
+
+
+def test_room_that_is_read_into() -> None:
+    """readv(2) fills one area after the other; the first alone where that is enough."""
+    reader, writer = os.pipe()
+    room = Room(10, 4, 3)
+    os.write(writer, bytes(range(35)))
+    assert os.readv(reader, room.areas) == 30 and b"".join(room.pieces(30)) == bytes(range(30))
+    assert os.readv(reader, room.first) == 5 and bytes(room.piece(0, 5)) == bytes(range(30, 35))
+    os.close(reader)
+    os.close(writer)
 
 
 def test_give_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,11 @@ import pytest
 from paramiko import common
 from paramiko.message import Message
 
+from crunch_sshd.runtimes import Output
 from crunch_sshd.session.resizes import Resizes
-from crunch_sshd.ssh.aes_gcm import MAX_PACKET
+from crunch_sshd.ssh.aes_gcm import GAP, MAX_PACKET
 from crunch_sshd.ssh.channel import GatewayChannel
-from crunch_sshd.ssh.packetizer import GatewayPacketizer
+from crunch_sshd.ssh.packetizer import LAST_NUMBER, GatewayPacketizer, Packet
 from tests.timing import wait_for
 from tests.unit.crunch_sshd.conftest import Connect
 from tests.unit.crunch_sshd.double import DEADLINE, Link, MemoryRuntime, read_to_end
@@ -69,6 +70,19 @@ def test_sequence_numbers_are_paramikos(link: Link, runtime: MemoryRuntime) -> N
         assert getattr(ours, name) == getattr(theirs, mirrored) > 30
 
 
+def test_sequence_number_begins_again(link: Link, runtime: MemoryRuntime) -> None:
+    """0 follows the last sequence number, of data and of messages; in the first key exchange, that is an attack."""
+    packetizer: Any = link.transport.packetizer
+    for size in (1, 1_000_000):
+        packetizer._Packetizer__sequence_number_out = LAST_NUMBER
+        echo(link, runtime, bytes(size))
+        assert packetizer._Packetizer__sequence_number_out < 1000
+    packetizer._initial_kex_done = False
+    packetizer._Packetizer__sequence_number_out = LAST_NUMBER
+    with pytest.raises(paramiko.SSHException, match="rolled over"):
+        packetizer.send_message(Packet(common.cMSG_IGNORE + bytes(4)))
+
+
 def test_ciphers_change_in_mid_connection(link: Link, runtime: MemoryRuntime) -> None:
     """A key exchange may lead to a cipher that paramiko's own code serves, and back."""
     data = bytes(range(256)) * 2000
@@ -103,6 +117,37 @@ def test_packets_in_pieces(link: Link, runtime: MemoryRuntime, piece: int, monke
     channel.close()
 
 
+@pytest.mark.parametrize("cipher", [GCM, CTR])
+def test_extended_data(link: Link, runtime: MemoryRuntime, cipher: str) -> None:
+    """Stderr of any size arrives as it was, by our code and by paramiko's."""
+    exchange_keys(link, cipher)
+    channel = link.open("big")
+    process = runtime.next()
+    data = bytes(index * 7 % 251 for index in range(600_001))
+    process.say(data, Output.STDERR)
+    process.say(b"out")
+    process.end(0)
+    assert read_to_end(channel) == (b"out", data, 0)
+
+
+@pytest.mark.parametrize("stream", Output)
+@pytest.mark.parametrize("cipher", [GCM, CTR])
+def test_window_that_ends_anywhere(link: Link, runtime: MemoryRuntime, cipher: str, stream: Output) -> None:
+    """However little the client takes at a time, what follows is sent as it was read."""
+    exchange_keys(link, cipher)
+    channel = link.open("cat")
+    process = runtime.next()
+    (server,) = link.transport._channels.values()
+    data = bytes(index * 7 % 251 for index in range(150_000))
+    server.out_window_size = 5
+    process.say(data, stream)
+    for size in (1, 20, 40, 32_760, 3, 70_000, 1, 100_000):
+        wait_for(lambda: server.out_window_size == 0, "the window to be full")
+        server.window_adjusted(size)
+    process.end(3)
+    assert read_to_end(channel) == ((data, b"", 3) if stream is Output.STDOUT else (b"", data, 3))
+
+
 def test_client_that_takes_little_at_a_time(link: Link, runtime: MemoryRuntime) -> None:
     """What the socket takes only in part is sent to the end, in order."""
     sock = link.transport.sock
@@ -120,19 +165,19 @@ def test_one_system_call_for_many_packets(link: Link, runtime: MemoryRuntime, mo
     sock = link.transport.sock
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     calls: list[int] = []
-    real = sock.sendmsg
+    real = sock.send
 
-    def counting(pieces: list[bytes]) -> int:
-        calls.append(len(pieces))
-        return int(real(pieces))
+    def counting(data: memoryview) -> int:
+        calls.append(len(data))
+        return int(real(data))
 
-    monkeypatch.setattr(sock, "sendmsg", counting)
+    monkeypatch.setattr(sock, "send", counting)
     channel = link.open("big")
     process = runtime.next()
     process.say(bytes(256 * 1024))
     process.end(0)
     assert read_to_end(channel)[2] == 0
-    assert max(calls) == 16, "eight packets, each in two pieces"
+    assert max(calls) == 8 * (32 * 1024 + GAP), "eight packets in a row"
 
 
 def test_data_that_arrived_together_is_written_together(link: Link, runtime: MemoryRuntime) -> None:

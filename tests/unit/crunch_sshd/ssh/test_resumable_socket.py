@@ -108,7 +108,7 @@ def read_all(near: ResumableSocket, size: int) -> bytes:
 
 def test_both_ways(far: Far) -> None:
     """What is written arrives at the other end, in both directions."""
-    assert far.socket.sendmsg([b"down", b"wards"]) == 9
+    assert far.socket.send(b"downwards") == 9
     far.say(far.stream.data([b"upwards"]))
     assert read_all(far.socket, 7) == b"upwards"
     far.read_until(lambda: far.got == b"downwards")
@@ -116,14 +116,14 @@ def test_both_ways(far: Far) -> None:
 
 def test_a_lost_link_is_no_end(far: Far) -> None:
     """While there is no link, writing succeeds and reading waits; afterwards all has arrived once."""
-    far.socket.sendmsg([b"one "])
+    far.socket.send(b"one ")
     far.say(far.stream.data([b"first "])[:-3])
     assert read_all(far.socket, 3) == b"fir"
     far.sock.close()
     with pytest.raises(TimeoutError):
         far.socket.recv(10)
     assert not far.socket.linked and len(far.lost) == 1
-    far.socket.sendmsg([b"two"])
+    far.socket.send(b"two")
     far.resume()
     far.move()
     assert read_all(far.socket, 3) == b"st "
@@ -158,14 +158,14 @@ def test_many_cuts(far: Far) -> None:
 
 def write_all(near: ResumableSocket, data: bytes) -> None:
     for start in range(0, len(data), BLOCK):
-        near.sendmsg([data[start : start + BLOCK]])
+        near.send(data[start : start + BLOCK])
 
 
 def test_a_large_piece_is_kept_in_blocks(far: Far) -> None:
     """What does not fit into one block is sent in equal frames that each do, and arrives whole."""
     data = os.urandom(3 * LONGEST_KEPT + 1)
     far.socket.release()
-    assert far.socket.sendmsg([memoryview(data)]) == len(data)
+    assert far.socket.send(memoryview(data)) == len(data)
     kept = list(far.socket._stream._kept)
     assert all(isinstance(frame, memoryview) for frame in kept)
     assert b"".join(frame[4:] for frame in kept) == data
@@ -284,7 +284,7 @@ def test_single_bytes_are_bounded(far: Far) -> None:
 def write_single_bytes(near: ResumableSocket) -> None:
     with suppress(OSError):
         while True:
-            near.sendmsg([b"x"])
+            near.send(b"x")
 
 
 def test_a_link_that_was_never_used_is_lost_too(far: Far) -> None:
@@ -330,7 +330,7 @@ def read_end(near: ResumableSocket) -> bytes:
 
 def test_close_says_goodbye(far: Far) -> None:
     """The other end learns that there is nothing to come back to."""
-    far.socket.sendmsg([b"last words"])
+    far.socket.send(b"last words")
     far.socket.close()
     far.confirming = False
     far.read_until(lambda: far.stream.peer_left)
@@ -342,13 +342,13 @@ def test_the_other_ends_goodbye(far: Far) -> None:
     far.say(far.stream.data([b"x"]), far.stream.goodbye())
     assert read_end(far.socket) == b"x" and read_end(far.socket) == b""
     with pytest.raises(OSError, match="over"):
-        far.socket.sendmsg([b"more"])
+        far.socket.send(b"more")
     assert far.lost == []
 
 
 def test_nonsense_loses_the_link_not_the_session(far: Far) -> None:
     """A peer that breaks the protocol loses its link; who comes after with the right offset goes on."""
-    far.socket.sendmsg([b"kept"])
+    far.socket.send(b"kept")
     far.say(struct.pack(">IQ", 1 << 24 | 8, 1000))
     with pytest.raises(TimeoutError):
         far.socket.recv(1)

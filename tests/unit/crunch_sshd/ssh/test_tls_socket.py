@@ -78,7 +78,7 @@ def test_both_directions_at_once() -> None:
     threads = [
         threading.Thread(target=work, args=arguments)
         for work, arguments in (
-            (near.sendmsg, ([TALK[:100_000], TALK[100_000:]],)), (far.sendmsg, ([TALK],)),
+            (near.send, (TALK,)), (far.send, (TALK,)),
             (read, ("near", near)), (read, ("far", far)),
         )
     ]  # fmt: skip
@@ -105,7 +105,7 @@ def test_goodbye(ends: tuple[TlsSocket, ssl.SSLSocket]) -> None:
     """Closing says goodbye, so that the peer sees an end and not a cut, also when it has sent what nobody read."""
     ours, theirs = ends
     theirs.sendall(b"unread")
-    ours.sendmsg([b"last words"])
+    ours.send(b"last words")
     ours.close()
     assert theirs.recv(100) == b"last words"
     assert theirs.recv(100) == b""
@@ -173,7 +173,7 @@ def test_close_wakes_a_sender_and_a_reader(ends: tuple[TlsSocket, ssl.SSLSocket]
     def send() -> None:
         try:
             while True:
-                ours.sendmsg([TALK])
+                ours.send(TALK)
         except OSError:
             failed.set()
 
