@@ -26,9 +26,9 @@ OPENED = 3 * MAX_PACKET
 """Bytes of packets opened at a time: all that one read from the socket (``buffered_socket.py``) can complete."""
 AT_ONCE = 256
 """Messages opened at a time: tiny ones take ten times their own size until they have been worked on."""
-BATCH = 16
-"""Packets sealed before they are sent together, with one system call: twice as many take a tenth less processor time,
-but others wait that much longer for their turn."""
+BATCH = 32
+"""Packets read, sealed and sent at a time: 1 MB, as much as a program's pipe holds. Half as many take a tenth more
+processor time. What waits for its turn waits longer for what is on its way already: stock ssh's window is 2 MB."""
 TAG = 16
 BLOCK = 16
 LEAST_PADDING = 4

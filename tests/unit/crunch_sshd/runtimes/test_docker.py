@@ -17,7 +17,7 @@ def test_frame_that_is_larger_than_what_is_read_at_a_time() -> None:
     ours, theirs = socket.socketpair()
     client = cast(Any, SimpleNamespace())
     process = DockerProcess(client, "c", ContainerIdentity("c"), "e", "program", ours, b"", None)
-    room, data = packet_room(16), bytes(range(256)) + b"the rest"
+    room, data = packet_room(16, 16), bytes(range(256)) + b"the rest"
     theirs.sendall(b"\1\0\0\0\0\0\1\x08" + data + b"\2\0\0\0\0\0\0\3err")
     theirs.close()
     read = []
