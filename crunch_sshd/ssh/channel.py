@@ -185,6 +185,7 @@ class GatewayChannel(paramiko.Channel):
         self._arrived += len(data)
         # Without the lock: what the client was told of, it was told after it was counted.
         if self._arrived - self._consumed > WINDOW_SIZE:
+            self._discarded += len(data)
             raise paramiko.SSHException("the client sent more than the channel's window allows")
         if not self.closed and not self.eof_received:
             self.handler.data_received(data)
