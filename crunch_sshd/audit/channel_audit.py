@@ -52,7 +52,8 @@ class OpenChannels:
 class Counter(Protocol):
     """What counts the bytes from the client: an SSH channel must do it anyway, for each packet."""
 
-    received: int
+    @property
+    def received(self) -> int: ...
 
 
 class ChannelAudit:

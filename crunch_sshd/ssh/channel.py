@@ -70,11 +70,15 @@ class GatewayChannel(paramiko.Channel):
     def __init__(self, chanid: int) -> None:
         super().__init__(chanid)
         self.handler: ChannelHandler
-        self.received = 0
-        """Bytes of data that have come from the client. Only the transport thread changes it."""
+        self._arrived = self._discarded = 0  # only the transport thread changes them
         self._consumed = 0
         self._untold = 0
         self._data_unread = False
+
+    @property
+    def received(self) -> int:
+        """Bytes of data that the handler has got from the client: neither extended data, nor what came after EOF."""
+        return self._arrived - self._discarded
 
     def consumed(self, size: int) -> None:
         """Let the client send ``size`` more bytes. Any thread."""
@@ -178,18 +182,22 @@ class GatewayChannel(paramiko.Channel):
 
     def feed(self, data: bytes | memoryview) -> None:
         """Take data from the client. Transport thread."""
-        self.received += len(data)
+        self._arrived += len(data)
         # Without the lock: what the client was told of, it was told after it was counted.
-        if self.received - self._consumed > WINDOW_SIZE:
+        if self._arrived - self._consumed > WINDOW_SIZE:
+            self._discarded += len(data)
             raise paramiko.SSHException("the client sent more than the channel's window allows")
         if not self.closed and not self.eof_received:
             self.handler.data_received(data)
+        else:
+            self._discarded += len(data)
 
     def _feed_extended(self, message: Message) -> None:
         # A client has no use for extended data (RFC 4254 §5.2 defines only stderr), but the data uses up the window.
         message.get_int()
         size = len(message.get_binary())
-        self.received += size
+        self._arrived += size
+        self._discarded += size
         self.consumed(size)
 
     def _handle_eof(self, message: Message) -> None:

@@ -61,7 +61,7 @@ def apply(wanted: Wanted, target: Target, *, follow: bool = True) -> None:
     What fails does not keep the rest from being set, as in OpenSSH; the last failure is raised.
     """
     size, permissions, times, owner = wanted
-    failures: list[OSError] = []
+    failures: list[Exception] = []
     if size is not None:
         _try(failures, os.truncate, target, size)
     if permissions is not None:
@@ -74,10 +74,10 @@ def apply(wanted: Wanted, target: Target, *, follow: bool = True) -> None:
         raise failures[-1]
 
 
-def _try(failures: list[OSError], change: Callable[..., None], *arguments: Any) -> None:
+def _try(failures: list[Exception], change: Callable[..., None], *arguments: Any) -> None:
     try:
         change(*arguments)
-    except OSError as error:
+    except (OSError, OverflowError) as error:  # the second for a size beyond what the kernel counts
         failures.append(error)
 
 

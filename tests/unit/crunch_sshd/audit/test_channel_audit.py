@@ -7,10 +7,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import paramiko
 import pytest
+from paramiko.common import cMSG_CHANNEL_DATA
 
 from arv_ssh.audit import trail
 from arv_ssh.audit.chain_file import ChainFile
@@ -87,6 +88,26 @@ def test_exec(audited: Callable[..., Audited], runtime: MemoryRuntime) -> None:
         assert (one["terminal"], one["agent"]) == (None, False)
     assert (end["bytes_from_client"], end["bytes_to_client"], end["exit_status"], end["reason"]) == (4, 6, 3, "")
     assert end["started"] <= end["time"] and end["seconds"] >= 0
+
+
+def test_bytes_that_go_nowhere(audited: Callable[..., Audited], runtime: MemoryRuntime) -> None:
+    """Data that the gateway discards, of the client's stderr or after its end of file, is not counted as input."""
+    audit = audited()
+    channel = audit.link.open("cat")
+    process = runtime.next()
+    channel.sendall(b"four")
+    channel.sendall_stderr(b"nobody reads this")
+    channel.shutdown_write()
+    late = paramiko.Message()
+    late.add_byte(cMSG_CHANNEL_DATA)
+    late.add_int(channel.remote_chanid)
+    late.add_string(b"too late")
+    cast(Any, channel.transport)._send_user_message(late)
+    audit.link.open()  # what was sent before it has arrived
+    process.end()
+    assert read_to_end(channel)[2] == 0
+    end = next(one for one in audit.records() if one["event"] == "channel.end")
+    assert (bytes(process.stdin), end["bytes_from_client"]) == (b"four", 4)
 
 
 def test_text_forges_nothing(audited: Callable[..., Audited]) -> None:

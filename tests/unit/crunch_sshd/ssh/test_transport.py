@@ -91,6 +91,7 @@ def test_client_over_the_window_is_disconnected(link: Link, runtime: MemoryRunti
     runtime.prepare = lambda process: process.allow(0)
     channel = link.open("sleep")
     process = runtime.next()
+    (server,) = link.transport._channels.values()
     with channel.lock:
         channel.out_window_size = 1 << 30
     with pytest.raises((OSError, EOFError)):
@@ -98,6 +99,7 @@ def test_client_over_the_window_is_disconnected(link: Link, runtime: MemoryRunti
             channel.sendall(bytes(32_000))
     assert link.ended.wait(DEADLINE)
     assert process.hung_up.wait(DEADLINE)
+    assert server.received <= WINDOW_SIZE, "what was too much is not counted as input"
 
 
 def test_window_is_reopened_only_by_what_was_taken(link: Link, runtime: MemoryRuntime) -> None:

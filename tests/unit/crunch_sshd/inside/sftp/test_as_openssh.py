@@ -150,6 +150,10 @@ SCENARIOS: dict[str, Scenario] = {
         client.ask(wire.SETSTAT, b"dir", SIZE | PERMISSIONS, (5,), 0o700),
         client.ask(wire.STAT, b"dir"),
     ],
+    "setstat a size that no file has": lambda client: [
+        client.ask(wire.SETSTAT, b"file", SIZE | PERMISSIONS, (1 << 63,), 0o640),
+        client.ask(wire.STAT, b"file"),
+    ],
     "setstat extended": one(wire.SETSTAT, b"file", 0x80000000, 1, b"a@b", b"c"),
     "lsetstat": lambda client: [
         client.extended(b"lsetstat@openssh.com", b"link", ACMODTIME, 3, 4),
