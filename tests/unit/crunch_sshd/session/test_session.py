@@ -17,7 +17,6 @@ from paramiko.message import Message
 from arv_ssh.errors import ArvSshError
 from crunch_sshd.runtimes import Output, StartFailed
 from crunch_sshd.session import profiles
-from crunch_sshd.ssh import memory
 from tests.unit.crunch_sshd.conftest import Connect
 from tests.unit.crunch_sshd.double import DEADLINE, Link, MemoryRuntime, ScriptedProcess, read_to_end
 
@@ -436,11 +435,11 @@ def test_program_that_finds_no_room(link: Link, runtime: MemoryRuntime, error: E
 def test_output_that_finds_no_memory(link: Link, runtime: MemoryRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system gives no memory for a program's output none starts; the user reads why, and gets a status."""
 
-    def refuse(descriptor: int, size: int) -> mmap.mmap:
+    def refuse(descriptor: int, size: int) -> Any:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     channel = link.open()
-    monkeypatch.setattr(memory.mmap, "mmap", refuse)
+    monkeypatch.setattr(mmap, "mmap", refuse)
     channel.exec_command("true")
     said = b"arv-ssh: the gateway cannot start the program: Cannot allocate memory\r\n"
     assert read_to_end(channel) == (b"", said, 255)
