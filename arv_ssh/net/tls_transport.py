@@ -12,6 +12,7 @@ import os
 import socket
 import ssl
 import threading
+from contextlib import suppress
 from typing import Any, cast
 
 from arv_ssh.net import dead_peers
@@ -120,6 +121,8 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._lost:
             return  # it was given away
+        if exc is not None:
+            self._take_rest()
         self._lost = True
         self._watch.close()
         self._stop_timer()
@@ -129,6 +132,15 @@ class TlsLayer(asyncio.Transport, asyncio.BufferedProtocol):
             self._drained.set_exception(self._error or exc or ConnectionResetError("the peer has gone"))
         self._app.connection_lost(self._error or exc)
         self._let_go()
+
+    def _take_rest(self) -> None:
+        """Take what the peer sent before it closed: a write that fails tells of the close before that has been read."""
+        sock = self._lower.get_extra_info("socket")
+        with suppress(OSError):
+            while sock is not None and self._app_made and self._reading and not self._closing:
+                if not (size := os.readv(sock.fileno(), [_receive_buffer()])):
+                    break
+                self.buffer_updated(size)
 
     def _let_go(self) -> None:
         """Hold nothing that holds this: TLS would keep memory that the garbage collector does not see."""

@@ -16,7 +16,7 @@ import paramiko
 from paramiko import common
 from paramiko.message import Message
 
-from crunch_sshd.ssh.aes_gcm import BATCH, packet_room
+from crunch_sshd.ssh.aes_gcm import BATCH, BLOCK, packet_room
 from crunch_sshd.ssh.limits import WINDOW_SIZE
 from crunch_sshd.ssh.memory import Room
 from crunch_sshd.ssh.packetizer import GatewayPacketizer, Packet
@@ -96,8 +96,9 @@ class GatewayChannel(paramiko.Channel):
         return packet_room(min(self.out_max_packet_size, PACKET_SIZE), packets)
 
     def send_data(self, data: bytes, data_type: int = 0) -> None:
-        """Send all of ``data`` as :meth:`send_room` does."""
-        room, rest = self.room(), memoryview(data)
+        """Send all of ``data`` as :meth:`send_room` does, in less memory: it may say that there is none."""
+        packet = min(self.out_max_packet_size, PACKET_SIZE, len(data) + BLOCK)
+        room, rest = packet_room(packet, 1), memoryview(data)
         while rest:
             size = room.fill(rest)
             self.send_room(room, size, data_type)

@@ -9,8 +9,11 @@ from collections.abc import Iterator
 
 
 def untouched(size: int) -> memoryview:
-    """Return a buffer of ``size`` bytes that takes memory only where used; a bytearray would be filled with zeros."""
-    return memoryview(mmap.mmap(-1, size))
+    """Return a buffer of ``size`` bytes that takes memory only where used; a bytearray would be filled with zeros.
+
+    One of less than a page is a bytearray. Raises OSError where the system gives no memory.
+    """
+    return memoryview(mmap.mmap(-1, size) if size >= mmap.PAGESIZE else bytearray(size))
 
 
 class Room:

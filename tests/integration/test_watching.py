@@ -93,7 +93,8 @@ def test_exec(watched: Watched) -> None:
     assert (end["user_uuid"], end["container_uuid"], end["client"]) == (user, watched.uuid, "127.0.0.1")
     opened, closed = watched.session(end["request_id"])
     assert opened["event"] == "session.begin" and opened["time"] <= begin["time"]
-    assert (closed["user_uuid"], closed["login_username"], closed["reason"]) == (user, "", "client left")
+    assert (closed["user_uuid"], closed["login_username"]) == (user, "")
+    assert closed["reason"] in ("client left", "gateway left")  # both have: whose end the controller sees first
     assert closed["bytes_from_client"] > 1000 and closed["bytes_to_client"] > 5
 
 

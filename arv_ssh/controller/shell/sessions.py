@@ -247,8 +247,8 @@ class Sessions:
                 return  # it goes on by another connection
             session.error = str(error) if error else ""
             reason = session.reason or (GATEWAY_LEFT if relay.first_to_end is relay.b else CLIENT_LEFT)
-            # A gateway ends its side in order only when the session is over.
-            if session.hold and session.reason in ("", STOPPING) and (error or not relay.b.ended):
+            # A gateway ends its side in order only when the session is over, whatever failed after that.
+            if session.hold and session.reason in ("", STOPPING) and not relay.b.ended:
                 self._lose(session, reason)
             else:
                 self.finish(session, reason)

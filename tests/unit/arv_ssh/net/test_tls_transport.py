@@ -167,6 +167,31 @@ def test_reset_is_an_error() -> None:
     run(scenario())
 
 
+def test_last_words_before_a_write_that_fails() -> None:
+    """What the peer said before it closed is delivered even if something was written to it before that was read."""
+
+    async def scenario() -> None:
+        app, client = Peer(), TlsEngine(CLIENT, server_side=False)
+        near, far = socket.socketpair()
+        layer = TlsLayer(CONTEXT, app, server_side=True)
+        await asyncio.get_running_loop().create_connection(lambda: layer, sock=far)
+        with near:
+            while not client.handshake():
+                near.sendall(client.outgoing())
+                client.receive(await asyncio.to_thread(near.recv, 65536))
+            near.sendall(client.outgoing())
+            await app.connected.wait()
+            client.write(b"goodbye")
+            client.write_eof()
+            near.sendall(client.outgoing())
+        layer.write(b"too late")
+        await app.lost.wait()
+        assert isinstance(app.error, BrokenPipeError)
+        assert app.received == b"goodbye" and app.eof.is_set()
+
+    run(scenario())
+
+
 def test_broken_record_met_while_closing() -> None:
     """Closing a paused connection whose unread bytes are broken ends it with that error and raises nothing."""
 

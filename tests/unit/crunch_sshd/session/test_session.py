@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
+import os
 import threading
 from collections.abc import Callable
 from typing import Any, cast
@@ -427,6 +430,20 @@ def test_program_that_finds_no_room(link: Link, runtime: MemoryRuntime, error: E
     reason = error.strerror if isinstance(error, OSError) else str(error)
     said = f"arv-ssh: the gateway cannot start the program: {reason}\r\n".encode()
     assert read_to_end(link.open("true")) == (b"", said, 255)
+
+
+def test_output_that_finds_no_memory(link: Link, runtime: MemoryRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system gives no memory for a program's output none starts; the user reads why, and gets a status."""
+
+    def refuse(descriptor: int, size: int) -> Any:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    channel = link.open()
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    channel.exec_command("true")
+    said = b"arv-ssh: the gateway cannot start the program: Cannot allocate memory\r\n"
+    assert read_to_end(channel) == (b"", said, 255)
+    assert runtime.started.empty()
 
 
 @pytest.mark.parametrize(("word", "directory"), [("home", "/root"), ("container", None)])

@@ -50,6 +50,21 @@ def test_who_left_first(first: str, eof: bool) -> None:
     assert transcript.lines[-1] == f"closed {first} left"
 
 
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_gateway_that_had_ended(ended: bool) -> None:
+    """A session is over, and not lost, if its gateway ended its side before a connection broke."""
+    sessions, transcript = Sessions(), Transcript()
+    sessions.observe(transcript)
+    client, gateway = Wire(), Wire()
+    sessions.run(session(hold=600.0), (client, b""), (gateway, b""))
+    if ended:
+        gateway.receive_eof()
+    gateway.lose(BrokenPipeError("late"))
+    client.lose()
+    assert transcript.lines[1:] == (["closed gateway left"] if ended else [])
+    assert len(sessions) == (0 if ended else 1)  # it waits to be resumed
+
+
 def test_a_request_that_was_overtaken() -> None:
     """Of two requests to go on with a session the later one has it, though the earlier one was answered last."""
     sessions, transcript, _, _ = running()
