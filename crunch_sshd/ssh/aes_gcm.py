@@ -35,7 +35,6 @@ LEAST_PADDING = 4
 MOST_PADDING = LEAST_PADDING + BLOCK - 1
 PADDING_POOL = 4096
 """Random bytes drawn at a time; each packet's padding is a piece of them."""
-LENGTH_SIZE = 4
 CANNOT_SEAL = (
     "the gateway cannot run with this version of the package cryptography, which encrypts no data in place; "
     "run: pip install 'cryptography==50.*'"
@@ -43,6 +42,7 @@ CANNOT_SEAL = (
 COUNTER_MASK = (1 << 64) - 1
 
 _LENGTH = Struct(">I")
+LENGTH_SIZE = _LENGTH.size
 _DATA_HEAD = Struct(">BBII")
 """The beginning of a packet with a data message: the padding's length, the type, the channel, the data's length."""
 _PLAIN_HEAD, _EXTENDED_HEAD = Struct(">IBBII"), Struct(">IBBIII")
@@ -73,7 +73,7 @@ class Direction:
         self._decrypt = engine.decrypt_into
         self._fixed = iv[:4]
         self._counter = int.from_bytes(iv[4:], "big")
-        self._buffer = memoryview(b"")
+        self._plain = memoryview(b"")  # until something is opened: one direction never does
         self._random, self._drawn = b"", PADDING_POOL
         self.bytes = 0
 
@@ -87,7 +87,7 @@ class Direction:
 
     def seal_message(self, message: bytes) -> bytes:
         """Return the next packet, with ``message``."""
-        padding = LEAST_PADDING + -(LENGTH_SIZE + 1 + len(message)) % BLOCK
+        padding = LEAST_PADDING + -(1 + len(message) + LEAST_PADDING) % BLOCK
         length = _LENGTH.pack(1 + len(message) + padding)
         return length + self.seal(length, b"".join((padding.to_bytes(1, "big"), message, self.padding(padding))))
 
@@ -115,7 +115,7 @@ class Direction:
             size = area - start % area
             if size > stop - start:
                 size = stop - start
-            padding = LEAST_PADDING + -(before + size) % BLOCK
+            padding = LEAST_PADDING + -(before + size) % BLOCK  # four bytes at least, as the length that is not counted
             body, behind = begin + LENGTH_SIZE, begin + before + size
             tag = behind + padding
             end = tag + TAG
@@ -139,13 +139,13 @@ class Direction:
         Stops at a change of keys, because the packets behind it use other keys. One loop, since each packet passes
         here: calls take most of the time that Python spends on a packet. Raises SSHException.
         """
-        plain = self._buffer or self._room(OPENED)
+        plain = self._plain = self._plain or untouched(OPENED)
         decrypt, fixed, counter = self._decrypt, self._fixed, self._counter
-        begun, last, room = start, end - _LENGTH.size, AT_ONCE
+        begun, last, room = start, end - LENGTH_SIZE, AT_ONCE
         first = at = _DATA_HEAD.size
         gathered = channel = 0
         while start <= last and room:
-            body = start + _LENGTH.size
+            body = start + LENGTH_SIZE
             (size,) = _LENGTH.unpack_from(arrived, start)
             if size > MAX_PACKET or size % BLOCK or size < BLOCK:
                 raise SSHException(f"the client announced a packet of {size} bytes")
@@ -191,12 +191,6 @@ class Direction:
         self._counter = counter
         self.bytes += start - begun
         return start
-
-    def _room(self, size: int) -> memoryview:
-        """Return this direction's one buffer, of at least ``size`` bytes."""
-        if len(self._buffer) < size:
-            self._buffer = untouched(size)
-        return self._buffer
 
 
 def data_head(channel: int, data_type: int, size: int) -> bytes:

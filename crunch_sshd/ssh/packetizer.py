@@ -156,9 +156,7 @@ class GatewayPacketizer(Packetizer):
         self._check_keepalive()  # type: ignore[attr-defined]
 
     def _watch_volume(self, direction: Direction) -> None:
-        """Start a change of keys once they have served for :attr:`REKEY_BYTES`."""
-        if direction.bytes < self.REKEY_BYTES:
-            return
+        """Start a change of keys that have served for :attr:`REKEY_BYTES`, or see that it gets done."""
         if not self.need_rekey():
             self._asked_at = direction.bytes
             self._trigger_rekey()  # type: ignore[attr-defined]
